@@ -1,0 +1,147 @@
+"""What every script's command line shares: the flags, the error sentence, the seed, the record of the command."""
+
+import argparse
+import json
+import os
+import random
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's layout and prints every default."""
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """An argument parser whose description is the script's docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+
+
+def add_logdir(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="folder of the run; each stage has a folder in it")
+
+
+def add_training(p: argparse.ArgumentParser) -> None:
+    """Flags of the stages that train: --logdir, --noreload, --seed, --device."""
+    add_logdir(p)
+    p.add_argument("--noreload", action="store_true", help="start afresh instead of going on from checkpoint.tar")
+    p.add_argument("--seed", type=natural, default=0, help="decides everything random in the run")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be 1 or more")
+    return value
+
+
+def natural(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be 0 or more")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number above 0")
+    return value
+
+
+def device(name: str) -> torch.device:
+    """The torch device `name` stands for; UserError if this machine does not have it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} is not available on this machine ({reason}): use --device auto or --device cpu") from None
+    return found
+
+
+def seed_everything(*entropy: int) -> np.random.Generator:
+    """Seed torch, random and NumPy from a tuple of integers such as (seed, stage, epoch); returns a NumPy generator of the same origin.
+
+    A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an uninterrupted one.
+    """
+    sequence = np.random.SeedSequence([int(e) for e in entropy])
+    first, second = (int(word) for word in sequence.generate_state(2))
+    torch.manual_seed(first)
+    np.random.seed(second)
+    random.seed(first)
+    return np.random.default_rng(sequence)
+
+
+def command_line() -> str:
+    """The command as the user typed it, as far as Python can tell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def write_args(folder: Path, args: argparse.Namespace) -> None:
+    """Record the command and every argument in `folder`/args.json."""
+    values = {k: [str(x) for x in v] if isinstance(v, list) else v if isinstance(v, (int, float, bool, str, type(None))) else str(v)
+              for k, v in vars(args).items()}
+    write_atomically(folder / "args.json", (json.dumps({"command": command_line(), **values}, indent=1) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error.strerror}): free some space or choose another folder, then run the same command again") from None
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder`; UserError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions") from None
+    return folder
+
+
+def run(main) -> None:
+    """Call `main()` as a script's whole life: a UserError becomes one sentence and status 1, Ctrl-C status 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
