@@ -59,6 +59,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def natural_float(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number of 0 or more")
+    return value
+
+
 def device(name: str) -> torch.device:
     """The torch device `name` stands for; UserError if this machine does not have it."""
     if name == "auto":

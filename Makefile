@@ -1,0 +1,27 @@
+# make setup   .venv with everything in requirements*.txt, and the system packages that are missing
+# make demo    the same, then all five stages on CarRacing with small budgets
+# make test    the same, then the tests
+# make lint    ruff
+#
+# PYTHON=/path/to/python3.11          another interpreter
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu   torch for machines without a GPU: a fifth of the download
+
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+DONE := .venv/.complete
+
+.PHONY: setup demo test lint
+
+setup: $(DONE)
+
+$(DONE): requirements.txt requirements-dev.txt utils/setup.sh
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash utils/setup.sh $@
+
+demo: setup
+	.venv/bin/python -m benchmarks.demo
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .

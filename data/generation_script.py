@@ -1,0 +1,327 @@
+"""Stage 1: record episodes of a world as a dataset.
+
+Writes  datasets/<name>/manifest.json       what was recorded, and the split into training and validation
+        datasets/<name>/shard_00000.h5 ...  the episodes (format: data/shards.py)
+        datasets/<name>/args.json           the command
+Reads   exp_dir/                            a trained run, where --policy has a controller in it
+
+    python data/generation_script.py --env carracing --rollouts 1000 --rootdir datasets/carracing --threads 8
+
+Episode i depends on --seed and i alone: the same command gives the same bytes with any --threads, also after it was killed and run again.
+Run again with a larger --rollouts, it adds episodes to those that are there.
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script, too
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import envs
+from data import policies, shards
+from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest, write_manifest
+from data.shards import Episode
+from envs import World, WorldSpec
+from utils import cli
+from utils.errors import UserError
+from utils.seeds import RANGE, recording_seed
+from utils.spaces import space_to_dict
+from utils.workers import run_tasks
+
+MOST_EPISODES_A_SHARD = 10
+REPORT_EVERY = 25  # frames
+SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
+MADE_TO_ORDER = ("env", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
+SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller")  # follow from those, and from what is installed
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = cli.parser(__doc__)
+    p.add_argument("--env", default="carracing", help="world to record: carracing or gym:<id>")
+    p.add_argument("--rollouts", type=cli.positive, default=1000, help="episodes the dataset shall hold")
+    p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
+    p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
+    p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller, or shares such as brown=0.5,expert=0.5")
+    p.add_argument("--action-noise", type=noise, default=0.0,
+                   help="spread of the bursts that disturb expert and controller, as a share of half an action's range; 0 for none")
+    p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
+    p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
+    p.add_argument("--val-fraction", type=fraction, default=0.1, help="share of the episodes kept for validation")
+    p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller in it")
+    return p.parse_args(argv)
+
+
+def noise(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number, 0 or more")
+    return value
+
+
+def fraction(text: str) -> float:
+    """argparse type: a number from 0 up to, but not, 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be at least 0 and less than 1")
+    return value
+
+
+# One episode
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to record; `make_world` is called as `envs.make` is."""
+
+    make_world: Callable[..., World]
+    env: str
+    max_steps: int
+    seed: int
+    mixture: dict[str, float]
+    action_noise: float
+    logdir: Path
+
+
+class Recorder:
+    """Records episodes of one recipe, one at a time."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False)
+        self.policies = {name: policies.make_policy(name, self.world.spec, recipe.logdir) for name in recipe.mixture}
+        self.space = self.world.spec.action_space
+
+    def record(self, i: int, report: Callable[[int], None] = lambda frames: None) -> Episode:
+        """Episode `i`; its simulator seed, its driver and every draw follow from (seed, i)."""
+        name = policies.draw_policy(self.recipe.mixture, self.recipe.seed, i)
+        policy = self.policies[name]
+        seed = recording_seed(self.recipe.seed, i)
+        drawing, disturbing = (np.random.default_rng([self.recipe.seed, i, stream]) for stream in range(2))
+        disturb = policies.Disturbance(self.recipe.action_noise if name in ("expert", "controller") else 0, self.space, disturbing)
+        obs = self.world.reset([seed])
+        policy.reset([drawing], self.world)
+        rows, frames, unreported = [], [obs[0].numpy().copy()], 0
+        ended = False
+        while not ended:
+            chosen = policy.act(obs)[0].numpy()
+            label = self._label(name, chosen)
+            action = disturb(self._clip(chosen))
+            step = self.world.step(torch.from_numpy(np.asarray(action)[None]))
+            obs, ended = step.obs, bool(step.terminated[0] | step.truncated[0])
+            frames.append(obs[0].numpy().copy())
+            rows.append((action, label, float(step.reward[0]), bool(step.terminated[0]), bool(step.truncated[0])))
+            unreported += 1
+            if ended or unreported == REPORT_EVERY:
+                report(unreported)
+                unreported = 0
+        action, label, reward, terminated, truncated = (np.array(column) for column in zip(*rows, strict=True))
+        driver = list(self.recipe.mixture).index(name)
+        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, driver)
+
+    def _clip(self, action: np.ndarray) -> np.ndarray:
+        if isinstance(self.space, gym.spaces.Discrete):
+            return action.astype(np.int64)
+        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
+
+    def _label(self, name: str, chosen: np.ndarray) -> np.ndarray:
+        """What the expert would do: its own choice, or for a controller's frames (as DAgger wants them) its opinion, if the world has an expert."""
+        if name == "expert":
+            return self._clip(chosen)
+        if name == "controller":
+            try:
+                return self._clip(self.world.expert_action()[0].numpy())
+            except UserError:
+                pass
+        return np.int64(-1) if isinstance(self.space, gym.spaces.Discrete) else np.full(self.space.shape, np.nan, np.float32)
+
+
+# One shard, in a worker
+
+
+def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
+    """What a worker does with a task (first, last): record these episodes and stage their shard; gives (temporary file, its entry, its episodes)."""
+    recorder = Recorder(recipe)
+
+    def do(task: tuple[str, int, int], report: Callable) -> tuple[Path, ShardEntry, list[EpisodeEntry]]:
+        file, first, last = task
+        entries = []
+
+        def record() -> Iterator[Episode]:
+            for i in range(first, last):
+                episode = recorder.record(i, lambda frames: report((frames, 0)))
+                entries.append(shards.episode_entry(episode, manifest))
+                report((0, len(episode.action)))
+                yield episode
+
+        temporary, entry = shards.stage_shard(folder / file, record())
+        return temporary, ShardEntry(**entry), entries
+
+    return do
+
+
+# The dataset
+
+
+def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
+    """(file, first, last) of every shard; follows from the numbers of rollouts wanted, now and before."""
+    bounds = []
+    for first, last in zip((0, *manifest.grown_from), (*manifest.grown_from, manifest.rollouts), strict=True):
+        size = min(max(last // 16, 1), MOST_EPISODES_A_SHARD)
+        bounds += [(start, min(start + size, last)) for start in range(first, last, size)]
+    return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
+
+
+def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float]) -> Manifest:
+    controller = None
+    if "controller" in mixture:
+        from models.agent import load_agent
+
+        controller = load_agent(args.logdir).parents
+    return Manifest(args.env, tuple(spec.image_shape), space_to_dict(spec.action_space), float(spec.dt), args.max_steps, args.seed, args.policy,
+                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller)
+
+
+def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
+    """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not fit."""
+    if not (folder / MANIFEST).exists():
+        if any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
+            raise UserError(f"{folder} holds shards but no {MANIFEST}: restore it, choose another --rootdir, or delete the folder")
+        return wanted
+    there = read_manifest(folder)
+    for name in MADE_TO_ORDER + SEEN_TO:
+        if getattr(there, name) != getattr(wanted, name):
+            flag = f"--{name.replace('_', '-')}" if name in MADE_TO_ORDER else name
+            raise UserError(f"{folder} was recorded with {flag} {getattr(there, name)}, and now it is {getattr(wanted, name)}: "
+                            "choose another --rootdir, or delete the folder to record it afresh")
+    if wanted.rollouts < there.rollouts:
+        raise UserError(f"{folder} is a dataset of {there.rollouts} episodes and --rollouts is {wanted.rollouts}: "
+                        f"give {there.rollouts} or more, choose another --rootdir, or delete the folder")
+    if wanted.rollouts > there.rollouts:
+        return replace(there, rollouts=wanted.rollouts, grown_from=(*there.grown_from, there.rollouts))
+    return there
+
+
+def without_missing(manifest: Manifest, folder: Path) -> Manifest:
+    """`manifest` less the shards that are gone or have another size, so that they are recorded again."""
+    kept = tuple(s for s in manifest.shards if (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes)
+    return replace(manifest, shards=kept, episodes=tuple(e for e in manifest.episodes if any(s.first <= e.index < s.last for s in kept)))
+
+
+def with_shard(manifest: Manifest, entry: ShardEntry, episodes: list[EpisodeEntry]) -> Manifest:
+    return replace(manifest, shards=tuple(sorted((*manifest.shards, entry), key=lambda s: s.first)),
+                   episodes=tuple(sorted((*manifest.episodes, *episodes), key=lambda e: e.index)))
+
+
+def remove_leftovers(folder: Path, manifest: Manifest) -> None:
+    """Delete what a killed run left: temporary files, and shards that had their name but were not in the manifest yet."""
+    listed = {s.file for s in manifest.shards}
+    for path in folder.iterdir():
+        if shards.TEMPORARY_NAME.fullmatch(path.name) or (SHARD_NAME.fullmatch(path.name) and path.name not in listed):
+            path.unlink()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second generator out of `folder`; the lock goes when this process does, however it ends."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir") from None
+        yield
+
+
+def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float]:
+    """The world's spec, and how many bytes a frame of it takes on disk, from a few frames driven at random."""
+    world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False)
+    policy = policies.make_policy("white", world.spec)
+    obs = world.reset([recording_seed(recipe.seed, 0)])
+    policy.reset([np.random.default_rng(0)], world)
+    frames = []
+    for _ in range(2 * shards.CHUNK):
+        frames.append(obs[0].numpy().tobytes())
+        obs = world.step(policy.act(obs)).obs
+    world.close()
+    return world.spec, len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64  # actions, rewards and the like take 64
+
+
+def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float) -> None:
+    """Print how much disk `episodes` more will take; UserError if there is not enough."""
+    need = SIZE_MARGIN * episodes * (max_steps + 1) * frame_bytes
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB free: "
+                        "free some space, choose another --rootdir, or fewer --rollouts")
+    print(f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free")
+
+
+def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: int) -> Manifest:
+    """Record the shards that are missing from `manifest`; returns it with all of them."""
+    there = {s.file for s in manifest.shards}
+    tasks = [task for task in plan(manifest) if task[0] not in there]
+    episodes = sum(last - first for _, first, last in tasks)
+    recorded = 0
+    with tqdm(total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
+
+        def progress(done: tuple[int, int]) -> None:
+            nonlocal recorded
+            frames, steps_of_finished = done
+            bar.update(frames)
+            if steps_of_finished:
+                recorded += 1
+                bar.total = max(bar.n, bar.total - recipe.max_steps + steps_of_finished)
+                bar.set_postfix_str(f"{recorded} of {episodes} episodes")
+
+        def publish(index: int, result: tuple) -> None:
+            nonlocal manifest
+            temporary, entry, entries = result
+            shards.publish_shard(temporary, folder / entry.file)
+            manifest = with_shard(manifest, entry, entries)
+            write_manifest(folder, manifest)
+
+        run_tasks(set_up, (recipe, manifest, folder), tasks, threads, publish, progress)
+    return manifest
+
+
+def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.make) -> Manifest:
+    """Record what `args` ask for, or what is missing of it."""
+    if args.rollouts > RANGE:
+        raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
+    mixture = policies.parse_mixture(args.policy)
+    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir)
+    folder = cli.make_folder(args.rootdir)
+    with locked(folder):
+        spec, frame_bytes = look_at_world(recipe)
+        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture), folder), folder)
+        if not manifest.complete:
+            check_space(folder, manifest.rollouts - len(manifest.episodes), args.max_steps, frame_bytes)
+        write_manifest(folder, manifest)
+        cli.write_args(folder, args)
+        remove_leftovers(folder, manifest)
+        try:
+            manifest = record_dataset(recipe, manifest, folder, args.threads)
+        finally:
+            remove_leftovers(folder, read_manifest(folder))
+    return manifest
+
+
+def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.make) -> None:
+    args = parse_args(argv)
+    print(shards.summary(generate(args, make_world), args.rootdir))
+
+
+if __name__ == "__main__":
+    cli.run(main)

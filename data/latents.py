@@ -1,0 +1,115 @@
+"""The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one file a shard.
+
+A file names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again, and a dataset that has
+grown costs only its new shards.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.loaders import Sequences
+from data.shards import Dataset, ShardEntry
+from models.controller import action_vector
+from models.vae import VAE, Posterior, to_float
+from utils.cli import make_folder, write_atomically
+
+SCHEMA = 1
+BATCH = 256  # fixed: encoding in other batches differs in the last bit
+
+
+def cache_latents(logdir: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
+    """Encode every frame that is not in the cache yet, and remove what another V has left there."""
+    folder = make_folder(Path(logdir) / "latents")
+    todo = [(d, s) for d in datasets for s in d.shards if _read(_file(folder, s), vae_digest, s) is None]
+    for leftover in set(folder.iterdir()) - {_file(folder, s) for d in datasets for s in d.shards}:
+        if leftover.suffix in (".h5", ".tmp") and not _is_of(leftover, vae_digest):
+            leftover.unlink(missing_ok=True)
+    with tqdm(total=sum(s.frames for _, s in todo), desc="latents", unit="frame", disable=not todo) as bar:
+        for dataset, entry in todo:
+            posterior = _encode(vae, dataset, entry, device, bar)
+            _write(_file(folder, entry), posterior, vae_digest, entry)
+
+
+def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
+    """Latents, actions, rewards and ends of all episodes, from a cache that `cache_latents` completed."""
+    folder = Path(logdir) / "latents"
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("mu", "logsigma", "action", "expert_action", "reward", "terminated")}
+    steps, train, source = [], [], []
+    for dataset in datasets:
+        episodes = {e.index: e for e in dataset.episodes}
+        for entry in dataset.shards:
+            mu, logsigma = _read(_file(folder, entry), vae_digest, entry)
+            with dataset.open_shard(entry) as shard:
+                values = {name: shard.column(name) for name in ("action", "expert_action", "reward", "terminated")}
+                indices = [int(i) for i in shard.episode]
+                steps += [int(t) for t in shard.length]
+            for name, value in {"mu": mu, "logsigma": logsigma, **values}.items():
+                columns[name].append(value)
+            train += [episodes[i].split == "train" for i in indices]
+            source += [f"{dataset.root}/{entry.file}, episode {i}" for i in indices]
+    joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    space = datasets[0].manifest.action_space
+    length = np.array(steps)
+    step_offset = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64)
+    expert = joined["expert_action"]
+    unknown = (expert < 0) if space["type"] == "discrete" else torch.isnan(expert).any(-1)
+    expert = action_vector(expert.clamp_min(0) if space["type"] == "discrete" else expert, space)
+    expert[unknown] = float("nan")
+    return Sequences(
+        joined["mu"], joined["logsigma"], action_vector(joined["action"], space), expert, joined["reward"], joined["terminated"].float(),
+        length, step_offset + np.arange(len(length)), step_offset, np.array(train), source,
+    )
+
+
+def _file(folder: Path, entry: ShardEntry) -> Path:
+    return folder / f"{entry.sha256[:16]}.h5"
+
+
+@torch.inference_mode()
+def _encode(vae: VAE, dataset: Dataset, entry: ShardEntry, device: torch.device, bar: tqdm) -> Posterior:
+    parts = []
+    with dataset.open_shard(entry) as shard:
+        for start in range(0, entry.frames, BATCH):
+            frames = torch.from_numpy(shard.frames(start, min(start + BATCH, entry.frames))).to(device)
+            posterior = vae.encode(to_float(frames))
+            parts.append(torch.stack([posterior.mu, posterior.logsigma]).float().cpu())
+            bar.update(len(frames))
+    mu, logsigma = torch.cat(parts, 1)
+    return Posterior(mu, logsigma)
+
+
+def _write(path: Path, posterior: Posterior, vae_digest: str, entry: ShardEntry) -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="latest") as file:
+        file.attrs.update({"schema": SCHEMA, "vae": vae_digest, "shard": entry.sha256})
+        for name in ("mu", "logsigma"):
+            values = getattr(posterior, name).numpy()
+            file.create_dataset(name, data=values, chunks=(min(1024, len(values)), values.shape[1]), fletcher32=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def _read(path: Path, vae_digest: str, entry: ShardEntry) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mu, logsigma), each (F, Z), or None if the file is not what it should be; it can always be made again."""
+    try:
+        with h5py.File(path, "r") as file:
+            if (file.attrs["schema"], file.attrs["vae"], file.attrs["shard"]) != (SCHEMA, vae_digest, entry.sha256):
+                return None
+            mu, logsigma = file["mu"][:], file["logsigma"][:]
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        return None
+    sound = mu.shape == logsigma.shape and len(mu) == entry.frames and np.isfinite(mu).all() and np.isfinite(logsigma).all()
+    return (mu, logsigma) if sound else None
+
+
+def _is_of(path: Path, vae_digest: str) -> bool:
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs["vae"] == vae_digest
+    except (OSError, RuntimeError, KeyError):
+        return False

@@ -1,0 +1,206 @@
+"""From shards to batches: frames for V, streamed, and windows of latents for M, cut within episodes."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.shards import CHUNK, Dataset, Shard
+from utils.errors import UserError
+
+GROUP = 512  # blocks read ahead and shuffled together: 8,192 frames, 100 MB at 64x64x3
+OPEN_SHARDS = 64  # files kept open while streaming
+# What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
+WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps")
+
+
+def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
+    """The datasets of a run, which must be of one environment; UserError otherwise, or where a dataset is empty."""
+    datasets = [Dataset.open(folder) for folder in folders]
+    for dataset in datasets:
+        if not dataset.episodes:
+            raise UserError(f"{dataset.root} holds no episodes yet: record some with `python data/generation_script.py --rootdir {dataset.root}`")
+        check_world(dataset, world_of(datasets[0]), str(datasets[0].root))
+    return datasets
+
+
+def world_of(dataset: Dataset) -> dict:
+    """Environment, image shape, action space, dt and max_steps of a dataset, as plain values."""
+    values = {key: getattr(dataset.manifest, key) for key in WORLD_KEYS}
+    return {**values, "image_shape": list(values["image_shape"])}
+
+
+def check_world(dataset: Dataset, world: dict, owner: str) -> None:
+    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording stopped."""
+    mine = world_of(dataset)
+    for key in ("env", "image_shape", "action_space"):
+        if mine[key] != world[key]:
+            raise UserError(f"{dataset.root} has {key} {mine[key]}, but {owner} has {world[key]}: "
+                            "give --dataset one of that environment, or use another --logdir")
+
+
+def require_validation(datasets: Sequence[Dataset]) -> None:
+    """UserError unless both splits have an episode."""
+    for split in ("train", "val"):
+        if not any(e.split == split for d in datasets for e in d.episodes):
+            names = ", ".join(str(d.root) for d in datasets)
+            raise UserError(f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction between 0 and 1 that gives both')
+
+
+class FrameStream:
+    """Shuffled batches of frames, read a few blocks of 16 at a time: memory does not depend on the size of the datasets.
+
+    The blocks of a split are visited in an endless sequence of random orders; epoch e takes the e-th stretch of it, so it depends on (seed, e) alone.
+    Blocks are read GROUP at a time, in a thread of their own, and the frames of a group are shuffled together.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
+        self.datasets, self.batch_size, self.seed = datasets, batch_size, seed
+        self.blocks = _blocks(datasets, split)  # (N, 4): dataset, shard, first frame, end
+        self.frames = int((self.blocks[:, 3] - self.blocks[:, 2]).sum())
+        self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
+
+    def epoch(self, epoch: int, frames: int) -> Iterator[Tensor]:
+        """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be smaller."""
+        blocks = self.blocks[self._order(epoch, frames)]
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        groups = [blocks[i : i + GROUP] for i in range(0, len(blocks), GROUP)]
+        rest = None
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, groups[0])
+            for following in [*groups[1:], None]:
+                group = ahead.result()
+                if following is not None:
+                    ahead = reader.submit(self._read, following)
+                group = group[rng.permutation(len(group))]
+                group = group if rest is None else np.concatenate([rest, group])
+                whole = len(group) - (len(group) % self.batch_size if following is not None else 0)
+                for i in range(0, whole, self.batch_size):
+                    yield torch.from_numpy(group[i : min(i + self.batch_size, whole)])
+                rest = group[whole:]
+
+    def _order(self, epoch: int, frames: int) -> np.ndarray:
+        """Indices of the blocks of an epoch."""
+        total = len(self.blocks)
+        count = min(total, -(-frames * total // self.frames))
+        position = np.arange(epoch * count, (epoch + 1) * count)
+        orders = {p: np.random.default_rng([self.seed, int(p)]).permutation(total) for p in np.unique(position // total)}
+        return np.array([orders[p][i] for p, i in zip(position // total, position % total, strict=True)])
+
+    def _read(self, blocks: np.ndarray) -> np.ndarray:
+        """The frames of some blocks, (N, H, W, C), shard by shard."""
+        parts = [self._shard(int(d), int(s)).frames(int(first), int(end)) for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]]
+        return np.concatenate(parts)
+
+    def _shard(self, dataset: int, shard: int) -> Shard:
+        key = (dataset, shard)
+        if key not in self._open:
+            if len(self._open) == OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+            self._open[key] = self.datasets[dataset].open_shard(self.datasets[dataset].shards[shard])
+        self._open.move_to_end(key)
+        return self._open[key]
+
+
+def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:
+    """(dataset, shard, first frame, end) of every block, cut at the file's chunks and at episodes of the other split."""
+    rows = []
+    for d, dataset in enumerate(datasets):
+        episodes = {e.index: e for e in dataset.episodes}
+        for s, shard in enumerate(dataset.shards):
+            first = 0
+            for index in range(shard.first, shard.last):
+                end = first + episodes[index].steps + 1
+                if episodes[index].split == split:
+                    cuts = [first, *range(first // CHUNK * CHUNK + CHUNK, end, CHUNK), end]
+                    rows += [(d, s, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+                first = end
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@dataclass
+class Windows:
+    """Windows of T steps within episodes, as M is trained on them. A window that reaches past the episode's end is filled up with its last frame, mask 0.
+
+    Fields:
+        z: (B, T, Z), sampled anew         z_next: (B, T, Z), the latents one step later
+        action: (B, T, A)                  reward, terminal: (B, T) of that step
+        mask: (B, T) 1 where the step is the episode's own
+    """
+
+    z: Tensor
+    z_next: Tensor
+    action: Tensor
+    reward: Tensor
+    terminal: Tensor
+    mask: Tensor
+
+
+@dataclass
+class Sequences:
+    """All episodes of a run as latents, in memory (about 0.3 kB a frame), one after another.
+
+    Fields:
+        mu, logsigma: (F, Z) posterior of every frame
+        action, expert_action: (S, A) as M sees actions (one-hot for a discrete space); expert_action NaN where unknown
+        reward, terminal: (S,)
+        steps: (E,) T of each episode
+        frame_offset, step_offset: (E,) where its frames and steps begin
+        train: (E,) True in the train split, False in the validation split
+        source: (E,) "folder, episode i", for messages
+    """
+
+    mu: Tensor
+    logsigma: Tensor
+    action: Tensor
+    expert_action: Tensor
+    reward: Tensor
+    terminal: Tensor
+    steps: np.ndarray
+    frame_offset: np.ndarray
+    step_offset: np.ndarray
+    train: np.ndarray
+    source: list[str]
+
+    def episodes(self, split: str) -> np.ndarray:
+        """Numbers of the episodes of "train" or "val"."""
+        return np.flatnonzero(self.train if split == "train" else ~self.train)
+
+    def cut(self, split: str, length: int, rng: np.random.Generator | None) -> np.ndarray:
+        """(N, 2) episode and first step of windows of `length` steps that cover every step of the split once.
+
+        Each episode's first window ends after a random number of steps (or `length`, without rng), so that the cuts move from epoch to epoch.
+        """
+        rows = []
+        for e in self.episodes(split):
+            offset = int(rng.integers(length)) if rng is not None else 0
+            rows += [(e, start) for start in range(-offset, self.steps[e], length) if start + length > 0]
+        windows = np.array(rows, np.int64).reshape(-1, 2)
+        return windows if rng is None else windows[rng.permutation(len(windows))]
+
+    def windows(self, cuts: np.ndarray, length: int, generator: torch.Generator | None = None) -> Windows:
+        """The windows at `cuts` (B, 2); z is drawn from the posterior with `generator`, or is its mean without one."""
+        episode, start = cuts[:, 0], cuts[:, 1]
+        shift = start + np.where(start < 0, -start, 0)  # a first window that begins early begins at the first step instead
+        end = np.minimum(start + length, self.steps[episode])
+        step = shift[:, None] + np.arange(length)  # (B, T)
+        inside = step < end[:, None]
+        step = np.minimum(step, self.steps[episode][:, None] - 1)
+        frame_index = torch.from_numpy(self.frame_offset[episode][:, None] + step)
+        frame_index = torch.cat([frame_index, frame_index[:, -1:] + 1], 1)  # (B, T + 1)
+        z = self.mu[frame_index]
+        if generator is not None:
+            z = z + self.logsigma[frame_index].exp() * torch.randn(z.shape, generator=generator)
+        step_index = torch.from_numpy(self.step_offset[episode][:, None] + step)
+        return Windows(z[:, :-1], z[:, 1:], self.action[step_index], self.reward[step_index], self.terminal[step_index], torch.from_numpy(inside).float())
+
+    def episode(self, e: int) -> tuple[Tensor, Tensor, Tensor]:
+        """mu (T + 1, Z), action (T, A) and expert_action (T, A) of one episode."""
+        frames = slice(self.frame_offset[e], self.frame_offset[e] + self.steps[e] + 1)
+        steps = slice(self.step_offset[e], self.step_offset[e] + self.steps[e])
+        return self.mu[frames], self.action[steps], self.expert_action[steps]

@@ -1,0 +1,145 @@
+"""The manifest of a dataset: what decides its episodes, which shards hold them, and the split into training and validation."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import write_atomically
+from utils.errors import UserError
+from utils.spaces import space_from_dict
+
+SCHEMA = 1  # of manifest and shards
+MANIFEST = "manifest.json"
+SHARD_NAME = re.compile(r"shard_\d{5,7}\.h5")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard in the manifest: episodes `first` to `last` (exclusive), of `bytes` bytes with digest `sha256`."""
+
+    file: str
+    sha256: str
+    bytes: int
+    first: int
+    last: int
+    frames: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class EpisodeEntry:
+    """An episode in the manifest; `score` is its undiscounted return ("return" in the file), `split` "train" or "val"."""
+
+    index: int
+    seed: int
+    policy: str
+    steps: int
+    score: float
+    split: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that decides what the episodes are, and what has been recorded so far.
+
+    Fields:
+        env, image_shape (H, W, C), action_space (see utils.spaces), dt: what the world is
+        max_steps, seed, policy, action_noise, val_fraction: as given on the command line
+        rollouts: episodes wanted; grown_from: the smaller numbers that were wanted before
+        policies: names that `policy` of an episode can have
+        controller: digests of the trained run that drove "controller" episodes, or empty
+        shards, episodes: what is there, sorted
+    """
+
+    env: str
+    image_shape: tuple[int, int, int]
+    action_space: dict
+    dt: float
+    max_steps: int
+    seed: int
+    policy: str
+    action_noise: float
+    val_fraction: float
+    rollouts: int
+    policies: tuple[str, ...]
+    grown_from: tuple[int, ...] = ()
+    controller: dict | None = None
+    shards: tuple[ShardEntry, ...] = ()
+    episodes: tuple[EpisodeEntry, ...] = ()
+
+    def to_json(self) -> dict:
+        value = {"schema": SCHEMA, **asdict(self)}
+        value["episodes"] = [{"return" if k == "score" else k: v for k, v in e.items()} for e in value["episodes"]]
+        return value
+
+    @staticmethod
+    def from_json(value: dict) -> "Manifest":
+        """The inverse of `to_json`; KeyError, TypeError or ValueError where `value` is not what `to_json` gives."""
+        value = dict(value)
+        if value.pop("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
+        if set(value) != {f.name for f in fields(Manifest)}:
+            raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")
+        value["shards"] = tuple(ShardEntry(**s) for s in value["shards"])
+        value["episodes"] = tuple(EpisodeEntry(**{"score" if k == "return" else k: v for k, v in e.items()}) for e in value["episodes"])
+        manifest = Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        manifest.check()
+        return manifest
+
+    def check(self) -> None:
+        """Raise ValueError (or TypeError) unless the parts agree with each other."""
+        if len(self.image_shape) != 3 or not all(isinstance(n, int) and 1 <= n <= 4096 for n in self.image_shape):
+            raise ValueError(f"image_shape {self.image_shape} is not possible")
+        space_from_dict(self.action_space)
+        recorded = iter(self.episodes)
+        end = 0
+        for shard in self.shards:
+            episodes = [next(recorded, None) for _ in range(shard.first, shard.last)]
+            if not SHARD_NAME.fullmatch(shard.file) or not 0 <= end <= shard.first < shard.last <= self.rollouts:
+                raise ValueError(f"shard {shard.file} with episodes {shard.first} to {shard.last} is not possible")
+            if [e and e.index for e in episodes] != list(range(shard.first, shard.last)):
+                raise ValueError(f"the episodes of shard {shard.file} are not listed")
+            if shard.steps != sum(e.steps for e in episodes) or shard.frames != shard.steps + len(episodes):
+                raise ValueError(f"the episodes of shard {shard.file} do not add up to its {shard.steps} steps and {shard.frames} frames")
+            end = shard.last
+        if next(recorded, None) is not None:
+            raise ValueError("it lists episodes that are in no shard")
+        for e in self.episodes:
+            if e.split != split(e.index, self.val_fraction) or e.policy not in self.policies or e.steps < 1 or not np.isfinite(e.score):
+                raise ValueError(f"episode {e.index} is not possible: {e}")
+
+    @property
+    def complete(self) -> bool:
+        return len(self.episodes) == self.rollouts
+
+
+def split(index: int, val_fraction: float) -> str:
+    """ "val" for an exact share of the episodes, spread evenly; what an episode is does not change when the dataset grows."""
+    return "val" if int((index + 1) * val_fraction + 1e-9) > int(index * val_fraction + 1e-9) else "train"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    manifest.check()
+    write_atomically(Path(folder) / MANIFEST, (json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset, finished or not; UserError if there is none or it is not one."""
+    path = Path(folder) / MANIFEST
+    try:
+        return Manifest.from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir {folder}`") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or the disk") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not a manifest that can be used ({reason(error)}): restore it, or delete {folder} and record it again") from None
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, on one line of bearable length."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
+    return " ".join(text.split())[:300]

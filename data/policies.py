@@ -1,0 +1,192 @@
+"""Who drives while recording: brown, white, expert or a trained controller, mixtures of them, and a disturbance that shows how to recover.
+
+A policy drives the B copies of a world:
+
+    policy = make_policy("brown", world.spec)
+    policy.reset([np.random.default_rng(b) for b in range(world.num)], world)
+    action = policy.act(obs)                       # (B, A) float32, or (B,) int64 for a discrete space
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from envs import World, WorldSpec
+from utils.errors import UserError
+
+BROWN_DT = 1 / 50  # seconds; as in ctallec/world-models
+HOLD = 0.9  # probability that a random discrete action is kept for another step
+CALM = (30, 90)  # steps between disturbances: time to recover, and to drive well
+BURST = (10, 30)  # steps a disturbance lasts: enough to leave the road's middle, seldom the road
+CORRELATION = 10  # steps after which 1/e of a disturbance is left
+GOLDEN = (5**0.5 - 1) / 2
+NAMES = ("brown", "white", "expert", "controller")
+
+
+def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None) -> "Policy":
+    """The policy called `name` for worlds like `spec`; "controller" is the one trained in `logdir`."""
+    if name == "controller":
+        if logdir is None:
+            raise UserError("the policy controller needs the folder of a trained run: give --logdir")
+        return Controller(logdir)
+    if name == "expert":
+        return Expert()
+    discrete = isinstance(spec.action_space, gym.spaces.Discrete)
+    if name == "brown":
+        return Sticky(spec.action_space) if discrete else Brown(spec.action_space)
+    if name == "white":
+        return White(spec.action_space)
+    raise UserError(f'there is no policy "{name}": choose brown, white, expert or controller')
+
+
+class Policy:
+    """Maps what the copies of a world show to what they do."""
+
+    def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
+        """Begin an episode in every copy; copy b draws from rngs[b] alone."""
+        self.rngs, self.world = list(rngs), world
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        """Actions (B, A) float32 or (B,) int64 for obs (B, H, W, C) uint8."""
+        raise NotImplementedError
+
+
+class White(Policy):
+    """Every action drawn afresh, uniformly."""
+
+    def __init__(self, space: gym.Space):
+        self.space = space
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.stack([uniform(self.space, rng) for rng in self.rngs]))
+
+
+class Brown(Policy):
+    """Actions in Brownian motion from a uniform start, clipped to the space: a += sqrt(dt) N(0, 1) (ctallec/world-models, utils/misc.py)."""
+
+    def __init__(self, space: gym.spaces.Box):
+        self.space = space
+
+    def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
+        super().reset(rngs, world)
+        self.action = None
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        if self.action is None:
+            self.action = np.stack([uniform(self.space, rng) for rng in self.rngs])
+        else:
+            change = np.sqrt(BROWN_DT) * np.stack([rng.standard_normal(self.space.shape) for rng in self.rngs])
+            self.action = np.clip(self.action + change, self.space.low, self.space.high).astype(np.float32)
+        return torch.from_numpy(self.action.copy())
+
+
+class Sticky(Policy):
+    """The like of Brownian motion for discrete actions: each is kept for a while, then drawn afresh."""
+
+    def __init__(self, space: gym.spaces.Discrete):
+        self.space = space
+
+    def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
+        super().reset(rngs, world)
+        self.action = None
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        fresh = np.stack([uniform(self.space, rng) for rng in self.rngs])
+        keep = np.array([rng.random() < HOLD for rng in self.rngs])
+        self.action = fresh if self.action is None else np.where(keep, self.action, fresh)
+        return torch.from_numpy(self.action.copy())
+
+
+class Expert(Policy):
+    """The driver the world brings along."""
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.world.expert_action()
+
+
+class Controller(Policy):
+    """The trained run in `logdir`."""
+
+    def __init__(self, logdir: Path):
+        from models.agent import load_agent
+
+        self.agent = load_agent(logdir)
+
+    def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
+        super().reset(rngs, world)
+        self.agent.reset(world.num)
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.agent.act(obs)
+
+
+class Disturbance:
+    """What --action-noise adds to one driver's actions: calm stretches, and bursts that push it off its line, from which it then recovers.
+
+    In a burst the push on each component is an Ornstein-Uhlenbeck process, with a spread of `scale` times half the component's range, so that it
+    pulls one way for long enough to matter. A discrete action is replaced, with probability `scale` a step, by one that is held for the burst.
+    """
+
+    def __init__(self, scale: float, space: gym.Space, rng: np.random.Generator):
+        self.scale, self.space, self.rng = scale, space, rng
+        self.calm = True
+        self.left = int(rng.integers(*CALM))
+        if isinstance(space, gym.spaces.Box) and scale and not space.is_bounded():
+            raise UserError(f"--action-noise {scale} needs an action space with bounds, and this one is {space}: use --action-noise 0")
+
+    def __call__(self, action: np.ndarray) -> np.ndarray:
+        """The action to execute, (A,) or (), instead of the driver's."""
+        if self.scale == 0:
+            return action
+        if self.left == 0:
+            self.calm = not self.calm
+            self.left = int(self.rng.integers(*(CALM if self.calm else BURST), endpoint=True))
+            self.push = self._first_push()
+        self.left -= 1
+        return action if self.calm else self._push(action)
+
+    def _first_push(self) -> np.ndarray:
+        if isinstance(self.space, gym.spaces.Discrete):
+            return uniform(self.space, self.rng)
+        return self.rng.standard_normal(self.space.shape)
+
+    def _push(self, action: np.ndarray) -> np.ndarray:
+        if isinstance(self.space, gym.spaces.Discrete):
+            return self.push if self.rng.random() < self.scale else action
+        kept = np.exp(-1 / CORRELATION)
+        self.push = kept * self.push + np.sqrt(1 - kept**2) * self.rng.standard_normal(self.space.shape)
+        half = (self.space.high - self.space.low) / 2
+        return np.clip(action + self.scale * half * self.push, self.space.low, self.space.high).astype(np.float32)
+
+
+def uniform(space: gym.Space, rng: np.random.Generator) -> np.ndarray:
+    """One action drawn uniformly, (A,) float32 or () int64; a component without bounds is drawn from N(0, 1)."""
+    if isinstance(space, gym.spaces.Discrete):
+        return np.asarray(rng.integers(space.n))
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, 0), np.where(bounded, space.high, 1)
+    drawn = np.where(bounded, rng.uniform(low, high), rng.standard_normal(space.shape))
+    return np.clip(drawn, space.low, space.high).astype(np.float32)
+
+
+def parse_mixture(text: str) -> dict[str, float]:
+    """ "brown" as {"brown": 1}, "brown=0.5,expert=0.5" as {"brown": 0.5, "expert": 0.5}; UserError unless the shares add up to 1."""
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    try:
+        mixture = {name: float(share) if sign else 1.0 for name, sign, share in parts}
+    except ValueError:
+        mixture = {}
+    shares = list(mixture.values())
+    if len(mixture) != len(parts) or not set(mixture) <= set(NAMES) or not all(0 < s <= 1 for s in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f'--policy "{text}" is not possible: give one of {", ".join(NAMES)}, or shares adding up to 1, as brown=0.5,expert=0.5 do')
+    return mixture
+
+
+def draw_policy(mixture: dict[str, float], seed: int, i: int) -> str:
+    """Which policy drives episode `i`: from (seed, i) alone, and spread so evenly that any stretch of episodes comes close to the shares."""
+    position = (np.random.default_rng(seed).random() + i * GOLDEN) % 1  # a golden-ratio sequence
+    bounds = np.cumsum(list(mixture.values()))
+    return list(mixture)[min(int(np.searchsorted(bounds, position, side="right")), len(mixture) - 1)]

@@ -1,0 +1,110 @@
+"""Worlds: anything that steps a batch. `make` builds one by name; simulators, fast simulators and the dream are all used the same way.
+
+    world = make("carracing", num=4)
+    obs = world.reset(seed=7)                  # (B, H, W, C) uint8; copy b gets seed 7 + b
+    step = world.step(action)                  # action (B, A) float32, or (B,) int64 for a discrete space
+    step.obs, step.reward, step.terminated, step.truncated, step.info
+
+Restart rule. With `restart=True` (the default) a copy that ends is restarted within the same step: `step.obs` already shows the first frame of
+its next episode, `step.info["final_obs"]` (B, H, W, C) the last frame of the one that ended (for the other copies it equals `step.obs`), and copy b's
+n-th restart uses seed `seed_b + n * num` when seeds followed from one int, and `seed_b + n` when they were given one by one. With `restart=False` a copy
+that ends is frozen until `reset`: it keeps its last frame, gets reward 0 and stays terminated or truncated.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """What a world is: all that later stages need to know of it.
+
+    Fields:
+        name: as in `--env`, e.g. "carracing" or "gym:CartPole-v1"
+        image_shape: (H, W, C) of `obs`
+        action_space: gymnasium Box of shape (A,), or Discrete
+        dt: seconds a step lasts
+        max_steps: steps after which an episode is truncated
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    action_space: gym.Space
+    dt: float
+    max_steps: int
+
+
+@dataclass
+class Step:
+    """What one step of a world gives; B copies.
+
+    Fields:
+        obs: uint8 (B, H, W, C)
+        reward: float32 (B,)
+        terminated, truncated: bool (B,)
+        info: dict; "final_obs" is always there (see the restart rule)
+    """
+
+    obs: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    info: dict = field(default_factory=dict)
+
+
+class World(ABC):
+    """B copies of a simulator, or of a dream, stepped together."""
+
+    spec: WorldSpec
+    num: int
+    device: torch.device
+
+    @abstractmethod
+    def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
+        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one seed a copy."""
+
+    @abstractmethod
+    def step(self, action: torch.Tensor) -> Step:
+        """Advance every copy by one step; action (B, A) float32 within the action space, or (B,) int64."""
+
+    def expert_action(self) -> torch.Tensor:
+        """What the world's own expert would do now, shaped like `action`; UserError where a world has none."""
+        raise UserError(f"{self.spec.name} has no expert of its own: choose another --policy or --controller")
+
+    def render(self, copy: int = 0) -> np.ndarray:
+        """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame itself."""
+        raise UserError(f"{self.spec.name} has no picture of its own")
+
+    def close(self) -> None:  # noqa: B027  most worlds hold nothing
+        """Release what the world holds."""
+
+    def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
+        """(seed of each copy, what a restart adds to it)."""
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + b for b in range(self.num)], self.num
+        if len(seed) != self.num:
+            raise ValueError(f"one seed a copy is wanted: {len(seed)} seeds for {self.num} copies")
+        return [int(s) for s in seed], 1
+
+
+def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
+    """Build a world of `num` copies by its `--env` name.
+
+    Names: "carracing", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule).
+    """
+    if name == "carracing":
+        from envs.carracing import CarRacing
+
+        return CarRacing(num, device, **options)
+    if name.startswith("gym:"):
+        from envs.gym_adapter import GymWorld
+
+        return GymWorld(name.removeprefix("gym:"), num, device, **options)
+    raise UserError(f'there is no world "{name}": choose carracing or gym:<id>, e.g. gym:CartPole-v1')

@@ -1,0 +1,204 @@
+"""The dream: M stepping on its own, thousands of dreams in one batch.
+
+Pure functions over an explicit record, so any dream can be replayed:
+
+    dream = begin(starts, index, generator)
+    dream, reward, terminated = step(mdrnn, dream, action, temperature, noise)
+
+and the same as a `World` (`DreamWorld`) and as a gymnasium environment (`dreamdrive/Dream-v0`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import Step, World, WorldSpec
+from models.agent import load_models
+from models.controller import action_vector
+from models.mdrnn import MDRNN, Noise, State, draw_noise, sample_mixture
+from models.vae import to_uint8
+from utils.errors import UserError
+from utils.spaces import space_from_dict
+
+DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
+
+
+@dataclass
+class Starts:
+    """Where dreams may begin: real latents, with M's state after the real steps before them.
+
+    Fields:
+        mu, logsigma: (N, Z) posterior of the frame
+        h, c: (N, R) M's state
+    """
+
+    mu: Tensor
+    logsigma: Tensor
+    h: Tensor
+    c: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    def to_dict(self) -> dict[str, Tensor]:
+        return {"mu": self.mu, "logsigma": self.logsigma, "h": self.h, "c": self.c}
+
+    def to(self, device: torch.device) -> "Starts":
+        return Starts(**{name: value.to(device) for name, value in self.to_dict().items()})
+
+
+@dataclass
+class Dream:
+    """B dreams at one moment.
+
+    Fields:
+        z: (B, Z)
+        state: M's (h, c), each (B, R)
+    """
+
+    z: Tensor
+    state: State
+
+    @property
+    def h(self) -> Tensor:
+        return self.state[0]
+
+
+def begin(starts: Starts, index: Tensor, generator: torch.Generator | None = None) -> Dream:
+    """Dreams from the starts number `index` (B,), z drawn from the posterior."""
+    mu = starts.mu[index]
+    noise = torch.randn(mu.shape, generator=generator, device=mu.device)
+    return Dream(mu + starts.logsigma[index].exp() * noise, (starts.h[index], starts.c[index]))
+
+
+def step(mdrnn: MDRNN, dream: Dream, action: Tensor, temperature: float, noise: Noise) -> tuple[Dream, Tensor, Tensor]:
+    """One step of B dreams: action (B, A) as a vector -> the next moment, reward (B,), terminated (B,) bool.
+
+    The end is drawn at the probability M gives it; at temperature 0 it comes where M gives it more than one half.
+    """
+    h, state = mdrnn.hidden(dream.z[:, None], action[:, None], dream.state)
+    pred = mdrnn.predict(h[:, 0])
+    limit = 0.5 if temperature == 0 else noise.uniform
+    return Dream(sample_mixture(pred, temperature, noise), state), pred.reward, pred.terminal.sigmoid() > limit
+
+
+class DreamWorld(World):
+    """The dream with a simulator's interface. `obs` are decoded frames uint8 (B, H, W, C); `self.dream` holds z and h for policies on latents.
+
+    Args:
+        logdir: folder of a run with V and M (exp_dir/vae, exp_dir/mdrnn)
+        num: B
+        temperature: of the mixture; 0 for no randomness but the start's
+        horizon: steps after which a dream is truncated
+        restart: see the restart rule in envs/__init__.py; a dream has no simulator seed, so all copies and restarts draw from one generator, which
+            the seeds given to `reset` determine
+        observation: "frame", or "latent": then `obs` is z, float32 (B, Z), and nothing is decoded
+    """
+
+    def __init__(self, logdir: Path, num: int = 1, device: str | torch.device = "cpu", temperature: float = 1.0, horizon: int = DREAM_STEPS,
+                 restart: bool = True, observation: str = "frame") -> None:
+        if not 0 <= temperature < float("inf"):
+            raise UserError(f"the temperature of a dream must be 0 or more, not {temperature}")
+        self.num, self.device, self.temperature, self.restart, self.observation = num, torch.device(device), temperature, restart, observation
+        self.vae, self.mdrnn, self.world, starts, _ = load_models(logdir, self.device)
+        if starts is None:
+            raise UserError(f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
+                            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`")
+        self.starts = Starts(**starts).to(self.device)
+        self.spec = WorldSpec(f"dream of {self.world['env']}", tuple(self.world["image_shape"]), space_from_dict(self.world["action_space"]),
+                              self.world["dt"], horizon)
+
+    @torch.inference_mode()
+    def reset(self, seed: int | Sequence[int]) -> Tensor:
+        entropy = np.random.SeedSequence(self.seeds(seed)[0]).generate_state(1)
+        self._generator = torch.Generator(self.device).manual_seed(int(entropy[0]))
+        self.dream = self._begin()
+        self.steps = torch.zeros(self.num, dtype=torch.long, device=self.device)
+        self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
+        self._truncated = self._terminated.clone()
+        return self._obs()
+
+    @torch.inference_mode()
+    def step(self, action: Tensor) -> Step:
+        action = torch.as_tensor(action, device=self.device)
+        if not torch.isfinite(action.float()).all():
+            raise UserError(f"the action {action.tolist()} is not finite: a policy must give numbers within the action space")
+        frozen = self._terminated | self._truncated  # only without restart: those stay as they are
+        vector = action_vector(action, self.world["action_space"])
+        noise = draw_noise(self.mdrnn.config, self.num, self._generator)
+        dream, reward, terminated = step(self.mdrnn, self.dream, vector, self.temperature, noise)
+        self.dream = _where(frozen, self.dream, dream)
+        self.steps += ~frozen
+        self._terminated |= terminated & ~frozen
+        self._truncated |= (self.steps >= self.spec.max_steps) & ~self._terminated & ~frozen
+        result = Step(self._obs(), reward.masked_fill(frozen, 0.0), self._terminated.clone(), self._truncated.clone())
+        result.info["final_obs"] = result.obs
+        over = self._terminated | self._truncated
+        if self.restart and over.any():
+            self.dream = _where(over, self._begin(), self.dream)
+            self.steps.masked_fill_(over, 0)
+            self._terminated, self._truncated = torch.zeros_like(over), torch.zeros_like(over)
+            result.obs = self._obs()
+        return result
+
+    def render(self, copy: int = 0) -> np.ndarray:
+        return self.decode(self.dream.z[copy : copy + 1])[0].cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, Z) -> frames uint8 (B, H, W, C)."""
+        return to_uint8(self.vae.decode(z))
+
+    def _obs(self) -> Tensor:
+        return self.dream.z.clone() if self.observation == "latent" else self.decode(self.dream.z)
+
+    def _begin(self) -> Dream:
+        index = torch.randint(len(self.starts), (self.num,), generator=self._generator, device=self.device)
+        return begin(self.starts, index, self._generator)
+
+
+def _where(chosen: Tensor, yes: Dream, no: Dream) -> Dream:
+    """`yes` in the copies where chosen (B,) is True, `no` in the others."""
+    mask = chosen[:, None]
+    return Dream(torch.where(mask, yes.z, no.z), (torch.where(mask, yes.state[0], no.state[0]), torch.where(mask, yes.state[1], no.state[1])))
+
+
+class DreamEnv(gym.Env):
+    """One dream as a gymnasium environment: `gym.make("dreamdrive/Dream-v0", logdir="exp_dir", observation="frame"|"latent", temperature=1.0, horizon=1000)`.
+
+    Import `envs.dream` first, which registers it.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, logdir: str | Path = "exp_dir", observation: str = "frame", temperature: float = 1.0, horizon: int = DREAM_STEPS,
+                 render_mode: str | None = None) -> None:
+        if observation not in ("frame", "latent"):
+            raise UserError(f'observation must be "frame" or "latent", not "{observation}"')
+        self.render_mode = render_mode
+        self.world = DreamWorld(Path(logdir), 1, "cpu", temperature, horizon, restart=False, observation=observation)
+        self.metadata = {**self.metadata, "render_fps": round(1 / self.world.spec.dt)}
+        self.action_space = self.world.spec.action_space
+        latent = self.world.mdrnn.config.latent
+        self.observation_space = (gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8) if observation == "frame"
+                                  else gym.spaces.Box(-np.inf, np.inf, (latent,), np.float32))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        start = int(self.np_random.integers(2**31)) if seed is None else seed
+        return self.world.reset(start)[0].numpy(), {}
+
+    def step(self, action) -> tuple[np.ndarray, float, bool, bool, dict]:
+        result = self.world.step(torch.as_tensor(np.asarray(action))[None])
+        return result.obs[0].numpy(), float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), {}
+
+    def render(self) -> np.ndarray | None:
+        return self.world.render() if self.render_mode == "rgb_array" else None
+
+
+gym.register("dreamdrive/Dream-v0", entry_point="envs.dream:DreamEnv")

@@ -1,0 +1,254 @@
+"""Any gymnasium or old-gym environment as a world: copies stepped one after another, frames area-resized to one size.
+
+`make("gym:CartPole-v1")` is GymWorld("CartPole-v1"). The id is looked up in gymnasium, then in the old `gym` 0.26 package where that is installed;
+"gym:old/<id>" skips gymnasium. "gym:<module>:<id>" imports `module` first, which registers the environment: that is how a user's own simulator
+comes in (docs/your-own-world.md).
+"""
+
+import importlib
+import inspect
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+
+from envs import Step, World, WorldSpec
+from utils.errors import UserError
+from utils.spaces import space_from_dict, space_to_dict
+
+DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
+DEFAULT_FPS = 30  # where the environment's metadata has no frame rate
+
+
+class Advance(NamedTuple):
+    """What one step of one copy gives: frame uint8 (H, W, C) and three plain values."""
+
+    frame: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+class GymWorld(World):
+    """`num` copies of an environment; obs is the environment's own image, or else the picture it renders, area-resized.
+
+    An observation that is not an image, flattened to float32, is in `step.info["state"]` (B, S), of the moment of `step.obs`, and in `world.state`.
+    `max_steps` counts steps in the world: it replaces the environment's registered limit.
+    """
+
+    def __init__(self, id: str, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True,
+                 frame_size: int = 64):
+        for name, value in {"num": num, "max_steps": max_steps, "frame_size": frame_size}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: it must be 1 or more")
+        self.num, self.device, self.restart = num, torch.device(device), restart
+        package, registered = find_environment(id)
+        self._environments = [make_environment(package, registered) for _ in range(num)]
+        first = self._environments[0]
+        metadata = first.metadata or {}
+        fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
+        limit = max_steps or registered.max_episode_steps or DEFAULT_MAX_STEPS
+        self.spec = WorldSpec(f"gym:{id}", (frame_size, frame_size, 3), plain_space(first.action_space), 1 / fps, limit)
+        self._frames: list[np.ndarray] = []  # what each copy shows; empty until the first reset
+        self._states: list[np.ndarray | None] = [None] * num
+
+    @property
+    def state(self) -> torch.Tensor | None:
+        """The latest observations (B, S) float32 of an environment whose observation is not an image, else None."""
+        return None if self._states[0] is None else self._tensor(np.stack(self._states))
+
+    def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
+        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one seed a copy."""
+        self._seeds, self._seed_stride = self.seeds(seed)
+        self._steps = [0] * self.num
+        self._terminated, self._truncated = np.zeros(self.num, bool), np.zeros(self.num, bool)
+        self._frames = [self._start(copy, s) for copy, s in enumerate(self._seeds)]
+        return self._tensor(np.stack(self._frames))
+
+    def step(self, action: torch.Tensor) -> Step:
+        """Advance every copy by one step; action (B, A) float32, clipped to the action space, or (B,) int64."""
+        if not self._frames:
+            raise RuntimeError("step() was called before reset(seed)")
+        actions = checked_actions(action, self.spec.action_space, self.num)
+        reward = np.zeros(self.num, np.float32)
+        for copy in np.flatnonzero(~(self._terminated | self._truncated)):
+            self._frames[copy], reward[copy], self._terminated[copy], truncated = self._advance(copy, actions[copy])
+            self._steps[copy] += 1
+            self._truncated[copy] = truncated or self._steps[copy] >= self.spec.max_steps
+        terminated, truncated, final_obs = self._terminated.copy(), self._truncated.copy(), np.stack(self._frames)
+        if self.restart:
+            for copy in np.flatnonzero(terminated | truncated):
+                self._restart(copy)
+        info = {"final_obs": self._tensor(final_obs)}
+        if self.state is not None:
+            info["state"] = self.state
+        return Step(self._tensor(np.stack(self._frames)), self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
+
+    def render(self, copy: int = 0) -> np.ndarray:
+        """The environment's own picture of one copy, uint8 (h, w, 3)."""
+        environment = self._environments[copy]
+        if "mode" in inspect.signature(environment.unwrapped.render).parameters:  # as it was before gym 0.26
+            picture = environment.unwrapped.render(mode="rgb_array")
+        else:
+            picture = environment.render()
+        if not is_image(picture):
+            got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise UserError(f'{self.spec.name} has no picture: its render() gave {got}, wanted uint8 (h, w, 3); support render_mode="rgb_array"')
+        return picture
+
+    def close(self) -> None:
+        """Release the environments."""
+        for environment in self._environments:
+            environment.close()
+
+    def _start(self, copy: int, seed: int) -> np.ndarray:
+        """Begin an episode in one copy and return its first frame; the environment's reset may be of the old form (no seed, no info)."""
+        environment = self._environments[copy]
+        if takes_seed(environment):
+            result = environment.reset(seed=seed)
+        else:
+            environment.seed(seed)
+            result = environment.reset()
+        new_form = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+        return self._frame(copy, result[0] if new_form else result)
+
+    def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
+        """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in today's of five."""
+        result = self._environments[copy].step(int(action) if np.ndim(action) == 0 else action)
+        if len(result) == 4:
+            observation, reward, done, info = result
+            truncated = bool(info.get("TimeLimit.truncated", False))
+            terminated = done and not truncated
+        else:
+            observation, reward, terminated, truncated, _ = result
+        return Advance(self._frame(copy, observation), float(reward), bool(terminated), bool(truncated))
+
+    def _restart(self, copy: int) -> None:
+        self._seeds[copy] += self._seed_stride
+        self._steps[copy] = 0
+        self._terminated[copy] = self._truncated[copy] = False
+        self._frames[copy] = self._start(copy, self._seeds[copy])
+
+    def _frame(self, copy: int, observation: Any) -> np.ndarray:
+        """The frame of one copy, whose state is noted."""
+        if is_image(observation):
+            picture = observation
+        else:
+            picture = self.render(copy)
+            if isinstance(observation, (np.ndarray, np.number, float, int)):
+                self._states[copy] = np.array(observation, np.float32).ravel()
+        return area_resize(picture, *self.spec.image_shape[:2])
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def is_image(value: Any) -> bool:
+    """Whether `value` is uint8 (h, w, 3)."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+
+
+def plain_space(space: Any) -> gymnasium.Space:
+    """The action space as gymnasium's Discrete or one-dimensional float32 Box, whichever package it is of; UserError for other kinds."""
+    if not isinstance(space, gymnasium.Space) and type(space).__name__ == "Discrete":
+        space = gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+    elif not isinstance(space, gymnasium.Space) and type(space).__name__ == "Box":
+        space = gymnasium.spaces.Box(space.low, space.high, dtype=space.dtype)
+    return space_from_dict(space_to_dict(space))
+
+
+def checked_actions(action: torch.Tensor, space: gymnasium.Space, num: int) -> np.ndarray:
+    """Actions as an array: (B, A) clipped to a Box, or (B,) of a Discrete; UserError for NaN, infinity or an index out of range."""
+    actions = torch.as_tensor(action).detach().cpu().numpy()
+    if actions.shape != (num, *space.shape):
+        raise ValueError(f"action has shape {actions.shape}, wanted {(num, *space.shape)}")
+    if isinstance(space, gymnasium.spaces.Discrete):
+        if not np.issubdtype(actions.dtype, np.integer) or ((actions < 0) | (actions >= space.n)).any():
+            raise UserError(f"action {actions.tolist()} is not possible: this world takes whole numbers from 0 to {space.n - 1}")
+        return actions
+    if not np.isfinite(actions).all():
+        raise UserError(f"action {actions.tolist()} is not finite: look for NaN or infinity in the policy that chose it")
+    return np.clip(actions, space.low, space.high).astype(space.dtype)
+
+
+@lru_cache(maxsize=64)
+def area_taps(size: int, target: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+    """How `target` pixels cover `size` pixels: [(source index (target,), whole-number weight (target,)), ...] and the sum of a target's weights."""
+    unit = math.gcd(size, target)
+    wide, narrow = size // unit, target // unit  # a target pixel and a source pixel, measured in the coarsest grid that both edges lie on
+    start = np.arange(target, dtype=np.int32) * wide
+    taps = []
+    for k in range(wide // narrow + 2):
+        source = start // narrow + k
+        overlap = np.minimum(start + wide, (source + 1) * narrow) - np.maximum(start, source * narrow)
+        if (overlap > 0).any():
+            taps.append((np.minimum(source, size - 1), np.maximum(overlap, 0)))
+    return taps, wide
+
+
+def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 (H, W, C) -> uint8 (height, width, C), each pixel the mean of the area it covers, a half rounded up.
+
+    In whole numbers, so the same frame on every machine, and without matrix products, whose threads stall a busy machine.
+    """
+    (rows, row_sum), (columns, column_sum) = area_taps(image.shape[0], height), area_taps(image.shape[1], width)
+    area = row_sum * column_sum
+    source = image.astype(np.int32 if 512 * area < 2**31 else np.int64)
+    narrow = sum(source[index] * weight[:, None, None] for index, weight in rows)  # (height, W, C)
+    total = sum(narrow[:, index] * weight[:, None] for index, weight in columns)  # (height, width, C)
+    return ((2 * total + area) // (2 * area)).astype(np.uint8)
+
+
+def make_environment(package: Any, registered: Any) -> Any:
+    """Build one environment of a package, given its spec, without its time limit; UserError where it lacks another package."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame only draws into memory here: no window, no complaint about a missing screen
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    try:
+        try:
+            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True)  # old gym's checker fails on NumPy 2
+        except TypeError as error:
+            if "render_mode" not in str(error):
+                raise
+            environment = package.make(registered, disable_env_checker=True)
+    except package.error.DependencyNotInstalled as error:
+        raise UserError(f"{registered.id} needs a package that is not installed here: {str(error).strip()}") from None
+    while type(environment).__name__ == "TimeLimit":  # the world counts steps, and this wrapper cannot read an old answer of four
+        environment = environment.env
+    return environment if takes_seed(environment) else environment.unwrapped  # gymnasium's wrappers always pass a seed on
+
+
+def takes_seed(environment: Any) -> bool:
+    """Whether the environment's reset is of today's form, reset(seed=...)."""
+    parameters = inspect.signature(environment.unwrapped.reset).parameters.values()
+    return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def find_environment(id: str) -> tuple[Any, Any]:
+    """(package that knows `id`: gymnasium or old gym, its spec of it), after importing the module a "module:Id" names."""
+    module, _, name = id.removeprefix("old/").rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"gym:{id} names a module that cannot be imported ({error}): put its folder on PYTHONPATH") from None
+    reason = ""
+    if not id.startswith("old/"):
+        try:
+            return gymnasium, gymnasium.spec(name)
+        except gymnasium.error.Error as error:
+            reason = str(error).split("\n")[0].strip()
+    try:
+        old = importlib.import_module("gym")
+        return old, old.spec(name)
+    except ImportError:
+        reason = reason or "the old gym package is not installed: run `pip install --no-deps gym==0.26.2 gym-notices`"
+    except old.error.Error as error:
+        reason = reason or str(error).split("\n")[0].strip()
+    raise UserError(f'there is no environment "{id}" ({reason}); for one of your own write gym:<module that registers it>:<id>')
+

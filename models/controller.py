@@ -1,0 +1,108 @@
+"""C: the head that turns (z, h) into an action; linear as in the paper, or with one hidden layer."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+FEATURES = ("z", "zh")
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Sizes of C.
+
+    Fields:
+        latent, recurrent: Z and R
+        features: "z" for z alone, "zh" for z and h
+        hidden: width of a hidden tanh layer; 0 for a linear head
+        action_space: as `utils.spaces.space_to_dict` writes it
+    """
+
+    latent: int
+    recurrent: int
+    features: str
+    hidden: int
+    action_space: dict
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURES:
+            raise ValueError(f'features must be "z" or "zh", not "{self.features}"')
+
+    @property
+    def inputs(self) -> int:
+        return self.latent + (self.recurrent if self.features == "zh" else 0)
+
+    @property
+    def outputs(self) -> int:
+        return self.action_space["n"] if self.action_space["type"] == "discrete" else len(self.action_space["low"])
+
+
+class Controller(nn.Module):
+    """(z, h) -> action. Box: the outputs clipped to the space. Discrete: the index of the largest output."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = [config.inputs, *([config.hidden] if config.hidden else []), config.outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.register_buffer("low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False)
+        self.register_buffer("high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False)
+
+    def inputs(self, z: Tensor, h: Tensor) -> Tensor:
+        """z (..., Z), h (..., R) -> (..., inputs)."""
+        return torch.cat([z, h], -1) if self.config.features == "zh" else z
+
+    def outputs(self, z: Tensor, h: Tensor) -> Tensor:
+        """z (..., Z), h (..., R) -> raw outputs (..., A), before clipping or argmax."""
+        return self.finish(self.inputs(z, h), [(layer.weight.T, layer.bias) for layer in self.layers])
+
+    def forward(self, z: Tensor, h: Tensor) -> Tensor:
+        """z (..., Z), h (..., R) -> action (..., A) float32, or (...) int64."""
+        return self.to_action(self.outputs(z, h))
+
+    def population_action(self, parameters: Tensor, z: Tensor, h: Tensor) -> Tensor:
+        """Actions of P candidates at once: parameters (P, n), z (P, S, Z), h (P, S, R) -> (P, S, A) or (P, S)."""
+        weights, start = [], 0
+        for layer in self.layers:
+            outputs, inputs = layer.weight.shape
+            weight = parameters[:, start : start + inputs * outputs].unflatten(1, (outputs, inputs)).transpose(1, 2)
+            start += inputs * outputs
+            weights.append((weight, parameters[:, None, start : start + outputs]))
+            start += outputs
+        return self.to_action(self.finish(self.inputs(z, h), weights))
+
+    @staticmethod
+    def finish(features: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The layers one after another, tanh between them; weight (..., inputs, outputs), bias broadcast."""
+        for i, (weight, bias) in enumerate(weights):
+            features = features @ weight + bias
+            if i + 1 < len(weights):
+                features = features.tanh()
+        return features
+
+    def to_action(self, outputs: Tensor) -> Tensor:
+        if self.config.action_space["type"] == "discrete":
+            return outputs.argmax(-1)
+        return torch.minimum(torch.maximum(outputs, self.low), self.high)
+
+    def config_dict(self) -> dict:
+        """Plain values from which `Controller(ControllerConfig(**values))` rebuilds the model."""
+        return asdict(self.config)
+
+
+def parameter_vector(controller: Controller) -> Tensor:
+    """All parameters as one vector (n,): weights and bias of each layer in turn."""
+    return nn.utils.parameters_to_vector(controller.parameters()).detach()
+
+
+def set_parameters(controller: Controller, vector: Tensor) -> None:
+    """The inverse of `parameter_vector`."""
+    nn.utils.vector_to_parameters(vector.to(torch.float32), controller.parameters())
+
+
+def action_vector(action: Tensor, space: dict) -> Tensor:
+    """An action as M sees it: (..., A) for a box as it is, (...) indices one-hot (..., n) for a discrete space."""
+    if space["type"] == "discrete":
+        return nn.functional.one_hot(action.long(), space["n"]).float()
+    return action.float()

@@ -1,0 +1,146 @@
+"""M: an LSTM whose output is a mixture of diagonal Gaussians over the next latent, with reward and termination (Ha & Schmidhuber 2018, section 2.2)."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = tuple[Tensor, Tensor]  # the LSTM's (h, c), each (B, R)
+
+
+@dataclass(frozen=True)
+class MDRNNConfig:
+    """Sizes of M.
+
+    Fields:
+        latent: Z
+        action: A, the length of the action vector (n for a discrete space, one-hot)
+        hidden: R
+        mixtures: K
+        reward: whether the reward is part of the loss
+    """
+
+    latent: int
+    action: int
+    hidden: int = 256
+    mixtures: int = 5
+    reward: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "action", "hidden", "mixtures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+
+@dataclass
+class Prediction:
+    """What M expects of the next step.
+
+    Fields:
+        logpi: (..., K) log weights of the mixture, normalised
+        mu, logsigma: (..., K, Z) its components, each over the whole latent vector
+        reward: (...)
+        terminal: (...) logit of the episode ending
+    """
+
+    logpi: Tensor
+    mu: Tensor
+    logsigma: Tensor
+    reward: Tensor
+    terminal: Tensor
+
+
+class MDRNN(nn.Module):
+    """p(z', reward, terminal | z, action, h)."""
+
+    def __init__(self, config: MDRNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.lstm = nn.LSTM(config.latent + config.action, config.hidden, batch_first=True)
+        self.head = nn.Linear(config.hidden, config.mixtures * (2 * config.latent + 1) + 2)
+
+    def initial_state(self, num: int) -> State:
+        """The state at an episode's start, zeros (B, R)."""
+        zeros = self.head.weight.new_zeros(num, self.config.hidden)
+        return zeros, zeros.clone()
+
+    def hidden(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """z (B, T, Z), action (B, T, A) -> h after each step (B, T, R), and the state after the last."""
+        state = state or self.initial_state(len(z))
+        h, (last_h, last_c) = self.lstm(torch.cat([z, action], -1), (state[0][None], state[1][None]))
+        return h, (last_h[0], last_c[0])
+
+    def predict(self, h: Tensor) -> Prediction:
+        """h (..., R) -> what comes next."""
+        mixtures, latent = self.config.mixtures, self.config.latent
+        sizes = [mixtures * latent, mixtures * latent, mixtures, 1, 1]
+        mu, logsigma, logits, reward, terminal = self.head(h).float().split(sizes, -1)
+        # Floor and ceiling on sigma keep the likelihood finite on constant latents and the dream bounded.
+        logsigma = logsigma.clamp(-7.0, 3.0).unflatten(-1, (mixtures, latent))
+        return Prediction(logits.log_softmax(-1), mu.unflatten(-1, (mixtures, latent)), logsigma, reward.squeeze(-1), terminal.squeeze(-1))
+
+    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Prediction, State]:
+        """z (B, T, Z), action (B, T, A) -> prediction of steps 1..T [B, T, ...], and the state after the last."""
+        h, state = self.hidden(z, action, state)
+        return self.predict(h), state
+
+    def config_dict(self) -> dict:
+        """Plain values from which `MDRNN(MDRNNConfig(**values))` rebuilds the model."""
+        return asdict(self.config)
+
+
+def mixture_log_likelihood(pred: Prediction, z_next: Tensor) -> Tensor:
+    """log p(z' | ...) in nats, summed over the latent vector: z_next (..., Z) -> (...). Bishop 1994, eq. 21 and 24."""
+    scaled = (z_next.unsqueeze(-2) - pred.mu) * (-pred.logsigma).exp()  # (..., K, Z)
+    component = -0.5 * scaled.square().sum(-1) - pred.logsigma.sum(-1) - 0.5 * math.log(2 * math.pi) * z_next.shape[-1]  # (..., K)
+    return torch.logsumexp(pred.logpi + component, -1)
+
+
+@dataclass
+class Noise:
+    """All that is random in one dream step.
+
+    Fields:
+        gumbel: (B, K) chooses the component       normal: (B, Z) moves z within it       uniform: (B,) decides whether the episode ends
+    """
+
+    gumbel: Tensor
+    normal: Tensor
+    uniform: Tensor
+
+
+def draw_noise(config: MDRNNConfig, num: int, generator: torch.Generator, copies: int = 1) -> Noise:
+    """Noise for `copies` groups of `num` dreams, the same in every group: candidates compared with each other then meet the same luck."""
+    where = generator.device
+    uniform = torch.rand(num, config.mixtures + 1, generator=generator, device=where).clamp_min_(1e-10)
+    normal = torch.randn(num, config.latent, generator=generator, device=where)
+    gumbel = -(-uniform[:, :-1].log()).log()
+    return Noise(gumbel.repeat(copies, 1), normal.repeat(copies, 1), uniform[:, -1].repeat(copies))
+
+
+def sample_mixture(pred: Prediction, temperature: float, noise: Noise) -> Tensor:
+    """z' (B, Z) drawn at `temperature` tau: weights pi^(1/tau), sigma * sqrt(tau) (Ha & Eck 2017, eq. 8); tau = 0 takes the likeliest component's mean."""
+    score = pred.logpi if temperature == 0 else pred.logpi / temperature + noise.gumbel  # Gumbel-max: argmax draws from the softmax
+    index = score.argmax(-1)[:, None, None].expand(-1, 1, pred.mu.shape[-1])
+    mu = pred.mu.gather(1, index).squeeze(1)
+    if temperature == 0:
+        return mu
+    sigma = pred.logsigma.gather(1, index).squeeze(1).exp()
+    return torch.addcmul(mu, sigma, noise.normal, value=math.sqrt(temperature))
+
+
+def mdrnn_loss(pred: Prediction, z_next: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor, include_reward: bool) -> dict[str, Tensor]:
+    """Mean over the steps where mask (B, T) is 1 of: nll in nats per frame, squared error of the reward, cross-entropy of the end.
+
+    The sum is divided by Z + 2, the number of terms, as in the reference implementation.
+    """
+    def mean(value: Tensor) -> Tensor:
+        return (value * mask).sum() / mask.sum()
+
+    nll = mean(-mixture_log_likelihood(pred, z_next))
+    reward_mse = mean((pred.reward - reward).square())
+    terminal_bce = mean(F.binary_cross_entropy_with_logits(pred.terminal, terminal, reduction="none"))
+    total = nll + terminal_bce + (reward_mse if include_reward else 0.0)
+    return {"loss": total / (z_next.shape[-1] + 2), "nll": nll, "reward_mse": reward_mse, "terminal_bce": terminal_bce}

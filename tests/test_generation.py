@@ -1,0 +1,443 @@
+"""Stage 1: the same command gives the same bytes whatever happens in between, and every wrong command one sentence."""
+
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tiny_world import TinyWorld, make
+
+import envs
+from data import generation_script, policies, shards
+from data.manifest import read_manifest
+from data.shards import Dataset, open_shard
+from envs import WorldSpec
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+MIXED = ("--policy", "brown=0.4,white=0.2,expert=0.4", "--action-noise", "0.5")
+
+
+def command(folder, *options, env="tiny", rollouts=6, threads=1):
+    return [sys.executable, "-m", "tests.tiny_world", "--env", env, "--rootdir", str(folder), "--rollouts", str(rollouts), "--threads", str(threads),
+            *map(str, options)]
+
+
+def generate(folder, *options, variables=None, preexec_fn=None, **named):
+    """Run the script as a user would, with the tiny world."""
+    return subprocess.run(command(folder, *options, **named), cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True,
+                          timeout=120, preexec_fn=preexec_fn)
+
+
+def record(folder, *options, **named):
+    done = generate(folder, *options, **named)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def complaint(done):
+    """The one sentence a failed command ends with."""
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+def contents(folder):
+    """What is compared: manifest and shards, byte by byte, and that nothing else is there."""
+    files = {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+    assert files.pop(".lock") == b"" and files.pop("args.json")
+    return files
+
+
+def recorder(env="tiny", mixture=None, noise=0.0, seed=0, max_steps=100):
+    return generation_script.Recorder(generation_script.Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere")))
+
+
+def same(one, other):
+    for name in ("obs", "action", "expert_action", "reward", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    return (one.index, one.seed, one.policy) == (other.index, other.seed, other.policy)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A dataset of 6 mixed episodes recorded by one worker without any trouble."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    record(folder, *MIXED)
+    return folder
+
+
+# The same bytes
+
+
+def test_more_workers_record_the_same_bytes_and_every_shard_verifies(uninterrupted, tmp_path):
+    said = record(tmp_path, *MIXED, threads=3).stdout
+    assert contents(tmp_path) == contents(uninterrupted)
+    assert shards.verify(tmp_path) == []
+    dataset = Dataset.open(tmp_path)
+    assert f"{sum(s.frames for s in dataset.shards)} frames" in said and "6 episodes to record" in said and "expert" in said
+
+
+def test_running_again_changes_nothing(uninterrupted):
+    before = {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in uninterrupted.glob("*.h5")}
+    record(uninterrupted, *MIXED, threads=2)
+    assert before == {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in uninterrupted.glob("*.h5")}
+
+
+def test_an_episode_depends_on_seed_and_index_alone():
+    mixture = {"brown": 0.4, "white": 0.2, "expert": 0.4}
+    one = recorder(mixture=mixture, noise=0.5)
+    in_a_row = [one.record(i) for i in range(8)]
+    for i in (7, 3, 0):
+        assert same(recorder(mixture=mixture, noise=0.5).record(i), in_a_row[i])
+    assert not np.array_equal(recorder(mixture=mixture, noise=0.5, seed=1).record(3).obs[0], in_a_row[3].obs[0])
+
+
+def test_a_carracing_episode_depends_on_seed_and_index_alone():
+    recipe = generation_script.Recipe(envs.make, "carracing", 30, 0, {"expert": 0.5, "brown": 0.5}, 0.5, Path("nowhere"))
+    one = generation_script.Recorder(recipe)
+    in_a_row = [one.record(i) for i in range(3)]
+    assert same(generation_script.Recorder(recipe).record(2), in_a_row[2])
+    assert in_a_row[0].obs.shape == (31, 64, 64, 3) and in_a_row[0].truncated.tolist() == [False] * 29 + [True]
+
+
+def test_recorded_steps_replay_to_the_recorded_frames():
+    """action[t] is chosen on obs[t] and produces reward[t] and obs[t + 1]."""
+    episode = recorder().record(5)
+    world = make("tiny", max_steps=100, restart=False)
+    np.testing.assert_array_equal(world.reset([episode.seed])[0], episode.obs[0])
+    for t, action in enumerate(episode.action):
+        step = world.step(torch.from_numpy(action[None]))
+        np.testing.assert_array_equal(step.obs[0], episode.obs[t + 1])
+        assert (step.reward[0], step.terminated[0]) == (episode.reward[t], episode.terminated[t])
+
+
+def test_kills_at_every_kind_of_rename_leave_nothing_behind(uninterrupted, tmp_path):
+    """Before and after: the first manifest, the arguments, a shard's publication, the manifest that lists it."""
+    for rename in (1, 3, 5, 6, 6, 7, 8):
+        done = generate(tmp_path, *MIXED, threads=2, variables={"KILL_AT": str(rename)})
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    record(tmp_path, *MIXED)
+    assert contents(tmp_path) == contents(uninterrupted)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_leave_nothing_behind(tmp_path_factory):
+    """Each hits a live run; what its orphans do afterwards publishes nothing."""
+    options = {"env": "tiny-slow", "rollouts": 64, "threads": 2}
+    straight, killed = tmp_path_factory.mktemp("straight"), tmp_path_factory.mktemp("killed")
+    record(straight, *MIXED, **options)
+    rng = random.Random(0)
+    for _ in range(10):
+        run = subprocess.Popen(command(killed, *MIXED, **options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ready = len(list(killed.glob("shard_*.h5")))
+        moment = rng.choice(["start", "recording"])
+        deadline = time.monotonic() + 60
+        while moment == "recording" and len(list(killed.glob("shard_*.h5"))) <= ready and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the workers are up and publish
+        time.sleep(rng.uniform(0, 2) if moment == "start" else rng.uniform(0, 0.3))
+        assert run.poll() is None, "the kill came too late to hit a live run"
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        published = {p.name for p in killed.glob("shard_*.h5")}
+        time.sleep(1)
+        assert {p.name for p in killed.glob("shard_*.h5")} == published
+    record(killed, *MIXED, **options)
+    assert contents(killed) == contents(straight)
+
+
+def test_ctrl_c_stops_quickly_without_a_traceback_and_a_rerun_goes_on(tmp_path, tmp_path_factory):
+    run = subprocess.Popen(command(tmp_path, env="tiny-slow", rollouts=200, threads=2), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                           start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("shard_*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    sent = time.monotonic()
+    said = run.communicate(timeout=20)[1]
+    assert time.monotonic() - sent < 4 and run.returncode == 130
+    assert "Traceback" not in said and "run the same command again" in said
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+    manifest = read_manifest(tmp_path)
+    assert 0 < len(manifest.episodes) < 200 and {s.file for s in manifest.shards} == {p.name for p in tmp_path.glob("*.h5")}
+
+
+def test_a_lost_shard_is_recorded_again(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "shard_00002.h5").unlink()
+    (tmp_path / "shard_00004.h5").write_bytes(b"cut short")
+    record(tmp_path, *MIXED)
+    assert contents(tmp_path) == contents(uninterrupted)
+
+
+# Growing
+
+
+def test_a_larger_rollouts_appends_shards_and_changes_none(uninterrupted, tmp_path, tmp_path_factory):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    killed = generate(tmp_path, *MIXED, rollouts=40, threads=2, variables={"KILL_AT": "9"})
+    assert killed.returncode == -signal.SIGKILL
+    record(tmp_path, *MIXED, rollouts=40, threads=2)
+    before, after = read_manifest(uninterrupted), read_manifest(tmp_path)
+    assert after.episodes[:6] == before.episodes and after.shards[:6] == before.shards and after.complete and after.rollouts == 40
+    assert {s.last - s.first for s in after.shards[6:]} == {2}
+    assert shards.verify(tmp_path) == []
+    straight = tmp_path_factory.mktemp("grown")
+    shutil.copytree(uninterrupted, straight, dirs_exist_ok=True)
+    record(straight, *MIXED, rollouts=40)
+    assert contents(straight) == contents(tmp_path)
+    assert "40 episodes and --rollouts is 6: give 40 or more" in complaint(generate(tmp_path, *MIXED))
+
+
+def test_shards_hold_a_number_of_episodes_that_follows_from_the_rollouts_alone(uninterrupted):
+    head = read_manifest(uninterrupted)
+
+    def sizes(rollouts, grown_from=()):
+        planned = generation_script.plan(generation_script.replace(head, rollouts=rollouts, grown_from=grown_from))
+        assert [first for _, first, _ in planned] == [0, *(last for _, _, last in planned[:-1])] and planned[-1][2] == rollouts
+        return [last - first for _, first, last in planned]
+
+    assert sizes(1) == [1] and sizes(40) == [2] * 20 and sizes(1000) == [10] * 100
+    assert sizes(100, (3, 50)) == [1] * 3 + [3] * 15 + [2] + [6] * 8 + [2]
+
+
+@pytest.mark.parametrize(("option", "value", "said"), [
+    ("--seed", 1, "--seed 0, and now it is 1"), ("--max-steps", 50, "--max-steps 1000, and now it is 50"),
+    ("--policy", "white", "--policy brown=0.4,white=0.2,expert=0.4, and now it is white"), ("--action-noise", 0.1, "--action-noise 0.5, and now it is 0.1"),
+    ("--val-fraction", 0.2, "--val-fraction 0.1, and now it is 0.2"), ("--env", "tiny-discrete", "--env tiny, and now it is tiny-discrete"),
+])
+def test_other_parameters_than_the_manifests_are_refused_by_name(option, value, said, uninterrupted):
+    before = contents(uninterrupted)
+    args = generation_script.parse_args(command(uninterrupted, *MIXED, option, value)[3:])
+    with pytest.raises(UserError, match="choose another --rootdir") as error:
+        generation_script.generate(args, make)
+    assert said in str(error.value) and contents(uninterrupted) == before
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(("what", "reported"), [("kill", "killed by SIGKILL"), ("raise", "RuntimeError: the simulator broke down")])
+def test_a_failing_worker_is_reported_and_its_episodes_are_redone(what, reported, tmp_path):
+    (tmp_path / "sabotage").write_text(what)
+    done = record(tmp_path / "data", env="tiny-sabotaged", variables={"SABOTAGE": str(tmp_path / "sabotage")}, threads=2)
+    assert reported in done.stderr and "doing it again (1 of 2)" in done.stderr and not (tmp_path / "sabotage").exists()
+    assert shards.verify(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize(("what", "said"), [("always raise", "failed 3 times, the last time so: RuntimeError: the simulator broke down"),
+                                            ("user error", "error: the simulator is not installed: install it")])
+def test_a_worker_that_cannot_do_it_stops_the_run(what, said, tmp_path):
+    saboteur = tmp_path / "sabotage"
+    record(tmp_path / "data", env="tiny-sabotaged", rollouts=1, variables={"SABOTAGE": str(saboteur)})
+    saboteur.write_text(what)
+
+    done = subprocess.run([sys.executable, "-c", DRIVER.format(look=look), *command(tmp_path / "data", env="tiny-sabotaged", rollouts=4)[3:]], cwd=ROOT,
+                          env={**os.environ, "SABOTAGE": str(saboteur), "PYTHONPATH": "tests"}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and said in done.stderr.splitlines()[-1]
+    assert len(read_manifest(tmp_path / "data").episodes) == 1 and not list((tmp_path / "data").glob(".*.tmp"))
+
+
+DRIVER = """
+{look}
+from tiny_world import make
+from utils import cli
+g.look_at_world = lambda r: (r.make_world(r.env, restart=False).spec, 1)
+if __name__ == "__main__":
+    cli.run(lambda: g.main(make_world=make))
+"""
+
+
+def test_a_disk_that_fills_up_stops_with_one_sentence_and_damages_nothing(uninterrupted, tmp_path):
+    """A limit on the size of files stands for the disk: the manifest still fits, the shards do not."""
+    size = max(p.stat().st_size for p in uninterrupted.glob("*.h5"))
+    limit = (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    done = generate(tmp_path, *MIXED, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert "could not be written" in complaint(done) and "free some space" in complaint(done)
+    assert all(p.suffix == ".h5" or p.name in (".lock", "args.json", "manifest.json") for p in tmp_path.iterdir())
+    record(tmp_path, *MIXED)
+    assert contents(tmp_path) == contents(uninterrupted)
+
+
+def test_a_dataset_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000))
+    with pytest.raises(UserError, match=r"6 more episodes take up to [\d.]+ MB and the disk of .* has 0.0 MB free"):
+        generation_script.generate(generation_script.parse_args(command(tmp_path)[3:]), make)
+    assert not list(tmp_path.glob("*.h5")) and not (tmp_path / "manifest.json").exists()
+
+
+def test_the_expected_size_is_an_upper_bound_and_not_absurd(tmp_path, capsys):
+    spec, frame_bytes = generation_script.look_at_world(generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path))
+    assert spec.image_shape == (64, 64, 3) and 1000 < frame_bytes < 4000
+    generation_script.check_space(tmp_path, 1000, 1000, frame_bytes)
+    assert "1000 episodes to record" in capsys.readouterr().out
+
+
+def test_a_second_generator_in_the_same_folder_is_refused(tmp_path):
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another generator is recording into"):
+            generation_script.generate(generation_script.parse_args(command(tmp_path)[3:]), make)
+
+
+def test_shards_without_a_manifest_are_not_touched(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(UserError, match="holds shards but no manifest.json"):
+        generation_script.generate(generation_script.parse_args(command(tmp_path, *MIXED)[3:]), make)
+    assert len(list(tmp_path.glob("*.h5"))) == 6
+
+
+@pytest.mark.parametrize("options", [("--rollouts", "0"), ("--threads", "0"), ("--seed", "-1"), ("--val-fraction", "1"), ("--action-noise", "nan"),
+                                     ("--max-steps", "0"), ("--rollouts", "many")])
+def test_an_impossible_number_is_refused_by_argparse(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        generation_script.parse_args(list(options))
+    assert stop.value.code == 2 and options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (("--policy", "drunk"), "--policy \"drunk\" is not possible"), (("--rootdir", "/dev/null/x"), "cannot be written to"),
+    (("--env", "nowhere"), "there is no world \"nowhere\""), (("--rollouts", "1000001"), "simulator seeds"),
+    (("--policy", "controller", "--logdir", "/nowhere"), "/nowhere"),
+])
+def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
+    args = generation_script.parse_args(["--rootdir", str(tmp_path), "--rollouts", "2", *options])
+    with pytest.raises(UserError) as error:
+        generation_script.generate(args)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("start", [["data/generation_script.py"], ["-m", "data.generation_script"]])
+def test_the_script_runs_by_path_and_as_a_module(start, tmp_path):
+    done = subprocess.run([sys.executable, *start, "--rollouts", "1", "--max-steps", "20", "--threads", "1", "--rootdir", str(tmp_path / "x")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "1 of 1 episodes of carracing" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "x" / "args.json").read_text())["rollouts"] == 1
+
+
+# Who drives
+
+
+def test_a_mixture_is_drawn_from_seed_and_index_in_its_shares():
+    mixture = policies.parse_mixture("brown=0.5, expert=0.3,white=0.2")
+    assert mixture == {"brown": 0.5, "expert": 0.3, "white": 0.2}
+    drawn = [policies.draw_policy(mixture, 3, i) for i in range(1000)]
+    assert drawn == [policies.draw_policy(mixture, 3, i) for i in range(1000)] != [policies.draw_policy(mixture, 4, i) for i in range(1000)]
+    for name, share in mixture.items():
+        for part in (drawn, drawn[:50], drawn[500:540], drawn[9::10]):  # also in short stretches, and among validation episodes
+            assert abs(part.count(name) / len(part) - share) < 0.06
+
+
+@pytest.mark.parametrize("text", ["", "drunk", "brown=0.5", "brown=0.5,expert=0.6", "brown=x", "brown=-1,expert=2", "brown,brown", "brown=nan", "brown=1,expert=0",
+                                  "brown=0.5,brown=0.5", "brown,expert"])
+def test_an_impossible_mixture_is_refused(text):
+    with pytest.raises(UserError, match="is not possible"):
+        policies.parse_mixture(text)
+
+
+def test_only_expert_episodes_have_the_experts_action_and_it_is_the_executed_one_without_noise():
+    one = recorder(mixture={"brown": 0.5, "expert": 0.5})
+    episodes = [one.record(i) for i in range(8)]
+    assert {e.policy for e in episodes} == {0, 1}
+    for e in episodes:
+        if e.policy == 1:
+            np.testing.assert_array_equal(e.action, e.expert_action)
+            np.testing.assert_allclose(e.action[:, 0], np.sin(np.arange(len(e.action)) / 5), atol=1e-6)
+        else:
+            assert np.isnan(e.expert_action).all() and np.isfinite(e.action).all()
+
+
+def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_executed_one():
+    space = TinyWorld("tiny", max_steps=9, restart=False).spec.action_space
+    disturb = policies.Disturbance(0.5, space, np.random.default_rng(0))
+    chosen = np.array([0.1, 0.5], np.float32)
+    executed = np.stack([disturb(chosen) for _ in range(20_000)])
+    disturbed = (executed != chosen).any(1)
+    runs = np.diff(np.flatnonzero(np.diff(disturbed.astype(int), prepend=0, append=0)))
+    bursts, calms = runs[::2], runs[1::2]
+    assert bursts.min() >= 10 and bursts.max() <= 30 and calms.min() >= 30 and calms.max() <= 90
+    assert not disturbed[:30].any() and (executed >= space.low).all() and (executed <= space.high).all()
+    push = (executed - chosen)[disturbed, 0]
+    assert 0.3 < push.std() < 0.6  # half the range of 2, times 0.5, less what is clipped
+    assert np.corrcoef(push[:-1], push[1:])[0, 1] > 0.7  # one way for long enough to matter
+    e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record(next(i for i in range(99) if len(recorder(seed=2).record(i).action) > 55))
+    assert (e.action != e.expert_action).any() and (e.action[:25] == e.expert_action[:25]).all() and np.isfinite(e.expert_action).all()
+
+
+def test_brown_and_white_are_not_disturbed():
+    assert same(recorder(noise=0.0).record(4), recorder(noise=0.9).record(4))
+
+
+def test_discrete_noise_replaces_actions_and_discrete_labels_are_minus_one_where_unknown():
+    one = recorder("tiny-discrete", {"expert": 0.5, "brown": 0.5}, noise=0.8)
+    episodes = [one.record(i) for i in range(30)]
+    assert {e.action.dtype for e in episodes} == {np.dtype(np.int64)} and {a for e in episodes for a in e.action} == {0, 1, 2, 3}
+    assert all((e.expert_action == -1).all() for e in episodes if e.policy == 1)
+    expert = [e for e in episodes if e.policy == 0]
+    assert all((e.expert_action == np.arange(len(e.action)) % 4).all() for e in expert)
+    assert any((e.action != e.expert_action).any() for e in expert)
+
+
+def test_brown_moves_a_little_each_step_and_white_jumps():
+    spec = WorldSpec("x", (8, 8, 3), gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)), 1 / 50, 1000)
+
+    def drive(name):
+        policy = policies.make_policy(name, spec)
+        policy.reset([np.random.default_rng(b) for b in range(64)], None)
+        return np.stack([policy.act(None).numpy() for _ in range(200)])  # (T, B, A)
+
+    brown, white = drive("brown"), drive("white")
+    for actions in (brown, white):
+        assert actions.dtype == np.float32 and actions.shape == (200, 64, 3)
+        assert (actions >= spec.action_space.low).all() and (actions <= spec.action_space.high).all()
+    inside = np.abs(brown[:-1, :, 0]) < 0.5
+    assert abs(np.diff(brown[:, :, 0], axis=0)[inside].std() - (1 / 50) ** 0.5) < 0.01
+    assert abs(white[:, :, 0].std() - 3 ** -0.5) < 0.01 and abs(np.diff(white[:, :, 0], axis=0).std() - (2 / 3) ** 0.5) < 0.02
+
+
+def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_one(monkeypatch):
+    class Agent:
+        parents = {"vae": "abc"}
+
+        def reset(self, num):
+            self.num = num
+
+        def act(self, obs):
+            assert obs.shape == (self.num, 8, 8, 3)
+            return torch.tensor([[2.0, 0.25]])
+
+    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir: Agent()))
+    e = recorder(mixture={"controller": 1}).record(0)
+    assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
+    np.testing.assert_allclose(e.expert_action[:, 0], np.sin(np.arange(len(e.action)) / 5), atol=1e-6)
+    assert np.isnan(recorder("tiny-blind", {"controller": 1}).record(0).expert_action).all()
+
+
+def test_an_expert_that_is_not_there_is_one_sentence():
+    with pytest.raises(UserError, match="has no expert"):
+        recorder("tiny-blind", {"expert": 1}).record(0)
+
+
+def test_shards_of_several_episodes_keep_them_apart(tmp_path):
+    record(tmp_path, rollouts=33, threads=2)
+    dataset = Dataset.open(tmp_path)
+    fresh = recorder(max_steps=1000)
+    for entry in (dataset.shards[0], dataset.shards[7]):
+        with open_shard(tmp_path / entry.file, dataset.manifest) as shard:
+            assert len(shard.episode) == 2
+            for j, i in enumerate(shard.episode):
+                np.testing.assert_array_equal(shard.frames(*shard.frame_offsets[j:j + 2]), fresh.record(i).obs)

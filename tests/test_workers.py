@@ -1,0 +1,156 @@
+"""Worker processes: results, failures, and that nothing outlives or outwaits anything."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.workers import WorkerPool, run_tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def set_up(folder=None):
+    """What a task asks for: a number is squared; ("kill" | "raise", n) fails the first n times; "threads" and "pid" tell."""
+
+    def do(task, report):
+        if isinstance(task, (int, float)):
+            report(1)
+            return task * task
+        what, times = task
+        if what == "threads":
+            import torch
+
+            return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.getpid()
+        if what == "sleep":
+            (Path(folder) / f"{os.getpid()}.pid").touch()
+            time.sleep(times)
+        if what == "user error":
+            raise UserError("the disk is full: free some space")
+        count = Path(folder) / f"{what}.count"
+        failed = len(count.read_text()) if count.exists() else 0
+        if failed < times:
+            count.write_text("x" * (failed + 1))
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("the simulator broke down")
+        return "done at last"
+
+    return do
+
+
+def broken_set_up():
+    raise ValueError("no simulator here")
+
+
+def run_all(tasks, folder=None, workers=2, setup=set_up):
+    results, progress = {}, []
+    run_tasks(setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, progress.append)
+    return [results[i] for i in range(len(tasks))], progress
+
+
+def test_every_task_is_done_once_with_progress_and_a_persistent_pool_keeps_its_processes():
+    with WorkerPool(set_up, (None,), workers=2) as pool:
+        results, progress = {}, []
+        pool.run(list(range(20)), results.__setitem__, progress.append)
+        assert results == {i: i * i for i in range(20)} and progress == [1] * 20
+        before = {w.pid for w in pool.workers}
+        pool.run([5], results.__setitem__)
+        pool.run([("threads", 0)] * 6, results.__setitem__)
+        assert {results[i][2] for i in range(6)} <= before
+        assert {results[i][:2] for i in range(6)} == {(1, "1")}
+
+
+def test_no_tasks_need_no_workers():
+    assert run_all([]) == ([], [])
+
+
+@pytest.mark.parametrize(("what", "said"), [("raise", "ValueError: the simulator broke down"), ("kill", "killed by SIGKILL")])
+def test_a_worker_that_fails_twice_is_reported_and_its_task_redone(what, said, tmp_path, capsys):
+    results, _ = run_all([3, (what, 2), 4], tmp_path)
+    assert results == [9, "done at last", 16]
+    complaint = capsys.readouterr().err
+    assert complaint.count(said) == 2 and "doing it again (2 of 2)" in complaint
+    assert ("Traceback" in complaint) == (what == "raise")
+
+
+def test_a_third_failure_ends_the_run_and_every_worker(tmp_path, capsys):
+    with pytest.raises(UserError, match="failed 3 times, the last time so: ValueError: the simulator broke down"):
+        run_all([("raise", 3), ("sleep", 60)], tmp_path)
+    assert "giving up" in capsys.readouterr().err
+    assert not alive(tmp_path)
+
+
+def test_a_set_up_that_raises_ends_the_run():
+    with pytest.raises(UserError, match="no simulator here"):
+        run_all([1], setup=broken_set_up, workers=1)
+
+
+def test_a_user_error_in_a_worker_ends_the_run_at_once(tmp_path, capsys):
+    with pytest.raises(UserError, match="^the disk is full: free some space$"):
+        run_all([("user error", 0)], tmp_path, workers=1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT)},
+                              stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    if how == signal.SIGINT:
+        os.killpg(parent.pid, how)  # as a terminal does it: to the workers as well
+    else:
+        parent.send_signal(how)
+    sent = time.monotonic()
+    _, complaint = parent.communicate(timeout=10)
+    assert parent.returncode == status and "Traceback" not in complaint
+    wait_until(lambda: not alive(tmp_path), seconds=5)
+    assert time.monotonic() - sent < 5
+
+
+def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT)},
+                              stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    victim = alive(tmp_path)[0]
+    os.kill(victim, signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        assert f"worker {victim} was killed by SIGKILL" in parent.stderr.readline()
+        assert time.monotonic() - killed < 5
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+PARENT = """
+import sys
+from test_workers import set_up
+from utils import cli
+from utils.workers import run_tasks
+if __name__ == "__main__":
+    cli.run(lambda: run_tasks(set_up, (sys.argv[1],), [("sleep", 60)] * 2, 2, print))
+"""
+
+
+def alive(folder: Path) -> list[int]:
+    """Workers that registered in `folder` and still run."""
+    def runs(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            return False
+
+    return [pid for pid in (int(p.stem) for p in folder.glob("*.pid")) if runs(pid)]
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

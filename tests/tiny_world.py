@@ -1,0 +1,97 @@
+"""A world small and quick enough to record by the hundred, and one that fails in every way a simulator can.
+
+    python -m tests.tiny_world --env tiny ...        data/generation_script.py with this world; KILL_AT=n kills it (SIGKILL) at its n-th rename
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from data import generation_script
+from envs import Step, World, WorldSpec
+from utils import cli
+from utils.errors import UserError
+
+SHAPE = (8, 8, 3)
+
+
+class TinyWorld(World):
+    """Noise that drifts with the action; an episode ends by itself after 5 to 60 steps, as its seed says.
+
+    Names: "tiny", "tiny-discrete"; "tiny-slow" takes 5 ms a step; "tiny-blind" has no expert; in "tiny-sabotaged" the first worker to find the file
+    named by SABOTAGE does what it says: "kill", "raise" (each once, as it deletes the file), "always raise", or "user error".
+    """
+
+    def __init__(self, name: str, num: int = 1, max_steps: int = 1000, restart: bool = True):
+        assert num == 1 and not restart
+        self.num, self.device = num, torch.device("cpu")
+        space = gym.spaces.Discrete(4) if name == "tiny-discrete" else gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
+        self.spec = WorldSpec(name, SHAPE, space, 1 / 50, max_steps)
+
+    def reset(self, seed):
+        self.rng = np.random.default_rng(self.seeds(seed)[0])
+        self.t, self.end = 0, int(self.rng.integers(5, 60))
+        self.drift = 0.0
+        return self._obs()
+
+    def step(self, action):
+        if self.spec.name == "tiny-slow":
+            time.sleep(0.005)
+        if self.spec.name == "tiny-sabotaged":
+            sabotage(Path(os.environ["SABOTAGE"]))
+        self.t += 1
+        self.drift += float(action.sum())
+        terminated = self.t >= self.end
+        return Step(self._obs(), torch.tensor([self.rng.random() + self.drift], dtype=torch.float32), torch.tensor([terminated]),
+                    torch.tensor([self.t >= self.spec.max_steps and not terminated]))
+
+    def expert_action(self):
+        if self.spec.name == "tiny-blind":
+            return super().expert_action()
+        return torch.tensor([self.t % 4]) if self.spec.name == "tiny-discrete" else torch.tensor([[np.sin(self.t / 5), 0.5]], dtype=torch.float32)
+
+    def _obs(self):
+        return torch.from_numpy((self.rng.integers(0, 200, (1, *SHAPE)) + self.drift).astype(np.uint8))
+
+
+def sabotage(file: Path) -> None:
+    if not file.exists():
+        return
+    what = file.read_text()
+    if not what.startswith("always"):
+        file.unlink(missing_ok=True)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "user error":
+        raise UserError("the simulator is not installed: install it")
+    raise RuntimeError("the simulator broke down")
+
+
+def make(name: str, num: int = 1, **options) -> World:
+    return TinyWorld(name, num, **options)
+
+
+def kill_at(rename: int) -> None:
+    """Kill this process at its `rename`-th os.replace: at an odd number before it, at an even one after it."""
+    replace, count = os.replace, 0
+
+    def replace_or_die(*args):
+        nonlocal count
+        for doing in (lambda: None, lambda: replace(*args)):
+            doing()
+            count += 1
+            if count == rename:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace_or_die
+
+
+if __name__ == "__main__":
+    if "KILL_AT" in os.environ:
+        kill_at(int(os.environ["KILL_AT"]))
+    cli.run(lambda: generation_script.main(make_world=make))

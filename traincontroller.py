@@ -1,0 +1,231 @@
+"""Stage 4a: evolve C, the controller, by CMA-ES in the dream or in the simulator.
+
+Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
+        exp_dir/bc/best.tar           with --init, to begin from a clone
+Writes  exp_dir/ctrl/best.tar         the search's mean whose score on fresh starts was highest
+        exp_dir/ctrl/checkpoint.tar   to go on from: run the same command again
+        exp_dir/ctrl/metrics.csv, fitness.png, args.json
+
+    python traincontroller.py --logdir exp_dir --world dream --pop-size 64 --n-samples 16 --generations 100
+"""
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+import cma
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.evaluation import Driver, Evaluator
+from envs.dream import Starts, begin, step
+from models.agent import load_models
+from models.controller import FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from models.mdrnn import MDRNN, draw_noise
+from utils import checkpoint
+from utils.cli import add_training, device, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.errors import UserError
+from utils.metrics import line, write_csv
+from utils.plots import curves
+from utils.seeds import recording_seed, selection_seeds
+
+STAGE = 4
+RESCORE_DREAMS = 256  # fresh dreams the search's mean is scored on
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_training(p)
+    p.add_argument("--world", choices=("dream", "simulator"), default="dream", help="where candidates drive")
+    p.add_argument("--features", choices=FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
+    p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
+    p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
+    p.add_argument("--generations", type=positive, default=100, help="evolve up to this generation; more than before goes on")
+    p.add_argument("--target-return", type=float, default=math.inf, help="stop when the mean's score on fresh starts reaches it")
+    p.add_argument("--sigma", type=positive_float, default=0.1, help="initial step size of CMA-ES")
+    p.add_argument("--diagonal", action="store_true", help="separable CMA-ES: faster steps for many parameters")
+    p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
+    p.add_argument("--horizon", type=positive, default=1000, help="steps of a dream")
+    p.add_argument("--init", type=Path, help="begin from this clone, e.g. exp_dir/bc/best.tar")
+    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
+    return p.parse_args()
+
+
+@torch.inference_mode()
+def dream_fitness(mdrnn: MDRNN, controller: Controller, parameters: Tensor, starts: Starts, num: int, horizon: int, temperature: float,
+                  generator: torch.Generator) -> Tensor:
+    """Mean return (P,) of P candidates, parameters (P, n), over `num` dreams each: one batch of P * num. All candidates meet the same starts and luck."""
+    population = len(parameters)
+    index = torch.randint(len(starts), (num,), generator=generator, device=parameters.device)
+    one = begin(starts, index, generator)
+    dream = type(one)(one.z.repeat(population, 1), (one.state[0].repeat(population, 1), one.state[1].repeat(population, 1)))
+    total, alive = torch.zeros(population * num, device=parameters.device), torch.ones(population * num, device=parameters.device)
+    for t in range(horizon):
+        action = controller.population_action(parameters, dream.z.unflatten(0, (population, num)), dream.h.unflatten(0, (population, num))).flatten(0, 1)
+        noise = draw_noise(mdrnn.config, num, generator, copies=population)
+        dream, reward, terminated = step(mdrnn, dream, action_vector(action, controller.config.action_space), temperature, noise)
+        total.addcmul_(reward, alive)
+        alive.masked_fill_(terminated, 0.0)
+        if t % 50 == 49 and not alive.any():
+            break
+    return total.unflatten(0, (population, num)).mean(1)
+
+
+class DreamFitness:
+    """Scores parameters (P, n) in the dream."""
+
+    def __init__(self, args: argparse.Namespace, mdrnn: MDRNN, starts: dict | None, controller: Controller) -> None:
+        if starts is None:
+            raise UserError(f"{args.logdir}/mdrnn/best.tar has no starting latents (it was imported): use --world simulator, or train M with trainmdrnn.py")
+        self.args, self.mdrnn, self.controller = args, mdrnn, controller
+        self.device = mdrnn.head.weight.device
+        self.starts = Starts(**starts).to(self.device)
+        self.steps = 0
+
+    def __call__(self, parameters: Tensor, generation: int, fresh: bool, bar: tqdm) -> Tensor:
+        """(P,) mean returns; `fresh` starts are never met by candidates."""
+        num = RESCORE_DREAMS if fresh else self.args.n_samples
+        generator = torch.Generator(self.device).manual_seed(int(np.random.SeedSequence([self.args.seed, STAGE, generation, fresh]).generate_state(1)[0]))
+        scores = dream_fitness(self.mdrnn, self.controller, parameters.to(self.device), self.starts, num, self.args.horizon, self.args.temperature, generator)
+        self.steps += len(parameters) * num * self.args.horizon
+        return scores.cpu()
+
+
+class SimulatorFitness:
+    """Scores parameters (P, n) in the simulator."""
+
+    def __init__(self, args: argparse.Namespace, evaluator: Evaluator) -> None:
+        self.args, self.evaluator = args, evaluator
+
+    def __call__(self, parameters: Tensor, generation: int, fresh: bool, bar: tqdm) -> Tensor:
+        num = self.args.n_samples
+        seeds = (selection_seeds(self.args.seed, num, generation) if fresh
+                 else [recording_seed(self.args.seed, generation * num + k) for k in range(num)])
+        returns = self.evaluator.returns([(p, seed) for p in parameters for seed in seeds], bar)
+        return torch.tensor(returns).view(len(parameters), num).mean(1)
+
+    @property
+    def steps(self) -> int:
+        return self.evaluator.steps
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Scores (P,) with those that are not finite replaced by the worst that is, so that NaN never reaches the search."""
+    good = torch.isfinite(scores)
+    if not good.any():
+        raise UserError("no candidate of this generation has a finite score: M diverges in the dream; train it longer, or use a lower --temperature or --sigma")
+    return torch.where(good, scores, scores[good].min())
+
+
+class Search:
+    """CMA-ES (Hansen 2016, pycma), resumed by replaying the recorded scores: the same seed and scores give the same populations."""
+
+    def __init__(self, start: Tensor, args: argparse.Namespace) -> None:
+        # pycma takes seed 0 as "no seed"; its own random numbers come from a generator nobody else draws from.
+        draw = np.random.RandomState(args.seed + 1)
+        self.es = cma.CMAEvolutionStrategy(start.double().numpy(), args.sigma, {
+            "popsize": args.pop_size, "seed": args.seed + 1, "verbose": -9, "CMA_diagonal": args.diagonal, "randn": lambda *shape: draw.randn(*shape)})
+
+    def ask(self) -> Tensor:
+        """The next population, float32 (P, n)."""
+        self.asked = self.es.ask()
+        return torch.from_numpy(np.stack(self.asked)).float()
+
+    def tell(self, scores: Tensor) -> None:
+        """scores (P,): the higher the better; the sign flips here."""
+        self.es.tell(self.asked, (-scores.double()).tolist())
+
+    def replay(self, scores: Tensor) -> None:
+        """Go through the generations whose scores (G, P) were recorded."""
+        for row in tqdm(scores, desc="replaying the search", unit="generation", leave=False):
+            self.ask()
+            self.tell(row)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.from_numpy(self.es.mean.copy()).float()
+
+
+def start_controller(args: argparse.Namespace, latent: int, recurrent: int, space: dict, parents: dict[str, str]) -> Controller:
+    """The controller evolution begins from: zeros, or the clone of --init."""
+    if args.init is None:
+        controller = Controller(ControllerConfig(latent, recurrent, args.features, 0, space))
+        set_parameters(controller, torch.zeros_like(parameter_vector(controller)))
+        return controller
+    saved = checkpoint.load(args.init, "bc")
+    checkpoint.check_parents(saved, parents, args.init, "bc")
+    config = ControllerConfig(**saved["config"])
+    if config.features != args.features:
+        raise UserError(f"{args.init} sees {config.features}, not {args.features}: use --features {config.features}")
+    controller = Controller(config)
+    controller.load_state_dict(saved["model"])
+    return controller
+
+
+def main() -> None:
+    args = parse_args()
+    if args.pop_size < 2:
+        raise UserError("--pop-size 1 is not possible: CMA-ES compares at least 2 candidates")
+    _, mdrnn, world, starts, parents = load_models(args.logdir, device(args.device))
+    with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
+        controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
+        if args.world == "dream":
+            best = evolve(args, folder, controller, DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device)), parents)
+        else:
+            with Evaluator(world["env"], Driver("agent", args.logdir, controller.config_dict()), args.max_workers) as evaluator:
+                best = evolve(args, folder, controller, SimulatorFitness(args, evaluator), parents)
+    print(f"{folder / 'best.tar'}: {best:.1f} in the {args.world}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
+
+
+def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, parents: dict[str, str]) -> float:
+    """Ask, score, tell up to generation `args.generations`; returns the best score of the search's mean on fresh starts."""
+    seed_everything(args.seed, STAGE)
+    start = parameter_vector(controller).cpu()
+    settings = {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon", "seed")}
+    config = {**controller.config_dict()}
+    search, history, recorded, best = Search(start, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
+    state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
+    if state:
+        checkpoint.check_config({"config": state["settings"]}, settings, {name: "--" + name.replace("_", "-") for name in settings})
+        if not torch.equal(state["start"], start):
+            raise UserError(f"{folder / 'checkpoint.tar'} began from another --init: give the same one, or start afresh with --noreload")
+        history, recorded, best = state["history"], state["scores"], state["best"]
+        search.replay(recorded)
+        if not torch.equal(search.mean, state["mean"]):
+            raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
+                            "with: go on where it was made, or start afresh with --noreload")
+    write_args(folder, args)
+    began, steps_before, first = time.monotonic(), fitness.steps, len(history)
+    episodes = args.pop_size * args.n_samples + args.n_samples if args.world == "simulator" else args.pop_size
+    for generation in range(first + 1, args.generations + 1):
+        if best >= args.target_return:
+            print(f"target return {args.target_return} reached")
+            break
+        with tqdm(total=episodes, desc=f"generation {generation} of {args.generations}", unit="episode", leave=False, disable=not args.display) as bar:
+            candidates = search.ask()
+            scores = finite(fitness(candidates, generation, False, bar)).double()
+            search.tell(scores)
+            rescored = float(fitness(search.mean[None], generation, True, bar)[0])
+        recorded = torch.cat([recorded, scores[None]])
+        seconds = time.monotonic() - began
+        history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored, "sigma": float(search.es.sigma)})
+        left = seconds / (generation - first) * (args.generations - generation)
+        print(f"{line(history[-1])}  {(fitness.steps - steps_before) / seconds:.0f} steps/s  {left / 60:.1f} min left", flush=True)
+        set_parameters(controller, search.mean.to(next(controller.parameters()).device))
+        if rescored > best:
+            best = rescored
+            checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
+        checkpoint.save(folder / "checkpoint.tar", "ctrl", config, controller.state_dict(), parents, settings=settings, start=start, scores=recorded,
+                        mean=search.mean, history=history, best=best)
+        write_csv(folder / "metrics.csv", history)
+        curves(folder / "fitness.png", history, "generation", [("best", "mean", "rescored"), ("sigma",)], f"C in the {args.world}")
+    return best
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,186 @@
+"""Stage 3: train M, the MDN-RNN, on latents of the frozen V.
+
+Reads   exp_dir/vae/best.tar          written by trainvae.py
+        exp_dir/latents/              cached posterior of every frame; made here where it is missing or stale
+Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the latents dreams start from
+        exp_dir/mdrnn/checkpoint.tar  to go on from: run the same command again
+        exp_dir/mdrnn/metrics.csv, loss.png, dreams/epoch_NNN.png, args.json
+
+    python trainmdrnn.py --logdir exp_dir --epochs 30
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.latents import cache_latents, load_sequences
+from data.loaders import Sequences, check_world, open_datasets, require_validation
+from envs.dream import Dream, Starts, step
+from models.agent import load_vae
+from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
+from models.vae import VAE, to_uint8
+from utils import checkpoint
+from utils.cli import add_training, device, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.errors import UserError
+from utils.metrics import Mean, line, write_csv
+from utils.plots import curves
+from utils.precision import CHOICES, autocast
+from utils.spaces import action_size
+from utils.video import save_png, strip
+
+STAGE = 3
+STARTS = 1024  # latents a dream may begin from, kept in best.tar
+WARM_UP = 32  # real steps M has seen when a dream begins
+STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_training(p)
+    p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)")
+    p.add_argument("--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss")
+    p.add_argument("--hidden", type=positive, default=256, help="R, size of the LSTM")
+    p.add_argument("--mixtures", type=positive, default=5, help="K, Gaussians in the mixture")
+    p.add_argument("--seq-len", type=positive, default=64, help="T, steps of a training window")
+    p.add_argument("--batch-size", type=positive, default=32, help="windows")
+    p.add_argument("--epochs", type=positive, default=30, help="train up to this epoch; more than before goes on")
+    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="Adam's; halved after 3 epochs without progress")
+    p.add_argument("--patience", type=positive, default=10, help="stop after so many epochs without progress")
+    p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness")
+    p.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware")
+    return p.parse_args()
+
+
+def run_epoch(model: MDRNN, data: Sequences, cuts: np.ndarray, args: argparse.Namespace, generator: torch.Generator,
+              optimizer: torch.optim.Optimizer | None, bar: tqdm) -> dict[str, float]:
+    """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
+    where = model.head.weight.device
+    mean = Mean()
+    for number, first in enumerate(range(0, len(cuts), args.batch_size)):
+        chosen = cuts[first : first + args.batch_size]
+        batch = data.windows(chosen, args.seq_len, generator)
+        batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in vars(batch).items()})
+        with torch.set_grad_enabled(optimizer is not None):
+            with autocast(args.precision, where):
+                pred, _ = model(batch.z, batch.action)
+            losses = mdrnn_loss(pred, batch.z_next, batch.reward, batch.terminal, batch.mask, model.config.reward)
+        loss = losses["loss"].item()
+        if not math.isfinite(loss):
+            files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
+            raise UserError(f"the loss became {loss} in batch {number} of {bar.desc} ({files}): "
+                            "check the data with `python -m data.shards verify`, or lower --learning-rate")
+        if optimizer:
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        steps = batch.mask.sum().item()
+        mean.add(losses, steps)
+        bar.update(int(steps))
+        bar.set_postfix(loss=f"{mean.result()['loss']:.3f}")
+    return mean.result()
+
+
+@torch.inference_mode()
+def dream_starts(model: MDRNN, data: Sequences, rng: np.random.Generator) -> Starts:
+    """STARTS frames of the train split, drawn at random, each with M's state after up to WARM_UP real steps before it."""
+    where = model.head.weight.device
+    episode = rng.choice(data.episodes("train"), STARTS)
+    t = rng.integers(0, data.steps[episode])  # any frame but the last
+    first = np.maximum(t - WARM_UP, 0)
+    windows = data.windows(np.stack([episode, first], 1), WARM_UP)
+    state = model.initial_state(STARTS)
+    before = torch.from_numpy(t - first).to(where)
+    for i in range(WARM_UP):
+        _, fresh = model.hidden(windows.z[:, i : i + 1].to(where), windows.action[:, i : i + 1].to(where), state)
+        going = (i < before)[:, None]
+        state = torch.where(going, fresh[0], state[0]), torch.where(going, fresh[1], state[1])
+    frame = torch.from_numpy(data.frame_offset[episode] + t)
+    return Starts(data.mu[frame], data.logsigma[frame], state[0].cpu(), state[1].cpu())
+
+
+@torch.inference_mode()
+def save_strip(model: MDRNN, vae: VAE, data: Sequences, temperature: float, path: Path) -> None:
+    """A real validation sequence, M's one-step prediction of it, and a free dream from the same start with the same actions."""
+    where = model.head.weight.device
+    e = max(data.episodes("val"), key=lambda i: data.steps[i])
+    mu, action, _ = (x.to(where) for x in data.episode(e))
+    first = max(0, min(len(action) // 2, len(action) - STRIP_STEPS))
+    steps = min(STRIP_STEPS, len(action) - first)
+    h, _ = model.hidden(mu[None, : first + steps], action[None, : first + steps])
+    pred = model.predict(h[0, first:])
+    best = pred.logpi.argmax(-1)[:, None, None].expand(-1, 1, mu.shape[1])
+    forced = torch.cat([mu[first : first + 1], pred.mu.gather(1, best)[:, 0]])
+    _, state = model.hidden(mu[None, :first], action[None, :first]) if first else (None, model.initial_state(1))
+    dream, free = Dream(mu[first : first + 1], state), [mu[first : first + 1]]
+    generator = torch.Generator(where).manual_seed(0)
+    for t in range(first, first + steps):
+        dream, _, _ = step(model, dream, action[t : t + 1], temperature, draw_noise(model.config, 1, generator))
+        free.append(dream.z)
+    rows = {"real, through V": mu[first : first + steps + 1], "one step ahead": forced, "free dream": torch.cat(free)}
+    save_png(path, strip([(name, list(to_uint8(vae.decode(z[::STRIP_STRIDE])).cpu().numpy())) for name, z in rows.items()]))
+
+
+def main() -> None:
+    args = parse_args()
+    where = device(args.device)
+    vae, saved = load_vae(args.logdir, where)
+    datasets = open_datasets(args.dataset or saved["datasets"])
+    check_world(datasets[0], saved["world"], str(checkpoint.path(args.logdir, "vae")))
+    require_validation(datasets)
+    with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
+        cache_latents(args.logdir, vae, saved["digest"], datasets, where)
+        data = load_sequences(args.logdir, saved["digest"], datasets)
+        config = MDRNNConfig(vae.config.latent, action_size(saved["world"]["action_space"]), args.hidden, args.mixtures, args.include_reward)
+        best = train(args, folder, MDRNN(config).to(where), vae, data, {"vae": saved["digest"]}, [str(d.root) for d in datasets])
+    print(f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
+          f"python trainbc.py --logdir {args.logdir}")
+
+
+def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: Sequences, parents: dict[str, str], datasets: list[str]) -> float:
+    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar; returns the best validation loss."""
+    seed_everything(args.seed, STAGE)
+    model.load_state_dict(MDRNN(model.config).state_dict())  # initial weights that follow from the seed
+    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
+    state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)
+    history, best, best_epoch = [], math.inf, 0
+    if state:
+        checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"})
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
+    write_args(folder, args)
+    (folder / "dreams").mkdir(exist_ok=True)
+    validation = data.cut("val", args.seq_len, None)
+    for epoch in range(len(history) + 1, args.epochs + 1):
+        if best_epoch and epoch - best_epoch > args.patience:
+            print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
+            break
+        rng = seed_everything(args.seed, STAGE, epoch)
+        with tqdm(total=len(data.action), desc=f"epoch {epoch} of {args.epochs}", unit="step") as bar:
+            draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            learnt = run_epoch(model, data, data.cut("train", args.seq_len, rng), args, draw, optimizer, bar)
+            measured = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, bar)
+        scheduler.step(measured["loss"])
+        history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
+        print(line(history[-1]))
+        common = {"config": model.config_dict(), "model": model.state_dict(), "parents": parents, "epoch": epoch, "datasets": datasets}
+        if measured["loss"] < best:
+            best, best_epoch = measured["loss"], epoch
+            checkpoint.save(folder / "best.tar", "mdrnn", **common, best=best, starts=dream_starts(model, data, rng).to_dict())
+        save_strip(model, vae, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
+        checkpoint.save(folder / "checkpoint.tar", "mdrnn", **common, best=best, best_epoch=best_epoch, history=history,
+                        optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+        write_csv(folder / "metrics.csv", history)
+        curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")], "M")
+    return best
+
+
+if __name__ == "__main__":
+    run(main)

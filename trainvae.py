@@ -1,0 +1,146 @@
+"""Stage 2: train V, the VAE that turns a frame into Z numbers.
+
+Reads   datasets/<name>/             written by data/generation_script.py; one folder or several of the same environment
+Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
+        exp_dir/vae/checkpoint.tar   to go on from: run the same command again
+        exp_dir/vae/metrics.csv, loss.png, samples/epoch_NNN.png, args.json
+        exp_dir/latents/             posterior of every frame of the datasets
+
+    python trainvae.py --dataset datasets/carracing --epochs 20
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.latents import cache_latents
+from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
+from models.vae import VAE, VAEConfig, to_float, to_uint8, vae_loss
+from utils import checkpoint
+from utils.cli import add_training, device, parser, positive, positive_float, run, seed_everything, write_args
+from utils.errors import UserError
+from utils.metrics import Mean, line, write_csv
+from utils.plots import curves
+from utils.precision import CHOICES, autocast
+from utils.video import save_png, strip
+
+STAGE = 2
+VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_training(p)
+    p.add_argument("--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1")
+    p.add_argument("--latent", type=positive, default=32, help="Z, numbers a frame is compressed to")
+    p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
+    p.add_argument("--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)")
+    p.add_argument("--batch-size", type=positive, default=64, help="frames")
+    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="Adam's; halved after 2 epochs without progress")
+    p.add_argument("--patience", type=positive, default=8, help="stop after so many epochs without progress")
+    p.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware")
+    p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
+    return p.parse_args()
+
+
+def run_epoch(model: VAE, batches, optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm) -> dict[str, float]:
+    """One pass over `batches` of uint8 frames; trains with an optimizer, else measures. Mean of the losses."""
+    where = next(model.parameters()).device
+    mean = Mean()
+    for number, batch in enumerate(batches):
+        obs = to_float(batch.to(where))
+        with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
+            reconstruction, posterior = model(obs)
+        with torch.set_grad_enabled(optimizer is not None):
+            losses = vae_loss(obs, reconstruction, posterior)
+        loss = losses["loss"].item()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision fp32, and run again")
+        if optimizer:
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimizer.step()
+        mean.add(losses, len(batch))
+        bar.update(len(batch))
+        bar.set_postfix(loss=f"{mean.result()['loss']:.1f}")
+    return mean.result()
+
+
+@torch.inference_mode()
+def save_samples(model: VAE, frames: torch.Tensor, path: Path) -> None:
+    """Originals, their reconstructions, and frames decoded from the prior."""
+    where = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    reconstruction = to_uint8(model.decode(model.encode(to_float(frames.to(where))).mu)).cpu().numpy()
+    prior = to_uint8(model.decode(torch.randn(len(frames), model.config.latent, generator=generator).to(where))).cpu().numpy()
+    save_png(path, strip([("real frame", list(frames.numpy())), ("reconstruction", list(reconstruction)), ("sample of the prior", list(prior))]))
+
+
+def main() -> None:
+    args = parse_args()
+    where = device(args.device)
+    datasets = open_datasets(args.dataset)
+    require_validation(datasets)
+    world = world_of(datasets[0])
+    if tuple(world["image_shape"][:2]) != (64, 64):
+        raise UserError(f"{datasets[0].root} has frames of {world['image_shape']}: V takes 64x64")
+    with checkpoint.stage_folder(args.logdir, "vae") as folder:
+        model = VAE(VAEConfig(args.latent, world["image_shape"][2])).to(where, memory_format=torch.channels_last)
+        train(args, folder, model, datasets, world)
+        best = checkpoint.load_parent(args.logdir, "vae")
+        model.load_state_dict(best["model"])
+        cache_latents(args.logdir, model, best["digest"], datasets, where)
+    print(f"{folder / 'best.tar'}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: python trainmdrnn.py --logdir {args.logdir}")
+
+
+def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: dict) -> None:
+    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar."""
+    seed_everything(args.seed, STAGE)
+    model.load_state_dict(VAE(model.config).state_dict())  # initial weights that follow from the seed
+    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
+    history, best, best_epoch = [], math.inf, 0
+    if state:
+        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset"})
+        for dataset in datasets:
+            check_world(dataset, state["world"], str(folder))
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
+    write_args(folder, args)
+    stream = FrameStream(datasets, "train", args.batch_size, args.seed)
+    validation = FrameStream(datasets, "val", args.batch_size, args.seed)
+    samples = next(validation.epoch(0, args.batch_size))[:10]
+    for epoch in range(len(history) + 1, args.epochs + 1):
+        if epoch - best_epoch > args.patience and best_epoch:
+            print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
+            break
+        seed_everything(args.seed, STAGE, epoch)
+        total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
+        with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
+            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), optimizer, args.precision, bar)
+            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
+        scheduler.step(measured["loss"])
+        history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
+        print(line(history[-1]))
+        common = {"config": model.config_dict(), "model": model.state_dict(), "parents": {}, "world": world, "epoch": epoch,
+                  "datasets": [str(d.root) for d in datasets]}
+        if measured["loss"] < best:
+            best, best_epoch = measured["loss"], epoch
+            checkpoint.save(folder / "best.tar", "vae", **common, best=best)
+        if not args.nosamples:
+            (folder / "samples").mkdir(exist_ok=True)
+            save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
+        checkpoint.save(folder / "checkpoint.tar", "vae", **common, best=best, best_epoch=best_epoch, history=history,
+                        optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+        write_csv(folder / "metrics.csv", history)
+        curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")], "V")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""Checkpoints: where they live, what they hold, and how a stage finds its parents.
+
+    exp_dir/<stage>/best.tar         for the next stage
+    exp_dir/<stage>/checkpoint.tar   for going on
+
+A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict), parents (name -> digest), and whatever else
+the stage needs to go on. It is loaded with `weights_only=True` and nothing else, so a hostile file cannot run code, and written under a temporary name and
+renamed. Its digest is the sha256 of the file.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from utils.cli import make_folder, write_atomically
+from utils.errors import UserError
+
+SCHEMA = 1
+SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
+
+
+def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
+    """Where a stage's checkpoint lives."""
+    return Path(logdir) / stage / name
+
+
+def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
+    """Write a checkpoint; `more` holds tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}, buffer)
+    write_atomically(target, buffer.getvalue())
+
+
+def load(source: Path, stage: str) -> dict:
+    """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged, hostile or of another kind."""
+    remedy = f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent}`"
+    try:
+        content = source.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{source} is missing: {remedy} first") from None
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload") from None
+    try:
+        # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded silently.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{source} holds objects other than tensors and plain values, so it was not loaded: "
+                        f"get it from a source you trust, or {remedy} --noreload") from None
+    except Exception as error:  # a damaged file can fail in any part of zipfile or torch
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source} is damaged ({reason}): restore it, or {remedy} --noreload") from None
+    found = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
+    if found != stage:
+        raise UserError(f'{source} is not a checkpoint of stage "{stage}" (its stage is {found!r}): '
+                        f"{remedy} --noreload, or import it with `python -m data.exchange`")
+    if checkpoint.get("schema") != SCHEMA:
+        raise UserError(f"{source} has schema version {checkpoint.get('schema')!r}, this version of dreamdrive reads {SCHEMA}: "
+                        f"{remedy} --noreload, or use the version that wrote it")
+    return {**checkpoint, "digest": hashlib.sha256(content).hexdigest()}
+
+
+def load_parent(logdir: Path, stage: str) -> dict:
+    """best.tar of an earlier stage."""
+    return load(path(logdir, stage), stage)
+
+
+def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) -> dict | None:
+    """checkpoint.tar of this stage to go on from, or None for a fresh start; UserError if it was trained on other parents.
+
+    A fresh start by --noreload removes nothing until the first new checkpoint replaces the old one.
+    """
+    source = path(logdir, stage, "checkpoint.tar")
+    if noreload or not source.exists():
+        return None
+    checkpoint = load(source, stage)
+    check_parents(checkpoint, parents, source, stage)
+    return checkpoint
+
+
+def check_parents(child: dict, parents: dict[str, str], source: Path, stage: str) -> None:
+    """UserError unless `child` was trained on just these parents."""
+    for name, digest in parents.items():
+        if child["parents"].get(name) != digest:
+            raise UserError(
+                f"{source} was trained on {name} {child['parents'].get(name, 'none')[:12]}, "
+                f"but {source.parent.parent / name / 'best.tar'} is now {digest[:12]}: "
+                f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent} --noreload` to train it anew"
+            )
+
+
+def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
+    """UserError if a resumed run was started with other sizes; `flags` maps a config field to its flag."""
+    for name, flag in flags.items():
+        if checkpoint["config"].get(name) != config.get(name):
+            raise UserError(f"the run to go on with has {name} {checkpoint['config'].get(name)}, not {config.get(name)}: "
+                            f"leave {flag} away, or start afresh with --noreload")
+
+
+@contextlib.contextmanager
+def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
+    """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with the process, however it ends."""
+    folder = make_folder(Path(logdir) / stage)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir") from None
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield folder
+
+
+def check_space(folder: Path, size: int) -> None:
+    """UserError unless the disk of `folder` can hold `size` more bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(f"{folder} needs {size / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free: free some space or choose another folder")

@@ -1,0 +1,38 @@
+"""metrics.csv: one row an epoch or a generation, the same dict on screen and in the file."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.cli import write_atomically
+
+
+def write_csv(path: Path, rows: Sequence[dict]) -> None:
+    """All rows so far, rewritten whole, so that a resumed run never leaves a row twice."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def line(row: dict) -> str:
+    """A row as one line for the screen."""
+    return "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items() if value is not None)
+
+
+class Mean:
+    """Running means of the numbers in dicts, weighted."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, float] = {}
+        self.weight = 0.0
+
+    def add(self, values: dict, weight: float = 1.0) -> None:
+        for key, value in values.items():
+            self.total[key] = self.total.get(key, 0.0) + float(value) * weight
+        self.weight += weight
+
+    def result(self) -> dict[str, float]:
+        return {key: value / self.weight for key, value in self.total.items()}

@@ -1,0 +1,213 @@
+"""Worker processes: tasks done side by side; a worker that raises or dies is reported at once and its task done again.
+
+    def setup(name):                                   # called once in each worker
+        world = make(name)
+        return lambda task, report: score(world, task)  # called for each task; report(n) sends progress while it works
+
+    with WorkerPool(setup, ("carracing",), workers=8) as pool:
+        pool.run(tasks, on_result=lambda i, score: ...)
+
+Workers are spawned, never forked (a child forked after OpenGL was used hangs), use one thread each (eight workers with eight threads each are slower
+than one), leave Ctrl-C to the parent, and end within a second when the parent dies, however it dies.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection, resource_tracker
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def run_tasks(setup: Callable, setup_args: tuple, tasks: Sequence, workers: int, on_result: Callable[[int, Any], None],
+              on_progress: Callable[[Any], None] | None = None, retries: int = 2) -> None:
+    """Do `tasks` with `workers` processes and end them; see `WorkerPool.run`."""
+    with WorkerPool(setup, setup_args, workers, retries) as pool:
+        pool.run(tasks, on_result, on_progress)
+
+
+class WorkerPool:
+    """Processes that keep what `setup(*setup_args)` built, for one `run` after another.
+
+    A worker that raises or dies is replaced and its task done again, up to `retries` times; then UserError. A UserError that a worker raises is
+    raised here at once, since doing the task again would not help. After any exception out of `run` no worker is left.
+    """
+
+    def __init__(self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2):
+        self.setup, self.setup_args, self.retries = setup, setup_args, retries
+        self.workers: list[_Worker | None] = [None] * workers
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def run(self, tasks: Sequence, on_result: Callable[[int, Any], None], on_progress: Callable[[Any], None] | None = None) -> None:
+        """Do every task; calls on_result(index of the task, its result) as results come, and on_progress(n) for each report(n) of a worker."""
+        waiting = deque(range(len(tasks)))
+        failures = [0] * len(tasks)
+        done = 0
+        try:
+            while done < len(tasks):
+                self._hand_out(tasks, waiting)
+                for worker, kind, value in self._messages():
+                    if kind == "progress":
+                        if on_progress is not None:
+                            on_progress(value)
+                    elif kind == "result":
+                        index, worker.task = worker.task, None
+                        done += 1
+                        on_result(index, value)
+                    elif kind == "user error":
+                        raise UserError(value)
+                    elif self._failed(worker, value, failures):
+                        waiting.appendleft(worker.task)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End every worker, also one in the middle of a task."""
+        alive = [worker for worker in self.workers if worker is not None]
+        for worker in alive:
+            worker.process.terminate()
+        deadline = time.monotonic() + 1
+        for worker in alive:
+            worker.process.join(max(0, deadline - time.monotonic()))
+            worker.end()
+        self.workers = [None] * len(self.workers)
+
+    def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
+        for slot, worker in enumerate(self.workers):
+            if not waiting:
+                return
+            if worker is None:
+                worker = self.workers[slot] = _Worker(self.setup, self.setup_args)
+            if worker.task is None:
+                worker.task = waiting.popleft()
+                try:
+                    worker.pipe.send(tasks[worker.task])
+                except ConnectionError:
+                    pass  # it just died: its sentinel says so in _messages
+
+    def _messages(self) -> "Iterator[tuple[_Worker, str, Any]]":
+        """Wait, then yield (worker, kind, value); kind is "progress", "result", "user error" or "failure"."""
+        sources = {source: worker for worker in self.workers if worker is not None for source in (worker.pipe, worker.process.sentinel)}
+        for worker in {id(sources[source]): sources[source] for source in connection.wait(list(sources))}.values():
+            try:
+                while worker.pipe.poll():  # what it said before it died counts
+                    kind, value = worker.pipe.recv()
+                    yield worker, kind, value
+                    if kind != "progress":
+                        break
+                else:
+                    if not worker.process.is_alive() and not worker.pipe.poll():
+                        yield worker, "failure", worker.cause_of_death()
+            except (EOFError, ConnectionError):
+                worker.process.join(5)
+                yield worker, "failure", worker.cause_of_death()
+
+    def _failed(self, worker: "_Worker", cause: str, failures: list[int]) -> bool:
+        """Report `worker` and clear its slot, so that the next task starts another; True if it had a task, which may be done again."""
+        worker.end()
+        self.workers[self.workers.index(worker)] = None
+        if worker.task is None:
+            return False
+        failures[worker.task] += 1
+        count = failures[worker.task]
+        verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
+        _say(f"{cause}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
+        if count > self.retries:
+            raise UserError(f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
+                            "mend the cause shown above, then run the same command again")
+        return True
+
+
+class _Worker:
+    """One process and the pipe to it; `task` is the index of what it is doing."""
+
+    def __init__(self, setup: Callable, setup_args: tuple):
+        self.task: int | None = None
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid(), setup, setup_args), daemon=True)
+        with _one_thread(), _no_interrupt():
+            self.process.start()
+        self.pid = self.process.pid
+        theirs.close()
+
+    def cause_of_death(self) -> str:
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"worker {self.pid} was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        return f"worker {self.pid} ended by itself with status {code}"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is started inside has one thread for its arithmetic."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """What is started inside never sees Ctrl-C, not even while it is still importing; ours waits until the end of the block."""
+    resource_tracker.ensure_running()  # starting it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: connection.Connection, parent: int, setup: Callable, setup_args: tuple) -> None:
+    """Life of a worker."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        do = setup(*setup_args)
+        while True:
+            task = pipe.recv()
+            pipe.send(("result", do(task, lambda n: pipe.send(("progress", n)))))
+    except (EOFError, ConnectionError):  # the parent is gone
+        pass
+    except UserError as error:
+        pipe.send(("user error", str(error)))
+    except Exception:
+        pipe.send(("failure", traceback.format_exc().rstrip()))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when it is no longer `parent`'s child."""
+    while os.getppid() == parent:
+        time.sleep(0.3)
+    os._exit(1)
+
+
+def _say(text: str) -> None:
+    """Print to stderr without tearing a progress bar."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
