@@ -213,7 +213,8 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             rescored = float(fitness(search.mean[None], generation, True, bar)[0])
         recorded = torch.cat([recorded, scores[None]])
         seconds = time.monotonic() - began
-        history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored, "sigma": float(search.es.sigma)})
+        history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
+                        "sigma": float(search.es.sigma)})
         left = seconds / (generation - first) * (args.generations - generation)
         print(f"{line(history[-1])}  {(fitness.steps - steps_before) / seconds:.0f} steps/s  {left / 60:.1f} min left", flush=True)
         set_parameters(controller, search.mean.to(next(controller.parameters()).device))

@@ -89,6 +89,13 @@ class GymWorld(World):
             info["state"] = self.state
         return Step(self._tensor(np.stack(self._frames)), self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
 
+    def expert_action(self) -> torch.Tensor:
+        """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have none."""
+        experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]
+        if experts[0] is None:
+            return super().expert_action()
+        return self._tensor(np.stack([expert() for expert in experts]).astype(self.spec.action_space.dtype))
+
     def render(self, copy: int = 0) -> np.ndarray:
         """The environment's own picture of one copy, uint8 (h, w, 3)."""
         environment = self._environments[copy]

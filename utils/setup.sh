@@ -4,6 +4,11 @@ set -euo pipefail
 complete=$1
 python=${PYTHON:-python3.11}
 
+# One at a time: killing make leaves this script running. Every child holds the lock too.
+exec 9<"$0"
+flock -n 9 || { echo "another set-up is at work here: waiting for it"; flock 9; }
+[ "$complete" -nt requirements.txt ] && [ "$complete" -nt requirements-dev.txt ] && [ "$complete" -nt "$0" ] && exit
+
 fail() { echo "error: $*" >&2; exit 1; }
 
 # --- Python

@@ -1,0 +1,64 @@
+"""`make demo`: the five stages on CarRacing with small budgets, from nothing to a driving car and a table of scores.
+
+Reads   nothing
+Writes  datasets/demo/, exp_dir/demo/
+
+    python -m benchmarks.demo
+
+Every stage is the command a user would type, printed before it runs; a demo that was stopped goes on where it stopped.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from utils.cli import parser, run
+from utils.errors import UserError
+
+DATA, LOGDIR, EPISODES = Path("datasets/demo"), Path("exp_dir/demo"), 10
+STAGES = [
+    f"data/generation_script.py --env carracing --rollouts 40 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
+    f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
+    f"trainmdrnn.py --logdir {LOGDIR} --epochs 10",
+    f"traincontroller.py --logdir {LOGDIR} --world dream --pop-size 16 --n-samples 8 --horizon 300 --generations 30 --max-workers 2",
+    f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 15 --n-samples 4 --max-workers 2",
+]
+DRIVERS = {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}
+PICTURES = ["vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"]
+
+
+def call(command: str) -> None:
+    """Run one of our scripts as a user would; UserError if it fails (it has said why)."""
+    print(f"\n$ python {command}", flush=True)
+    if status := subprocess.run([sys.executable, *shlex.split(command)]).returncode:
+        raise UserError(f"`python {command}` ended with status {status}: see above, then run `make demo` again to go on")
+
+
+def table(scores: dict[str, dict]) -> str:
+    """The scores as text."""
+    rows = [f"{'CarRacing-v3, official':24}{'mean':>8} +- {'std':<8}{'episodes':>8}"]
+    rows += [f"{DRIVERS[name]:24}{s['mean']:8.1f} +- {s['std']:<8.1f}{s['episodes']:8}" for name, s in scores.items()]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser(__doc__).parse_args()
+    began = time.monotonic()
+    for command in STAGES:
+        call(command)
+    for name in DRIVERS:
+        video = f" --record {LOGDIR / 'drive.mp4'}" if name == "bc" else ""
+        call(f"test_controller.py --logdir {LOGDIR} --controller {name} --episodes {EPISODES} --max-workers 2{video}")
+    scores = {name: json.loads((LOGDIR / "scores" / f"{name}-simulator.json").read_text()) for name in DRIVERS}
+    print(f"\n{table(scores)}\n\npictures and videos:")
+    for picture in PICTURES:
+        path = LOGDIR / picture
+        print(f"  {max(path.glob('*.png')) if path.is_dir() else path}")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,211 @@
+"""Stage 5: drive the real simulator, or the dream, and report the score; or watch; or drive yourself.
+
+Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc
+Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions, command, checkpoints
+        a video, with --record
+
+    python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
+    python test_controller.py --logdir exp_dir --controller bc --render
+
+--render opens a window (no score is written): what the simulator shows, what V makes of it, what M expected.
+Keys: space pause, S single step, R reset, Q quit; with --controller human the arrows steer, gas and brake.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.evaluation import Driver, Evaluator, dream_returns
+from data.policies import make_policy
+from envs import make
+from envs.dream import DREAM_STEPS, DreamWorld
+from models.agent import Agent, load_agent, load_models, load_vae
+from models.controller import parameter_vector
+from utils import checkpoint
+from utils.cli import add_logdir, command_line, make_folder, natural, natural_float, parser, positive, run, write_atomically
+from utils.errors import UserError
+from utils.seeds import evaluation_seeds
+from utils.spaces import space_to_dict
+from utils.video import VideoWriter, side_by_side, with_lines
+from utils.viewer import Viewer, keyboard_action
+
+TRAINED = ("ctrl", "bc")
+PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_logdir(p)
+    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", "human"), default="ctrl", help="who drives; random draws every action uniformly")
+    p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where")
+    p.add_argument("--env", help="the simulator where --logdir holds no trained V (default: carracing)")
+    p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
+    p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
+    p.add_argument("--render", action="store_true", help="show a window instead of scoring")
+    p.add_argument("--record", type=Path, help="also write the first episode as a video, e.g. out.mp4")
+    p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
+    p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
+    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    return p.parse_args()
+
+
+class Episode:
+    """One episode after another in one world, with pictures of it.
+
+    Attributes:
+        panels: names of the pictures        total, steps: return and steps so far        over: whether it has ended
+    """
+
+    def __init__(self, args: argparse.Namespace, env: str, agent: Agent | None) -> None:
+        self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
+        if self.dreaming:
+            self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False)
+            self.panels = ["the dream"]
+        else:
+            self.world = make(env, restart=False)
+            self.panels = ["the simulator", *(["what V makes of it", "what M expected"] if agent else [])]
+        self.space = space_to_dict(self.world.spec.action_space)
+        self.policy = make_policy("white" if args.controller == "random" else "expert", self.world.spec) if args.controller in ("random", "expert") else None
+
+    def reset(self, seed: int) -> None:
+        self.obs = self.world.reset([seed])
+        if self.agent:
+            self.agent.reset(1)
+        if self.policy:
+            self.policy.reset([np.random.default_rng([seed, 1])], self.world)
+        self.total, self.steps, self.over, self.action = 0.0, 0, False, None
+        self._see()
+
+    def step(self, held: set[str]) -> None:
+        """Take a step: by the trained controller, the policy, or the keys that are held."""
+        action = self._act(held)
+        if self.agent and not self.dreaming:
+            self.agent.follow(action)
+        step = self.world.step(action)
+        self.action = action[0].tolist()
+        self.obs, self.total, self.steps = step.obs, self.total + float(step.reward), self.steps + 1
+        self.over = bool(step.terminated or step.truncated)
+        self._see()
+
+    def images(self) -> list[np.ndarray]:
+        """One uint8 picture a panel."""
+        if self.dreaming or not self.agent:
+            return [self.world.render()]
+        return [self.world.render(), self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
+
+    def text(self) -> dict:
+        return {"controller": self.name, "step": self.steps, "return": self.total, "action": "" if self.action is None else self.action}
+
+    def _see(self) -> None:
+        if self.agent and not self.dreaming:
+            self.agent.see(self.obs)
+
+    def _act(self, held: set[str]) -> torch.Tensor:
+        if self.name == "human":
+            return torch.as_tensor(np.asarray(keyboard_action(held, self.space, self.action)))[None]
+        if self.policy:
+            return self.policy.act(self.obs)
+        z, h = (self.world.dream.z, self.world.dream.h) if self.dreaming else (self.agent.z, self.agent.h)
+        with torch.inference_mode():
+            return self.agent.controller(z, h)
+
+
+def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:
+    """Episodes in a window, one a seed, until the last or until the window is closed."""
+    with Viewer(f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt) as viewer:
+        for seed in seeds:
+            episode.reset(seed)
+            viewer.show(episode.images(), episode.text())
+            while not episode.over:
+                wish = viewer.wait()
+                if wish == "quit":
+                    return
+                if wish == "reset":
+                    episode.reset(seed)
+                else:
+                    episode.step(viewer.held)
+                viewer.show(episode.images(), episode.text())
+            print(f"seed {seed}: return {episode.total:.1f} in {episode.steps} steps", flush=True)
+
+
+def record(path: Path, episode: Episode, seed: int) -> None:
+    """One episode as a video."""
+    episode.reset(seed)
+    with VideoWriter(path, 1 / episode.world.spec.dt) as video, tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar:
+        while not episode.over:
+            line = f"{episode.name}   step {episode.steps}   return {episode.total:.1f}"
+            video.add(with_lines(side_by_side(episode.images(), episode.panels), [line]))
+            episode.step(set())
+            bar.update(1)
+    print(f"{path}: seed {seed}, return {episode.total:.1f}")
+
+
+def score(args: argparse.Namespace, env: str, agent: Agent | None, seeds: list[int]) -> list[float]:
+    """The return of an episode for each seed."""
+    controller = agent.controller if args.controller in TRAINED else None
+    if args.world == "dream":
+        return dream_returns(DreamWorld(args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"), controller, seeds)
+    policy = {"random": "white", "expert": "expert"}.get(args.controller)
+    driver = Driver(policy) if policy else Driver("agent", args.logdir, controller.config_dict())
+    parameters = parameter_vector(controller) if controller else None
+    with (Evaluator(env, driver, min(args.max_workers, len(seeds))) as evaluator,
+          tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar):
+        return evaluator.returns([(parameters, seed) for seed in seeds], bar)
+
+
+def report(args: argparse.Namespace, env: str, seeds: list[int], returns: list[float], digests: dict[str, str]) -> None:
+    """Print the score and write it to exp_dir/scores."""
+    values = np.array(returns)
+    summary = {"mean": values.mean(), "std": values.std(), "min": values.min(), "median": np.median(values), "max": values.max()}
+    summary = {name: float(value) for name, value in summary.items()}
+    target = make_folder(args.logdir / "scores") / f"{args.controller}-{args.world}.json"
+    versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
+    content = {**summary, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), "versions": versions,
+               "command": command_line(), "checkpoints": digests}
+    write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+    print(f"{args.controller} in the {args.world}: {summary['mean']:.1f} +- {summary['std']:.1f} over {len(seeds)} episodes "
+          f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}")
+
+
+def load(args: argparse.Namespace) -> tuple[str, Agent | None]:
+    """The simulator's name, and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
+    if args.controller in TRAINED:
+        agent = load_agent(args.logdir, args.controller)
+        return agent.world["env"], agent
+    if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
+        trained = checkpoint.path(args.logdir, "vae").exists()
+        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"]["env"] if trained else args.env or "carracing"), None
+    vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
+    return world["env"], Agent(vae, mdrnn, None, world, parents)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.controller == "expert" and args.world == "dream":
+        raise UserError("the expert reads the simulator's state, which a dream does not have: use --world simulator")
+    if args.controller == "human" and not args.render:
+        raise UserError("a human needs a window to drive in: add --render")
+    if args.render and args.record:
+        raise UserError("--render and --record exclude each other: choose one")
+    env, agent = load(args)
+    if args.env and args.env != env:
+        raise UserError(f"{args.logdir} was trained on {env}, not {args.env}: leave --env away, or use another --logdir")
+    seeds = evaluation_seeds(args.seed, args.episodes)
+    if args.render:
+        watch(args, Episode(args, env, agent), seeds)
+        return
+    returns = score(args, env, agent, seeds)
+    report(args, env, seeds, returns, agent.parents if args.controller in TRAINED else {})
+    if args.record:
+        record(args.record, Episode(args, env, agent), seeds[0])
+
+
+if __name__ == "__main__":
+    run(main)

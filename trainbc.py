@@ -1,0 +1,203 @@
+"""Stage 4b: clone the recorded expert, (z, h) -> action, on cached latents.
+
+Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
+        exp_dir/latents/             and the expert's actions in the datasets
+Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds of the model-selection range)
+        exp_dir/bc/checkpoint.tar    to go on from: run the same command again
+        exp_dir/bc/metrics.csv, loss.png, args.json
+        exp_dir/bc/dream.mp4, dream.png   the clone driving in the dream
+
+    python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
+"""
+
+import argparse
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from data.evaluation import Driver, Evaluator
+from data.latents import cache_latents, load_sequences
+from data.loaders import Sequences, check_world, open_datasets
+from envs.dream import DreamWorld
+from models.agent import load_models, load_vae
+from models.controller import FEATURES, Controller, ControllerConfig, parameter_vector
+from models.mdrnn import MDRNN
+from utils import checkpoint
+from utils.cli import add_training, device, natural, parser, positive, positive_float, run, seed_everything, write_args
+from utils.errors import UserError
+from utils.metrics import Mean, line, write_csv
+from utils.plots import curves
+from utils.seeds import selection_seeds
+from utils.video import VideoWriter, save_png, strip
+
+STAGE = 5
+EPISODES_AT_ONCE = 32  # run through M together
+DREAM_STEPS, STRIP_STRIDE = 300, 25
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_training(p)
+    p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those M was trained on)")
+    p.add_argument("--features", choices=FEATURES, default="zh", help="what the clone sees: z alone, or z and h")
+    p.add_argument("--hidden", type=natural, default=0, help="width of a hidden layer; 0 for the linear head evolution uses")
+    p.add_argument("--epochs", type=positive, default=30, help="train up to this epoch; more than before goes on")
+    p.add_argument("--batch-size", type=positive, default=256, help="steps")
+    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="AdamW's")
+    p.add_argument("--weight-decay", type=float, default=1e-2, help="AdamW's")
+    p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
+    p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
+    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    return p.parse_args()
+
+
+@dataclass
+class Steps:
+    """Recorded steps with the expert's action.
+
+    Fields:
+        mu, logsigma: (N, Z) posterior of the frame acted upon        h: (N, R) M's output before it
+        action: (N, A) the expert's, one-hot for a discrete space
+    """
+
+    mu: Tensor
+    logsigma: Tensor
+    h: Tensor
+    action: Tensor
+
+
+@torch.inference_mode()
+def labelled_steps(data: Sequences, mdrnn: MDRNN, split: str) -> Steps:
+    """Every step of the split for which the expert's action is known; M runs over the whole episode from its start, as it will in use."""
+    where = mdrnn.head.weight.device
+    parts: dict[str, list[Tensor]] = {"mu": [], "logsigma": [], "h": [], "action": []}
+    episodes = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()]
+    for first in tqdm(range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False):
+        chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
+        length = int(data.steps[chosen].max())
+        windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
+        h, _ = mdrnn.hidden(windows.z.to(where), windows.action.to(where))
+        before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1).cpu()  # (B, T, R): what M knew when it saw frame t
+        for row, e in enumerate(chosen):
+            steps, start = int(data.steps[e]), int(data.frame_offset[e])
+            expert = data.episode(e)[2]
+            known = ~torch.isnan(expert).any(-1)
+            frames = slice(start, start + steps)
+            for name, value in {"mu": data.mu[frames], "logsigma": data.logsigma[frames], "h": before[row, :steps], "action": expert}.items():
+                parts[name].append(value[known])
+    return Steps(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()})
+
+
+def clone_loss(outputs: Tensor, action: Tensor, discrete: bool) -> Tensor:
+    """Cross-entropy of a one-hot action (B, n), or squared error summed over a box's components (B, A); a mean over the batch."""
+    if discrete:
+        return F.cross_entropy(outputs, action)
+    return (outputs - action).square().sum(1).mean()
+
+
+def run_epoch(model: Controller, data: Steps, order: Tensor, batch_size: int, optimizer: torch.optim.Optimizer | None, generator: torch.Generator) -> float:
+    """One pass over the steps in `order`; trains with an optimizer (on z drawn anew), else measures (on its mean). Mean loss."""
+    where, mean = next(model.parameters()).device, Mean()
+    discrete = model.config.action_space["type"] == "discrete"
+    for chosen in order.split(batch_size):
+        z = data.mu[chosen]
+        if optimizer:
+            z = z + data.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
+        with torch.set_grad_enabled(optimizer is not None):
+            loss = clone_loss(model.outputs(z.to(where), data.h[chosen].to(where)), data.action[chosen].to(where), discrete)
+        if not math.isfinite(loss.item()):
+            raise UserError(f"the loss became {loss.item()}: lower --learning-rate and run again")
+        if optimizer:
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        mean.add({"loss": loss}, len(chosen))
+    return mean.result()["loss"]
+
+
+@torch.inference_mode()
+def save_dream(args: argparse.Namespace, folder: Path, model: Controller) -> None:
+    """The clone in the dream, decoded: dream.mp4 and dream.png."""
+    world = DreamWorld(args.logdir, 1, "cpu", horizon=DREAM_STEPS, restart=False)
+    model = model.cpu()
+    frames = [world.reset(args.seed)[0].numpy()]
+    with VideoWriter(folder / "dream.mp4", 1 / world.spec.dt, scale=6) as video:
+        video.add(frames[0])
+        for _ in range(DREAM_STEPS):
+            frames.append(world.step(model(world.dream.z, world.dream.h)).obs[0].numpy())
+            video.add(frames[-1])
+    save_png(folder / "dream.png", strip([("the clone's dream", frames[::STRIP_STRIDE])]))
+
+
+def main() -> None:
+    args = parse_args()
+    where = device(args.device)
+    vae, saved = load_vae(args.logdir, where)
+    _, mdrnn, world, _, parents = load_models(args.logdir, where)
+    datasets = open_datasets(args.dataset or checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
+    check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
+    with checkpoint.stage_folder(args.logdir, "bc") as folder:
+        cache_latents(args.logdir, vae, saved["digest"], datasets, where)
+        data = load_sequences(args.logdir, saved["digest"], datasets)
+        steps = {split: labelled_steps(data, mdrnn, split) for split in ("train", "val")}
+        for split, found in steps.items():
+            if not len(found.action):
+                raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
+                                "record episodes with `--policy expert`, or a mixture that has enough of it")
+        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"])
+        model = Controller(config).to(where)
+        with Evaluator(world["env"], Driver("agent", args.logdir, model.config_dict()), args.max_workers) as evaluator:
+            best = train(args, folder, model, steps, evaluator, parents)
+        model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
+        save_dream(args, folder, model)
+    print(f"{folder / 'best.tar'}: mean return {best:.1f} over {args.n_samples} episodes; "
+          f"next: python test_controller.py --logdir {args.logdir} --controller bc")
+
+
+def train(args: argparse.Namespace, folder: Path, model: Controller, data: dict[str, Steps], evaluator: Evaluator, parents: dict[str, str]) -> float:
+    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar; returns the best score in the simulator."""
+    seed_everything(args.seed, STAGE)
+    model.load_state_dict(Controller(model.config).state_dict(), strict=False)  # initial weights that follow from the seed
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
+    state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
+    history, best = [], -math.inf
+    if state:
+        checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "features": "--features"})
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, best = state["history"], state["best"]
+    write_args(folder, args)
+    seeds = selection_seeds(args.seed, args.n_samples)
+    with tqdm(total=args.epochs, initial=len(history), desc="cloning", unit="epoch") as bar:
+        for epoch in range(len(history) + 1, args.epochs + 1):
+            rng = seed_everything(args.seed, STAGE, epoch)
+            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            order = torch.from_numpy(rng.permutation(len(data["train"].action)))
+            loss = run_epoch(model, data["train"], order, args.batch_size, optimizer, generator)
+            val_loss = run_epoch(model, data["val"], torch.arange(len(data["val"].action)), args.batch_size, None, generator)
+            row = {"epoch": epoch, "loss": loss, "val_loss": val_loss, "return_mean": None, "return_std": None}
+            common = {"config": model.config_dict(), "model": model.state_dict(), "parents": parents, "epoch": epoch}
+            if epoch % args.evaluate_every == 0 or epoch == args.epochs:
+                returns = np.array(evaluator.returns([(parameter_vector(model).cpu(), seed) for seed in seeds]))
+                row.update(return_mean=float(returns.mean()), return_std=float(returns.std()))
+                if row["return_mean"] > best:
+                    best = row["return_mean"]
+                    checkpoint.save(folder / "best.tar", "bc", **common, best=best)
+            history.append(row)
+            tqdm.write(line(row))
+            checkpoint.save(folder / "checkpoint.tar", "bc", **common, best=best, history=history, optimizer=optimizer.state_dict())
+            write_csv(folder / "metrics.csv", history)
+            bar.update(1)
+    curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("return_mean",)], "the clone")
+    return best
+
+
+if __name__ == "__main__":
+    run(main)
