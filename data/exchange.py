@@ -1,0 +1,208 @@
+"""Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from.
+
+    python -m data.exchange import-npz DIR --out datasets/x
+    python -m data.exchange import-checkpoint DIR --logdir exp_dir
+
+import-npz reads DIR/**/*.npz, one rollout each, with members observations (N, H, W, 3), rewards (N,), actions (N or more, A) and terminals (N,). There
+`observations[t]` comes after `actions[t]`, the frame of the reset is missing and `actions` may be too long. So an imported episode has T = N - 1 steps:
+
+    theirs    -   a0  o0  a1  o1  a2  o2  ...  a(N-1)  o(N-1)
+    ours               o0  a0  o1  a1  o2  ...          oT
+
+import-checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole 96x96 observation, instrument panel
+included, so the imported run is one of the world gym:CarRacing-v3, whose frames are made in this way.
+"""
+
+import argparse
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
+from data.shards import Episode, episode_entry, write_shard
+from envs.carracing import frame
+from models.controller import Controller, ControllerConfig
+from models.mdrnn import MDRNN, MDRNNConfig
+from models.vae import VAE, VAEConfig
+from utils import checkpoint
+from utils.cli import add_logdir, make_folder, parser, run
+from utils.errors import UserError
+
+CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
+MEMBERS = ("observations", "rewards", "actions", "terminals")
+SHARD_EPISODES = 10
+MAX_STEPS = 1000  # CarRacing's own limit: a rollout of this length was cut, not ended
+DT = 1 / 50
+
+
+def import_npz(source: Path, out: Path, val_fraction: float) -> Manifest:
+    """Make a dataset in `out` of all rollouts below `source`; returns its manifest."""
+    files = sorted(source.rglob("*.npz"))
+    if not files:
+        raise UserError(f"{source} holds no .npz files: give the folder that holds that project's rollouts, e.g. datasets/carracing")
+    if make_folder(out).joinpath(MANIFEST).exists():
+        raise UserError(f"{out} holds a dataset already: choose another --out")
+    manifest = Manifest("carracing", (64, 64, 3), CARRACING, DT, MAX_STEPS, 0, "imported", 0.0, val_fraction, len(files), ("imported",))
+    for first in tqdm(range(0, len(files), SHARD_EPISODES), desc="importing", unit="shard"):
+        episodes = [read_rollout(file, first + i) for i, file in enumerate(files[first : first + SHARD_EPISODES])]
+        entry = ShardEntry(**write_shard(out / f"shard_{first // SHARD_EPISODES:05d}.h5", episodes))
+        manifest = replace(manifest, shards=(*manifest.shards, entry), episodes=(*manifest.episodes, *(episode_entry(e, manifest) for e in episodes)))
+    write_manifest(out, manifest)
+    return manifest
+
+
+def read_rollout(file: Path, index: int) -> Episode:
+    """One rollout as an episode, shifted and cut as the drawing above shows."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            values = {name: archive[name] for name in MEMBERS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is not a rollout that can be read ({error}): it must hold {', '.join(MEMBERS)} as plain arrays; move it away or restore it") from None
+    observations, rewards, actions, terminals = (values[name] for name in MEMBERS)
+    n = len(observations)
+    shape = observations.shape[1:]
+    if n < 2 or shape not in ((96, 96, 3), (64, 64, 3)) or observations.dtype != np.uint8:
+        raise UserError(f"{file} has observations {observations.dtype} {observations.shape}: at least 2 of uint8 96x96x3 or 64x64x3 are wanted; move it away")
+    if rewards.shape != (n,) or terminals.shape != (n,) or actions.ndim != 2 or len(actions) < n or actions.shape[1] != 3:
+        raise UserError(f"{file} has {n} observations, rewards {rewards.shape}, actions {actions.shape}, terminals {terminals.shape}: "
+                        f"({n},), ({n} or more, 3) and ({n},) are wanted; move it away")
+    if not (np.isfinite(rewards).all() and np.isfinite(actions).all()):
+        raise UserError(f"{file} holds rewards or actions that are not finite: move it away")
+    ended = terminals[1:].astype(bool)
+    if ended[:-1].any():
+        raise UserError(f"{file} goes on after a terminal step: it must hold one rollout; move it away")
+    obs = observations if shape == (64, 64, 3) else np.stack([frame(o) for o in observations])
+    action = np.ascontiguousarray(actions[1:n], np.float32)
+    cut = n >= MAX_STEPS
+    return Episode(obs, action, np.full_like(action, np.nan), rewards[1:].astype(np.float32), ended & (not cut), ended & cut, index, index, 0)
+
+
+def import_checkpoint(source: Path, logdir: Path) -> list[str]:
+    """Write what `source` holds of V, M and C as checkpoints of ours; returns the stages that were found."""
+    found = {stage: source / stage / "best.tar" for stage in ("vae", "mdrnn", "ctrl") if (source / stage / "best.tar").exists()}
+    if "vae" not in found:
+        raise UserError(f"{source / 'vae' / 'best.tar'} is missing: give the folder that project was run with as --logdir")
+    if "ctrl" in found and "mdrnn" not in found:
+        raise UserError(f"{source / 'mdrnn' / 'best.tar'} is missing, and the controller in {source / 'ctrl'} needs it: give the whole folder")
+    taken = [stage for stage in found if checkpoint.path(logdir, stage).exists()]
+    if taken:
+        raise UserError(f"{checkpoint.path(logdir, taken[0])} exists already: choose another --logdir")
+    models = {stage: CONVERTERS[stage](_state_dict(file), file) for stage, file in found.items()}
+    parents: dict[str, str] = {}
+    extra = {
+        "vae": {"world": {"env": "gym:CarRacing-v3", "image_shape": [64, 64, 3], "action_space": CARRACING, "dt": DT, "max_steps": MAX_STEPS},
+                "datasets": [], "best": float("nan"), "epoch": 0},
+        "mdrnn": {"datasets": [], "starts": None, "best": float("nan"), "epoch": 0},
+        "ctrl": {"settings": {}, "best": float("nan"), "generation": 0},
+    }
+    for stage, model in models.items():
+        with checkpoint.stage_folder(logdir, stage) as folder:
+            checkpoint.save(folder / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **extra[stage])
+        parents = {**parents, stage: checkpoint.load_parent(logdir, stage)["digest"]}
+    return list(found)
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint of that project; its best score, a NumPy scalar, is the only thing admitted beside tensors and plain values."""
+    # NumPy moved its core; old files name the old place of the function that makes a scalar.
+    scalar = np.float64(0).__reduce__()[0]
+    allowed = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        state = content["state_dict"]
+        assert all(isinstance(value, Tensor) for value in state.values())
+    except Exception as error:  # a damaged or hostile file can fail anywhere in torch
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} is not a checkpoint of ctallec/world-models that can be loaded safely ({reason}): get it again from where it was trained") from None
+    return {name: value.float() for name, value in state.items()}
+
+
+def _vae(state: dict[str, Tensor], file: Path) -> VAE:
+    with _mismatch(file):
+        model = VAE(VAEConfig(len(state["encoder.fc_mu.bias"]), state["encoder.conv1.weight"].shape[1]))
+        first = state["decoder.deconv1.weight"]  # (1024, 128, 5, 5), a transposed convolution of a 1x1 input: ours is the same as a matrix
+        renamed = {
+            **{f"encoder.{2 * i}.{part}": state[f"encoder.conv{i + 1}.{part}"] for i in range(4) for part in ("weight", "bias")},
+            **{f"{ours}.{part}": state[f"{theirs}.{part}"] for part in ("weight", "bias")
+               for ours, theirs in (("mu", "encoder.fc_mu"), ("logsigma", "encoder.fc_logsigma"), ("expand", "decoder.fc1"))},
+            "first.weight": first.permute(1, 2, 3, 0).reshape(-1, first.shape[0]), "first.bias": state["decoder.deconv1.bias"].repeat_interleave(25),
+            **{f"decoder.{2 * i}.{part}": state[f"decoder.deconv{i + 2}.{part}"] for i in range(3) for part in ("weight", "bias")},
+        }
+        model.load_state_dict(renamed)
+    return model
+
+
+def _mdrnn(state: dict[str, Tensor], file: Path) -> MDRNN:
+    with _mismatch(file):
+        weight = state["rnn.weight_ih_l0"]
+        hidden, outputs = weight.shape[0] // 4, len(state["gmm_linear.bias"])
+        mixtures = 5  # that project's constant
+        latent = ((outputs - 2) // mixtures - 1) // 2
+        action = weight.shape[1] - latent
+        model = MDRNN(MDRNNConfig(latent, action, hidden, mixtures))
+        renamed = {name.replace("rnn.", "lstm.").replace("gmm_linear.", "head."): value for name, value in state.items()}
+        renamed["lstm.weight_ih_l0"] = torch.cat([weight[:, action:], weight[:, :action]], 1)  # theirs takes the action first
+        model.load_state_dict(renamed)
+    return model
+
+
+def _controller(state: dict[str, Tensor], file: Path) -> Controller:
+    with _mismatch(file):
+        outputs, inputs = state["fc.weight"].shape
+        if outputs != 3 or inputs <= 32:
+            raise ValueError(f"fc.weight has shape ({outputs}, {inputs})")
+        model = Controller(ControllerConfig(32, inputs - 32, "zh", 0, CARRACING))
+        model.load_state_dict({"layers.0.weight": state["fc.weight"], "layers.0.bias": state["fc.bias"]})
+    return model
+
+
+class _mismatch:
+    """Turns what a state dict of another shape raises into a UserError."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (KeyError, ValueError, RuntimeError, IndexError)):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.file} has not the layers of ctallec/world-models ({reason}): only that project's own models can be imported") from None
+
+
+CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    commands = p.add_subparsers(dest="command", required=True)
+    npz = commands.add_parser("import-npz", help="rollouts to a dataset")
+    npz.add_argument("dir", type=Path)
+    npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
+    npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation (default: 0.1)")
+    saved = commands.add_parser("import-checkpoint", help="trained models to a run")
+    saved.add_argument("dir", type=Path)
+    add_logdir(saved)
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.command == "import-npz":
+        manifest = import_npz(args.dir, args.out, args.val_fraction)
+        print(f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode begins one step later: "
+              "its first action was dropped, and actions beyond the last frame were cut off.")
+    else:
+        stages = import_checkpoint(args.dir, args.logdir)
+        print(f"{args.logdir}: imported {', '.join(stages)} for gym:CarRacing-v3. Dreams need starting latents, which they do not hold: train M anew for those.")
+
+
+if __name__ == "__main__":
+    run(main)
