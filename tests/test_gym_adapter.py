@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,19 @@ def test_a_rendered_picture_is_resized_and_given_whole_by_render():
     assert np.array_equal(obs[1].numpy(), area_resize(picture, 64, 64))
     assert world.state.shape == (2, 4) and world.state.dtype == torch.float32
     assert world.spec.max_steps == 500 and world.spec.dt == 1 / 50
+
+
+def test_the_example_of_the_docs_runs_repeats_and_brings_its_expert(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs/your-own-world.md").read_text()
+    (tmp_path / "ball.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    returns = []
+    for _ in range(2):
+        world = make("gym:ball:Ball-v0", num=2, restart=False)
+        world.reset(0)
+        returns.append(sum(world.step(world.expert_action()).reward for _ in range(200)))
+    assert world.spec.max_steps == 200 and world.expert_action().dtype == torch.float32
+    assert torch.equal(*returns) and (returns[0] > 150).all()
 
 
 @pytest.mark.parametrize(("name", "words"), [

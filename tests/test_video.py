@@ -66,8 +66,9 @@ def test_a_video_left_by_an_exception_leaves_the_old_one_and_no_litter(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_ffmpeg_dying_is_one_sentence_with_its_last_line(tmp_path, monkeypatch):
-    fake = [sys.executable, "-c", "import sys; sys.stdin.buffer.read(9); sys.exit('first\\nNo space left on device')"]
+@pytest.mark.parametrize("amount", ["9", ""], ids=["at once", "in the end"])
+def test_ffmpeg_dying_is_one_sentence_with_its_last_line(amount, tmp_path, monkeypatch):
+    fake = [sys.executable, "-c", f"import sys; sys.stdin.buffer.read({amount}); sys.exit('first\\nNo space left on device')"]
     monkeypatch.setattr("utils.video.ffmpeg_command", lambda *_: fake)
     with pytest.raises(UserError, match="No space left on device"):
         record(tmp_path / "a.mp4", [plain(RED, 512, 512)] * 20)

@@ -17,7 +17,8 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev
 fi
 
 # --- system packages. Looked for by what they bring: names differ between releases, and other systems have the same things under other names.
-library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p | grep -qF "$1"; }
+libraries=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p)
+library() { [[ $libraries == *"$1"* ]]; }
 missing=()
 command -v Xvfb >/dev/null || missing+=(xvfb)
 command -v xauth >/dev/null || missing+=(xauth)                              # xvfb-run
