@@ -34,9 +34,10 @@ from utils.errors import UserError
 from utils.seeds import evaluation_seeds
 from utils.spaces import space_to_dict
 from utils.video import VideoWriter, side_by_side, with_lines
-from utils.viewer import Viewer, keyboard_action
+from utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
 TRAINED = ("ctrl", "bc")
+END_PAUSE = 1.0  # seconds the last picture of an episode stays
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
 
@@ -49,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
     p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
     p.add_argument("--render", action="store_true", help="show a window instead of scoring")
-    p.add_argument("--record", type=Path, help="also write the first episode as a video, e.g. out.mp4")
+    p.add_argument("--record", type=Path, help="also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4")
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -66,7 +67,7 @@ class Episode:
     def __init__(self, args: argparse.Namespace, env: str, agent: Agent | None) -> None:
         self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
         if self.dreaming:
-            self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False)
+            self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent")
             self.panels = ["the dream"]
         else:
             self.world = make(env, restart=False)
@@ -75,6 +76,7 @@ class Episode:
         self.policy = make_policy("white" if args.controller == "random" else "expert", self.world.spec) if args.controller in ("random", "expert") else None
 
     def reset(self, seed: int) -> None:
+        self.seed = seed
         self.obs = self.world.reset([seed])
         if self.agent:
             self.agent.reset(1)
@@ -101,7 +103,8 @@ class Episode:
         return [self.world.render(), self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
 
     def text(self) -> dict:
-        return {"controller": self.name, "step": self.steps, "return": self.total, "action": "" if self.action is None else self.action}
+        action = {} if self.action is None else {"action": self.action}
+        return {"controller": self.name, "seed": self.seed, "step": self.steps, "return": self.total, **action}
 
     def _see(self) -> None:
         if self.agent and not self.dreaming:
@@ -119,20 +122,24 @@ class Episode:
 
 def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:
     """Episodes in a window, one a seed, until the last or until the window is closed."""
-    with Viewer(f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt) as viewer:
+    keys = f"{driving_help(episode.space)}    {HELP}" if args.controller == "human" else HELP
+    with Viewer(f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt, help=keys) as viewer:
         for seed in seeds:
             episode.reset(seed)
             viewer.show(episode.images(), episode.text())
-            while not episode.over:
-                wish = viewer.wait()
-                if wish == "quit":
-                    return
+            while (wish := viewer.wait()) != "quit":
                 if wish == "reset":
                     episode.reset(seed)
+                elif episode.over:
+                    break
                 else:
                     episode.step(viewer.held)
                 viewer.show(episode.images(), episode.text())
-            print(f"seed {seed}: return {episode.total:.1f} in {episode.steps} steps", flush=True)
+                if episode.over:
+                    print(f"seed {seed}: return {episode.total:.1f} in {episode.steps} steps", flush=True)
+                    viewer.rest(END_PAUSE)
+            if wish == "quit":
+                return
 
 
 def record(path: Path, episode: Episode, seed: int) -> None:
@@ -201,10 +208,10 @@ def main() -> None:
     if args.render:
         watch(args, Episode(args, env, agent), seeds)
         return
+    if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
+        record(args.record, Episode(args, env, agent), seeds[0])
     returns = score(args, env, agent, seeds)
     report(args, env, seeds, returns, agent.parents if args.controller in TRAINED else {})
-    if args.record:
-        record(args.record, Episode(args, env, agent), seeds[0])
 
 
 if __name__ == "__main__":

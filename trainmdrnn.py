@@ -34,6 +34,7 @@ from utils.video import save_png, strip
 
 STAGE = 3
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
+FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
@@ -87,10 +88,14 @@ def run_epoch(model: MDRNN, data: Sequences, cuts: np.ndarray, args: argparse.Na
 
 @torch.inference_mode()
 def dream_starts(model: MDRNN, data: Sequences, rng: np.random.Generator) -> Starts:
-    """STARTS frames of the train split, drawn at random, each with M's state after up to WARM_UP real steps before it."""
+    """STARTS frames of the train split, drawn at random, each with M's state after up to WARM_UP real steps before it.
+
+    A part of them are first frames: a controller that never dreamt of setting off does not set off.
+    """
     where = model.head.weight.device
     episode = rng.choice(data.episodes("train"), STARTS)
     t = rng.integers(0, data.steps[episode])  # any frame but the last
+    t[: int(FIRST_FRAMES * STARTS)] = 0
     first = np.maximum(t - WARM_UP, 0)
     windows = data.windows(np.stack([episode, first], 1), WARM_UP)
     state = model.initial_state(STARTS)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script, too
 
@@ -39,6 +40,9 @@ from utils.errors import UserError
 from utils.seeds import RANGE, recording_seed
 from utils.spaces import space_to_dict
 from utils.workers import run_tasks
+
+if TYPE_CHECKING:
+    from models.agent import Agent
 
 MOST_EPISODES_A_SHARD = 10
 REPORT_EVERY = 25  # frames
@@ -185,13 +189,20 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
 
 
 def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float]) -> Manifest:
-    controller = None
-    if "controller" in mixture:
-        from models.agent import load_agent
-
-        controller = load_agent(args.logdir).parents
+    """The manifest of what `args` ask for, with nothing recorded yet."""
+    controller = trained_on(args.logdir, args.env).parents if "controller" in mixture else None
     return Manifest(args.env, tuple(spec.image_shape), space_to_dict(spec.action_space), float(spec.dt), args.max_steps, args.seed, args.policy,
                     args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller)
+
+
+def trained_on(logdir: Path, env: str) -> "Agent":
+    """The agent of a run; UserError if it was trained for another world than `env`."""
+    from models.agent import load_agent
+
+    agent = load_agent(logdir)
+    if agent.world["env"] != env:
+        raise UserError(f"{logdir} was trained for {agent.world['env']} and --env is {env}: choose another --logdir, or --env {agent.world['env']}")
+    return agent
 
 
 def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:

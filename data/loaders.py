@@ -188,15 +188,14 @@ class Sequences:
         episode, start = cuts[:, 0], cuts[:, 1]
         shift = start + np.where(start < 0, -start, 0)  # a first window that begins early begins at the first step instead
         end = np.minimum(start + length, self.steps[episode])
-        step = shift[:, None] + np.arange(length)  # (B, T)
-        inside = step < end[:, None]
-        step = np.minimum(step, self.steps[episode][:, None] - 1)
-        frame_index = torch.from_numpy(self.frame_offset[episode][:, None] + step)
-        frame_index = torch.cat([frame_index, frame_index[:, -1:] + 1], 1)  # (B, T + 1)
+        step = shift[:, None] + np.arange(length + 1)  # (B, T + 1)
+        inside = step[:, :-1] < end[:, None]
+        last = self.steps[episode][:, None]  # the episode's last frame; its last step is one earlier
+        frame_index = torch.from_numpy(self.frame_offset[episode][:, None] + np.minimum(step, last))
         z = self.mu[frame_index]
         if generator is not None:
             z = z + self.logsigma[frame_index].exp() * torch.randn(z.shape, generator=generator)
-        step_index = torch.from_numpy(self.step_offset[episode][:, None] + step)
+        step_index = torch.from_numpy(self.step_offset[episode][:, None] + np.minimum(step[:, :-1], last - 1))
         return Windows(z[:, :-1], z[:, 1:], self.action[step_index], self.reward[step_index], self.terminal[step_index], torch.from_numpy(inside).float())
 
     def episode(self, e: int) -> tuple[Tensor, Tensor, Tensor]:

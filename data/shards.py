@@ -175,7 +175,10 @@ def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
 
 def publish_shard(temporary: Path, path: Path) -> None:
     """Give a staged shard its name, durably."""
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}): mend the folder, then run the same command again") from None
     fsync_folder(Path(path).parent)
 
 

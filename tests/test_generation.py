@@ -414,6 +414,13 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
     assert np.isnan(recorder("tiny-blind", {"controller": 1}).record(0).expert_action).all()
 
 
+def test_a_controller_of_another_world_is_refused(monkeypatch):
+    agent = SimpleNamespace(world={"env": "gym:Pong"}, parents={})
+    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir: agent))
+    with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
+        generation_script.trained_on(Path("exp_dir"), "tiny")
+
+
 def test_an_expert_that_is_not_there_is_one_sentence():
     with pytest.raises(UserError, match="has no expert"):
         recorder("tiny-blind", {"expert": 1}).record(0)

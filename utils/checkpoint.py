@@ -14,6 +14,7 @@ import hashlib
 import io
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,18 @@ def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint; `more` holds tensors and plain values."""
     buffer = io.BytesIO()
-    torch.save({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}, buffer)
+    torch.save(_canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}), buffer)
     write_atomically(target, buffer.getvalue())
+
+
+def _canonical(value):
+    """`value` with every container built anew and equal strings made one: pickle writes an object it has met before as a reference, so that without this
+    the bytes (and the digest) would tell a resumed run from an uninterrupted one."""
+    if isinstance(value, dict):
+        return {_canonical(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_canonical(v) for v in value)
+    return sys.intern(value) if type(value) is str else value
 
 
 def load(source: Path, stage: str) -> dict:

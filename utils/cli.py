@@ -7,6 +7,7 @@ import random
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -18,9 +19,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """Keeps the docstring's layout and prints every default."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, instead of after a screenful of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help lists what is possible\n")
+
+
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose description is the script's docstring."""
-    return argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+    return Parser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def add_logdir(p: argparse.ArgumentParser) -> None:

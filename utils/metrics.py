@@ -31,7 +31,7 @@ class Mean:
 
     def add(self, values: dict, weight: float = 1.0) -> None:
         for key, value in values.items():
-            self.total[key] = self.total.get(key, 0.0) + float(value) * weight
+            self.total[key] = self.total.get(key, 0.0) + float(value.detach() if hasattr(value, "detach") else value) * weight
         self.weight += weight
 
     def result(self) -> dict[str, float]:

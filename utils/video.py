@@ -71,16 +71,25 @@ def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str] | None = 
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"one caption a picture is wanted: {len(captions)} captions for {len(images)} pictures")
     panels = [fit(image, height) for image in images]
-    size = max(12, min(20, height // 16))
-    top = GAP + (line_height(size) if captions else 0)
-    canvas = Image.new("RGB", (GAP + sum(p.width + GAP for p in panels), top + height + GAP), BACKGROUND)
+    head = heading(tuple(captions or ()), tuple(p.width for p in panels), max(12, min(20, height // 16)))
+    canvas = Image.new("RGB", (head.width, head.height + height + GAP), BACKGROUND)
+    canvas.paste(head)
     x = GAP
-    for i, panel in enumerate(panels):
-        canvas.paste(panel, (x, top))
-        if captions:
-            draw_text(canvas, captions[i], x, GAP / 2, size, panel.width, centred=True)
+    for panel in panels:
+        canvas.paste(panel, (x, head.height))
         x += panel.width + GAP
     return np.asarray(canvas)
+
+
+@lru_cache(maxsize=8)
+def heading(captions: tuple[str, ...], widths: tuple[int, ...], size: int) -> Image.Image:
+    """What stands above panels of those widths; kept, since the frames of a video all have the same."""
+    canvas = Image.new("RGB", (GAP + sum(w + GAP for w in widths), GAP + (line_height(size) if captions else 0)), BACKGROUND)
+    x = GAP
+    for caption, width in zip(captions, widths, strict=False):
+        draw_text(canvas, caption, x, GAP / 2, size, width, centred=True)
+        x += width + GAP
+    return canvas
 
 
 def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) -> np.ndarray:
@@ -105,11 +114,12 @@ def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) ->
     return np.asarray(canvas)
 
 
-def with_lines(picture: np.ndarray, lines: Sequence[str], size: int = 16) -> np.ndarray:
-    """`picture`, uint8 (h, w, 3), with lines of text below it."""
+def with_lines(picture: np.ndarray, lines: Sequence[str], size: int = 16, width: int = 0) -> np.ndarray:
+    """`picture`, uint8 (h, w, 3), with lines of text below it; in the middle of `width` pixels where it is narrower."""
     h, w = check_frame(picture).shape[:2]
+    left, w = max(0, width - w) // 2, max(width, w)
     canvas = Image.new("RGB", (w, h + len(lines) * line_height(size) + GAP), BACKGROUND)
-    canvas.paste(Image.fromarray(picture), (0, 0))
+    canvas.paste(Image.fromarray(picture), (left, 0))
     for i, line in enumerate(lines):
         draw_text(canvas, line, GAP, h + i * line_height(size), size, w - 2 * GAP)
     return np.asarray(canvas)

@@ -83,6 +83,10 @@ class Viewer:
                 return "step"
             time.sleep(NAP if self.paused else min(NAP, self.due - now))
 
+    def rest(self, seconds: float) -> None:
+        """Let the picture stay that long before the next "step", so that it can be looked at."""
+        self.due = time.monotonic() + seconds
+
     def events(self) -> None:
         """Take in what keyboard and window have to say."""
         self.window.switch_to()
@@ -96,7 +100,7 @@ class Viewer:
         room_w = w - GAP * (len(images) + 1)
         room_h = h - 2 * GAP - line_height(20) - len(lines) * line_height(16) - GAP
         height = int(min(room_h, room_w / sum(i.shape[1] / i.shape[0] for i in images)))
-        self.picture = with_lines(side_by_side(images, self.panels, max(16, height)), lines)
+        self.picture = with_lines(side_by_side(images, self.panels, max(16, height)), lines, width=w)
 
     def draw(self) -> None:
         """Put the composed picture in the middle of the window."""
@@ -195,7 +199,7 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
         return discrete_action(held, space["n"], previous)
     low, high = np.array(space["low"], np.float32), np.array(space["high"], np.float32)
     target = np.zeros_like(low)
-    if len(low) == 3 and low[0] < 0 and (low[1:] == 0).all():
+    if is_driving(space):
         steer = ("right" in held) - ("left" in held)
         target[:] = steer * high[0], ("up" in held) * high[1], ("down" in held) * BRAKE * high[2]
         smooth = slice(0, 1)
@@ -209,6 +213,20 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
     pace = STEER * (high - low) / 2 * np.where(returning, 2, 1)
     target[smooth] = np.clip(target, before - pace, before + pace)[smooth]
     return target
+
+
+def driving_help(space: dict) -> str:
+    """Which keys `keyboard_action` obeys in that space."""
+    if space["type"] == "discrete":
+        return f"{'arrows, ' if space['n'] in DISCRETE else ''}0-{min(space['n'], 10) - 1}: act"
+    if is_driving(space):
+        return "left, right: steer    up: gas    down: brake"
+    return "    ".join(f"{less}, {more}: number {i + 1}" for i, (less, more) in enumerate(PAIRS[: len(space["low"])]))
+
+
+def is_driving(space: dict) -> bool:
+    """Whether a box is steering to both sides, gas and brake."""
+    return len(space["low"]) == 3 and space["low"][0] < 0 and space["low"][1:] == [0, 0]
 
 
 def discrete_action(held: set[str], n: int, previous: int | None) -> int:

@@ -1,0 +1,233 @@
+"""kill -9 at random moments of every stage, and the same command again: the files end up as if nothing had happened.
+
+Writes  docs/kills.md     a table: what was killed, how often, and whether the files are those of a run that was left alone
+
+    python -m benchmarks.kills --kills 10
+
+Half of the kills come at a random moment of the run, the other half while a file is being published: as soon as its temporary name is seen in the folder.
+Runs that were killed are gone on with, and killed again, until one ends by itself; then its files are compared, and the next run starts afresh.
+Every kill must hit a live process: one that ended before its moment came is not counted.
+"""
+
+import argparse
+import os
+import platform
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from data.manifest import ShardEntry, write_manifest
+from data.shards import STEP_COLUMNS, Dataset, Episode, write_shard
+from utils.cli import natural, parser, positive, run, write_atomically
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+# Whatever a run draws or notes about itself is left out: pictures, args.json, locks.
+COMPARED = ("*.h5", "manifest.json", "best.tar", "checkpoint.tar", "metrics.csv")
+LONGEST = 600  # seconds a run may take
+TRIES = 10  # runs that may end before their kill, for each kill
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage on a tiny budget; it runs in a folder that holds data/ and run/.
+
+    Fields:
+        number: as in DESIGN.md
+        command: after `python`
+        writes: the folders its files appear in
+    """
+
+    number: str
+    command: str
+    writes: tuple[str, ...]
+
+
+STAGES = {
+    "generation": Stage("1", "data/generation_script.py --env gym:CartPole-v1 --rollouts 64 --rootdir {folder}/data --val-fraction 0.25 --max-steps 60 --threads 2",
+                        ("data",)),
+    "vae": Stage("2", "trainvae.py --dataset {folder}/labelled --logdir {folder}/run --latent 8 --epochs 6 --device cpu", ("run/vae", "run/latents")),
+    "mdrnn": Stage("3", "trainmdrnn.py --logdir {folder}/run --hidden 64 --seq-len 16 --epochs 12 --device cpu", ("run/mdrnn", "run/latents")),
+    "ctrl": Stage("4a", "traincontroller.py --logdir {folder}/run --pop-size 16 --n-samples 16 --horizon 100 --generations 12 --device cpu", ("run/ctrl",)),
+    "bc": Stage("4b", "trainbc.py --logdir {folder}/run --epochs 12 --evaluate-every 3 --n-samples 4 --max-workers 2 --device cpu", ("run/bc",)),
+}
+
+
+@dataclass
+class Tally:
+    """What was done to a stage.
+
+    Fields:
+        seconds: of the run that was left alone
+        moments: kills at a random moment        publications: kills on seeing a temporary name
+        leftovers: kills after which a temporary file was still there, so that they surely hit a publication
+        ended: runs that were compared; different: names of the files that differed in any of them
+    """
+
+    seconds: float
+    moments: int = 0
+    publications: int = 0
+    leftovers: int = 0
+    ended: int = 0
+    different: set[str] = field(default_factory=set)
+
+
+def own_actions_as_experts(source: Path, target: Path) -> None:
+    """Copy a dataset, with the executed actions as the expert's: CartPole has no expert, and stage 4b needs one."""
+    dataset, entries = Dataset.open(source), []
+    target.mkdir(parents=True)
+    for entry in dataset.shards:
+        with dataset.open_shard(entry) as shard:
+            columns = {name: shard.column(name) for name in (*STEP_COLUMNS, "seed", "policy")}
+            columns["expert_action"] = columns["action"]
+            episodes = []
+            for e, index in enumerate(shard.episode):
+                steps = slice(shard.step_offsets[e], shard.step_offsets[e + 1])
+                episodes.append(Episode(shard.frames(shard.frame_offsets[e], shard.frame_offsets[e + 1]), *(columns[name][steps] for name in STEP_COLUMNS),
+                                        int(index), int(columns["seed"][e]), int(columns["policy"][e])))
+        entries.append(ShardEntry(**write_shard(target / entry.file, episodes)))
+    write_manifest(target, replace(dataset.manifest, shards=tuple(entries)))
+
+
+def start(stage: Stage, folder: Path) -> subprocess.Popen:
+    """Begin the stage's command in the background."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *shlex.split(stage.command.format(folder=shlex.quote(str(folder))))]
+    with open(folder / "stderr.txt", "w") as errors:
+        return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
+
+
+def finish(process: subprocess.Popen, folder: Path) -> None:
+    """Wait for the end; UserError unless it is a good one."""
+    if process.wait(LONGEST):
+        raise UserError(f"a run ended with status {process.returncode}: {(folder / 'stderr.txt').read_text()[-2000:]}")
+
+
+def contents(stage: Stage, folder: Path) -> dict[str, bytes]:
+    """The files that are compared."""
+    files = {path for where in stage.writes for pattern in COMPARED for path in (folder / where).glob(pattern)}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def temporary_files(stage: Stage, folder: Path) -> list[str]:
+    return [entry.name for where in stage.writes if (folder / where).is_dir() for entry in os.scandir(folder / where) if entry.name.endswith(".tmp")]
+
+
+def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds: float, skip: int | None) -> bool:
+    """Wait `seconds`, or, with `skip`, for a temporary name after `skip` others; False if the process ended first."""
+    deadline, seen = time.monotonic() + (seconds if skip is None else LONGEST), set(temporary_files(stage, folder))
+    while process.poll() is None and time.monotonic() < deadline:
+        if skip is None:
+            time.sleep(0.01)
+        elif fresh := set(temporary_files(stage, folder)) - seen:
+            seen |= fresh
+            skip -= len(fresh)
+            if skip < 0:
+                return True
+    return process.poll() is None
+
+
+def copy_afresh(source: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    return Path(shutil.copytree(source, target))
+
+
+def torment(stage: Stage, before: Path, work: Path, kills: int, seed: int) -> tuple[Tally, Path]:
+    """Kill runs of the stage that start from the folder `before`; returns what came of it, and the folder of the run that was left alone."""
+    rng = random.Random(seed)
+    straight, killed = copy_afresh(before, work / "straight"), work / "killed"
+    began = time.monotonic()
+    finish(start(stage, straight), straight)
+    tally, wanted = Tally(time.monotonic() - began), contents(stage, straight)
+    copy_afresh(before, killed)
+
+    def compare() -> None:
+        found = contents(stage, killed)
+        tally.ended += 1
+        tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(temporary_files(stage, killed))
+        copy_afresh(before, killed)
+
+    for _ in range(TRIES * kills):
+        if tally.moments + tally.publications == kills:
+            break
+        publication = tally.publications < tally.moments
+        process = start(stage, killed)
+        if not await_moment(process, stage, killed, rng.uniform(0.1, 0.95) * tally.seconds, rng.randrange(6) if publication else None):
+            finish(process, killed)
+            compare()
+            continue
+        process.kill()
+        if process.wait() != -signal.SIGKILL:  # it ended between the two lines above
+            continue
+        tally.publications += publication
+        tally.moments += not publication
+        tally.leftovers += bool(temporary_files(stage, killed))
+    else:
+        raise UserError(f"{TRIES * kills} runs were not enough for {kills} kills of stage {stage.number}: run it again on a machine that is less busy")
+    finish(start(stage, killed), killed)
+    compare()
+    return tally, straight
+
+
+def prepare(stage: str, folder: Path) -> None:
+    """What stands between a stage's end and the next one's start."""
+    if stage == "generation":
+        own_actions_as_experts(folder / "data", folder / "labelled")
+
+
+def report(tallies: dict[str, Tally], seed: int) -> str:
+    """The table, as docs/kills.md."""
+    lines = ["# Killed, and run again", "",
+             f"`python -m benchmarks.kills --kills {max(t.moments + t.publications for t in tallies.values())} --seed {seed}`, "
+             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, on a CPU.", "",
+             "Each kill is a SIGKILL to a process that was alive; the same command then went on, and was killed again. Whenever a run came to its end, all of its "
+             f"files {', '.join(f'`{name}`' for name in COMPARED)} were compared, byte by byte, with those of a run that was left alone.", "",
+             "| stage | command | seconds undisturbed | kills at a random moment | kills during a publication | temporary files left by them | runs compared | outcome |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for name, tally in tallies.items():
+        outcome = "identical" if not tally.different else f"**different: {', '.join(sorted(tally.different))}**"
+        lines.append(f"| {STAGES[name].number} | `{STAGES[name].command.replace('{folder}/', '')}` | {tally.seconds:.0f} | {tally.moments} | {tally.publications} | "
+                     f"{tally.leftovers} | {tally.ended} | {outcome} |")
+    return "\n".join(lines) + "\n"
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument("--stage", choices=list(STAGES), nargs="+", default=list(STAGES), help="stages to kill; the others only run")
+    p.add_argument("--kills", type=positive, default=10, help="kills a stage")
+    p.add_argument("--seed", type=natural, default=0, help="decides the moments")
+    p.add_argument("--out", type=Path, default=Path("docs/kills.md"), help="the table")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    tallies = {}
+    with tempfile.TemporaryDirectory(prefix="kills-") as name:
+        before = Path(name) / "before"
+        before.mkdir()
+        for number, (stage, what) in enumerate(STAGES.items()):
+            if stage not in args.stage:
+                finish(start(what, before), before)
+            else:
+                tallies[stage], straight = torment(what, before, Path(name), args.kills, args.seed + 100 * number)
+                print(f"stage {what.number}: {tallies[stage]}", flush=True)
+                before = copy_afresh(straight, before)
+            prepare(stage, before)
+    write_atomically(args.out, report(tallies, args.seed).encode())
+    print(f"{args.out} written")
+    if different := [name for name, tally in tallies.items() if tally.different]:
+        raise UserError(f"killing changed what {', '.join(different)} wrote: see {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+"""What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would type."""
+
+import pytest
+from tiny_run import TINY, TinyRun, user
+
+from benchmarks.kills import own_actions_as_experts
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> TinyRun:
+    """A run trained by all stages; tests that damage it take `copy_run` of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = TinyRun(folder / "data", folder / "run")
+    user("data/generation_script.py", "--env", "gym:CartPole-v1", "--rollouts", 12, "--rootdir", folder / "recorded", "--val-fraction", 0.25, "--threads", 1)
+    own_actions_as_experts(folder / "recorded", run.data)
+    user("trainvae.py", *TINY["trainvae"], "--dataset", run.data, "--logdir", run.logdir)
+    user("trainmdrnn.py", *TINY["trainmdrnn"], "--logdir", run.logdir)
+    user("traincontroller.py", *TINY["traincontroller"], "--logdir", run.logdir)
+    user("trainbc.py", *TINY["trainbc"], "--logdir", run.logdir)
+    return run
