@@ -146,9 +146,11 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     """One episode as a video."""
     episode.reset(seed)
     with VideoWriter(path, 1 / episode.world.spec.dt) as video, tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar:
-        while not episode.over:
+        while True:
             line = f"{episode.name}   step {episode.steps}   return {episode.total:.1f}"
             video.add(with_lines(side_by_side(episode.images(), episode.panels), [line]))
+            if episode.over:
+                break
             episode.step(set())
             bar.update(1)
     print(f"{path}: seed {seed}, return {episode.total:.1f}")

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from utils.cli import natural, parser, positive, run, write_atomically
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-# Whatever a run draws or notes about itself is left out: pictures, args.json, locks.
+# What a run draws, or notes about itself, is left out: pictures, args.json, locks.
 COMPARED = ("*.h5", "manifest.json", "best.tar", "checkpoint.tar", "metrics.csv")
 LONGEST = 600  # seconds a run may take
 TRIES = 10  # runs that may end before their kill, for each kill
@@ -112,10 +113,10 @@ def finish(process: subprocess.Popen, folder: Path) -> None:
         raise UserError(f"a run ended with status {process.returncode}: {(folder / 'stderr.txt').read_text()[-2000:]}")
 
 
-def contents(stage: Stage, folder: Path) -> dict[str, bytes]:
+def digests(stage: Stage, folder: Path) -> dict[str, str]:
     """The files that are compared."""
     files = {path for where in stage.writes for pattern in COMPARED for path in (folder / where).glob(pattern)}
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
 def temporary_files(stage: Stage, folder: Path) -> list[str]:
@@ -136,46 +137,50 @@ def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds:
     return process.poll() is None
 
 
-def copy_afresh(source: Path, target: Path) -> Path:
-    shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(source, target))
+def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
+    """Run the stage in the folder `live`, first undisturbed, then killed again and again; leaves the folder as an undisturbed run does.
 
-
-def torment(stage: Stage, before: Path, work: Path, kills: int, seed: int) -> tuple[Tally, Path]:
-    """Kill runs of the stage that start from the folder `before`; returns what came of it, and the folder of the run that was left alone."""
+    All runs use the same folder, since its name is part of what they write.
+    """
     rng = random.Random(seed)
-    straight, killed = copy_afresh(before, work / "straight"), work / "killed"
+    before = Path(shutil.copytree(live, live.with_name("before"), dirs_exist_ok=False))
     began = time.monotonic()
-    finish(start(stage, straight), straight)
-    tally, wanted = Tally(time.monotonic() - began), contents(stage, straight)
-    copy_afresh(before, killed)
+    finish(start(stage, live), live)
+    tally, wanted = Tally(time.monotonic() - began), digests(stage, live)
 
-    def compare() -> None:
-        found = contents(stage, killed)
+    def compare_and_begin_afresh() -> None:
+        found = digests(stage, live)
         tally.ended += 1
-        tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(temporary_files(stage, killed))
-        copy_afresh(before, killed)
+        tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(temporary_files(stage, live))
+        begin_afresh()
 
+    def begin_afresh() -> None:
+        shutil.rmtree(live)
+        shutil.copytree(before, live)
+
+    begin_afresh()
     for _ in range(TRIES * kills):
         if tally.moments + tally.publications == kills:
             break
         publication = tally.publications < tally.moments
-        process = start(stage, killed)
-        if not await_moment(process, stage, killed, rng.uniform(0.1, 0.95) * tally.seconds, rng.randrange(6) if publication else None):
-            finish(process, killed)
-            compare()
+        process = start(stage, live)
+        if not await_moment(process, stage, live, rng.uniform(0.1, 0.95) * tally.seconds, rng.randrange(6) if publication else None):
+            finish(process, live)
+            compare_and_begin_afresh()
             continue
         process.kill()
         if process.wait() != -signal.SIGKILL:  # it ended between the two lines above
             continue
         tally.publications += publication
         tally.moments += not publication
-        tally.leftovers += bool(temporary_files(stage, killed))
+        tally.leftovers += bool(temporary_files(stage, live))
     else:
         raise UserError(f"{TRIES * kills} runs were not enough for {kills} kills of stage {stage.number}: run it again on a machine that is less busy")
-    finish(start(stage, killed), killed)
-    compare()
-    return tally, straight
+    finish(start(stage, live), live)
+    compare_and_begin_afresh()
+    finish(start(stage, live), live)
+    shutil.rmtree(before)
+    return tally
 
 
 def prepare(stage: str, folder: Path) -> None:
@@ -213,16 +218,15 @@ def main() -> None:
     args = parse_args()
     tallies = {}
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        before = Path(name) / "before"
-        before.mkdir()
-        for number, (stage, what) in enumerate(STAGES.items()):
-            if stage not in args.stage:
-                finish(start(what, before), before)
+        live = Path(name) / "live"
+        live.mkdir()
+        for number, (name, stage) in enumerate(STAGES.items()):
+            if name in args.stage:
+                tallies[name] = torment(stage, live, args.kills, args.seed + 100 * number)
+                print(f"stage {stage.number}: {tallies[name]}", flush=True)
             else:
-                tallies[stage], straight = torment(what, before, Path(name), args.kills, args.seed + 100 * number)
-                print(f"stage {what.number}: {tallies[stage]}", flush=True)
-                before = copy_afresh(straight, before)
-            prepare(stage, before)
+                finish(start(stage, live), live)
+            prepare(name, live)
     write_atomically(args.out, report(tallies, args.seed).encode())
     print(f"{args.out} written")
     if different := [name for name, tally in tallies.items() if tally.different]:

@@ -1,0 +1,173 @@
+"""A checkpoint is loaded as it was written, or refused in one sentence; nothing in it can run."""
+
+import hashlib
+import os
+import pickle
+import resource
+
+import pytest
+import torch
+from tiny_run import TINY, call, complaint, contents, copy_run
+
+from utils import checkpoint
+from utils.errors import UserError
+
+
+class Payload:
+    """What a hostile pickle does when it is loaded: create a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small checkpoint with something of everything in it."""
+    target = tmp_path / "run" / "vae" / "best.tar"
+    target.parent.mkdir(parents=True)
+    checkpoint.save(target, "vae", {"latent": 2}, {"weight": torch.arange(12.0).view(3, 4)}, {}, world={"env": "carracing", "image_shape": [64, 64, 3]}, best=1.5)
+    return target
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
+    return one == other
+
+
+def refusal(source, stage="vae"):
+    with pytest.raises(UserError) as error:
+        checkpoint.load(source, stage)
+    sentence = str(error.value)
+    assert "\n" not in sentence and str(source) in sentence and f"python trainvae.py --logdir {source.parent.parent}" in sentence
+    return sentence
+
+
+def test_what_is_saved_is_loaded_with_the_digest_of_the_file(saved):
+    loaded = checkpoint.load(saved, "vae")
+    assert loaded.pop("digest") == hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert equal(loaded, {"stage": "vae", "schema": 1, "config": {"latent": 2}, "model": {"weight": torch.arange(12.0).view(3, 4)}, "parents": {},
+                          "world": {"env": "carracing", "image_shape": [64, 64, 3]}, "best": 1.5})
+
+
+def test_the_same_values_give_the_same_bytes_whether_or_not_their_strings_are_the_same_objects(saved):
+    again = {k: v for k, v in checkpoint.load(saved, "vae").items() if k not in ("stage", "schema", "digest")}
+    again["world"] = {"".join(k): v for k, v in again["world"].items()}
+    before = saved.read_bytes()
+    checkpoint.save(saved, "vae", **again)
+    assert saved.read_bytes() == before
+
+
+def test_a_truncated_file_is_refused_wherever_it_was_cut(saved):
+    whole = saved.read_bytes()
+    for length in (0, 1, 4, len(whole) // 2, len(whole) - 30, len(whole) - 1):
+        saved.write_bytes(whole[:length])
+        assert "is damaged" in refusal(saved)
+
+
+def test_flipped_bits_never_load_as_other_values(saved):
+    """Some bits mean nothing, such as those of padding; all others must be noticed."""
+    wanted, whole, refused = checkpoint.load(saved, "vae"), saved.read_bytes(), 0
+    del wanted["digest"]
+    for place in range(0, len(whole), 3):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            loaded = checkpoint.load(saved, "vae")
+        except UserError:
+            refused += 1
+        else:
+            del loaded["digest"]
+            assert equal(loaded, wanted), f"byte {place}"
+    assert refused > len(whole) / 3 / 5
+
+
+def test_a_flipped_bit_in_a_weight_is_noticed(saved):
+    whole = saved.read_bytes()
+    place = whole.index(torch.arange(12.0).numpy().tobytes()) + 7
+    saved.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    assert "does not match its checksum" in refusal(saved)
+
+
+def test_another_schema_and_another_stage_are_refused(saved):
+    torch.save({"stage": "vae", "schema": 99}, saved)
+    assert "schema version 99, this version of dreamdrive reads 1" in refusal(saved)
+    torch.save({"stage": "mdrnn", "schema": 1}, saved)
+    assert "is not a checkpoint of stage \"vae\" (its stage is 'mdrnn')" in refusal(saved)
+    for foreign in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
+        torch.save(foreign, saved)
+        assert "its stage is None" in refusal(saved)
+
+
+def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(saved, tmp_path):
+    mark = tmp_path / "ran"
+    hostile = {"stage": "vae", "schema": 1, "config": Payload(mark)}
+    torch.save(hostile, saved)
+    assert "objects other than tensors and plain values" in refusal(saved) and not mark.exists()
+    torch.save(hostile, saved, _use_new_zipfile_serialization=False)
+    assert "is damaged" in refusal(saved) and not mark.exists()
+    saved.write_bytes(pickle.dumps(hostile))
+    assert "is damaged" in refusal(saved) and not mark.exists()
+    torch.save(hostile, saved)
+    torch.load(saved, weights_only=False)
+    assert mark.exists(), "the payload is harmless, so this test shows nothing"
+
+
+def test_a_missing_or_unreadable_file_names_the_command_that_makes_it(tmp_path):
+    missing = tmp_path / "run" / "vae" / "best.tar"
+    assert refusal(missing) == f"{missing} is missing: run `python trainvae.py --logdir {tmp_path / 'run'}` first"
+    missing.mkdir(parents=True)
+    assert "cannot be read (Is a directory)" in refusal(missing)
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_whole_and_no_litter(saved):
+    before, (soft, hard) = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a limit on the size of files stands for the disk
+    try:
+        with pytest.raises(UserError, match=r"could not be written \(File too large\): free some space"):
+            checkpoint.save(saved, "vae", {"latent": 2}, {"weight": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert saved.read_bytes() == before and [p.name for p in saved.parent.iterdir()] == ["best.tar"]
+
+
+def test_a_stage_cleans_up_after_a_killed_run_and_runs_once_at_a_time(tmp_path):
+    with checkpoint.stage_folder(tmp_path, "ctrl") as folder:
+        (folder / "best.tar").touch()
+        (folder / ".best.tar.123.tmp").touch()
+        with pytest.raises(UserError, match="another traincontroller.py is running in"), checkpoint.stage_folder(tmp_path, "ctrl"):
+            pass
+    with checkpoint.stage_folder(tmp_path, "ctrl") as folder:
+        assert sorted(p.name for p in folder.iterdir()) == [".lock", "best.tar"]
+
+
+def retrain(logdir, stage):
+    """Stands for a parent trained anew: the same sizes, other weights."""
+    source = checkpoint.path(logdir, stage)
+    saved = {k: v for k, v in checkpoint.load(source, stage).items() if k not in ("stage", "schema", "digest")}
+    saved["model"] = {name: value + 0.01 for name, value in saved["model"].items()}
+    checkpoint.save(source, stage, **saved)
+
+
+@pytest.mark.parametrize(("parent", "module", "child"), [
+    ("vae", "trainmdrnn", "trainmdrnn.py"), ("vae", "traincontroller", "trainmdrnn.py"), ("vae", "trainbc", "trainmdrnn.py"),
+    ("vae", "test_controller", "trainmdrnn.py"), ("mdrnn", "traincontroller", "traincontroller.py"), ("mdrnn", "trainbc", "trainbc.py"),
+    ("mdrnn", "test_controller", "traincontroller.py"),
+])
+def test_a_child_whose_parent_was_retrained_refuses_and_names_the_command(parent, module, child, trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    retrain(run.logdir, parent)
+    before = {name: content for name, content in contents(run.logdir).items() if "latents" not in name}
+    said = complaint(call(module, "--logdir", run.logdir, *TINY.get(module, ())))
+    assert f"was trained on {parent} " in said and f"run `python {child} --logdir {run.logdir} --noreload` to train it anew" in said
+    assert before == {name: content for name, content in contents(run.logdir).items() if "latents" not in name}
+
+
+def test_a_clone_of_another_world_model_is_no_start_for_evolution(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    said = complaint(call("traincontroller", "--logdir", run.logdir, *TINY["traincontroller"], "--init", run.logdir / "ctrl" / "best.tar"))
+    assert 'is not a checkpoint of stage "bc"' in said
