@@ -9,6 +9,7 @@ Every stage is the command a user would type, printed before it runs; a demo tha
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -30,11 +31,20 @@ DRIVERS = {"random": "random driver", "ctrl": "evolved controller", "bc": "clone
 PICTURES = ["vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"]
 
 
-def call(command: str) -> None:
-    """Run one of our scripts as a user would; UserError if it fails (it has said why)."""
+def call(command: str) -> str:
+    """Run one of our scripts as a user would; UserError if it fails (it has said why). Returns a line on its time and memory."""
     print(f"\n$ python {command}", flush=True)
-    if status := subprocess.run([sys.executable, *shlex.split(command)]).returncode:
-        raise UserError(f"`python {command}` ended with status {status}: see above, then run `make demo` again to go on")
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *shlex.split(command)])
+    try:
+        _, status, usage = os.wait4(process.pid, 0)  # unlike wait, it tells the peak memory, of the workers too
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"`python {command}` ended with status {process.returncode}: see above, then run `make demo` again to go on")
+    return f"  {command.split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
 
 
 def table(scores: dict[str, dict]) -> str:
@@ -47,17 +57,17 @@ def table(scores: dict[str, dict]) -> str:
 def main() -> None:
     parser(__doc__).parse_args()
     began = time.monotonic()
-    for command in STAGES:
-        call(command)
+    costs = [call(command) for command in STAGES]
     for name in DRIVERS:
         video = f" --record {LOGDIR / 'drive.mp4'}" if name == "bc" else ""
-        call(f"test_controller.py --logdir {LOGDIR} --controller {name} --episodes {EPISODES} --max-workers 2{video}")
+        costs.append(call(f"test_controller.py --logdir {LOGDIR} --controller {name} --episodes {EPISODES} --max-workers 2{video}"))
     scores = {name: json.loads((LOGDIR / "scores" / f"{name}-simulator.json").read_text()) for name in DRIVERS}
     print(f"\n{table(scores)}\n\npictures and videos:")
     for picture in PICTURES:
         path = LOGDIR / picture
         print(f"  {max(path.glob('*.png')) if path.is_dir() else path}")
-    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    print("\ntime and peak memory of a process:", *costs, sep="\n")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,11 @@ Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
 import argparse
-import fcntl
 import os
 import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +35,7 @@ from data.shards import Episode
 from envs import World, WorldSpec
 from utils import cli
 from utils.errors import UserError
+from utils.locks import locked
 from utils.seeds import RANGE, recording_seed
 from utils.spaces import space_to_dict
 from utils.workers import run_tasks
@@ -244,17 +243,6 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second generator out of `folder`; the lock goes when this process does, however it ends."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir") from None
-        yield
-
-
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float]:
     """The world's spec, and how many bytes a frame of it takes on disk, from a few frames driven at random."""
     world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False)
@@ -314,7 +302,7 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
     mixture = policies.parse_mixture(args.policy)
     recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir)
     folder = cli.make_folder(args.rootdir)
-    with locked(folder):
+    with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
         spec, frame_bytes = look_at_world(recipe)
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture), folder), folder)
         if not manifest.complete:

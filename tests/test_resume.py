@@ -1,19 +1,8 @@
 """A stage that was stopped and run again ends with the bytes of one that was not."""
 
-import os
-import signal
-import subprocess
-import time
 
-import cma
-import numpy as np
 import pytest
-import torch
-from tiny_run import ROOT, TINY, command, contents, copy_run, tiny, variables
-
-from benchmarks import kills
-from traincontroller import Search
-from utils import checkpoint
+from tiny_run import contents, copy_run, tiny
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
 LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for name in FOLDERS}

@@ -9,11 +9,9 @@ renamed. Its digest is the sha256 of the file.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import pickle
-import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ import torch
 
 from utils.cli import make_folder, write_atomically
 from utils.errors import UserError
+from utils.locks import locked
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
@@ -123,18 +122,8 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with the process, however it ends."""
     folder = make_folder(Path(logdir) / stage)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir") from None
+    with locked(folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield folder
 
-
-def check_space(folder: Path, size: int) -> None:
-    """UserError unless the disk of `folder` can hold `size` more bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise UserError(f"{folder} needs {size / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free: free some space or choose another folder")
