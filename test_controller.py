@@ -8,7 +8,8 @@ Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max
     python test_controller.py --logdir exp_dir --controller bc --render
 
 --render opens a window (no score is written): what the simulator shows, what V makes of it, what M expected.
-Keys: space pause, S single step, R reset, Q quit; with --controller human the arrows steer, gas and brake.
+Keys: space pause, S single step, R reset, Q quit; with --controller human left and right steer, up is gas, down brakes.
+Without a screen the window is on a virtual one, and a line says where it can be seen; --record needs none.
 """
 
 import argparse
@@ -44,12 +45,13 @@ PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", "human"), default="ctrl", help="who drives; random draws every action uniformly")
-    p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where")
-    p.add_argument("--env", help="the simulator where --logdir holds no trained V (default: carracing)")
+    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", "human"), default="ctrl",
+                   help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, or you by keyboard")
+    p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
+    p.add_argument("--env", help="the simulator, where --logdir holds no trained V; carracing unless given")
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
     p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
-    p.add_argument("--render", action="store_true", help="show a window instead of scoring")
+    p.add_argument("--render", action="store_true", help="show the episodes in a window instead of scoring")
     p.add_argument("--record", type=Path, help="also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4")
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
@@ -174,7 +176,7 @@ def report(args: argparse.Namespace, env: str, seeds: list[int], returns: list[f
     values = np.array(returns)
     summary = {"mean": values.mean(), "std": values.std(), "min": values.min(), "median": np.median(values), "max": values.max()}
     summary = {name: float(value) for name, value in summary.items()}
-    target = make_folder(args.logdir / "scores") / f"{args.controller}-{args.world}.json"
+    target = args.logdir / "scores" / f"{args.controller}-{args.world}.json"
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     content = {**summary, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), "versions": versions,
                "command": command_line(), "checkpoints": digests}
@@ -212,6 +214,7 @@ def main() -> None:
         return
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
         record(args.record, Episode(args, env, agent), seeds[0])
+    make_folder(args.logdir / "scores")  # before the long work, in case it cannot be written to
     returns = score(args, env, agent, seeds)
     report(args, env, seeds, returns, agent.parents if args.controller in TRAINED else {})
 

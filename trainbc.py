@@ -102,18 +102,19 @@ def clone_loss(outputs: Tensor, action: Tensor, discrete: bool) -> Tensor:
     return (outputs - action).square().sum(1).mean()
 
 
-def run_epoch(model: Controller, data: Steps, order: Tensor, batch_size: int, optimizer: torch.optim.Optimizer | None, generator: torch.Generator) -> float:
+def run_epoch(model: Controller, data: Steps, order: Tensor, batch_size: int, optimizer: torch.optim.Optimizer | None, generator: torch.Generator,
+              epoch: int) -> float:
     """One pass over the steps in `order`; trains with an optimizer (on z drawn anew), else measures (on its mean). Mean loss."""
     where, mean = next(model.parameters()).device, Mean()
     discrete = model.config.action_space["type"] == "discrete"
-    for chosen in order.split(batch_size):
+    for number, chosen in enumerate(order.split(batch_size)):
         z = data.mu[chosen]
         if optimizer:
             z = z + data.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
         with torch.set_grad_enabled(optimizer is not None):
             loss = clone_loss(model.outputs(z.to(where), data.h[chosen].to(where)), data.action[chosen].to(where), discrete)
         if not math.isfinite(loss.item()):
-            raise UserError(f"the loss became {loss.item()}: lower --learning-rate and run again")
+            raise UserError(f"the loss became {loss.item()} in batch {number} of epoch {epoch}: lower --learning-rate and run again")
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -144,6 +145,7 @@ def main() -> None:
     datasets = open_datasets(args.dataset or checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
+        state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
         steps = {split: labelled_steps(data, mdrnn, split) for split in ("train", "val")}
@@ -154,19 +156,19 @@ def main() -> None:
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"])
         model = Controller(config).to(where)
         with Evaluator(world["env"], Driver("agent", args.logdir, model.config_dict()), args.max_workers) as evaluator:
-            best = train(args, folder, model, steps, evaluator, parents)
+            best = train(args, folder, model, steps, evaluator, parents, state)
         model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
         save_dream(args, folder, model)
     print(f"{folder / 'best.tar'}: mean return {best:.1f} over {args.n_samples} episodes; "
           f"next: python test_controller.py --logdir {args.logdir} --controller bc")
 
 
-def train(args: argparse.Namespace, folder: Path, model: Controller, data: dict[str, Steps], evaluator: Evaluator, parents: dict[str, str]) -> float:
-    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar; returns the best score in the simulator."""
+def train(args: argparse.Namespace, folder: Path, model: Controller, data: dict[str, Steps], evaluator: Evaluator, parents: dict[str, str],
+          state: dict | None) -> float:
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the best score in the simulator."""
     seed_everything(args.seed, STAGE)
     model.load_state_dict(Controller(model.config).state_dict(), strict=False)  # initial weights that follow from the seed
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
-    state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
     history, best = [], -math.inf
     if state:
         checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "features": "--features"})
@@ -180,8 +182,8 @@ def train(args: argparse.Namespace, folder: Path, model: Controller, data: dict[
             rng = seed_everything(args.seed, STAGE, epoch)
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             order = torch.from_numpy(rng.permutation(len(data["train"].action)))
-            loss = run_epoch(model, data["train"], order, args.batch_size, optimizer, generator)
-            val_loss = run_epoch(model, data["val"], torch.arange(len(data["val"].action)), args.batch_size, None, generator)
+            loss = run_epoch(model, data["train"], order, args.batch_size, optimizer, generator, epoch)
+            val_loss = run_epoch(model, data["val"], torch.arange(len(data["val"].action)), args.batch_size, None, generator, epoch)
             row = {"epoch": epoch, "loss": loss, "val_loss": val_loss, "return_mean": None, "return_std": None}
             common = {"config": model.config_dict(), "model": model.state_dict(), "parents": parents, "epoch": epoch}
             if epoch % args.evaluate_every == 0 or epoch == args.epochs:

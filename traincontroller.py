@@ -34,7 +34,7 @@ from utils.plots import curves
 from utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
-RESCORE_DREAMS = 256  # fresh dreams the search's mean is scored on
+RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
 
 
 def parse_args() -> argparse.Namespace:

@@ -24,7 +24,7 @@ from models.agent import load_vae
 from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
 from models.vae import VAE, to_uint8
 from utils import checkpoint
-from utils.cli import add_training, device, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
@@ -46,9 +46,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss")
     p.add_argument("--hidden", type=positive, default=256, help="R, size of the LSTM")
     p.add_argument("--mixtures", type=positive, default=5, help="K, Gaussians in the mixture")
-    p.add_argument("--seq-len", type=positive, default=64, help="T, steps of a training window")
-    p.add_argument("--batch-size", type=positive, default=32, help="windows")
-    p.add_argument("--epochs", type=positive, default=30, help="train up to this epoch; more than before goes on")
+    p.add_argument("--seq-len", type=positive, default=32, help="T, steps of a training window")
+    p.add_argument("--batch-size", type=positive, default=16, help="windows")
+    p.add_argument("--epochs", type=natural, default=30, help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation")
     p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="Adam's; halved after 3 epochs without progress")
     p.add_argument("--patience", type=positive, default=10, help="stop after so many epochs without progress")
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness")
@@ -138,21 +138,23 @@ def main() -> None:
     check_world(datasets[0], saved["world"], str(checkpoint.path(args.logdir, "vae")))
     require_validation(datasets)
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
+        parents = {"vae": saved["digest"]}
+        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)  # before the long work, in case it refuses
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
         config = MDRNNConfig(vae.config.latent, action_size(saved["world"]["action_space"]), args.hidden, args.mixtures, args.include_reward)
-        best = train(args, folder, MDRNN(config).to(where), vae, data, {"vae": saved["digest"]}, [str(d.root) for d in datasets])
+        best = train(args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state)
     print(f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
           f"python trainbc.py --logdir {args.logdir}")
 
 
-def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: Sequences, parents: dict[str, str], datasets: list[str]) -> float:
-    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar; returns the best validation loss."""
+def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: Sequences, parents: dict[str, str], datasets: list[str],
+          state: dict | None) -> float:
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the best validation loss."""
     seed_everything(args.seed, STAGE)
     model.load_state_dict(MDRNN(model.config).state_dict())  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
-    state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)
     history, best, best_epoch = [], math.inf, 0
     if state:
         checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"})
@@ -163,6 +165,10 @@ def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: 
     write_args(folder, args)
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
+    if args.epochs == 0:
+        best = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, tqdm(desc="untrained", unit="step"))["loss"]
+        checkpoint.save(folder / "best.tar", "mdrnn", model.config_dict(), model.state_dict(), parents, epoch=0, datasets=datasets, best=best,
+                        starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())
     for epoch in range(len(history) + 1, args.epochs + 1):
         if best_epoch and epoch - best_epoch > args.patience:
             print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")

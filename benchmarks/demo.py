@@ -23,8 +23,8 @@ DATA, LOGDIR, EPISODES = Path("datasets/demo"), Path("exp_dir/demo"), 10
 STAGES = [
     f"data/generation_script.py --env carracing --rollouts 40 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
     f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
-    f"trainmdrnn.py --logdir {LOGDIR} --epochs 10",
-    f"traincontroller.py --logdir {LOGDIR} --world dream --pop-size 16 --n-samples 8 --horizon 300 --generations 30 --max-workers 2",
+    f"trainmdrnn.py --logdir {LOGDIR} --epochs 40",
+    f"traincontroller.py --logdir {LOGDIR} --world dream --pop-size 16 --n-samples 16 --horizon 300 --generations 40 --max-workers 2",
     f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 15 --n-samples 4 --max-workers 2",
 ]
 DRIVERS = {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}

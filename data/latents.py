@@ -4,6 +4,7 @@ A file names the V and the shard it was made from by digest. One that is missing
 grown costs only its new shards.
 """
 
+import fcntl
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +27,15 @@ BATCH = 256  # fixed: encoding in other batches differs in the last bit
 def cache_latents(logdir: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
     """Encode every frame that is not in the cache yet, and remove what another V has left there."""
     folder = make_folder(Path(logdir) / "latents")
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
+        _complete(folder, vae, vae_digest, datasets, device)
+
+
+def _complete(folder: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
     todo = [(d, s) for d in datasets for s in d.shards if _read(_file(folder, s), vae_digest, s) is None]
     for leftover in set(folder.iterdir()) - {_file(folder, s) for d in datasets for s in d.shards}:
-        if leftover.suffix in (".h5", ".tmp") and not _is_of(leftover, vae_digest):
+        if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not _is_of(leftover, vae_digest)):
             leftover.unlink(missing_ok=True)
     with tqdm(total=sum(s.frames for _, s in todo), desc="latents", unit="frame", disable=not todo) as bar:
         for dataset, entry in todo:

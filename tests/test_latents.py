@@ -1,6 +1,5 @@
 """The cache holds what V makes of every frame, and whatever is wrong with it is put right by making it again."""
 
-import numpy as np
 import pytest
 import torch
 from tiny_run import DISCRETE, write_dataset
@@ -50,11 +49,11 @@ def direct(vae, dataset):
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
-def check(run, dataset, vae, digest=V):
+def check(run, dataset, vae, digest=V, wanted=None):
     """The cache is complete and right."""
     data = load_sequences(run, digest, [dataset])
-    for found, wanted in zip((data.mu, data.logsigma), direct(vae, dataset), strict=True):
-        assert torch.equal(found, wanted)
+    mu, logsigma = wanted or direct(vae, dataset)
+    assert torch.equal(data.mu, mu) and torch.equal(data.logsigma, logsigma)
     return data
 
 
@@ -113,13 +112,13 @@ def test_a_file_that_is_not_what_it_should_be_is_made_again(damage, made, vae):
 def test_flipped_bits_are_never_used(made, vae):
     run, dataset = made
     victim = sorted((run / "latents").glob("*.h5"))[0]
-    whole, again = victim.read_bytes(), 0
-    for place in range(0, len(whole), max(1, len(whole) // 150)):
+    wanted, whole, again = direct(vae, dataset), victim.read_bytes(), 0
+    for place in range(0, len(whole), max(1, len(whole) // 100)):
         victim.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         vae.frames = 0
         cache_latents(run, vae, V, [dataset], CPU)
         again += vae.frames > 0
-        check(run, dataset, vae)
+        check(run, dataset, vae, wanted=wanted)
     assert again > 20
 
 
@@ -130,7 +129,7 @@ def test_the_latents_of_another_v_are_replaced(made, vae):
     cache_latents(run, other, OTHER, [dataset], CPU)
     assert other.frames == frames(dataset)
     check(run, dataset, other, OTHER)
-    assert len(list((run / "latents").iterdir())) == len(dataset.shards)
+    assert len(list((run / "latents").glob("*"))) == len(dataset.shards) + 1  # and .lock
 
 
 def test_a_dataset_that_has_grown_costs_only_its_new_shards(made, vae):
@@ -166,5 +165,4 @@ def test_a_damaged_shard_is_named_and_no_latents_are_made_of_it(tmp_path, vae):
     victim.write_bytes(content)
     with pytest.raises(UserError, match=f"{victim} cannot be used .*python -m data.shards verify"):
         cache_latents(tmp_path / "run", vae, V, open_datasets([dataset.root]), CPU)
-    assert len(list((tmp_path / "run" / "latents").iterdir())) == 1
-    assert np.isfinite(direct(vae, write_dataset(tmp_path / "data", LENGTHS))[0]).all()
+    assert len(list((tmp_path / "run" / "latents").glob("*.h5"))) == 1, "that of the sound shard before it"

@@ -1,8 +1,21 @@
 """A stage that was stopped and run again ends with the bytes of one that was not."""
 
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from tiny_run import contents, copy_run, tiny
+import torch
+from tiny_run import ROOT, TINY, call, command, complaint, contents, copy_run, tiny, variables
+
+from benchmarks import kills
+from traincontroller import Search
+from utils import checkpoint
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
 LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for name in FOLDERS}
@@ -10,12 +23,14 @@ LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for
 
 def of_stage(run, module):
     """The files of a stage that must not depend on how often it was stopped."""
-    return {name: content for name, content in contents(run.logdir / FOLDERS[module]).items() if name.endswith((".tar", ".csv"))}
+    found = contents(run.logdir / FOLDERS[module])
+    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name.endswith((".tar", ".csv"))}
 
 
 @pytest.mark.parametrize("module", FOLDERS)
-def test_stopped_after_one_of_two_epochs_and_run_again_equals_two_straight(module, trained, tmp_path):
+def test_stopped_after_one_of_two_epochs_and_run_again_equals_two_straight(module, trained, tmp_path, monkeypatch):
     """`trained` went two epochs without a stop."""
+    monkeypatch.setattr("trainbc.save_dream", lambda *_: None)  # drawn from best.tar when all is done
     run = copy_run(trained, tmp_path)
     options = ("--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
     tiny(module, *options, LENGTH[module], 1, "--noreload")
@@ -23,3 +38,143 @@ def test_stopped_after_one_of_two_epochs_and_run_again_equals_two_straight(modul
     tiny(module, *options)
     assert set(halfway) == {"best.tar", "checkpoint.tar", "metrics.csv"}
     assert of_stage(run, module) == of_stage(trained, module) != halfway
+
+
+def test_running_a_finished_stage_again_changes_nothing(trained, tmp_path, monkeypatch):
+    run = copy_run(trained, tmp_path)
+    monkeypatch.setattr("trainbc.save_dream", lambda *_: None)
+    for module in FOLDERS:
+        tiny(module, "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
+        assert of_stage(run, module) == of_stage(trained, module)
+
+
+def test_noreload_starts_afresh_and_ends_the_same(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    tiny("trainmdrnn", "--logdir", run.logdir, "--epochs", 1, "--noreload", "--seed", 9)
+    assert of_stage(run, "trainmdrnn") != of_stage(trained, "trainmdrnn")
+    tiny("trainmdrnn", "--logdir", run.logdir, "--noreload")
+    assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
+
+
+# CMA-ES
+
+
+def search(**changes):
+    return Search(torch.linspace(-1, 1, 12), SimpleNamespace(**{"seed": 0, "sigma": 0.3, "pop_size": 6, "diagonal": False, **changes}))
+
+
+def scores_of(population):
+    """Some landscape, with ties."""
+    return -(population - 0.5).square().sum(1).double().mul(4).round()
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("stopped", [1, 7, 30])
+def test_a_replayed_search_asks_for_the_same_populations(stopped, diagonal):
+    straight, populations, recorded = search(diagonal=diagonal), [], []
+    for _ in range(stopped + 5):
+        populations.append(straight.ask())
+        recorded.append(scores_of(populations[-1]))
+        straight.tell(recorded[-1])
+    resumed = search(diagonal=diagonal)
+    np.random.seed(99)  # whatever else was drawn must not matter
+    resumed.replay(torch.stack(recorded[:stopped]))
+    for population in populations[stopped:]:
+        np.random.rand()
+        asked = resumed.ask()
+        assert torch.equal(asked, population)
+        resumed.tell(scores_of(asked))
+    assert torch.equal(resumed.mean, straight.mean)
+    assert not torch.equal(search(seed=1).ask(), populations[0])
+
+
+def test_the_search_climbs_also_when_its_first_generation_is_flat():
+    climbing = search()
+    for generation in range(60):
+        population = climbing.ask()
+        climbing.tell(torch.zeros(6).double() if generation == 0 else -(population - 0.5).square().sum(1).double())
+    assert (climbing.mean - 0.5).abs().max() < 0.1
+
+
+def test_the_generation_after_a_resume_is_the_same_population(trained, tmp_path, monkeypatch):
+    asked, ask = [], Search.ask
+    monkeypatch.setattr(Search, "ask", lambda self: asked.append(ask(self)) or asked[-1])
+    straight, stopped = copy_run(trained, tmp_path / "straight"), copy_run(trained, tmp_path / "stopped")
+    tiny("traincontroller", "--logdir", straight.logdir, "--generations", 4, "--noreload")
+    wanted = asked.copy()
+    tiny("traincontroller", "--logdir", stopped.logdir, "--generations", 2, "--noreload")
+    asked.clear()
+    tiny("traincontroller", "--logdir", stopped.logdir, "--generations", 4)
+    assert len(wanted) == len(asked) == 4  # the first two were replayed
+    for population, other in zip(asked, wanted, strict=True):
+        assert torch.equal(population, other)
+    assert of_stage(stopped, "traincontroller") == of_stage(straight, "traincontroller")
+
+
+def test_a_replay_that_comes_out_differently_is_refused(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    source = checkpoint.path(run.logdir, "ctrl", "checkpoint.tar")
+    saved = {k: v for k, v in checkpoint.load(source, "ctrl").items() if k not in ("stage", "schema", "digest")}
+    checkpoint.save(source, "ctrl", **{**saved, "scores": saved["scores"].flip(1)})
+    done = call("traincontroller", *TINY["traincontroller"], "--logdir", run.logdir, "--generations", 3)
+    assert "gave another population" in complaint(done) and "--noreload" in complaint(done)
+
+
+# Stopped from outside
+
+
+@pytest.mark.parametrize("module", ["trainmdrnn", pytest.param("trainvae", marks=pytest.mark.slow), pytest.param("trainbc", marks=pytest.mark.slow),
+                                    pytest.param("traincontroller", marks=pytest.mark.slow)])
+def test_ctrl_c_ends_within_seconds_with_status_130_and_the_run_can_go_on(module, trained, tmp_path):
+    """The signal goes to every process of the terminal, workers included."""
+    run = copy_run(trained, tmp_path)
+    data = ("--dataset", trained.data) if module == "trainvae" else ()
+    world = ("--world", "simulator") if module == "traincontroller" else ()
+    folder = run.logdir / FOLDERS[module]
+    before = (folder / "metrics.csv").stat().st_mtime_ns
+    options = (*TINY[module], "--logdir", run.logdir, "--noreload", *data, *world)
+    process = subprocess.Popen(command(f"{module}.py", *options, LENGTH[module], 1000), cwd=ROOT, env=variables(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while (folder / "metrics.csv").stat().st_mtime_ns == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    sent = time.monotonic()
+    said = process.communicate(timeout=30)[1]
+    assert time.monotonic() - sent < 8 and process.returncode == 130
+    assert "Traceback" not in said and said.strip().endswith("stopped; run the same command again to go on")
+    assert not list(folder.glob(".*.tmp")) or module != "trainmdrnn"
+    done = len(checkpoint.load(folder / "checkpoint.tar", FOLDERS[module])["history"])
+    tiny(module, "--logdir", run.logdir, *data, *world, LENGTH[module], done + 1)
+    history = checkpoint.load(folder / "checkpoint.tar", FOLDERS[module])["history"]
+    assert [next(iter(row.values())) for row in history] == list(range(1, done + 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "mdrnn", "ctrl", "bc"])
+def test_killed_at_a_random_moment_and_during_a_publication_it_ends_with_the_same_bytes(stage, trained, tmp_path):
+    live = tmp_path / "live"
+    shutil.copytree(trained.data, live / "labelled")
+    for parent in ("vae", "mdrnn", "ctrl", "bc"):
+        if parent == stage:
+            break
+        shutil.copytree(trained.logdir / parent, live / "run" / parent)
+    tally = kills.torment(kills.STAGES[stage], live, kills=2, seed=0)
+    assert (tally.moments, tally.publications) == (1, 1) and tally.ended >= 1 and tally.different == set()
+
+
+@pytest.mark.slow
+def test_a_difference_would_be_found(trained, tmp_path, monkeypatch):
+    """What `torment` compares is not nothing: a run whose end differs from the undisturbed one is named."""
+    live, ends = tmp_path / "live", iter(range(1, 99))
+    shutil.copytree(trained.logdir, live / "run")
+    stage = kills.Stage("4a", "-c 'import time; time.sleep(1)'", ("run/ctrl",))
+
+    def finish(process, folder):
+        process.wait()
+        (folder / "run" / "ctrl" / "best.tar").write_bytes(bytes(next(ends)))
+
+    monkeypatch.setattr(kills, "finish", finish)
+    monkeypatch.setattr(kills, "temporary_files", lambda *_: [])
+    assert kills.torment(stage, live, kills=1, seed=0).different == {"run/ctrl/best.tar"}

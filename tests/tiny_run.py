@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,10 +84,10 @@ def tiny(module: str, *options) -> Done:
 
 
 def complaint(done: Done) -> str:
-    """The one sentence a script refused with: nothing else on stderr, no traceback, and a failing status."""
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode in (1, 2) and len(lines) == 1 and lines[0].startswith("error: "), (done.returncode, done.stderr)
-    return lines[0]
+    """The one sentence a script refused with: beside progress bars nothing else is on stderr, no traceback either, and the status says failure."""
+    said = [text.strip() for text in re.split(r"[\r\n]", done.stderr) if text.strip() and not re.search(r"%\|.*\|", text)]
+    assert done.returncode in (1, 2) and len(said) == 1 and said[0].startswith("error: "), (done.returncode, done.stderr)
+    return said[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,8 +104,8 @@ def write_dataset(folder: Path, lengths: list[int], first: int = 0, per_shard: i
                   val_fraction: float = 0.25, reward: float | None = None, expert: bool = True) -> Dataset:
     """A dataset of noise in which every value says where it belongs.
 
-    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256); action[t] is (e / 100, t / 1000) or (e + t) % 3; reward[t] is 1000 e + t, unless `reward`
-    is given; expert_action is -action, or 2 - action. Episodes below `first` are taken to be there already.
+    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256); action[t] is (e / 100, t / 1000) or (e + t) % n; reward[t] is 1000 e + t, unless `reward`
+    is given; expert_action is -action, or n - 1 - action. Episodes below `first` are taken to be there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [_episode(e, steps, image, space, reward, expert) for e, steps in enumerate(lengths)]
@@ -126,8 +127,8 @@ def _episode(e: int, steps: int, image: tuple, space: dict, reward: float | None
     obs[:, 0, 0] = np.stack([np.full_like(t, e), t // 256, t % 256], 1)
     t = t[:-1]
     if space["type"] == "discrete":
-        action = ((e + t) % 3).astype(np.int64)
-        label = 2 - action if expert else np.full_like(action, -1)
+        action = ((e + t) % space["n"]).astype(np.int64)
+        label = space["n"] - 1 - action if expert else np.full_like(action, -1)
     else:
         action = np.stack([np.full(steps, e / 100), t / 1000], 1).astype(np.float32)
         label = -action if expert else np.full_like(action, np.nan)

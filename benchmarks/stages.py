@@ -1,0 +1,336 @@
+"""How fast the stages are, each measured side by side with a plain reference (benchmarks/reference.py) in one run.
+
+Reads   datasets/<name>/          with --dataset; without, a small one is recorded into a temporary folder
+Writes  docs/benchmarks.md        its section "stages"
+
+    python -m benchmarks.stages
+
+What is compared takes turns (A B A B ...), because a machine's speed drifts; a ratio is the median of the ratios of the turns. Each reference has the
+thread count, and number of loader processes, that it is fastest with here, tried out before. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import trainmdrnn
+import trainvae
+from benchmarks import reference
+from benchmarks.report import circumstances, table, write_section
+from data.latents import cache_latents, load_sequences
+from data.loaders import FrameStream
+from data.shards import Dataset
+from envs.dream import Starts
+from models.controller import Controller, ControllerConfig
+from models.mdrnn import MDRNN, MDRNNConfig
+from models.vae import VAE, VAEConfig
+from traincontroller import dream_fitness
+from utils.cli import parser, positive, positive_float, run
+from utils.errors import UserError
+from utils.spaces import action_size
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = torch.get_num_threads()
+EPISODE = 250  # steps of a recorded episode
+POPULATION, SAMPLES = 64, 16
+DIGEST = "0" * 64  # of a V that is nowhere saved
+
+Racer = Callable[[float], float]  # seconds it may take -> units a second
+
+
+@dataclass
+class Result:
+    """Rates of two racers, one of each per turn.
+
+    Fields:
+        stage, unit: what was raced, and in what per second
+        ours, plain: what the two are
+        ours_rates, plain_rates: units a second
+        ratio_goal, rate_goal: what the median ratio, and our median rate, must reach; 0 for no goal
+    """
+
+    stage: str
+    unit: str
+    ours: str
+    plain: str
+    ours_rates: list[float]
+    plain_rates: list[float]
+    ratio_goal: float
+    rate_goal: float = 0.0
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours_rates, self.plain_rates, strict=True)]
+
+    @property
+    def reached(self) -> bool:
+        return statistics.median(self.ratios) >= self.ratio_goal and statistics.median(self.ours_rates) >= self.rate_goal
+
+    def row(self) -> list[str]:
+        goals = [f"{self.ratio_goal:g} x"] * bool(self.ratio_goal) + [f"{self.rate_goal:,.0f} a second"] * bool(self.rate_goal)
+        return [f"{self.stage}: {self.ours} against {self.plain}", self.unit, spread(self.ours_rates, ",.0f"), spread(self.plain_rates, ",.0f"),
+                spread(self.ratios, ".2f"), " and ".join(goals) or "none", ("yes" if self.reached else "NO") if goals else ""]
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def race(racers: dict[str, Racer], args: Namespace) -> dict[str, list[float]]:
+    """Units a second of each racer in each turn."""
+    rates: dict[str, list[float]] = {name: [] for name in racers}
+    for turn in range(args.repetitions):
+        for name, racer in racers.items():
+            rates[name].append(racer(args.seconds))
+            print(f"  turn {turn + 1}: {rates[name][-1]:10.1f} a second  {name}", flush=True)
+    return rates
+
+
+def fastest(racers: dict[str, Racer], seconds: float) -> tuple[str, Racer]:
+    """The one of several settings of a reference that is fastest here."""
+    for racer in racers.values():
+        racer(0.2)  # the first call of anything is slow
+    rates = {name: racer(seconds) for name, racer in racers.items()}
+    for name, rate in rates.items():
+        print(f"  tried out: {rate:10.1f} a second  {name}", flush=True)
+    return max(racers.items(), key=lambda item: rates[item[0]])
+
+
+def with_threads(threads: int, racer: Racer) -> Racer:
+    def run_with(seconds: float) -> float:
+        torch.set_num_threads(threads)
+        try:
+            return racer(seconds)
+        finally:
+            torch.set_num_threads(THREADS)
+
+    return run_with
+
+
+# Stage 1
+
+
+def generation(args: Namespace) -> list[Result]:
+    """The whole command with two workers; and the same less the time it takes to record next to nothing, which a long recording does not notice."""
+    probe = time.perf_counter()
+    frames = reference.drive(1, EPISODE)
+    rate = frames / (time.perf_counter() - probe)
+    one, two = max(1, round(args.seconds * rate / EPISODE)), 2 * max(1, round(args.seconds * rate / EPISODE))
+    whole, running, plain = [], [], []
+    for turn in range(args.repetitions):
+        start = time.perf_counter()
+        plain.append(reference.drive(one, EPISODE) / (time.perf_counter() - start))
+        starting, took = command_seconds(2, 1), command_seconds(two, EPISODE)
+        whole.append(two * EPISODE / took)
+        running.append(two * EPISODE / (took - starting))
+        print(f"  turn {turn + 1}: loop {plain[-1]:.1f}, command {whole[-1]:.1f}, less its start {running[-1]:.1f} a second", flush=True)
+    against = "one gymnasium loop"
+    return [Result("1", "frames", "generation_script.py --threads 2, whole command", against, whole, plain, 1.6),
+            Result("1", "frames", f"the same, less the {starting:.1f} s it takes to start", against, running, plain, 0)]
+
+
+def command_seconds(rollouts: int, steps: int) -> float:
+    """Seconds that recording so many episodes takes, from start to end of the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "data/generation_script.py", "--rollouts", str(rollouts), "--max-steps", str(steps), "--threads", "2",
+                   "--rootdir", f"{folder}/data", "--policy", "brown"]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+
+# Stage 2
+
+
+def vae(args: Namespace) -> list[Result]:
+    dataset, rollouts = args.data
+    frames = reference.Frames(rollouts)
+    settings = {f"{threads} threads, {workers} loader processes": with_threads(threads, plain_vae(frames, workers))
+                for threads in sorted({1, THREADS}) for workers in (0, 1, 2)}
+    setting, plain = fastest(settings, args.seconds / 2)
+    memory = next(iter(DataLoader(frames, batch_size=32, shuffle=True)))
+    train = reference.vae_trainer()
+    rates = race({"ours": our_vae(dataset), setting: plain, "model alone": lambda seconds: reference.timed(lambda: train(memory), seconds)}, args)
+    ours = "trainvae.run_epoch on shards"
+    return [Result("2", "frames", ours, f"plain model, PIL loader ({setting})", rates["ours"], rates[setting], 2),
+            Result("2", "frames", ours, "plain model alone, one batch in memory", rates["ours"], rates["model alone"], 0)]
+
+
+def plain_vae(frames: reference.Frames, workers: int) -> Racer:
+    train = reference.vae_trainer()
+
+    def racer(seconds: float) -> float:
+        batches = reference.forever(DataLoader(frames, batch_size=32, shuffle=True, num_workers=workers, drop_last=True))
+        return reference.timed(lambda: train(next(batches)), seconds)
+
+    return racer
+
+
+def our_vae(dataset: Dataset) -> Racer:
+    """Model and optimizer as trainvae.main makes them; opening the files and filling the buffer count."""
+    model = VAE(VAEConfig()).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+
+    def racer(seconds: float) -> float:
+        start = time.perf_counter()
+        stream = FrameStream([dataset], "train", 64, 0)
+        epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
+        with tqdm(disable=True) as bar:
+            counted = Counted(epochs, start + seconds)
+            trainvae.run_epoch(model, counted, optimizer, "auto", bar)
+        return counted.frames / (time.perf_counter() - start)
+
+    return racer
+
+
+class Counted:
+    """Passes batches on until `deadline`, and counts their frames."""
+
+    def __init__(self, batches: Iterator[Tensor], deadline: float) -> None:
+        self.batches, self.deadline, self.frames = batches, deadline, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            self.frames += len(batch)
+            yield batch
+            if time.perf_counter() > self.deadline:
+                return
+
+
+# Stage 3
+
+
+def mdrnn(args: Namespace) -> list[Result]:
+    dataset, rollouts = args.data
+    windows, action = reference.Windows(rollouts), action_size(dataset.manifest.action_space)
+
+    def best(decode: bool) -> tuple[str, Racer]:
+        settings = {f"{threads} threads, {workers} loader processes": with_threads(threads, plain_mdrnn(windows, workers, decode, action))
+                    for threads in sorted({1, THREADS}) for workers in (0, 1)}
+        return fastest(settings, args.seconds / 2)
+
+    (setting, original), (lean_setting, lean) = best(True), best(False)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = race({"ours": our_mdrnn(dataset, Path(folder)), "V whole": original, "V's encoder": lean}, args)
+    ours = "trainmdrnn.run_epoch on cached latents"
+    return [Result("3", "frames", ours, f"encoding each batch with the whole of V, as ctallec does ({setting})", rates["ours"], rates["V whole"], 40),
+            Result("3", "frames", ours, f"encoding each batch with V's encoder alone ({lean_setting})", rates["ours"], rates["V's encoder"], 0)]
+
+
+def plain_mdrnn(windows: reference.Windows, workers: int, decode: bool, action: int) -> Racer:
+    train = reference.mdrnn_trainer(decode, action)
+
+    def racer(seconds: float) -> float:
+        batches = reference.forever(DataLoader(windows, batch_size=16, shuffle=True, num_workers=workers, drop_last=True))
+        return reference.timed(lambda: train(next(batches)), seconds)
+
+    return racer
+
+
+def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
+    """Model, optimizer and sizes as trainmdrnn.main's defaults."""
+    cache_latents(folder, VAE(VAEConfig()).eval(), DIGEST, [dataset], torch.device("cpu"))
+    data = load_sequences(folder, DIGEST, [dataset])
+    model = MDRNN(MDRNNConfig(data.mu.shape[1], data.action.shape[1]))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    settings, generator = Namespace(batch_size=32, seq_len=64, precision="auto"), torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+
+    def racer(seconds: float) -> float:
+        with tqdm(disable=True) as bar:
+            steps, start = 0, time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                trainmdrnn.run_epoch(model, data, data.cut("train", settings.seq_len, rng), settings, generator, optimizer, bar)
+                steps += int(data.steps[data.train].sum())
+        return steps / (time.perf_counter() - start)
+
+    return racer
+
+
+# Stage 4a
+
+
+def dream(args: Namespace) -> list[Result]:
+    dataset, _ = args.data
+    space = dataset.manifest.action_space
+    model = MDRNN(MDRNNConfig(32, action_size(space))).eval().requires_grad_(False)
+    model.head.bias[-1] = -100.0  # no dream ends, so that every step counted is a step dreamt
+    controller = Controller(ControllerConfig(32, model.config.hidden, "zh", 0, space)).requires_grad_(False)
+    candidates = 0.1 * torch.randn(POPULATION, sum(p.numel() for p in controller.parameters()))
+    starts = Starts(torch.randn(1024, 32), torch.full((1024, 32), -1.0), torch.zeros(1024, 256), torch.zeros(1024, 256))
+    generator = torch.Generator().manual_seed(0)
+
+    def batched(horizon: int = 100) -> int:
+        dream_fitness(model, controller, candidates, starts, SAMPLES, horizon, 1.0, generator)
+        return POPULATION * SAMPLES * horizon
+
+    def alone(horizon: int = 100) -> int:
+        reference.dream_alone(model, controller, starts, horizon, generator)
+        return horizon
+
+    settings = {f"{threads} threads": with_threads(threads, lambda seconds: reference.timed(alone, seconds)) for threads in sorted({1, THREADS})}
+    setting, one = fastest(settings, args.seconds / 2)
+    rates = race({"ours": lambda seconds: reference.timed(batched, seconds), setting: one}, args)
+    return [Result("4a", "dream steps", f"traincontroller.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",
+                   f"the same models, one dream at a time ({setting})", rates["ours"], rates[setting], 30, 100_000)]
+
+
+SECTIONS = {"generation": generation, "vae": vae, "mdrnn": mdrnn, "dream": dream}
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
+    p.add_argument("--seconds", type=positive_float, default=20.0, help="that one racer gets in one turn")
+    p.add_argument("--repetitions", type=positive, default=5, help="turns")
+    p.add_argument("--dataset", type=Path, help="folder written by stage 1, of 64x64 frames (default: 24 episodes are recorded for the purpose)")
+    p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
+    return p.parse_args()
+
+
+def record(folder: Path) -> Path:
+    """A small dataset to measure with."""
+    print("recording a dataset to measure with", flush=True)
+    command = [sys.executable, "data/generation_script.py", "--rollouts", "24", "--max-steps", str(EPISODE), "--rootdir", str(folder)]
+    if status := subprocess.run(command, cwd=ROOT).returncode:
+        raise UserError(f"recording a dataset ended with status {status}: see above, or give one with --dataset")
+    return folder
+
+
+def main() -> None:
+    args = parse_args()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if set(args.sections) - {"generation"}:
+            dataset = Dataset.open(args.dataset or record(Path(folder) / "dataset"))
+            (Path(folder) / "rollouts").mkdir()
+            reference.write_rollouts(dataset, Path(folder) / "rollouts")
+            args.data = dataset, reference.read_rollouts(Path(folder) / "rollouts")
+        for name in args.sections:
+            print(name, flush=True)
+            results += SECTIONS[name](args)
+    head = ["stage: ours against the reference", "unit", "ours a second", "reference a second", "ratio", "goal", "reached"]
+    text = table(head, [result.row() for result in results])
+    print(text)
+    write_section(args.out, "stages", f"## Speed of the stages\n\nMedian (lowest to highest) of {args.repetitions} turns of {args.seconds:g} s each.\n\n"
+                                      f"{text}\n\nMeasured on: {circumstances()}")
+    print(f"written into {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)
