@@ -211,6 +211,21 @@ def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, l
     assert steps > 1 and driven.action[0] > 0.1 and driven.action[1] == 1
 
 
+def test_what_is_watched_is_what_is_scored(logdir, monkeypatch):
+    watched = episode(monkeypatch, logdir, "--controller", "bc")
+    watched.reset(SEED)
+    world, agent = make("carracing", restart=False), load_agent(logdir, "bc")
+    agent.reset(1)
+    obs, total = world.reset([SEED]), 0.0
+    for _ in range(5):
+        step = world.step(agent.act(obs))  # as data/evaluation.py drives
+        obs, total = step.obs, total + float(step.reward)
+        watched.step(set())
+    agent.see(obs)
+    pictures = [world.render(), agent.reconstruction()[0].numpy(), agent.expectation()[0].numpy()]
+    assert watched.total == total and all((a == b).all() for a, b in zip(watched.images(), pictures, strict=True))
+
+
 @needs_xvfb
 def test_under_xvfb_run_the_last_episode_closes_the_window(logdir):
     flags = ("--controller", "bc", "--world", "dream", "--horizon", 5, "--episodes", 2, "--render")
