@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from utils.cli import command_line, make_folder, write_atomically
+from utils.cli import make_folder, write_atomically
 
 PACKAGES = ("torch", "numpy", "gymnasium", "h5py")
 
@@ -24,10 +24,11 @@ def processor() -> str:
 
 
 def circumstances() -> str:
-    """A line for a report: processor, its instructions as torch uses them, versions, other load, and the command."""
+    """A line for a report: processor, its instructions as torch uses them, versions, load, and what the environment says of threads."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    settings = "".join(f"; {name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "MKL_")))
     return (f"{processor()} ({torch.backends.cpu.get_cpu_capability()}); Python {platform.python_version()}, {versions}; "
-            f"load average of the last five minutes {os.getloadavg()[1]:.1f}. `{command_line()}`")
+            f"load average of the last five minutes {os.getloadavg()[1]:.1f}{settings}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -111,6 +111,11 @@ def fastest(racers: dict[str, Racer], seconds: float) -> tuple[str, Racer]:
     return max(racers.items(), key=lambda item: rates[item[0]])
 
 
+def setting_name(threads: int, workers: int | None = None) -> str:
+    text = f"{threads} thread{'s' * (threads > 1)}"
+    return text if workers is None else f"{text} + {workers} loader{'s' * (workers != 1)}"
+
+
 def with_threads(threads: int, racer: Racer) -> Racer:
     def run_with(seconds: float) -> float:
         torch.set_num_threads(threads)
@@ -160,7 +165,7 @@ def command_seconds(rollouts: int, steps: int) -> float:
 def vae(args: Namespace) -> list[Result]:
     dataset, rollouts = args.data
     frames = reference.Frames(rollouts)
-    settings = {f"{threads} threads, {workers} loader processes": with_threads(threads, plain_vae(frames, workers))
+    settings = {setting_name(threads, workers): with_threads(threads, plain_vae(frames, workers))
                 for threads in sorted({1, THREADS}) for workers in (0, 1, 2)}
     setting, plain = fastest(settings, args.seconds / 2)
     memory = next(iter(DataLoader(frames, batch_size=32, shuffle=True)))
@@ -220,7 +225,7 @@ def mdrnn(args: Namespace) -> list[Result]:
     windows, action = reference.Windows(rollouts), action_size(dataset.manifest.action_space)
 
     def best(decode: bool) -> tuple[str, Racer]:
-        settings = {f"{threads} threads, {workers} loader processes": with_threads(threads, plain_mdrnn(windows, workers, decode, action))
+        settings = {setting_name(threads, workers): with_threads(threads, plain_mdrnn(windows, workers, decode, action))
                     for threads in sorted({1, THREADS}) for workers in (0, 1)}
         return fastest(settings, args.seconds / 2)
 
@@ -283,7 +288,7 @@ def dream(args: Namespace) -> list[Result]:
         reference.dream_alone(model, controller, starts, horizon, generator)
         return horizon
 
-    settings = {f"{threads} threads": with_threads(threads, lambda seconds: reference.timed(alone, seconds)) for threads in sorted({1, THREADS})}
+    settings = {setting_name(threads): with_threads(threads, lambda seconds: reference.timed(alone, seconds)) for threads in sorted({1, THREADS})}
     setting, one = fastest(settings, args.seconds / 2)
     rates = race({"ours": lambda seconds: reference.timed(batched, seconds), setting: one}, args)
     return [Result("4a", "dream steps", f"traincontroller.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",

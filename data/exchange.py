@@ -30,7 +30,7 @@ from models.controller import Controller, ControllerConfig
 from models.mdrnn import MDRNN, MDRNNConfig
 from models.vae import VAE, VAEConfig
 from utils import checkpoint
-from utils.cli import add_logdir, make_folder, parser, run
+from utils.cli import HelpFormatter, add_logdir, make_folder, parser, run
 from utils.errors import UserError
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
@@ -183,12 +183,12 @@ CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    npz = commands.add_parser("import-npz", help="rollouts to a dataset")
-    npz.add_argument("dir", type=Path)
+    npz = commands.add_parser("import-npz", help="rollouts to a dataset", formatter_class=HelpFormatter)
+    npz.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
     npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
-    npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation (default: 0.1)")
-    saved = commands.add_parser("import-checkpoint", help="trained models to a run")
-    saved.add_argument("dir", type=Path)
+    npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation")
+    saved = commands.add_parser("import-checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
+    saved.add_argument("dir", type=Path, help="that project's --logdir")
     add_logdir(saved)
     return p.parse_args()
 

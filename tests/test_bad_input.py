@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_neve
         spoilt = write_dataset(tmp_path / "spoilt", LENGTHS, space=CARTPOLE, env="gym:CartPole-v1", reward=1e30).root
         options += ["--dataset", spoilt]
     else:
-        options += ["--learning-rate", 3e38, "--noreload", *(("--dataset", trained.data) if module == "trainvae" else ())]
+        options += ["--learning-rate", 3e37, "--noreload", *(("--dataset", trained.data) if module == "trainvae" else ())]
     if fresh:
         (run.logdir / stage).mkdir()
     before = {name: content for name, content in trained_part(run.logdir).items() if name.endswith(".tar")}

@@ -4,6 +4,7 @@ Each line starts with "ok", "--" (missing, and needed only for what the line say
 is 1 if there is a "!!", else 0. torch is loaded, and OpenGL drawn, in processes of their own: a broken driver is reported and not suffered.
 """
 
+import argparse
 import os
 import platform
 import re
@@ -163,6 +164,8 @@ def findings(checks: tuple[Callable[[], Iterator[Finding]], ...]) -> Iterator[Fi
 
 
 def main() -> int:
+    # Not utils.cli.parser: that needs torch, which may be what is missing.
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     wrong = 0
     for finding in findings((python, packages, torch, ffmpeg, opengl, programs, machine)):
         print(finding, flush=True)
