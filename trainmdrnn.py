@@ -165,7 +165,7 @@ def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: 
     write_args(folder, args)
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
-    if args.epochs == 0:
+    if args.epochs == 0 and not state:
         best = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, tqdm(desc="untrained", unit="step"))["loss"]
         checkpoint.save(folder / "best.tar", "mdrnn", model.config_dict(), model.state_dict(), parents, epoch=0, datasets=datasets, best=best,
                         starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())

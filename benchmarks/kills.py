@@ -123,50 +123,46 @@ def temporary_files(stage: Stage, folder: Path) -> list[str]:
     return [entry.name for where in stage.writes if (folder / where).is_dir() for entry in os.scandir(folder / where) if entry.name.endswith(".tmp")]
 
 
-def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds: float, skip: int | None) -> bool:
-    """Wait `seconds`, or, with `skip`, for a temporary name after `skip` others; False if the process ended first."""
-    deadline, seen = time.monotonic() + (seconds if skip is None else LONGEST), set(temporary_files(stage, folder))
-    while process.poll() is None and time.monotonic() < deadline:
-        if skip is None:
+def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds: float, publication: bool) -> bool:
+    """Wait `seconds`, and with `publication` on until a temporary name appears; False if the process ended first."""
+    moment, old = time.monotonic() + seconds, set(temporary_files(stage, folder))
+    while process.poll() is None:
+        if time.monotonic() < moment:
             time.sleep(0.01)
-        elif fresh := set(temporary_files(stage, folder)) - seen:
-            seen |= fresh
-            skip -= len(fresh)
-            if skip < 0:
-                return True
-    return process.poll() is None
+        elif not publication or set(temporary_files(stage, folder)) - old:
+            return True
+    return False
 
 
 def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
-    """Run the stage in the folder `live`, first undisturbed, then killed again and again; leaves the folder as an undisturbed run does.
+    """Run the stage in the folder `live`, first undisturbed, then killed again and again; leaves the folder as the undisturbed run did.
 
     All runs use the same folder, since its name is part of what they write.
     """
     rng = random.Random(seed)
-    before = Path(shutil.copytree(live, live.with_name("before"), dirs_exist_ok=False))
+    before, straight = live.with_name("before"), live.with_name("straight")
+    shutil.copytree(live, before)
     began = time.monotonic()
     finish(start(stage, live), live)
     tally, wanted = Tally(time.monotonic() - began), digests(stage, live)
+    live.rename(straight)
+    shutil.copytree(before, live)
 
-    def compare_and_begin_afresh() -> None:
+    def compare() -> None:
         found = digests(stage, live)
         tally.ended += 1
         tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(temporary_files(stage, live))
-        begin_afresh()
-
-    def begin_afresh() -> None:
         shutil.rmtree(live)
-        shutil.copytree(before, live)
 
-    begin_afresh()
     for _ in range(TRIES * kills):
         if tally.moments + tally.publications == kills:
             break
         publication = tally.publications < tally.moments
         process = start(stage, live)
-        if not await_moment(process, stage, live, rng.uniform(0.1, 0.95) * tally.seconds, rng.randrange(6) if publication else None):
+        if not await_moment(process, stage, live, rng.uniform(0.1, 0.95) * tally.seconds, publication):
             finish(process, live)
-            compare_and_begin_afresh()
+            compare()
+            shutil.copytree(before, live)
             continue
         process.kill()
         if process.wait() != -signal.SIGKILL:  # it ended between the two lines above
@@ -177,9 +173,9 @@ def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
     else:
         raise UserError(f"{TRIES * kills} runs were not enough for {kills} kills of stage {stage.number}: run it again on a machine that is less busy")
     finish(start(stage, live), live)
-    compare_and_begin_afresh()
-    finish(start(stage, live), live)
+    compare()
     shutil.rmtree(before)
+    straight.rename(live)
     return tally
 
 

@@ -45,7 +45,7 @@ SAMPLES = 8  # dreams whose mean is compared, too
 TEMPERATURES = (0.0, 0.5, 1.0, 1.3)
 WARM_UP = 32  # steps M has seen, at least, before a dream
 RESAMPLES = 4000
-CAR = (slice(42, 58), slice(25, 39))  # rows and columns the car is in: the camera follows it
+CAR = (slice(50, 60), slice(29, 35))  # rows and columns the car is in: the camera follows it
 REGIONS = ("road", "grass", "car", "kerbs and edges")
 HELD = torch.inference_mode()
 
@@ -74,19 +74,25 @@ def mean(total: np.ndarray, count: np.ndarray) -> Interval:
     return bootstrap(lambda e: float(total[e].sum() / max(count[e].sum(), 1e-9)), len(total))
 
 
+def root_mean(total: np.ndarray, count: np.ndarray) -> Interval:
+    """Root of `mean`."""
+    return bootstrap(lambda e: float(np.sqrt(total[e].sum() / max(count[e].sum(), 1e-9))), len(total))
+
+
 # V
 
 
 def regions(frames: np.ndarray) -> dict[str, np.ndarray]:
     """Which pixels of CarRacing frames (N, 64, 64, 3) are what, by colour: masks (N, 64, 64) that do not overlap and leave nothing out.
 
-    The hull is red and only looked for where the car is (kerbs are red, too); road is grey; grass is green. What is left is kerbs, wheels, and pixels
-    that are part one thing and part another.
+    The car is what is red (the hull) or dark (the wheels) where the car always is, kerbs being of a brighter red; road is grey; grass is green. What is
+    left is kerbs, pixels that are part one thing and part another, and the black beyond the world's edge.
     """
     red, green, blue = (frames[..., c].astype(np.int16) for c in range(3))
     window = np.zeros(frames.shape[1:3], bool)
     window[CAR] = True
-    car = window & (red > green + 60) & (red > blue + 60) & (green < 90)
+    hull = (red > green + 25) & (red > blue + 25) & (red < 210)
+    car = window & (hull | (frames.max(-1) < 75))
     road = (np.abs(red - green) < 12) & (np.abs(green - blue) < 12) & (red > 85) & (red < 125)
     grass = (green > 180) & (red < 125) & (blue < 125) & (np.abs(red - blue) < 12)
     return {"road": road, "grass": grass, "car": car, "kerbs and edges": ~(road | grass | car)}
@@ -103,15 +109,12 @@ def vae_rows(vae: VAE, frames: list[np.ndarray], average: np.ndarray) -> list[li
     squared = {name: np.zeros((len(frames), 2)) for name in REGIONS}
     count = {name: np.zeros(len(frames)) for name in REGIONS}
     for e, episode in enumerate(frames):
-        errors = [(guess.astype(np.float32) - episode).__pow__(2).mean(-1) for guess in (reconstruct(vae, episode), average[None])]
+        errors = [np.square(guess.astype(np.float32) - episode).mean(-1) for guess in (reconstruct(vae, episode), average[None])]
         for name, mask in regions(episode).items():
             squared[name][e] = [error[mask].sum() for error in errors]
             count[name][e] = mask.sum()
-    rows = []
-    for name in REGIONS:
-        both = [bootstrap(lambda e, k=k: float(np.sqrt(squared[name][e, k].sum() / max(count[name][e].sum(), 1))), len(frames)) for k in range(2)]
-        rows.append([name, f"{100 * count[name].sum() / sum(c.sum() for c in count.values()):.1f} %", both[0].text(1), both[1].text(1)])
-    return rows
+    pixels = sum(c.sum() for c in count.values())
+    return [[name, f"{100 * count[name].sum() / pixels:.1f} %", *(root_mean(squared[name][:, k], count[name]).text(1) for k in range(2))] for name in REGIONS]
 
 
 def picture_of_regions(vae: VAE, frames: list[np.ndarray], path: Path) -> None:
@@ -222,7 +225,7 @@ class Drift:
 @HELD
 def dreams(vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames: list[np.ndarray], starts: int) -> tuple[dict[str, Drift], np.ndarray]:
     """Drift of frozen frames and of dreams with the real actions, and which episode each start is of (its number in `episodes`)."""
-    states, z, actions, truth, owner, real = [], [], [], [], [], []
+    states, z, sigma, actions, truth, owner, real = [], [], [], [], [], [], []
     for i, e in enumerate(episodes):
         mu, action, _ = data.episode(e)
         times = np.unique(np.linspace(WARM_UP, len(action) - HORIZON, max(1, starts // len(episodes))).astype(int)) if len(action) >= WARM_UP + HORIZON else []
@@ -231,6 +234,7 @@ def dreams(vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames
             if t in times:
                 states.append(state)
                 z.append(mu[t])
+                sigma.append(data.logsigma[data.frame_offset[e] + t].exp())
                 actions.append(action[t : t + HORIZON])
                 truth.append(mu[t + 1 : t + HORIZON + 1])
                 real.append(frames[i][[t + k for k in SHOWN]])
@@ -240,7 +244,9 @@ def dreams(vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames
         raise UserError(f"fewer than two validation episodes have the {WARM_UP + HORIZON} steps a dream is compared over: record longer ones")
     begin = Dream(torch.stack(z), (torch.cat([h for h, _ in states]), torch.cat([c for _, c in states])))
     actions, truth, real = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))  # (N, T, A), (N, T, Z), (N, len(SHOWN), H, W, C)
-    drift = {"frozen frame": drift_of(vae, begin.z[None, :, None].expand(1, -1, HORIZON, -1), truth, real)}
+    drawn = torch.normal(begin.z, torch.stack(sigma), generator=torch.Generator().manual_seed(0))
+    drift = {name: drift_of(vae, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real) for name, still in
+             (("frozen frame", begin.z), ("frozen frame, z drawn from its posterior", drawn))}
     for temperature in TEMPERATURES:
         free = torch.stack([dream_along(model, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)])
         drift[f"dream, temperature {temperature:g}"] = drift_of(vae, free[:1], truth, real)
@@ -275,15 +281,13 @@ def dream_rows(drift: dict[str, Drift], owner: np.ndarray) -> list[list[str]]:
     starts_of = [np.flatnonzero(owner == e) for e in episodes]
     frozen = drift["frozen frame"]
 
-    def interval(values: np.ndarray, against: np.ndarray | None = None) -> Interval:
-        sums = np.array([values[s].sum() for s in starts_of])
-        below = np.array([against[s].sum() if against is not None else len(s) for s in starts_of])
-        return bootstrap(lambda e: float(np.sqrt(sums[e].sum() / below[e].sum())), len(episodes))
+    def root(values: np.ndarray, against: np.ndarray) -> Interval:
+        return root_mean(*(np.array([x[s].sum() for s in starts_of]) for x in (values[:, -1], against[:, -1])))
 
     rows = []
     for name, d in drift.items():
-        row = [name, interval(d.latent[:, -1]).text(), interval(d.pixel[:, -1]).text(1)]
-        rows.append([*row, "", ""] if d is frozen else [*row, interval(d.latent[:, -1], frozen.latent[:, -1]).text(), interval(d.pixel[:, -1], frozen.pixel[:, -1]).text()])
+        row = [name, root(d.latent, np.ones_like(d.latent)).text(), root(d.pixel, np.ones_like(d.pixel)).text(1)]
+        rows.append([*row, *(["", ""] if d is frozen else [root(d.latent, frozen.latent).text(), root(d.pixel, frozen.pixel).text()])])
     return rows
 
 
@@ -292,7 +296,7 @@ def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = zip(figure.subplots(1, 2), (("latent", range(1, HORIZON + 1), "per latent dimension"), ("pixel", SHOWN, "grey levels, 0 to 255")), strict=True)
     for axes, (space, steps, unit) in panels:
@@ -301,7 +305,7 @@ def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
             axes.plot(steps, np.sqrt(getattr(d, space).mean(0)), label=name, **style)
         axes.set(title=f"distance from the truth, {space}s", xlabel="steps dreamt with the real actions", ylabel=f"root mean square, {unit}")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     write_atomically(path, buffer.getvalue())

@@ -458,7 +458,7 @@ def summary(manifest: Manifest, folder: Path) -> str:
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("command", choices=["info", "verify"])
+    p.add_argument("command", choices=["info", "verify"], help="info: what it is; verify: read every byte of it")
     p.add_argument("folder", type=Path, help="folder of a dataset")
     args = p.parse_args()
     if args.command == "info":

@@ -56,6 +56,18 @@ def test_noreload_starts_afresh_and_ends_the_same(trained, tmp_path):
     assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
 
 
+def test_no_epochs_keep_m_untrained_but_never_undo_a_trained_one(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    tiny("trainmdrnn", "--logdir", run.logdir, "--epochs", 0)
+    assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
+    shutil.rmtree(run.logdir / "mdrnn")
+    tiny("trainmdrnn", "--logdir", run.logdir, "--epochs", 0)
+    untrained = checkpoint.load_parent(run.logdir, "mdrnn")
+    assert untrained["epoch"] == 0 and untrained["best"] > checkpoint.load_parent(trained.logdir, "mdrnn")["best"]
+    tiny("trainmdrnn", "--logdir", run.logdir)
+    assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
+
+
 # CMA-ES
 
 
@@ -176,5 +188,4 @@ def test_a_difference_would_be_found(trained, tmp_path, monkeypatch):
         (folder / "run" / "ctrl" / "best.tar").write_bytes(bytes(next(ends)))
 
     monkeypatch.setattr(kills, "finish", finish)
-    monkeypatch.setattr(kills, "temporary_files", lambda *_: [])
     assert kills.torment(stage, live, kills=1, seed=0).different == {"run/ctrl/best.tar"}
