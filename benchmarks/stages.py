@@ -301,7 +301,7 @@ SECTIONS = {"generation": generation, "vae": vae, "mdrnn": mdrnn, "dream": dream
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
-    p.add_argument("--seconds", type=positive_float, default=20.0, help="that one racer gets in one turn")
+    p.add_argument("--seconds", type=positive_float, default=40.0, help="that one racer gets in one turn; stage 2 spends the first of them filling its buffer")
     p.add_argument("--repetitions", type=positive, default=5, help="turns")
     p.add_argument("--dataset", type=Path, help="folder written by stage 1, of 64x64 frames (default: 24 episodes are recorded for the purpose)")
     p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
