@@ -1,9 +1,14 @@
 """What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would type."""
 
+import signal
+
 import pytest
 from tiny_run import TINY, TinyRun, user
 
 from benchmarks.kills import own_actions_as_experts
+
+# A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send Ctrl-C to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

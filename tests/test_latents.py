@@ -113,13 +113,13 @@ def test_flipped_bits_are_never_used(made, vae):
     run, dataset = made
     victim = sorted((run / "latents").glob("*.h5"))[0]
     wanted, whole, again = direct(vae, dataset), victim.read_bytes(), 0
-    for place in range(0, len(whole), max(1, len(whole) // 100)):
+    for place in range(0, len(whole), max(1, len(whole) // 50)):
         victim.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         vae.frames = 0
         cache_latents(run, vae, V, [dataset], CPU)
         again += vae.frames > 0
         check(run, dataset, vae, wanted=wanted)
-    assert again > 20
+    assert again > 10
 
 
 def test_the_latents_of_another_v_are_replaced(made, vae):

@@ -103,8 +103,9 @@ def test_the_clones_dream_is_a_video_that_browsers_play(trained):
 def scored(trained, tmp_path_factory):
     """A copy of the run whose evolved controller has been scored twice with one command, with a video; and both scores."""
     run, scores = copy_run(trained, tmp_path_factory.mktemp("scored")), []
-    for _ in range(2):
-        done = user("test_controller.py", "--logdir", run.logdir, "--episodes", 3, "--seed", 4, "--max-workers", 2, "--record", run.logdir / "drive.mp4")
+    options = ("--logdir", run.logdir, "--episodes", 3, "--seed", 4, "--max-workers", 2, "--record", run.logdir / "drive.mp4")
+    for drive in (lambda: user("test_controller.py", *options), lambda: call("test_controller", *options)):
+        done = drive()
         scores.append((score(run, "ctrl-simulator.json"), (run.logdir / "drive.mp4").read_bytes(), done.stdout))
     return run, scores
 
