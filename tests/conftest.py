@@ -3,12 +3,15 @@
 import signal
 
 import pytest
+import torch
 from tiny_run import TINY, TinyRun, user
 
 from benchmarks.kills import own_actions_as_experts
 
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads only.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
