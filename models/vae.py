@@ -47,8 +47,8 @@ class Upsample(nn.Module):
     """A transposed convolution of stride 2, computed as one ordinary 3x3 convolution and a pixel shuffle.
 
     Same parameters and same result as `nn.ConvTranspose2d(inputs, outputs, kernel, stride=2)` for a kernel of 5 or 6: output pixel (2 i + a, 2 j + b) only
-    meets the kernel's taps of parity (a, b), so the four parities are four output channels of a stride-1 convolution (Shi et al. 2016). On a CPU
-    forward and backward together take half the time, since ordinary convolutions are the ones the libraries are tuned for.
+    meets the kernel's taps of parity (a, b), so the four parities are four output channels of a stride-1 convolution (Shi et al. 2016). Whether
+    it is faster depends on the processor: see docs/benchmarks.md.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
