@@ -11,6 +11,9 @@ from envs.gym_adapter import GymWorld, area_resize
 
 FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
+SIMULATOR = "dreamdrive/CarRacing-v3"
+
+gymnasium.register(SIMULATOR, entry_point="envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)  # imports Box2D when it is made, not before
 
 
 def frame(observation: np.ndarray) -> np.ndarray:
@@ -22,7 +25,7 @@ class CarRacing(GymWorld):
     """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake 0 to 1."""
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
-        super().__init__("CarRacing-v3", num, device, max_steps, restart, FRAME)
+        super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
         self.spec = replace(self.spec, name="carracing")
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
 

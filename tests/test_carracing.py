@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from envs import make
-from envs.carracing import Driver, frame
+from envs.carracing import SIMULATOR, Driver, frame
 from envs.gym_adapter import find_environment, make_environment
 from utils.seeds import evaluation_seeds
 
@@ -70,11 +70,25 @@ def test_obs_is_the_frame_of_the_official_observation():
     assert np.array_equal(step.obs[0].numpy(), frame(world._environments[0].unwrapped.state))
 
 
-def test_rewards_are_the_official_ones():
-    official = gymnasium.make("CarRacing-v3")
-    official.reset(seed=4)
-    expected = [official.step(action[0].numpy())[1] for action in ACTIONS]
-    assert torch.equal(drive(make("carracing"), 4)[1], torch.tensor(expected, dtype=torch.float32))
+@pytest.mark.parametrize("seed, driven", [(4, "slowly"), (5, "fast"), (6, "off the playfield")])
+def test_rewards_and_pictures_are_the_official_ones_to_the_last_digit(seed, driven):
+    official, ours = (gymnasium.make(id, render_mode="rgb_array") for id in ("CarRacing-v3", SIMULATOR))
+    observations = [simulator.reset(seed=seed)[0] for simulator in (official, ours)]
+    assert np.array_equal(*observations)
+    if driven == "off the playfield":
+        for simulator in (official, ours):
+            simulator.unwrapped.car.hull.position = (315, 315)  # a corner of it: the field beyond ends in view
+    driver = Driver(official.unwrapped)
+    seen = set()
+    for t in range(150):
+        action = {"slowly": ACTIONS[t % len(ACTIONS), 0].numpy(), "fast": driver.action()}.get(driven, np.float32([0.1, 0.5, 0]))
+        expected, got = official.step(action), ours.step(action)
+        assert np.array_equal(expected[0], got[0]) and expected[1:] == got[1:]
+        seen.add(got[0].tobytes())
+        if got[2]:
+            break
+    assert len(seen) > 30
+    assert np.array_equal(official.render(), ours.render())
 
 
 def test_a_seed_gives_the_same_frames_whatever_the_copy_did_before():
