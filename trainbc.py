@@ -30,7 +30,7 @@ from models.agent import load_models, load_vae
 from models.controller import FEATURES, Controller, ControllerConfig, parameter_vector
 from models.mdrnn import MDRNN
 from utils import checkpoint
-from utils.cli import add_training, device, natural, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
@@ -50,8 +50,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--hidden", type=natural, default=0, help="width of a hidden layer; 0 for the linear head evolution uses")
     p.add_argument("--epochs", type=positive, default=30, help="train up to this epoch; more than before goes on")
     p.add_argument("--batch-size", type=positive, default=256, help="steps")
-    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="AdamW's")
-    p.add_argument("--weight-decay", type=float, default=1e-2, help="AdamW's")
+    p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help="AdamW's")
+    p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
     p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")

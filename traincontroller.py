@@ -174,26 +174,40 @@ def main() -> None:
     _, mdrnn, world, starts, parents = load_models(args.logdir, device(args.device))
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
         controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
+        state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
         if args.world == "dream":
-            best = evolve(args, folder, controller, DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device)), parents)
+            best = evolve(args, folder, controller, DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device)), parents, state)
         else:
             with Evaluator(world["env"], Driver("agent", args.logdir, controller.config_dict()), args.max_workers) as evaluator:
-                best = evolve(args, folder, controller, SimulatorFitness(args, evaluator), parents)
+                best = evolve(args, folder, controller, SimulatorFitness(args, evaluator), parents, state)
     print(f"{folder / 'best.tar'}: {best:.1f} in the {args.world}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
 
 
-def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, parents: dict[str, str]) -> float:
-    """Ask, score, tell up to generation `args.generations`; returns the best score of the search's mean on fresh starts."""
-    seed_everything(args.seed, STAGE)
-    start = parameter_vector(controller).cpu()
-    settings = {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon", "seed")}
-    config = {**controller.config_dict()}
-    search, history, recorded, best = Search(start, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
+def settings_of(args: argparse.Namespace) -> dict:
+    """The flags that a resumed search must share with the one it goes on from."""
+    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon", "seed")}
+
+
+def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
+    """checkpoint.tar to go on from, or None; UserError if it is of another search."""
     state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
     if state:
+        settings = settings_of(args)
         checkpoint.check_config({"config": state["settings"]}, settings, {name: "--" + name.replace("_", "-") for name in settings})
-        if not torch.equal(state["start"], start):
+        if not torch.equal(state["start"], parameter_vector(controller).cpu()):
             raise UserError(f"{folder / 'checkpoint.tar'} began from another --init: give the same one, or start afresh with --noreload")
+    return state
+
+
+def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, parents: dict[str, str], state: dict | None) -> float:
+    """Ask, score, tell up to generation `args.generations`, from the beginning or from `state`, the content of checkpoint.tar.
+
+    Returns the best score of the search's mean on fresh starts.
+    """
+    seed_everything(args.seed, STAGE)
+    start, settings, config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
+    search, history, recorded, best = Search(start, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
+    if state:
         history, recorded, best = state["history"], state["scores"], state["best"]
         search.replay(recorded)
         if not torch.equal(search.mean, state["mean"]):

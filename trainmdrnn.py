@@ -24,15 +24,16 @@ from models.agent import load_vae
 from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
 from models.vae import VAE, to_uint8
 from utils import checkpoint
-from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_fitting, add_training, device, natural, natural_float, parser, positive, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
-from utils.precision import CHOICES, autocast
+from utils.precision import autocast
 from utils.spaces import action_size
 from utils.video import save_png, strip
 
 STAGE = 3
+HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
@@ -47,12 +48,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--hidden", type=positive, default=256, help="R, size of the LSTM")
     p.add_argument("--mixtures", type=positive, default=5, help="K, Gaussians in the mixture")
     p.add_argument("--seq-len", type=positive, default=32, help="T, steps of a training window")
-    p.add_argument("--batch-size", type=positive, default=16, help="windows")
+    add_fitting(p, batch_size=16, unit="windows", halved_after=HALVED_AFTER, patience=10)
     p.add_argument("--epochs", type=natural, default=30, help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation")
-    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="Adam's; halved after 3 epochs without progress")
-    p.add_argument("--patience", type=positive, default=10, help="stop after so many epochs without progress")
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness")
-    p.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware")
     return p.parse_args()
 
 
@@ -154,7 +152,7 @@ def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: 
     seed_everything(args.seed, STAGE)
     model.load_state_dict(MDRNN(model.config).state_dict())  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     history, best, best_epoch = [], math.inf, 0
     if state:
         checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"})

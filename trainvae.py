@@ -20,14 +20,15 @@ from data.latents import cache_latents
 from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
 from models.vae import VAE, VAEConfig, to_float, to_uint8, vae_loss
 from utils import checkpoint
-from utils.cli import add_training, device, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_fitting, add_training, device, parser, positive, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
-from utils.precision import CHOICES, autocast
+from utils.precision import autocast
 from utils.video import save_png, strip
 
 STAGE = 2
+HALVED_AFTER = 2  # epochs without progress, the learning rate
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 
 
@@ -38,10 +39,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--latent", type=positive, default=32, help="Z, numbers a frame is compressed to")
     p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
     p.add_argument("--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)")
-    p.add_argument("--batch-size", type=positive, default=64, help="frames")
-    p.add_argument("--learning-rate", type=positive_float, default=1e-3, help="Adam's; halved after 2 epochs without progress")
-    p.add_argument("--patience", type=positive, default=8, help="stop after so many epochs without progress")
-    p.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware")
+    add_fitting(p, batch_size=64, unit="frames", halved_after=HALVED_AFTER, patience=8)
     p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
     return p.parse_args()
 
@@ -101,7 +99,7 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     seed_everything(args.seed, STAGE)
     model.load_state_dict(VAE(model.config).state_dict())  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
     history, best, best_epoch = [], math.inf, 0
     if state:

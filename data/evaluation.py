@@ -15,6 +15,8 @@ from models.agent import Agent, load_models
 from models.controller import Controller, ControllerConfig, set_parameters
 from utils.workers import WorkerPool
 
+ALIVE_EVERY = 100  # steps between two signs of life of a worker
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -76,6 +78,8 @@ def _driving(env: str, driver: Driver):
         while True:
             step = world.step(drive.act(obs))
             obs, total, steps = step.obs, total + float(step.reward), steps + 1
+            if steps % ALIVE_EVERY == 0:
+                report(steps)
             if step.terminated or step.truncated:
                 return total, steps
 

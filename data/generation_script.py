@@ -272,17 +272,19 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     there = {s.file for s in manifest.shards}
     tasks = [task for task in plan(manifest) if task[0] not in there]
     episodes = sum(last - first for _, first, last in tasks)
-    recorded = 0
+    frames, lengths = [0] * len(tasks), [[] for _ in tasks]  # recorded so far, and steps of each episode that is complete
     with tqdm(total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
 
-        def progress(done: tuple[int, int]) -> None:
-            nonlocal recorded
-            frames, steps_of_finished = done
-            bar.update(frames)
-            if steps_of_finished:
-                recorded += 1
-                bar.total = max(bar.n, bar.total - recipe.max_steps + steps_of_finished)
-                bar.set_postfix_str(f"{recorded} of {episodes} episodes")
+        def progress(index: int, done: tuple[int, int] | None) -> None:
+            if done is None:
+                frames[index], lengths[index] = 0, []
+            else:
+                frames[index] += done[0]
+                lengths[index] += [done[1]] * bool(done[1])
+            complete = [steps for task in lengths for steps in task]
+            bar.total = (episodes - len(complete)) * recipe.max_steps + sum(complete)
+            bar.set_postfix_str(f"{len(complete)} of {episodes} episodes", refresh=False)
+            bar.update(sum(frames) - bar.n)
 
         def publish(index: int, result: tuple) -> None:
             nonlocal manifest

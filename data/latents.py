@@ -4,7 +4,6 @@ A file names the V and the shard it was made from by digest. One that is missing
 grown costs only its new shards.
 """
 
-import fcntl
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from data.shards import Dataset, ShardEntry
 from models.controller import action_vector
 from models.vae import VAE, Posterior, to_float
 from utils.cli import make_folder, write_atomically
+from utils.locks import locked
 
 SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit
@@ -27,8 +27,7 @@ BATCH = 256  # fixed: encoding in other batches differs in the last bit
 def cache_latents(logdir: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
     """Encode every frame that is not in the cache yet, and remove what another V has left there."""
     folder = make_folder(Path(logdir) / "latents")
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
+    with locked(folder, None):  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
         _complete(folder, vae, vae_digest, datasets, device)
 
 

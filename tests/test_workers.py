@@ -50,20 +50,30 @@ def broken_set_up():
 
 def run_all(tasks, folder=None, workers=2, setup=set_up):
     results, progress = {}, []
-    run_tasks(setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, progress.append)
+    run_tasks(setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, lambda *p: progress.append(p))
     return [results[i] for i in range(len(tasks))], progress
 
 
 def test_every_task_is_done_once_with_progress_and_a_persistent_pool_keeps_its_processes():
     with WorkerPool(set_up, (None,), workers=2) as pool:
         results, progress = {}, []
-        pool.run(list(range(20)), results.__setitem__, progress.append)
-        assert results == {i: i * i for i in range(20)} and progress == [1] * 20
+        pool.run(list(range(20)), results.__setitem__, lambda *p: progress.append(p))
+        assert results == {i: i * i for i in range(20)} and sorted(progress) == [(i, 1) for i in range(20)]
         before = {w.pid for w in pool.workers}
         pool.run([5], results.__setitem__)
         pool.run([("threads", 0)] * 6, results.__setitem__)
         assert {results[i][2] for i in range(6)} <= before
         assert {results[i][:2] for i in range(6)} == {(1, "1")}
+
+
+def test_a_worker_that_hangs_is_reported_and_ended(tmp_path, capsys):
+    began = time.monotonic()
+    with WorkerPool(set_up, (tmp_path,), 2, retries=1, silence=3.0) as pool, pytest.raises(UserError, match="failed 2 times.*said nothing for 3 seconds"):
+        pool.run([3, ("sleep", 600)], lambda *result: None)
+    assert time.monotonic() - began < 30
+    assert "it hangs" in capsys.readouterr().err
+    for sleeper in tmp_path.glob("*.pid"):
+        assert not Path(f"/proc/{sleeper.stem}").exists()
 
 
 def test_no_tasks_need_no_workers():
@@ -72,8 +82,9 @@ def test_no_tasks_need_no_workers():
 
 @pytest.mark.parametrize(("what", "said"), [("raise", "ValueError: the simulator broke down"), ("kill", "killed by SIGKILL")])
 def test_a_worker_that_fails_twice_is_reported_and_its_task_redone(what, said, tmp_path, capsys):
-    results, _ = run_all([3, (what, 2), 4], tmp_path)
+    results, progress = run_all([3, (what, 2), 4], tmp_path)
     assert results == [9, "done at last", 16]
+    assert [p for p in progress if p[0] == 1] == [(1, None)] * 2  # whoever counts progress is told to begin anew
     complaint = capsys.readouterr().err
     assert complaint.count(said) == 2 and "doing it again (2 of 2)" in complaint
     assert ("Traceback" in complaint) == (what == "raise")

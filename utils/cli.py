@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.precision import CHOICES
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -50,6 +51,14 @@ def add_training(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
 
 
+def add_fitting(p: argparse.ArgumentParser, batch_size: int, unit: str, halved_after: int, patience: int) -> None:
+    """Flags of the stages that fit a model of the world by Adam: --batch-size, --learning-rate, --patience, --precision."""
+    p.add_argument("--batch-size", type=positive, default=batch_size, help=unit)
+    p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help=f"Adam's; halved after {halved_after} epochs without progress")
+    p.add_argument("--patience", type=positive, default=patience, help="stop after so many epochs without progress")
+    p.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware")
+
+
 def positive(text: str) -> int:
     """argparse type: an integer of at least 1."""
     value = int(text)
@@ -79,6 +88,14 @@ def natural_float(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number of 0 or more")
+    return value
+
+
+def learning_rate(text: str) -> float:
+    """argparse type: above 0, and at most 1, where Adam's steps are as large as weights are."""
+    value = positive_float(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be at most 1")
     return value
 
 

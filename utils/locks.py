@@ -9,11 +9,14 @@ from utils.errors import UserError
 
 
 @contextlib.contextmanager
-def locked(folder: Path, sentence: str) -> Iterator[None]:
-    """Keep other processes out of `folder`, or raise UserError(sentence) if one is in it; the lock goes when the process does, however it ends."""
+def locked(folder: Path, sentence: str | None) -> Iterator[None]:
+    """Keep other processes out of `folder`. If one is in it, raise UserError(sentence), or without a sentence wait until it is done.
+
+    The lock goes when the process does, however it ends.
+    """
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if sentence else 0))
         except BlockingIOError:
             raise UserError(sentence) from None
         except OSError as error:  # some network filesystems have no locks

@@ -2,7 +2,7 @@
 
     def setup(name):                                   # called once in each worker
         world = make(name)
-        return lambda task, report: score(world, task)  # called for each task; report(n) sends progress while it works
+        return lambda task, report: score(world, task)  # called for each task; report(n) sends progress, or just a sign of life, while it works
 
     with WorkerPool(setup, ("carracing",), workers=8) as pool:
         pool.run(tasks, on_result=lambda i, score: ...)
@@ -30,10 +30,12 @@ from utils.errors import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SPAWN = multiprocessing.get_context("spawn")
+SILENCE = 900.0  # seconds a worker with a task may say nothing before it counts as hung
+GLANCE = 5.0  # seconds between two looks at who is silent
 
 
 def run_tasks(setup: Callable, setup_args: tuple, tasks: Sequence, workers: int, on_result: Callable[[int, Any], None],
-              on_progress: Callable[[Any], None] | None = None, retries: int = 2) -> None:
+              on_progress: Callable[[int, Any], None] | None = None, retries: int = 2) -> None:
     """Do `tasks` with `workers` processes and end them; see `WorkerPool.run`."""
     with WorkerPool(setup, setup_args, workers, retries) as pool:
         pool.run(tasks, on_result, on_progress)
@@ -42,12 +44,12 @@ def run_tasks(setup: Callable, setup_args: tuple, tasks: Sequence, workers: int,
 class WorkerPool:
     """Processes that keep what `setup(*setup_args)` built, for one `run` after another.
 
-    A worker that raises or dies is replaced and its task done again, up to `retries` times; then UserError. A UserError that a worker raises is
-    raised here at once, since doing the task again would not help. After any exception out of `run` no worker is left.
+    A worker that raises, dies, or says nothing for `silence` seconds is replaced and its task done again, up to `retries` times; then UserError. A
+    UserError that a worker raises is raised here at once, since doing the task again would not help. After any exception out of `run` no worker is left.
     """
 
-    def __init__(self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2):
-        self.setup, self.setup_args, self.retries = setup, setup_args, retries
+    def __init__(self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2, silence: float = SILENCE):
+        self.setup, self.setup_args, self.retries, self.silence = setup, setup_args, retries, silence
         self.workers: list[_Worker | None] = [None] * workers
 
     def __enter__(self) -> "WorkerPool":
@@ -56,8 +58,11 @@ class WorkerPool:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def run(self, tasks: Sequence, on_result: Callable[[int, Any], None], on_progress: Callable[[Any], None] | None = None) -> None:
-        """Do every task; calls on_result(index of the task, its result) as results come, and on_progress(n) for each report(n) of a worker."""
+    def run(self, tasks: Sequence, on_result: Callable[[int, Any], None], on_progress: Callable[[int, Any], None] | None = None) -> None:
+        """Do every task; calls on_result(index of the task, its result) as results come.
+
+        on_progress(index, n) is called for each report(n) of a worker, and on_progress(index, None) when a task is to be done again from its start.
+        """
         waiting = deque(range(len(tasks)))
         failures = [0] * len(tasks)
         done = 0
@@ -67,7 +72,7 @@ class WorkerPool:
                 for worker, kind, value in self._messages():
                     if kind == "progress":
                         if on_progress is not None:
-                            on_progress(value)
+                            on_progress(worker.task, value)
                     elif kind == "result":
                         index, worker.task = worker.task, None
                         done += 1
@@ -76,6 +81,8 @@ class WorkerPool:
                         raise UserError(value)
                     elif self._failed(worker, value, failures):
                         waiting.appendleft(worker.task)
+                        if on_progress is not None:
+                            on_progress(worker.task, None)
         except BaseException:
             self.close()
             raise
@@ -98,7 +105,7 @@ class WorkerPool:
             if worker is None:
                 worker = self.workers[slot] = _Worker(self.setup, self.setup_args)
             if worker.task is None:
-                worker.task = waiting.popleft()
+                worker.task, worker.silent = waiting.popleft(), 0.0
                 try:
                     worker.pipe.send(tasks[worker.task])
                 except ConnectionError:
@@ -107,7 +114,16 @@ class WorkerPool:
     def _messages(self) -> "Iterator[tuple[_Worker, str, Any]]":
         """Wait, then yield (worker, kind, value); kind is "progress", "result", "user error" or "failure"."""
         sources = {source: worker for worker in self.workers if worker is not None for source in (worker.pipe, worker.process.sentinel)}
-        for worker in {id(sources[source]): sources[source] for source in connection.wait(list(sources))}.values():
+        glance = min(GLANCE, self.silence / 2)
+        since = time.monotonic()
+        speaking = {id(sources[source]): sources[source] for source in connection.wait(list(sources), glance)}
+        waited = min(time.monotonic() - since, glance)  # no more, however long the whole program was suspended
+        for worker in [w for w in self.workers if w is not None and w.task is not None and id(w) not in speaking]:
+            worker.silent += waited
+            if worker.silent > self.silence:
+                yield worker, "failure", f"worker {worker.pid} said nothing for {self.silence:g} seconds: it hangs"
+        for worker in speaking.values():
+            worker.silent = 0.0
             try:
                 while worker.pipe.poll():  # what it said before it died counts
                     kind, value = worker.pipe.recv()
@@ -138,10 +154,11 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and the pipe to it; `task` is the index of what it is doing."""
+    """One process and the pipe to it; `task` is the index of what it is doing, `silent` for how many seconds nothing was heard of it."""
 
     def __init__(self, setup: Callable, setup_args: tuple):
         self.task: int | None = None
+        self.silent = 0.0
         self.pipe, theirs = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid(), setup, setup_args), daemon=True)
         with _one_thread(), _no_interrupt():
