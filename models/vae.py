@@ -43,30 +43,6 @@ class Posterior:
         return torch.addcmul(self.mu, self.logsigma.exp(), noise)
 
 
-class Upsample(nn.Module):
-    """A transposed convolution of stride 2, computed as one ordinary 3x3 convolution and a pixel shuffle.
-
-    Same parameters and same result as `nn.ConvTranspose2d(inputs, outputs, kernel, stride=2)` for a kernel of 5 or 6: output pixel (2 i + a, 2 j + b) only
-    meets the kernel's taps of parity (a, b), so the four parities are four output channels of a stride-1 convolution (Shi et al. 2016). Whether
-    it is faster depends on the processor: see docs/benchmarks.md.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        reference = nn.ConvTranspose2d(inputs, outputs, kernel, stride=2)  # for its initialisation
-        self.weight, self.bias, self.crop = reference.weight, reference.bias, 6 - kernel
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, 2 H + kernel - 2, 2 W + kernel - 2)."""
-        inputs, outputs = self.weight.shape[:2]
-        weight = F.pad(self.weight, (0, self.crop, 0, self.crop)) if self.crop else self.weight
-        taps = weight.view(inputs, outputs, 3, 2, 3, 2).flip(2, 4)  # a correlation, so the taps run backwards
-        kernel = taps.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
-        phases = F.conv2d(features, kernel.contiguous(memory_format=torch.channels_last), self.bias.repeat_interleave(4), padding=2)
-        picture = F.pixel_shuffle(phases, 2)
-        return picture[..., : -self.crop, : -self.crop] if self.crop else picture
-
-
 class VAE(nn.Module):
     """Encoder and decoder; frames enter and leave as float (B, C, 64, 64) in [0, 1]."""
 
@@ -81,9 +57,9 @@ class VAE(nn.Module):
         # The reference's first transposed convolution has a 1x1 input: a matrix product with the same parameters, and faster as one.
         self.first = nn.Linear(1024, 128 * 5 * 5)
         self.decoder = nn.Sequential(
-            Upsample(128, 64, 5), nn.ReLU(),
-            Upsample(64, 32, 6), nn.ReLU(),
-            Upsample(32, config.channels, 6), nn.Sigmoid(),
+            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(32, config.channels, 6, stride=2), nn.Sigmoid(),
         )
 
     def encode(self, obs: Tensor) -> Posterior:

@@ -7,7 +7,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
 from models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise, mdrnn_loss, mixture_log_likelihood, sample_mixture
-from models.vae import FREE_BITS, VAE, Posterior, Upsample, VAEConfig, to_float, to_uint8, vae_loss
+from models.vae import FREE_BITS, VAE, Posterior, VAEConfig, to_float, to_uint8, vae_loss
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 
@@ -16,19 +16,6 @@ BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 def mdrnn() -> MDRNN:
     torch.manual_seed(0)
     return MDRNN(MDRNNConfig(latent=4, action=3, hidden=16, mixtures=5))
-
-
-@pytest.mark.parametrize(("kernel", "size"), [(5, 5), (6, 13), (6, 1), (5, 2)])
-def test_upsample_equals_a_transposed_convolution_forward_and_backward(kernel, size):
-    torch.manual_seed(0)
-    reference, ours = nn.ConvTranspose2d(7, 3, kernel, stride=2), Upsample(7, 3, kernel)
-    ours.load_state_dict(reference.state_dict())
-    x = torch.randn(2, 7, size, size)
-    torch.testing.assert_close(ours(x), reference(x))
-    for model in (ours, reference):
-        (model(x) * torch.linspace(0, 1, model(x).numel()).view_as(model(x))).sum().backward()
-    torch.testing.assert_close(ours.weight.grad, reference.weight.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.bias.grad, reference.bias.grad)
 
 
 def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
