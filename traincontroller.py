@@ -2,11 +2,14 @@
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/bc/best.tar           with --init, to begin from a clone
-Writes  exp_dir/ctrl/best.tar         the search's mean whose score on fresh starts was highest
+Writes  exp_dir/ctrl/best.tar         the search's mean that drove the simulator best (without --evaluate-every: whose score on fresh starts was highest)
         exp_dir/ctrl/checkpoint.tar   to go on from: run the same command again
         exp_dir/ctrl/metrics.csv, fitness.png, args.json
 
     python traincontroller.py --logdir exp_dir --world dream --pop-size 64 --n-samples 16 --generations 100
+
+A dream can be gamed (Ha & Schmidhuber 2018, section 4.5), so a controller evolved in it is chosen by how it drives in reality, on seeds kept for
+choosing; the search itself learns nothing from that.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from models.agent import load_models
 from models.controller import FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
 from models.mdrnn import MDRNN, draw_noise
 from utils import checkpoint
-from utils.cli import add_training, device, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import line, write_csv
 from utils.plots import curves
@@ -35,6 +38,7 @@ from utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
+EPISODES = 8  # in the simulator, of --evaluate-every
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,11 +49,13 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
     p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
     p.add_argument("--generations", type=positive, default=100, help="evolve up to this generation; more than before goes on")
-    p.add_argument("--target-return", type=float, default=math.inf, help="stop when the mean's score on fresh starts reaches it")
+    p.add_argument("--target-return", type=float, default=math.inf, help="stop when the score best.tar is chosen by reaches it")
     p.add_argument("--sigma", type=positive_float, default=0.1, help="initial step size of CMA-ES")
     p.add_argument("--diagonal", action="store_true", help="separable CMA-ES: faster steps for many parameters")
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=1000, help="steps of a dream")
+    p.add_argument("--evaluate-every", type=natural, default=10,
+                   help="generations between two drives of a dream's mean in the simulator, the last one included; 0 for none")
     p.add_argument("--init", type=Path, help="begin from this clone, e.g. exp_dir/bc/best.tar")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
@@ -175,17 +181,22 @@ def main() -> None:
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
         controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
+        judged = args.world == "dream" and args.evaluate_every > 0
+        evaluator = Evaluator(world["env"], Driver("agent", args.logdir, controller.config_dict()), args.max_workers)  # starts workers when first asked
         if args.world == "dream":
-            best = evolve(args, folder, controller, DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device)), parents, state)
+            fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:
-            with Evaluator(world["env"], Driver("agent", args.logdir, controller.config_dict()), args.max_workers) as evaluator:
-                best = evolve(args, folder, controller, SimulatorFitness(args, evaluator), parents, state)
-    print(f"{folder / 'best.tar'}: {best:.1f} in the {args.world}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
+            fitness = SimulatorFitness(args, evaluator)
+        with evaluator:
+            best = evolve(args, folder, controller, fitness, evaluator if judged else None, parents, state)
+    where = "simulator" if judged else args.world
+    print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
 
 
 def settings_of(args: argparse.Namespace) -> dict:
     """The flags that a resumed search must share with the one it goes on from."""
-    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon", "seed")}
+    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon",
+                                                 "evaluate_every", "seed")}
 
 
 def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
@@ -199,10 +210,11 @@ def resumed(args: argparse.Namespace, folder: Path, controller: Controller, pare
     return state
 
 
-def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, parents: dict[str, str], state: dict | None) -> float:
+def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, evaluator: Evaluator | None, parents: dict[str, str],
+           state: dict | None) -> float:
     """Ask, score, tell up to generation `args.generations`, from the beginning or from `state`, the content of checkpoint.tar.
 
-    Returns the best score of the search's mean on fresh starts.
+    Returns the best score of the search's mean: with an evaluator in the simulator, else on fresh starts.
     """
     seed_everything(args.seed, STAGE)
     start, settings, config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
@@ -214,7 +226,7 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
                             "with: go on where it was made, or start afresh with --noreload")
     write_args(folder, args)
-    began, steps_before, first = time.monotonic(), fitness.steps, len(history)
+    began, steps_before, first, judging = time.monotonic(), fitness.steps, len(history), 0.0
     episodes = args.pop_size * args.n_samples + args.n_samples if args.world == "simulator" else args.pop_size
     for generation in range(first + 1, args.generations + 1):
         if best >= args.target_return:
@@ -225,20 +237,26 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             scores = finite(fitness(candidates, generation, False, bar)).double()
             search.tell(scores)
             rescored = float(fitness(search.mean[None], generation, True, bar)[0])
+        driven, since = None, time.monotonic()
+        if evaluator and (generation % args.evaluate_every == 0 or generation == args.generations):
+            driven = float(np.mean(evaluator.returns([(search.mean, seed) for seed in selection_seeds(args.seed, EPISODES)])))
+            judging += time.monotonic() - since
         recorded = torch.cat([recorded, scores[None]])
         seconds = time.monotonic() - began
         history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
-                        "sigma": float(search.es.sigma)})
+                        "simulator": driven, "sigma": float(search.es.sigma)})
         left = seconds / (generation - first) * (args.generations - generation)
-        print(f"{line(history[-1])}  {(fitness.steps - steps_before) / seconds:.0f} steps/s  {left / 60:.1f} min left", flush=True)
+        print(f"{line(history[-1])}  {(fitness.steps - steps_before) / (seconds - judging):.0f} steps/s  {left / 60:.1f} min left", flush=True)
         set_parameters(controller, search.mean.to(next(controller.parameters()).device))
-        if rescored > best:
-            best = rescored
+        score = driven if evaluator else rescored
+        if score is not None and score > best:
+            best = score
             checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
         checkpoint.save(folder / "checkpoint.tar", "ctrl", config, controller.state_dict(), parents, settings=settings, start=start, scores=recorded,
                         mean=search.mean, history=history, best=best)
         write_csv(folder / "metrics.csv", history)
-        curves(folder / "fitness.png", history, "generation", [("best", "mean", "rescored"), ("sigma",)], f"C in the {args.world}")
+        panels = [("best", "mean", "rescored"), *([("simulator",)] if evaluator else []), ("sigma",)]
+        curves(folder / "fitness.png", history, "generation", panels, f"C in the {args.world}")
     return best
 
 

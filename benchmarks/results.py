@@ -18,7 +18,6 @@ from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
 from utils.cli import parser, positive, run
 
-PAGE = Path("docs/results.md")
 EVOLVE = "--pop-size 32 --n-samples 16 --horizon 300"
 
 
@@ -29,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=10, help="of evolution in the simulator")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
+    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     return p.parse_args()
 
@@ -76,7 +76,7 @@ def main() -> None:
                      *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"])])
     listing = "\n".join(f"python {command}" for command in commands)
     scores = table(["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes"], rows)
-    write_section(PAGE, "scores", f"{scores}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards, by\n\n```\n{listing}\n```\n")
+    write_section(args.out, "scores", f"{scores}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards, by\n\n```\n{listing}\n```\n")
     print(scores)
 
 

@@ -69,6 +69,8 @@ def _driving(env: str, driver: Driver):
     """Set up a worker: a world, a driver, and the function that drives one episode: (parameters, seed) -> (return, steps)."""
     world = make(env, restart=False)
     drive = AgentDriver(driver) if driver.name == "agent" else PolicyDriver(driver.name, world)
+    if isinstance(drive, PolicyDriver):
+        world.look_away()
 
     def episode(task, report) -> tuple[float, int]:
         parameters, seed = task
@@ -103,7 +105,7 @@ class AgentDriver:
 
 
 class PolicyDriver:
-    """A policy that needs no training; what is random in it follows from the episode's seed."""
+    """A policy that needs no training and no eyes; what is random in it follows from the episode's seed."""
 
     def __init__(self, name: str, world: World) -> None:
         self.policy = make_policy(name, world.spec)

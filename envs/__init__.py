@@ -82,6 +82,9 @@ class World(ABC):
         """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame itself."""
         raise UserError(f"{self.spec.name} has no picture of its own")
 
+    def look_away(self) -> None:  # noqa: B027  most worlds draw for nothing, then
+        """Nobody looks at obs from now on, so a world may save itself the drawing; all else stays as it is."""
+
     def close(self) -> None:  # noqa: B027  most worlds hold nothing
         """Release what the world holds."""
 

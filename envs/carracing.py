@@ -35,6 +35,10 @@ class CarRacing(GymWorld):
             self._drivers[copy] = self._drivers[copy] or Driver(environment.unwrapped)
         return self._tensor(np.stack([driver.action() for driver in self._drivers]))
 
+    def look_away(self) -> None:
+        for environment in self._environments:
+            environment.unwrapped.blind = True
+
     def _start(self, copy: int, seed: int) -> np.ndarray:
         self._drivers[copy] = None
         return super()._start(copy, seed)

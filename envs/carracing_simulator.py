@@ -7,6 +7,8 @@ and only those in view are handed to the official drawing.
 import numpy as np
 from gymnasium.envs.box2d import car_racing as official
 
+BLACK = np.zeros((official.STATE_H, official.STATE_W, 3), np.uint8)
+
 
 def grass_patches() -> list[list[tuple[float, float]]]:
     """Corners of the lighter squares that the official playfield is strewn with."""
@@ -18,7 +20,13 @@ def grass_patches() -> list[list[tuple[float, float]]]:
 class CulledCarRacing(official.CarRacing):
     """The official simulator with its road drawn faster; physics, rewards and every pixel are the same (tests/test_carracing.py)."""
 
+    blind = False  # nobody looks at observations: they stay black
     _drawn_road: list | None = None  # the track that `_corners` belongs to
+
+    def _render(self, mode: str):
+        if self.blind and mode == "state_pixels":
+            return BLACK
+        return super()._render(mode)
 
     def _render_road(self, zoom: float, translation: tuple[float, float], angle: float) -> None:
         """As in the official class: field, grass, road, in camera coordinates (rotation by `angle`, then `zoom` and `translation`)."""

@@ -91,6 +91,14 @@ def test_rewards_and_pictures_are_the_official_ones_to_the_last_digit(seed, driv
     assert np.array_equal(official.render(), ours.render())
 
 
+def test_a_world_nobody_looks_at_drives_the_same_and_can_still_be_rendered():
+    seen, unseen = make("carracing"), make("carracing")
+    unseen.look_away()
+    (frames, rewards), (blank, same) = drive(seen, 4), drive(unseen, 4)
+    assert torch.equal(rewards, same) and frames.any() and not blank.any()
+    assert np.array_equal(seen.render(), unseen.render())
+
+
 def test_a_seed_gives_the_same_frames_whatever_the_copy_did_before():
     used = make("carracing")
     drive(used, 8)

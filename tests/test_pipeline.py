@@ -18,6 +18,7 @@ from data.latents import load_sequences
 from data.loaders import open_datasets
 from models.agent import load_agent
 from models.controller import parameter_vector
+from traincontroller import EPISODES
 from utils import checkpoint
 from utils.seeds import evaluation_seeds, selection_seeds
 
@@ -172,6 +173,18 @@ def test_evolution_in_the_simulator_scores_its_mean_on_seeds_of_the_selection_ra
     with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
         returns = evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 2, saved["generation"])])
     assert saved["best"] == np.mean(returns)
+
+
+def test_evolution_in_the_dream_keeps_the_mean_that_drives_the_simulator_best(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--sigma", 1, "--generations", 3, "--evaluate-every", 2)
+    state, saved = checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl"), checkpoint.load_parent(run.logdir, "ctrl")
+    driven = [row["simulator"] for row in state["history"]]
+    assert driven[0] is None and saved["best"] == max(driven[1:])  # every second generation, and the last
+    assert saved["generation"] == 2 + driven[1:].index(saved["best"])
+    agent = load_agent(run.logdir)
+    with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
+        assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, EPISODES)])) == saved["best"]
 
 
 def test_evolution_stops_at_its_target_and_begins_at_the_clone(trained, tmp_path):

@@ -24,7 +24,8 @@ DISCRETE = {"type": "discrete", "n": 3}
 TINY = {
     "trainvae": ("--latent", 8, "--batch-size", 32, "--epoch-frames", 96, "--epochs", 2, "--device", "cpu"),
     "trainmdrnn": ("--hidden", 16, "--seq-len", 16, "--batch-size", 8, "--epochs", 2, "--device", "cpu"),
-    "traincontroller": ("--pop-size", 4, "--n-samples", 2, "--horizon", 20, "--generations", 2, "--max-workers", 1, "--device", "cpu"),
+    "traincontroller": ("--pop-size", 4, "--n-samples", 2, "--horizon", 20, "--generations", 2, "--evaluate-every", 0, "--max-workers", 1,
+                        "--device", "cpu"),
     "trainbc": ("--epochs", 2, "--evaluate-every", 1, "--n-samples", 1, "--max-workers", 1, "--device", "cpu"),
 }
 
