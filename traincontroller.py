@@ -239,7 +239,8 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             rescored = float(fitness(search.mean[None], generation, True, bar)[0])
         driven, since = None, time.monotonic()
         if evaluator and (generation % args.evaluate_every == 0 or generation == args.generations):
-            driven = float(np.mean(evaluator.returns([(search.mean, seed) for seed in selection_seeds(args.seed, EPISODES)])))
+            with tqdm(total=EPISODES, desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
+                driven = float(np.mean(evaluator.returns([(search.mean, seed) for seed in selection_seeds(args.seed, EPISODES)], bar)))
             judging += time.monotonic() - since
         recorded = torch.cat([recorded, scores[None]])
         seconds = time.monotonic() - began
