@@ -100,14 +100,18 @@ class World(ABC):
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
     """Build a world of `num` copies by its `--env` name.
 
-    Names: "carracing", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule).
+    Names: "carracing", "carracing-fast", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule).
     """
     if name == "carracing":
         from envs.carracing import CarRacing
 
         return CarRacing(num, device, **options)
+    if name == "carracing-fast":
+        from envs.carracing_fast import CarRacingFast
+
+        return CarRacingFast(num, device, **options)
     if name.startswith("gym:"):
         from envs.gym_adapter import GymWorld
 
         return GymWorld(name.removeprefix("gym:"), num, device, **options)
-    raise UserError(f'there is no world "{name}": choose carracing or gym:<id>, e.g. gym:CartPole-v1')
+    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast or gym:<id>, e.g. gym:CartPole-v1')

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -39,7 +40,7 @@ class CarRacing(GymWorld):
         for environment in self._environments:
             environment.unwrapped.blind = True
 
-    def _start(self, copy: int, seed: int) -> np.ndarray:
+    def _start(self, copy: int, seed: int) -> Any:
         self._drivers[copy] = None
         return super()._start(copy, seed)
 

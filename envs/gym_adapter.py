@@ -26,9 +26,9 @@ DEFAULT_FPS = 30  # where the environment's metadata has no frame rate
 
 
 class Advance(NamedTuple):
-    """What one step of one copy gives: frame uint8 (H, W, C) and three plain values."""
+    """What one step of one copy gives: the environment's observation and three plain values."""
 
-    frame: np.ndarray
+    observation: Any
     reward: float
     terminated: bool
     truncated: bool
@@ -54,7 +54,7 @@ class GymWorld(World):
         fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
         limit = max_steps or registered.max_episode_steps or DEFAULT_MAX_STEPS
         self.spec = WorldSpec(f"gym:{id}", (frame_size, frame_size, 3), plain_space(first.action_space), 1 / fps, limit)
-        self._frames: list[np.ndarray] = []  # what each copy shows; empty until the first reset
+        self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
         self._states: list[np.ndarray | None] = [None] * num
 
     @property
@@ -67,27 +67,29 @@ class GymWorld(World):
         self._seeds, self._seed_stride = self.seeds(seed)
         self._steps = [0] * self.num
         self._terminated, self._truncated = np.zeros(self.num, bool), np.zeros(self.num, bool)
-        self._frames = [self._start(copy, s) for copy, s in enumerate(self._seeds)]
-        return self._tensor(np.stack(self._frames))
+        self._frames = torch.zeros(self.num, *self.spec.image_shape, dtype=torch.uint8, device=self.device)
+        self._look(list(range(self.num)), [self._start(copy, s) for copy, s in enumerate(self._seeds)])
+        return self._frames.clone()
 
     def step(self, action: torch.Tensor) -> Step:
         """Advance every copy by one step; action (B, A) float32, clipped to the action space, or (B,) int64."""
-        if not self._frames:
+        if self._frames is None:
             raise RuntimeError("step() was called before reset(seed)")
         actions = checked_actions(action, self.spec.action_space, self.num)
-        reward = np.zeros(self.num, np.float32)
-        for copy in np.flatnonzero(~(self._terminated | self._truncated)):
-            self._frames[copy], reward[copy], self._terminated[copy], truncated = self._advance(copy, actions[copy])
+        reward, going, observations = np.zeros(self.num, np.float32), np.flatnonzero(~(self._terminated | self._truncated)).tolist(), []
+        for copy in going:
+            observation, reward[copy], self._terminated[copy], truncated = self._advance(copy, actions[copy])
+            observations.append(observation)
             self._steps[copy] += 1
             self._truncated[copy] = truncated or self._steps[copy] >= self.spec.max_steps
-        terminated, truncated, final_obs = self._terminated.copy(), self._truncated.copy(), np.stack(self._frames)
-        if self.restart:
-            for copy in np.flatnonzero(terminated | truncated):
-                self._restart(copy)
-        info = {"final_obs": self._tensor(final_obs)}
+        self._look(going, observations)
+        terminated, truncated, final_obs = self._terminated.copy(), self._truncated.copy(), self._frames.clone()
+        over = np.flatnonzero(terminated | truncated).tolist() if self.restart else []
+        self._look(over, [self._restart(copy) for copy in over])
+        info = {"final_obs": final_obs}
         if self.state is not None:
             info["state"] = self.state
-        return Step(self._tensor(np.stack(self._frames)), self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
+        return Step(self._frames.clone() if over else final_obs, self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
 
     def expert_action(self) -> torch.Tensor:
         """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have none."""
@@ -113,8 +115,13 @@ class GymWorld(World):
         for environment in self._environments:
             environment.close()
 
-    def _start(self, copy: int, seed: int) -> np.ndarray:
-        """Begin an episode in one copy and return its first frame; the environment's reset may be of the old form (no seed, no info)."""
+    def _look(self, copies: list[int], observations: list[Any]) -> None:
+        """Note what some copies show now, given their observations."""
+        if copies:
+            self._frames[copies] = self._tensor(np.stack([self._frame(*pair) for pair in zip(copies, observations, strict=True)]))
+
+    def _start(self, copy: int, seed: int) -> Any:
+        """Begin an episode in one copy and return its first observation; the environment's reset may be of the old form (no seed, no info)."""
         environment = self._environments[copy]
         if takes_seed(environment):
             result = environment.reset(seed=seed)
@@ -122,7 +129,7 @@ class GymWorld(World):
             environment.seed(seed)
             result = environment.reset()
         new_form = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-        return self._frame(copy, result[0] if new_form else result)
+        return result[0] if new_form else result
 
     def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
         """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in today's of five."""
@@ -133,13 +140,13 @@ class GymWorld(World):
             terminated = done and not truncated
         else:
             observation, reward, terminated, truncated, _ = result
-        return Advance(self._frame(copy, observation), float(reward), bool(terminated), bool(truncated))
+        return Advance(observation, float(reward), bool(terminated), bool(truncated))
 
-    def _restart(self, copy: int) -> None:
+    def _restart(self, copy: int) -> Any:
         self._seeds[copy] += self._seed_stride
         self._steps[copy] = 0
         self._terminated[copy] = self._truncated[copy] = False
-        self._frames[copy] = self._start(copy, self._seeds[copy])
+        return self._start(copy, self._seeds[copy])
 
     def _frame(self, copy: int, observation: Any) -> np.ndarray:
         """The frame of one copy, whose state is noted."""

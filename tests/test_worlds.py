@@ -7,7 +7,7 @@ import torch
 from envs import make
 from utils.errors import UserError
 
-NAMES = ["carracing", "gym:CartPole-v1"]
+NAMES = ["carracing", "carracing-fast", "gym:CartPole-v1"]
 
 
 def some_action(world, value=1.0):

@@ -1,0 +1,190 @@
+"""CarRacing's frames drawn by us, those of many copies at once: each track painted once as a texture, looked up through the camera, the car on top.
+
+The official simulator draws a window of 1000 x 800 pixels, scales it to 96 x 96, and stage 1 crops and scales that to 64 x 64. All of this is linear but for
+rounding, so a frame's pixel is the mean of the window over 15.6 x 10.9 pixels: that is what textures and sprites are filtered for (docs/benchmarks.md has the errors).
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import pygame
+import torch
+import torch.nn.functional as F
+from gymnasium.envs.box2d import car_dynamics
+from gymnasium.envs.box2d import car_racing as official
+from torch import Tensor
+
+from envs.carracing_simulator import grass_patches
+
+FRAME = 64
+PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * 84 / 96 / FRAME  # a frame's pixel, in pixels of the window
+CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4  # where the window shows the car, from its lower left corner
+FULL_ZOOM = official.ZOOM * official.SCALE  # window pixels a unit of length, after the first second
+TEXEL = 0.4  # units of length; a frame's pixel is 0.96 x 0.68
+FINE = 2  # pixels a texel is painted with
+LEVELS = 5  # of the texture, each half as fine as the one before: the first second is seen from high above
+SIDE = 1760  # texels, so that the outermost ones of every level are black
+REACH = SIDE * TEXEL / 2
+SIZES = [SIDE >> level for level in range(LEVELS)]
+STARTS = [sum(size**2 for size in SIZES[:level]) for level in range(LEVELS)]  # of the levels in a texture (N,)
+TEXELS = sum(size**2 for size in SIZES)
+ALIGNED = 1 << (LEVELS - 1)
+AT_ONCE = 64  # frames drawn together: their coordinates stay in the processor's cache
+
+# The car, in frame pixels around the place it is always at
+ROWS, COLUMNS = slice(49, 61), slice(29, 35)
+SUPERSAMPLES = 12
+ANGLES = torch.linspace(-0.42, 0.42, 43)  # of the front wheels, once the camera is down
+PHASES = 8  # of the wheels' white stripe, of which the mean is drawn
+ZOOM_STEPS = official.FPS  # steps the camera takes to come down
+
+
+def zoom(t: Tensor) -> Tensor:
+    """Window pixels a unit of length, at `t` seconds after the reset."""
+    return 0.1 * official.SCALE * (1 - t).clamp_min(0) + FULL_ZOOM * t.clamp_max(1)
+
+
+@lru_cache(maxsize=1)
+def shades() -> np.ndarray:
+    """(256,) uint8: what becomes of a uniform shade when pygame scales the window down; it loses up to 2 of 255."""
+    found = []
+    for shade in range(256):
+        window = pygame.Surface((official.WINDOW_W, official.WINDOW_H))
+        window.fill((shade, shade, shade))
+        found.append(pygame.surfarray.array3d(pygame.transform.smoothscale(window.subsurface((0, 0, 250, 200)), (24, 24)))[12, 12, 0])
+    return np.array(found, np.uint8)
+
+
+def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface | None = None) -> Tensor:
+    """Polygons [(points, colour), ...] as filtered texels (3, h, w) in [0, 255], of the part of the texture that begins at texel `corner` (x, y)."""
+    surface = ground or pygame.Surface((FINE * size[0], FINE * size[1]))
+    for points, colour in polygons:
+        place = (np.asarray(points, float) + REACH) * (FINE / TEXEL) - FINE * np.array(corner)
+        pygame.draw.polygon(surface, [int(c) for c in colour], place - 0.5)
+    pixels = torch.from_numpy(pygame.surfarray.array3d(surface)).permute(2, 1, 0).float()
+    return F.avg_pool2d(pixels[None], 2 * FINE, FINE, FINE // 2, count_include_pad=False)[0]
+
+
+def levels(texels: Tensor) -> list[Tensor]:
+    """texels (3, h, w) at every level."""
+    found = [texels]
+    while len(found) < LEVELS:
+        found.append(F.avg_pool2d(found[-1][None], 2)[0])
+    return found
+
+
+def pack(texels: Tensor) -> Tensor:
+    """(3, h, w) in [0, 255] -> (h, w) int32, a pixel each, as scaling the window would have left them."""
+    bytes_ = torch.zeros(*texels.shape[1:], 4, dtype=torch.uint8)
+    bytes_[..., :3] = torch.from_numpy(shades())[texels.round().long()].permute(1, 2, 0)
+    return bytes_.view(torch.int32)[..., 0]
+
+
+@lru_cache(maxsize=1)
+def playfield() -> tuple[Tensor, pygame.Surface]:
+    """The field without a track: texture (N,) int32, and as painted."""
+    surface = pygame.Surface((FINE * SIDE, FINE * SIDE))
+    end = official.PLAYFIELD
+    field = [([(end, end), (end, -end), (-end, -end), (-end, end)], (102, 204, 102)), *((patch, (102, 230, 102)) for patch in grass_patches())]
+    return torch.cat([pack(level).flatten() for level in levels(paint(field, (0, 0), (SIDE, SIDE), surface))]), surface
+
+
+def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
+    """Paint a simulator's track into out (N,) int32."""
+    empty, field = playfield()
+    out.copy_(empty)
+    points = np.array([polygon for polygon, _ in simulator.road_poly])  # (M, 4, 2)
+    texel = (points.reshape(-1, 2) + REACH) / TEXEL
+    low = np.maximum(np.floor(texel.min(0)).astype(int) - 2, 0) // ALIGNED * ALIGNED
+    high = np.minimum(-(-(np.ceil(texel.max(0)).astype(int) + 2) // ALIGNED) * ALIGNED, SIDE)
+    size = high - low
+    ground = field.subsurface((*(FINE * low), *(FINE * size))).copy()
+    for level, texels in enumerate(levels(paint(simulator.road_poly, low, size, ground))):
+        whole = out[STARTS[level] : STARTS[level] + SIZES[level] ** 2].view(SIZES[level], SIZES[level])
+        x, y = low >> level
+        whole[y : y + texels.shape[1], x : x + texels.shape[2]] = pack(texels)
+
+
+@lru_cache(maxsize=1)
+def car_sprites() -> Tensor:
+    """(sprite, row, column, RGB premultiplied by the share of the pixel the car covers, and that share): one for each step of the camera's way down, where the
+    front wheels are too small to show, then one for each of ANGLES."""
+    coming_down = [_car_sprite(float(zoom(torch.tensor(step / official.FPS))), 0.0) for step in range(ZOOM_STEPS)]
+    return torch.from_numpy(np.array(coming_down + [_car_sprite(FULL_ZOOM, float(angle)) for angle in ANGLES], np.float32))
+
+
+def _car_sprite(scale: float, angle: float) -> np.ndarray:
+    size = car_dynamics.SIZE
+    shape = ((COLUMNS.stop - COLUMNS.start) * SUPERSAMPLES, (ROWS.stop - ROWS.start) * SUPERSAMPLES)
+    total = np.zeros((ROWS.stop - ROWS.start, COLUMNS.stop - COLUMNS.start, 4))
+
+    def draw(surface: pygame.Surface, colour: tuple, points: np.ndarray) -> None:
+        column = (CAR_X + points[:, 0] * scale) / PIXEL_W - COLUMNS.start
+        row = (official.WINDOW_H - CAR_Y - points[:, 1] * scale) / PIXEL_H - ROWS.start
+        pygame.draw.polygon(surface, colour, np.stack([column, row], 1) * SUPERSAMPLES - 0.5)
+
+    for phase in np.arange(PHASES) * 2 * np.pi / PHASES:
+        surface = pygame.Surface(shape)
+        surface.fill((1, 2, 3))  # no colour of the car's
+        for x, y in car_dynamics.WHEELPOS:
+            turn = angle if y > 0 else 0.0
+            rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+            w, r = car_dynamics.WHEEL_W * size, car_dynamics.WHEEL_R * size
+            parts = [((0, 0, 0), r, -r), *(((77, 77, 77), r * a, r * b) for a, b in [_stripe(phase)] if a != b)]
+            for colour, front, back in parts:
+                draw(surface, colour, np.array([(-w, front), (w, front), (w, back), (-w, back)]) @ rotation + np.array([x, y]) * size)
+        for polygon in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3, car_dynamics.HULL_POLY4):
+            draw(surface, (204, 0, 0), np.array(polygon) * size)
+        pixels = pygame.surfarray.array3d(surface).swapaxes(0, 1)
+        covered = (pixels != (1, 2, 3)).any(-1, keepdims=True)
+        both = np.concatenate([shades()[pixels] * covered, covered], -1)
+        total += both.reshape(total.shape[0], SUPERSAMPLES, total.shape[1], SUPERSAMPLES, 4).mean((1, 3))
+    return total / PHASES
+
+
+def _stripe(phase: float) -> tuple[float, float]:
+    """Where a wheel shows its white stripe, as shares of its radius; the same twice if it does not."""
+    s1, s2, c1, c2 = np.sin(phase), np.sin(phase + 1.2), np.cos(phase), np.cos(phase + 1.2)
+    if s1 > 0 and s2 > 0:
+        return 0.0, 0.0
+    return (np.sign(c1) if s1 > 0 else c1), (np.sign(c2) if s2 > 0 else c2)
+
+
+def draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
+    """Frames uint8 (B, 64, 64, 3).
+
+    Args:
+        textures: (T, N) int32, of `track_texture`
+        texture: (B,) int64, which of them each copy drives on
+        pose: (B, 3) float32, x, y and angle of the hull
+        t: (B,) float32, seconds since the reset
+        steering: (B,) float32, angle of the front wheels against the hull
+    """
+    return torch.cat([_draw(textures, *parts) for parts in zip(*(x.split(AT_ONCE) for x in (texture, pose, t, steering)), strict=True)])
+
+
+def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
+    where = textures.device
+    scale = zoom(t)
+    level = torch.log2(FULL_ZOOM / scale).round().long().clamp(0, LEVELS - 1)
+    size, start = torch.tensor(SIZES, device=where)[level], torch.tensor(STARTS, device=where)[level]
+    texels = 1 / (TEXEL * 2.0**level)  # a unit of length
+    right = (torch.arange(FRAME, device=where) + 0.5) * PIXEL_W - CAR_X  # window pixels from the car
+    up = official.WINDOW_H - CAR_Y - (torch.arange(FRAME, device=where) + 0.5) * PIXEL_H
+    cos, sin = pose[:, 2].cos() * texels / scale, pose[:, 2].sin() * texels / scale
+    at_x, at_y = (pose[:, 0] + REACH) * texels, (pose[:, 1] + REACH) * texels
+    last = (size - 1).float()[:, None, None]
+    x = (at_x[:, None] + cos[:, None] * right)[:, None, :] - (sin[:, None] * up)[:, :, None]
+    y = (at_y[:, None] + sin[:, None] * right)[:, None, :] + (cos[:, None] * up)[:, :, None]
+    x = torch.minimum(x.clamp_min_(0), last).long()
+    y = torch.minimum(y.clamp_min_(0), last).long()
+    index = y.mul_(size[:, None, None]).add_(x).add_((texture * textures.shape[1] + start)[:, None, None])
+    frames = textures.view(-1)[index].view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
+
+    sprites = car_sprites().to(where)
+    step = (t * official.FPS).round().long()
+    angle = ((steering - ANGLES[0]) / (ANGLES[1] - ANGLES[0])).round().long().clamp(0, len(ANGLES) - 1)
+    sprite = sprites[torch.where(step < ZOOM_STEPS, step, ZOOM_STEPS + angle)]  # (B, h, w, 4)
+    under = frames[:, ROWS, COLUMNS].float()
+    frames[:, ROWS, COLUMNS] = (under * (1 - sprite[..., 3:]) + sprite[..., :3]).round().to(torch.uint8)
+    return frames

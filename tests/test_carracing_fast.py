@@ -1,0 +1,104 @@
+"""carracing-fast against the official simulator: the same physics to the last digit, and frames within a few grey levels."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.models import regions
+from data.policies import Brown
+from envs import make
+from envs.carracing_picture import car_sprites, shades
+
+STATES = 50
+LIMITS = {"road": 4, "kerbs and edges": 12, "car": 12, "grass": 2}  # mean absolute error in grey levels, per channel
+
+
+def pose(world):
+    hull = world._environments[0].unwrapped.car.hull
+    return (*hull.position, hull.angle)
+
+
+def side_by_side(seed, steps, choose):
+    """Drive both worlds with the same actions; yields (official step, fast step, official pose, fast pose)."""
+    official, fast = make("carracing", restart=False), make("carracing-fast", restart=False)
+    official.reset([seed])
+    fast.reset([seed])
+    for t in range(steps):
+        action = choose(official, t)
+        yield official.step(action), fast.step(action), pose(official), pose(fast)
+
+
+def test_physics_rewards_and_ends_are_the_official_ones_exactly():
+    def off_the_field(world, t):
+        return torch.tensor([[0.0, 0.3, 0.0]])
+
+    for expected, got, where, there in side_by_side(3, 700, off_the_field):
+        assert where == there and torch.equal(expected.reward, got.reward)
+        assert torch.equal(expected.terminated, got.terminated) and torch.equal(expected.truncated, got.truncated)
+        if got.terminated:
+            break
+    assert got.terminated and got.reward == -100  # it left the playfield
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """STATES frames of each world (N, 64, 64, 3): expert and brown driving, the first second, and off the road."""
+    found = []
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        brown = Brown(make("carracing").spec.action_space)
+        brown.reset([rng], None)
+        drivers = {0: lambda world, t: world.expert_action(), 1: lambda world, t: torch.tensor([[0.3, 0.6, 0.0]])}
+        drive = drivers.get(seed % 3, lambda world, t, brown=brown: brown.act(None))
+        shown = set(rng.choice(np.arange(50, 300), STATES // 5 - 3, replace=False)) | {2, 20, 40}
+        found += [(e.obs[0], g.obs[0]) for t, (e, g, *_) in enumerate(side_by_side(seed, 300, drive)) if t in shown]
+    return [torch.stack(frames).numpy() for frames in zip(*found, strict=True)]
+
+
+def test_frames_are_close_to_the_official_ones_everywhere(pairs):
+    official, fast = pairs
+    assert len(official) == STATES
+    error = np.abs(official.astype(int) - fast)
+    assert error.mean() < 1.0
+    for name, mask in regions(official).items():
+        assert error[mask].mean() < LIMITS[name], name
+
+
+def test_a_picture_without_its_car_would_be_noticed(pairs):
+    official, fast = pairs
+    bare = fast.copy()
+    bare[:, 48:62, 28:36] = bare[:, 48:62, 20:28]
+    assert np.abs(official.astype(int) - bare)[regions(official)["car"]].mean() > LIMITS["car"]
+
+
+def test_copies_with_one_seed_share_a_texture_and_a_texture_nobody_needs_is_replaced():
+    world = make("carracing-fast", num=4, max_steps=2)
+    world.reset([5, 5, 6, 5])
+    assert len(world._slot) == 2
+    shown = world.step(torch.zeros(4, 3)).obs
+    assert torch.equal(shown[0], shown[1]) and torch.equal(shown[0], shown[3]) and not torch.equal(shown[0], shown[2])
+    for _ in range(8):
+        last = world.step(torch.zeros(4, 3))
+    assert len(world._textures) <= 4 and set(world._slot) >= set(world._track)
+    alone = make("carracing-fast")
+    alone.reset([world._track[2]])
+    fresh = make("carracing-fast", num=1)
+    assert torch.equal(fresh.reset([world._track[2]])[0], alone.reset([world._track[2]])[0]) and last.obs.any()
+
+
+def test_nobody_looking_costs_no_texture_and_changes_no_reward():
+    seen, unseen = make("carracing-fast"), make("carracing-fast")
+    unseen.look_away()
+    seen.reset(4)
+    unseen.reset(4)
+    for _ in range(20):
+        a, b = (world.step(torch.tensor([[0.1, 0.5, 0.0]])) for world in (seen, unseen))
+        assert torch.equal(a.reward, b.reward) and not b.obs.any()
+    assert not len(unseen._textures)
+
+
+def test_shades_and_sprites_are_what_they_say():
+    assert shades()[0] == 0 and (np.diff(shades().astype(int)) >= 0).all() and abs(shades().astype(int) - np.arange(256)).max() <= 3
+    sprites = car_sprites()
+    share = sprites[..., 3]
+    assert 0 <= share.min() and share.max() == 1 and (sprites[..., :3].amax(-1) <= 255 * share + 1e-3).all()
