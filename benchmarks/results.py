@@ -18,6 +18,7 @@ from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
 from utils.cli import parser, positive, run
 
+DRIVERS = ("random", "z-only", "untrained-m", "clone", "dream", "simulator", "expert")
 EVOLVE = "--pop-size 32 --n-samples 16 --horizon 300"
 
 
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=10, help="of evolution in the simulator")
+    p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -43,22 +45,25 @@ def ablation(logdir: Path, name: str, stages: tuple[str, ...]) -> Path:
 
 
 def drivers(args: argparse.Namespace) -> list[tuple[str, Path, str, list[str]]]:
-    """(name in the table, run, controller, commands that train it)."""
+    """(name in the table, run, controller, commands that train it) of each of `args.drivers`."""
     logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
     clone = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
     z_only = ablation(logdir, "z-only", ("vae", "latents", "mdrnn"))
     untrained = ablation(logdir, "untrained-m", ("vae", "latents"))
     simulator = ablation(logdir, "simulator", ("vae", "latents", "mdrnn"))
-    return [
-        ("random", logdir, "random", []),
-        ("cloned, z alone", z_only, "bc", [f"trainbc.py --logdir {z_only} --features z {clone}"]),
-        ("cloned, z and h of an untrained M", untrained, "bc", [f"trainmdrnn.py --logdir {untrained} --epochs 0", f"trainbc.py --logdir {untrained} {clone}"]),
-        ("cloned, z and h", logdir, "bc", [f"trainbc.py --logdir {logdir} {clone}"]),
-        ("evolved in the dream", logdir, "ctrl", [f"traincontroller.py --logdir {logdir} --world dream {EVOLVE} --generations {args.generations}"]),
-        ("evolved in the simulator", simulator, "ctrl", [
+    known = {
+        "random": ("random", logdir, "random", []),
+        "z-only": ("cloned, z alone", z_only, "bc", [f"trainbc.py --logdir {z_only} --features z {clone}"]),
+        "untrained-m": ("cloned, z and h of an untrained M", untrained, "bc", [
+            f"trainmdrnn.py --logdir {untrained} --epochs 0", f"trainbc.py --logdir {untrained} {clone}"]),
+        "clone": ("cloned, z and h", logdir, "bc", [f"trainbc.py --logdir {logdir} {clone}"]),
+        "dream": ("evolved in the dream", logdir, "ctrl", [
+            f"traincontroller.py --logdir {logdir} --world dream {EVOLVE} --generations {args.generations} {workers}"]),
+        "simulator": ("evolved in the simulator", simulator, "ctrl", [
             f"traincontroller.py --logdir {simulator} --world simulator --pop-size 16 --n-samples 2 --generations {args.simulator_generations} {workers}"]),
-        ("expert", logdir, "expert", []),
-    ]
+        "expert": ("expert", logdir, "expert", []),
+    }
+    return [known[name] for name in args.drivers]
 
 
 def main() -> None:
