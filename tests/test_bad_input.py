@@ -104,6 +104,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
     ("data.generation_script", ("--rollouts", "many"), "argument --rollouts: invalid positive value: 'many'"),
     ("trainvae", ("--batch-size", 0), "--batch-size: 0 is not possible"), ("trainvae", ("--learning-rate", "nan"), "--learning-rate: nan is not possible"),
     ("trainmdrnn", ("--temperature", "-1"), "--temperature: -1.0 is not possible"), ("trainmdrnn", ("--seed", "-1"), "--seed: -1 is not possible"),
+    ("trainvae", ("--learning-rate", 2), "--learning-rate: 2.0 is not possible: it must be at most 1"),
     ("traincontroller", ("--pop-size", 1), "--pop-size 1 is not possible: CMA-ES compares at least 2 candidates"),
     ("traincontroller", ("--pop-size", 0), "--pop-size: 0 is not possible"), ("traincontroller", ("--max-workers", 0), "--max-workers: 0 is not possible"),
     ("traincontroller", ("--sigma", 0), "--sigma: 0.0 is not possible"), ("traincontroller", ("--world", "moon"), "--world: invalid choice: 'moon'"),
@@ -168,8 +169,10 @@ def test_a_score_that_cannot_be_written_is_refused_before_anybody_drives(trained
 
 @pytest.mark.parametrize("module", ["trainmdrnn", "trainvae", "trainbc"])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_never_reaches_a_checkpoint(module, fresh, trained, tmp_path, refused):
-    """M meets a reward beyond float32's square root in the data; V and the clone a learning rate that leaves float32's range."""
+def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_never_reaches_a_checkpoint(module, fresh, trained, tmp_path, refused, monkeypatch):
+    """M meets a reward beyond float32's square root in the data; V and the clone a learning rate that leaves float32's range, let through for this."""
+    monkeypatch.setattr("utils.cli.learning_rate", float)
+    monkeypatch.setattr("trainbc.learning_rate", float)
     run, stage = copy_run(trained, tmp_path), STAGES[module]
     options = ["--epochs", 4]
     if fresh:
