@@ -22,7 +22,8 @@ def curves(path: Path, rows: Sequence[dict], x: str, panels: Sequence[Sequence[s
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=name) if points else None
         axes.set_xlabel(x)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     write_atomically(path, buffer.getvalue())
