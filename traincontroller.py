@@ -112,8 +112,8 @@ class SimulatorFitness:
         num = self.args.n_samples
         seeds = (selection_seeds(self.args.seed, num, generation) if fresh
                  else [recording_seed(self.args.seed, generation * num + k) for k in range(num)])
-        returns = self.evaluator.returns([(p, seed) for p in parameters for seed in seeds], bar)
-        return torch.tensor(returns).view(len(parameters), num).mean(1)
+        returns = self.evaluator.returns([(p, seed) for seed in seeds for p in parameters], bar)  # candidates on one track follow each other
+        return torch.tensor(returns).view(num, len(parameters)).mean(0)
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,6 @@
 """Episodes driven for their score, in the simulator by worker processes or in the dream as one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from data.policies import make_policy
 from envs import World, make
 from envs.dream import DreamWorld
 from models.agent import Agent, load_models
-from models.controller import Controller, ControllerConfig, set_parameters
+from models.controller import Controller, ControllerConfig
 from utils.workers import WorkerPool
 
 ALIVE_EVERY = 100  # steps between two signs of life of a worker
+TOGETHER = 32  # episodes driven as one batch, at most
+SHARES = 16  # batches that few tasks are still split into, so that several workers find work
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ class Driver:
 
 
 class Evaluator:
-    """Worker processes that drive episodes of one world; a context manager.
+    """Worker processes that drive episodes of one world, each several episodes as one batch; a context manager.
 
     with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:
         returns = evaluator.returns([(None, seed) for seed in evaluation_seeds(0, 10)])
+
+    Which episodes share a batch follows from the list of tasks alone: the last bit of what a network says depends on its batch, and a score must not depend
+    on the number of workers. Tasks that follow each other with one seed share a track, which carracing-fast draws once.
     """
 
     def __init__(self, env: str, driver: Driver, workers: int) -> None:
@@ -53,68 +58,90 @@ class Evaluator:
 
     def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[float]:
         """Undiscounted return of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes."""
-        found: list[float] = [0.0] * len(tasks)
+        size = min(TOGETHER, -(-len(tasks) // SHARES))
+        groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        found: list[list[float]] = [[] for _ in groups]
+        finished = [0] * len(groups)
 
-        def keep(index: int, result: tuple[float, int]) -> None:
+        def keep(index: int, result: tuple[list[float], int]) -> None:
             found[index] = result[0]
             self.steps += result[1]
+
+        def progress(index: int, episodes: int | None) -> None:
+            finished[index] = 0 if episodes is None else finished[index] + episodes
             if bar is not None:
-                bar.update(1)
+                bar.update(sum(finished) - bar.n)
 
-        self._pool.run([(None if p is None else p.numpy(), seed) for p, seed in tasks], keep)
-        return found
+        self._pool.run([([None if p is None else p.numpy() for p, _ in group], [seed for _, seed in group]) for group in groups], keep, progress)
+        return [value for group in found for value in group]
 
 
-def _driving(env: str, driver: Driver):
-    """Set up a worker: a world, a driver, and the function that drives one episode: (parameters, seed) -> (return, steps)."""
-    world = make(env, restart=False)
-    drive = AgentDriver(driver) if driver.name == "agent" else PolicyDriver(driver.name, world)
-    if isinstance(drive, PolicyDriver):
-        world.look_away()
+def _driving(env: str, driver: Driver) -> Callable:
+    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (their returns, steps driven)."""
+    worlds: dict[int, World] = {}  # by number of copies
+    drive = AgentDriver(driver) if driver.name == "agent" else PolicyDriver(driver.name)
 
-    def episode(task, report) -> tuple[float, int]:
-        parameters, seed = task
-        obs = world.reset([seed])
-        drive.reset(world, seed, parameters)
-        total, steps = 0.0, 0
-        while True:
-            step = world.step(drive.act(obs))
-            obs, total, steps = step.obs, total + float(step.reward), steps + 1
-            if steps % ALIVE_EVERY == 0:
-                report(steps)
-            if step.terminated or step.truncated:
-                return total, steps
+    def episodes(task, report) -> tuple[list[float], int]:
+        parameters, seeds = task
+        if len(seeds) not in worlds:
+            worlds[len(seeds)] = make(env, num=len(seeds), restart=False)
+            if isinstance(drive, PolicyDriver):
+                worlds[len(seeds)].look_away()
+        world = worlds[len(seeds)]
+        obs = world.reset(seeds)
+        drive.reset(world, seeds, parameters)
+        total, going, driven, steps = torch.zeros(len(seeds), dtype=torch.float64), torch.arange(len(seeds)), 0, 0
+        action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32)
+        while len(going):
+            action[going] = drive.act(obs, going)  # those that have ended are frozen, whatever they are told
+            step = world.step(action)
+            obs, total, driven, steps = step.obs, total + step.reward, driven + len(going), steps + 1
+            over = (step.terminated | step.truncated)[going]
+            if over.any() or steps % ALIVE_EVERY == 0:
+                report(int(over.sum()))
+            if over.any():
+                drive.keep(~over)
+                going = going[~over]
+        return total.tolist(), driven
 
-    return episode
+    return episodes
 
 
 class AgentDriver:
-    """An agent whose head takes its parameters anew for every episode."""
+    """Agents that share V and M, each with a head of its own."""
 
     def __init__(self, driver: Driver) -> None:
         device = torch.device("cpu")
         vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
         self.agent = Agent(vae, mdrnn, Controller(ControllerConfig(**driver.head)), world, parents)
 
-    def reset(self, world: World, seed: int, parameters) -> None:
-        set_parameters(self.agent.controller, torch.as_tensor(parameters))
-        self.agent.reset(world.num)
+    def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray]) -> None:
+        self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)))
 
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
-        return self.agent.act(obs)
+    def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
+        """Actions of the copies that are still going, from the frames of all."""
+        return self.agent.act(obs[going])
+
+    def keep(self, which: torch.Tensor) -> None:
+        """From now on only `which` (n,) bool of those that were going go on."""
+        self.agent.keep(which)
 
 
 class PolicyDriver:
     """A policy that needs no training and no eyes; what is random in it follows from the episode's seed."""
 
-    def __init__(self, name: str, world: World) -> None:
-        self.policy = make_policy(name, world.spec)
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-    def reset(self, world: World, seed: int, parameters) -> None:
-        self.policy.reset([np.random.default_rng([seed, 1])], world)
+    def reset(self, world: World, seeds: Sequence[int], parameters) -> None:
+        self.policy = make_policy(self.name, world.spec)
+        self.policy.reset([np.random.default_rng([seed, 1]) for seed in seeds], world)
 
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
-        return self.policy.act(obs)
+    def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
+        return self.policy.act(obs)[going]
+
+    def keep(self, which: torch.Tensor) -> None:
+        pass
 
 
 @torch.inference_mode()

@@ -52,17 +52,26 @@ class Agent:
     def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
         self.vae, self.mdrnn, self.controller, self.world, self.parents = vae, mdrnn, controller, world, parents
 
-    def reset(self, num: int) -> None:
-        """Begin an episode in each of `num` copies."""
+    def reset(self, num: int, parameters: Tensor | None = None) -> None:
+        """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head (models.controller.parameter_vector)."""
         self.state = self.mdrnn.initial_state(num)
         self.h = self.state[0]
+        self.parameters = parameters
+
+    def keep(self, which: Tensor) -> None:
+        """Forget all copies but `which` (B,) bool."""
+        self.state = (self.state[0][which], self.state[1][which])
+        self.parameters = None if self.parameters is None else self.parameters[which]
 
     @torch.inference_mode()
     def act(self, obs: Tensor) -> Tensor:
         """obs uint8 (B, H, W, C) -> action (B, A) float32 or (B,) int64; M then takes its step."""
         self.z = self.vae.encode(to_float(obs.to(self.h.device))).mu
         self.h = self.state[0]
-        action = self.controller(self.z, self.h)
+        if self.parameters is None:
+            action = self.controller(self.z, self.h)
+        else:
+            action = self.controller.population_action(self.parameters, self.z[:, None], self.h[:, None])[:, 0]
         self.follow(action)
         return action
 

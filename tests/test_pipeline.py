@@ -153,6 +153,13 @@ def test_scores_in_the_dream_are_repeatable_and_depend_on_the_temperature(traine
     assert set(score(run, "bc-dream.json")["checkpoints"]) == {"vae", "mdrnn", "bc"}
 
 
+def test_episodes_driven_together_have_the_returns_they_have_alone():
+    with Evaluator("gym:CartPole-v1", Driver("white"), 1) as evaluator:
+        together = evaluator.returns([(None, seed) for seed in range(40)])
+        assert [evaluator.returns([(None, seed)])[0] for seed in range(8)] == together[:8] and len(set(together)) > 5
+        assert evaluator.steps == sum(together) + sum(together[:8])  # CartPole's reward is 1 a step
+
+
 def test_a_random_driver_needs_nothing_trained(tmp_path):
     done = call("test_controller", "--logdir", tmp_path, "--controller", "random", "--env", "gym:CartPole-v1", "--episodes", 2, "--max-workers", 1)
     assert done.returncode == 0, done.stderr
