@@ -1,6 +1,5 @@
 """CarRacing's official physics, track, rewards and ends, with frames drawn by us, all copies together (envs/carracing_picture.py)."""
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +12,14 @@ class CarRacingFast(CarRacing):
     """`num` CarRacing-v3 that differ from "carracing" in a few grey levels of their frames, and in speed. Copies with the same seed share their track's texture."""
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
-        from envs.carracing_picture import TEXELS  # pygame and Box2D, which only this world and the official one need
+        super().__init__(num, device, max_steps, restart)  # says what to install where Box2D or pygame is missing, ...
+        from envs import carracing_picture  # ... which this cannot do without either
 
-        super().__init__(num, device, max_steps, restart)
         super().look_away()
+        self._picture = carracing_picture
         self.spec = replace(self.spec, name="carracing-fast")
         self._seen = True
-        self._textures = torch.empty(0, TEXELS, dtype=torch.int32, device=self.device)
+        self._textures = torch.empty(0, carracing_picture.TEXELS, dtype=torch.int32, device=self.device)
         self._slot: dict[int, int] = {}  # of a seed's texture
         self._track: list[int | None] = [None] * num  # seed of the track each copy drives on
 
@@ -31,31 +31,24 @@ class CarRacingFast(CarRacing):
         self._track[copy] = seed
         if self._seen and seed not in self._slot:
             self._slot[seed] = self._free_slot()
-            self._paint(self._slot[seed], self._environments[copy].unwrapped)
+            self._picture.track_texture(self._environments[copy].unwrapped, self._textures[self._slot[seed]])
         return observation
 
     def _free_slot(self) -> int:
         """A place for a texture: one whose track nobody drives on any more, or a new one."""
-        driven = Counter(self._track)
-        for seed in [s for s in self._slot if not driven[s]]:
-            return self._slot.pop(seed)
+        unused = set(self._slot) - set(self._track)
+        if unused:
+            return self._slot.pop(min(unused))
         if len(self._slot) == len(self._textures):
             more = torch.empty(min(self.num, 2 * len(self._textures) + 1) - len(self._textures), self._textures.shape[1], dtype=torch.int32, device=self.device)
             self._textures = torch.cat([self._textures, more])
         return len(self._slot)
 
-    def _paint(self, slot: int, simulator: Any) -> None:
-        from envs.carracing_picture import track_texture
-
-        track_texture(simulator, self._textures[slot])
-
     def _look(self, copies: list[int], observations: list[Any]) -> None:
-        from envs.carracing_picture import draw
-
         if not copies or not self._seen:
             return
         simulators = [self._environments[copy].unwrapped for copy in copies]
         state = [(*s.car.hull.position, s.car.hull.angle, s.t, (s.car.wheels[0].joint.angle + s.car.wheels[1].joint.angle) / 2) for s in simulators]
         state = torch.tensor(state, device=self.device)
         slots = torch.tensor([self._slot[self._track[copy]] for copy in copies], device=self.device)
-        self._frames[copies] = draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4])
+        self._frames[copies] = self._picture.draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4])
