@@ -1,7 +1,8 @@
 """Stage 5: drive the real simulator, or the dream, and report the score; or watch; or drive yourself.
 
 Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc
-Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions, command, checkpoints
+Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions, command, checkpoints;
+                                                     world: simulator, dream, or the fast world of --env
         a video, with --record
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from data.evaluation import Driver, Evaluator, dream_returns
 from data.policies import make_policy
-from envs import make
+from envs import make, official
 from envs.dream import DREAM_STEPS, DreamWorld
 from models.agent import Agent, load_agent, load_models, load_vae
 from models.controller import parameter_vector
@@ -48,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--controller", choices=(*TRAINED, "random", "expert", "human"), default="ctrl",
                    help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, or you by keyboard")
     p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
-    p.add_argument("--env", help="the simulator, where --logdir holds no trained V; carracing unless given")
+    p.add_argument("--env", help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands for it, e.g. carracing-fast")
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
     p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
     p.add_argument("--render", action="store_true", help="show the episodes in a window instead of scoring")
@@ -176,12 +177,13 @@ def report(args: argparse.Namespace, env: str, seeds: list[int], returns: list[f
     values = np.array(returns)
     summary = {"mean": values.mean(), "std": values.std(), "min": values.min(), "median": np.median(values), "max": values.max()}
     summary = {name: float(value) for name, value in summary.items()}
-    target = args.logdir / "scores" / f"{args.controller}-{args.world}.json"
+    where = args.world if args.world == "dream" or env == official(env) else env
+    target = args.logdir / "scores" / f"{args.controller}-{where}.json"
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     content = {**summary, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), "versions": versions,
                "command": command_line(), "checkpoints": digests}
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
-    print(f"{args.controller} in the {args.world}: {summary['mean']:.1f} +- {summary['std']:.1f} over {len(seeds)} episodes "
+    print(f"{args.controller} in {'the ' + where if where == args.world else where}: {summary['mean']:.1f} +- {summary['std']:.1f} over {len(seeds)} episodes "
           f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}")
 
 
@@ -192,7 +194,7 @@ def load(args: argparse.Namespace) -> tuple[str, Agent | None]:
         return agent.world["env"], agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         trained = checkpoint.path(args.logdir, "vae").exists()
-        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"]["env"] if trained else args.env or "carracing"), None
+        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"]["env"] if trained else official(args.env or "carracing")), None
     vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
     return world["env"], Agent(vae, mdrnn, None, world, parents)
 
@@ -206,8 +208,9 @@ def main() -> None:
     if args.render and args.record:
         raise UserError("--render and --record exclude each other: choose one")
     env, agent = load(args)
-    if args.env and args.env != env:
+    if args.env and official(args.env) != env:
         raise UserError(f"{args.logdir} was trained on {env}, not {args.env}: leave --env away, or use another --logdir")
+    env = args.env or env
     seeds = evaluation_seeds(args.seed, args.episodes)
     if args.render:
         watch(args, Episode(args, env, agent), seeds)

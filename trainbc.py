@@ -25,6 +25,7 @@ from tqdm import tqdm
 from data.evaluation import Driver, Evaluator
 from data.latents import cache_latents, load_sequences
 from data.loaders import Sequences, check_world, open_datasets
+from envs import fast
 from envs.dream import DreamWorld
 from models.agent import load_models, load_vae
 from models.controller import FEATURES, Controller, ControllerConfig, parameter_vector
@@ -155,7 +156,7 @@ def main() -> None:
                                 "record episodes with `--policy expert`, or a mixture that has enough of it")
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"])
         model = Controller(config).to(where)
-        with Evaluator(world["env"], Driver("agent", args.logdir, model.config_dict()), args.max_workers) as evaluator:
+        with Evaluator(fast(world["env"]), Driver("agent", args.logdir, model.config_dict()), args.max_workers) as evaluator:
             best = train(args, folder, model, steps, evaluator, parents, state)
         model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
         save_dream(args, folder, model)

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.evaluation import Driver, Evaluator
+from envs import fast
 from envs.dream import Starts, begin, step
 from models.agent import load_models
 from models.controller import FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
@@ -44,7 +45,8 @@ EPISODES = 8  # in the simulator, of --evaluate-every
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_training(p)
-    p.add_argument("--world", choices=("dream", "simulator"), default="dream", help="where candidates drive")
+    p.add_argument("--world", choices=("dream", "simulator"), default="dream",
+                   help="where candidates drive: in M's dream, or in the simulator (for carracing in carracing-fast, which stands for it)")
     p.add_argument("--features", choices=FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
     p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
     p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
@@ -182,7 +184,7 @@ def main() -> None:
         controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
         judged = args.world == "dream" and args.evaluate_every > 0
-        evaluator = Evaluator(world["env"], Driver("agent", args.logdir, controller.config_dict()), args.max_workers)  # starts workers when first asked
+        evaluator = Evaluator(fast(world["env"]), Driver("agent", args.logdir, controller.config_dict()), args.max_workers)  # starts workers when first asked
         if args.world == "dream":
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:

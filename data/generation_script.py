@@ -32,7 +32,7 @@ import envs
 from data import policies, shards
 from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest, write_manifest
 from data.shards import Episode
-from envs import World, WorldSpec
+from envs import World, WorldSpec, official
 from utils import cli
 from utils.errors import UserError
 from utils.locks import locked
@@ -52,7 +52,7 @@ SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller")  # fol
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
-    p.add_argument("--env", default="carracing", help="world to record: carracing or gym:<id>")
+    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner) or gym:<id>")
     p.add_argument("--rollouts", type=cli.positive, default=1000, help="episodes the dataset shall hold")
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
@@ -199,7 +199,7 @@ def trained_on(logdir: Path, env: str) -> "Agent":
     from models.agent import load_agent
 
     agent = load_agent(logdir)
-    if agent.world["env"] != env:
+    if agent.world["env"] != official(env):
         raise UserError(f"{logdir} was trained for {agent.world['env']} and --env is {env}: choose another --logdir, or --env {agent.world['env']}")
     return agent
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from data.shards import CHUNK, Dataset, Shard
+from envs import official
 from utils.errors import UserError
 
 GROUP = 512  # blocks read ahead and shuffled together: 8,192 frames, 100 MB at 64x64x3
@@ -30,9 +31,9 @@ def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
 
 
 def world_of(dataset: Dataset) -> dict:
-    """Environment, image shape, action space, dt and max_steps of a dataset, as plain values."""
+    """Environment, image shape, action space, dt and max_steps of a dataset, as plain values; recordings of a fast world count as the simulator's own."""
     values = {key: getattr(dataset.manifest, key) for key in WORLD_KEYS}
-    return {**values, "image_shape": list(values["image_shape"])}
+    return {**values, "env": official(values["env"]), "image_shape": list(values["image_shape"])}
 
 
 def check_world(dataset: Dataset, world: dict, owner: str) -> None:
