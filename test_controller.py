@@ -118,9 +118,10 @@ class Episode:
             return torch.as_tensor(np.asarray(keyboard_action(held, self.space, self.action)))[None]
         if self.policy:
             return self.policy.act(self.obs)
-        z, h = (self.world.dream.z, self.world.dream.h) if self.dreaming else (self.agent.z, self.agent.h)
+        if not self.dreaming:
+            return self.agent.choose()
         with torch.inference_mode():
-            return self.agent.controller(z, h)
+            return self.agent.controller(self.world.dream.z, self.world.dream.h)
 
 
 def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:

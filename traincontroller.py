@@ -4,7 +4,7 @@ Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/bc/best.tar           with --init, to begin from a clone
 Writes  exp_dir/ctrl/best.tar         the search's mean that drove the simulator best (without --evaluate-every: whose score on fresh starts was highest)
         exp_dir/ctrl/checkpoint.tar   to go on from: run the same command again
-        exp_dir/ctrl/metrics.csv, fitness.png, args.json
+        exp_dir/ctrl/metrics.csv, fitness.png, args.json, clock.csv (seconds a generation took)
 
     python traincontroller.py --logdir exp_dir --world dream --pop-size 64 --n-samples 16 --generations 100
 
@@ -33,13 +33,13 @@ from models.mdrnn import MDRNN, draw_noise
 from utils import checkpoint
 from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
 from utils.errors import UserError
-from utils.metrics import line, write_csv
+from utils.metrics import line, read_csv, write_csv
 from utils.plots import curves
 from utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
-EPISODES = 8  # in the simulator, of --evaluate-every
+EPISODES = 16  # in the simulator, of --evaluate-every
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=1000, help="steps of a dream")
     p.add_argument("--evaluate-every", type=natural, default=10,
-                   help="generations between two drives of a dream's mean in the simulator, the last one included; 0 for none")
+                   help=f"generations between two drives of the search's mean over {EPISODES} tracks of the simulator, the last one included; 0 for none")
     p.add_argument("--init", type=Path, help="begin from this clone, e.g. exp_dir/bc/best.tar")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
@@ -183,15 +183,14 @@ def main() -> None:
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
         controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
-        judged = args.world == "dream" and args.evaluate_every > 0
         evaluator = Evaluator(fast(world["env"]), Driver("agent", args.logdir, controller.config_dict()), args.max_workers)  # starts workers when first asked
         if args.world == "dream":
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:
             fitness = SimulatorFitness(args, evaluator)
         with evaluator:
-            best = evolve(args, folder, controller, fitness, evaluator if judged else None, parents, state)
-    where = "simulator" if judged else args.world
+            best = evolve(args, folder, controller, fitness, evaluator, parents, state)
+    where = "simulator" if args.evaluate_every else args.world
     print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
 
 
@@ -212,11 +211,11 @@ def resumed(args: argparse.Namespace, folder: Path, controller: Controller, pare
     return state
 
 
-def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, evaluator: Evaluator | None, parents: dict[str, str],
+def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, evaluator: Evaluator, parents: dict[str, str],
            state: dict | None) -> float:
     """Ask, score, tell up to generation `args.generations`, from the beginning or from `state`, the content of checkpoint.tar.
 
-    Returns the best score of the search's mean: with an evaluator in the simulator, else on fresh starts.
+    Returns the best score of the search's mean: with --evaluate-every in the simulator, else on fresh starts.
     """
     seed_everything(args.seed, STAGE)
     start, settings, config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
@@ -228,37 +227,43 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
                             "with: go on where it was made, or start afresh with --noreload")
     write_args(folder, args)
-    began, steps_before, first, judging = time.monotonic(), fitness.steps, len(history), 0.0
-    episodes = args.pop_size * args.n_samples + args.n_samples if args.world == "simulator" else args.pop_size
+    began, first = time.monotonic(), len(history)
+    clock = read_csv(folder / "clock.csv")[:first]
+    rescoring = args.world == "dream" or not args.evaluate_every
+    episodes = (args.pop_size + rescoring) * args.n_samples if args.world == "simulator" else args.pop_size
     for generation in range(first + 1, args.generations + 1):
         if best >= args.target_return:
             print(f"target return {args.target_return} reached")
             break
+        since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
         with tqdm(total=episodes, desc=f"generation {generation} of {args.generations}", unit="episode", leave=False, disable=not args.display) as bar:
             candidates = search.ask()
             scores = finite(fitness(candidates, generation, False, bar)).double()
             search.tell(scores)
-            rescored = float(fitness(search.mean[None], generation, True, bar)[0])
-        driven, since = None, time.monotonic()
-        if evaluator and (generation % args.evaluate_every == 0 or generation == args.generations):
+            rescored = float(fitness(search.mean[None], generation, True, bar)[0]) if rescoring else None
+        rate = (fitness.steps - steps) / (time.monotonic() - since)
+        driven = None
+        if args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations):
             with tqdm(total=EPISODES, desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
                 driven = float(np.mean(evaluator.returns([(search.mean, seed) for seed in selection_seeds(args.seed, EPISODES)], bar)))
-            judging += time.monotonic() - since
         recorded = torch.cat([recorded, scores[None]])
-        seconds = time.monotonic() - began
+        frames = evaluator.steps - frames + (history[-1]["frames"] if history else 0)
         history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
-                        "simulator": driven, "sigma": float(search.es.sigma)})
-        left = seconds / (generation - first) * (args.generations - generation)
-        print(f"{line(history[-1])}  {(fitness.steps - steps_before) / (seconds - judging):.0f} steps/s  {left / 60:.1f} min left", flush=True)
+                        "simulator": driven, "sigma": float(search.es.sigma), "frames": frames})
+        left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
+        print(f"{line(history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
+        clock.append({"generation": generation, "seconds": round(time.monotonic() - since, 3)})
         set_parameters(controller, search.mean.to(next(controller.parameters()).device))
-        score = driven if evaluator else rescored
+        score = driven if args.evaluate_every else rescored
         if score is not None and score > best:
             best = score
             checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
         checkpoint.save(folder / "checkpoint.tar", "ctrl", config, controller.state_dict(), parents, settings=settings, start=start, scores=recorded,
                         mean=search.mean, history=history, best=best)
         write_csv(folder / "metrics.csv", history)
-        panels = [("best", "mean", "rescored"), *([("simulator",)] if evaluator else []), ("sigma",)]
+        write_csv(folder / "clock.csv", clock)
+        judged = ("simulator",) if args.evaluate_every else ()
+        panels = [("best", "mean", *judged), ("sigma",)] if not rescoring else [("best", "mean", "rescored"), *([judged] if judged else []), ("sigma",)]
         curves(folder / "fitness.png", history, "generation", panels, f"C in the {args.world}")
     return best
 

@@ -15,9 +15,8 @@ from models.agent import Agent, load_models
 from models.controller import Controller, ControllerConfig
 from utils.workers import WorkerPool
 
-ALIVE_EVERY = 100  # steps between two signs of life of a worker
-TOGETHER = 32  # episodes driven as one batch, at most
-SHARES = 16  # batches that few tasks are still split into, so that several workers find work
+REPORT_EVERY = 20  # steps between two reports of a worker
+TOGETHER = 64  # episodes driven as one batch, at most
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ class Evaluator:
     with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:
         returns = evaluator.returns([(None, seed) for seed in evaluation_seeds(0, 10)])
 
-    Which episodes share a batch follows from the list of tasks alone: the last bit of what a network says depends on its batch, and a score must not depend
-    on the number of workers. Tasks that follow each other with one seed share a track, which carracing-fast draws once.
+    Tasks that follow each other with one seed share a track, which carracing-fast draws once. Which episodes share a batch depends on the number of workers,
+    what becomes of them does not (models.agent.LANES).
     """
 
     def __init__(self, env: str, driver: Driver, workers: int) -> None:
         self.steps = 0  # driven so far
+        self.workers = workers
         self._pool = WorkerPool(_driving, (env, driver), workers)
 
     def __enter__(self) -> "Evaluator":
@@ -57,20 +57,22 @@ class Evaluator:
         self._pool.__exit__(*exception)
 
     def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[float]:
-        """Undiscounted return of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes."""
-        size = min(TOGETHER, -(-len(tasks) // SHARES))
+        """Undiscounted return of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven
+        of them."""
+        rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
+        size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         found: list[list[float]] = [[] for _ in groups]
-        finished = [0] * len(groups)
+        driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
 
         def keep(index: int, result: tuple[list[float], int]) -> None:
             found[index] = result[0]
             self.steps += result[1]
 
-        def progress(index: int, episodes: int | None) -> None:
-            finished[index] = 0 if episodes is None else finished[index] + episodes
+        def progress(index: int, episodes: float | None) -> None:
+            driven[index] = 0.0 if episodes is None else driven[index] + episodes
             if bar is not None:
-                bar.update(sum(finished) - bar.n)
+                bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
         self._pool.run([([None if p is None else p.numpy() for p, _ in group], [seed for _, seed in group]) for group in groups], keep, progress)
         return [value for group in found for value in group]
@@ -90,15 +92,17 @@ def _driving(env: str, driver: Driver) -> Callable:
         world = worlds[len(seeds)]
         obs = world.reset(seeds)
         drive.reset(world, seeds, parameters)
-        total, going, driven, steps = torch.zeros(len(seeds), dtype=torch.float64), torch.arange(len(seeds)), 0, 0
+        total, going, driven, steps, share = torch.zeros(len(seeds), dtype=torch.float64), torch.arange(len(seeds)), 0, 0, 0.0
         action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32)
         while len(going):
             action[going] = drive.act(obs, going)  # those that have ended are frozen, whatever they are told
             step = world.step(action)
             obs, total, driven, steps = step.obs, total + step.reward, driven + len(going), steps + 1
             over = (step.terminated | step.truncated)[going]
-            if over.any() or steps % ALIVE_EVERY == 0:
-                report(int(over.sum()))
+            share += len(going) / world.spec.max_steps + float(over.sum()) * (1 - steps / world.spec.max_steps)
+            if steps % REPORT_EVERY == 0 or over.all():
+                report(share)
+                share = 0.0
             if over.any():
                 drive.keep(~over)
                 going = going[~over]

@@ -10,6 +10,8 @@ from models.mdrnn import MDRNN, MDRNNConfig
 from models.vae import VAE, VAEConfig, to_float, to_uint8
 from utils import checkpoint
 
+LANES = 4  # copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last bit
+
 
 def load_vae(logdir: Path, device: torch.device) -> tuple[VAE, dict]:
     """V of a run, frozen, and its checkpoint."""
@@ -40,13 +42,19 @@ def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.devic
     return Agent(vae, mdrnn, head.to(device).eval(), world, {**parents, controller: saved["digest"]})
 
 
+def filled(batch: Tensor) -> Tensor:
+    """batch (B, ...) with its last row repeated up to a multiple of LANES."""
+    return torch.cat([batch, batch[-1:].expand(-len(batch) % LANES, *batch.shape[1:])])
+
+
 class Agent:
-    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions.
+    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions, to the last bit
+    whoever drives beside them (on a CPU with a given number of threads): see LANES.
 
     Attributes:
         world: env, image_shape, action_space, dt and max_steps it was made for
         parents: digests of its checkpoints
-        z: (B, Z) latent of the last frame        h: (B, R) M's output before that frame
+        num: B
     """
 
     def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
@@ -54,38 +62,52 @@ class Agent:
 
     def reset(self, num: int, parameters: Tensor | None = None) -> None:
         """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head (models.controller.parameter_vector)."""
-        self.state = self.mdrnn.initial_state(num)
-        self.h = self.state[0]
-        self.parameters = parameters
+        self.num = num
+        self._state = self.mdrnn.initial_state(num + -num % LANES)
+        self._parameters = None if parameters is None else filled(parameters)
 
     def keep(self, which: Tensor) -> None:
         """Forget all copies but `which` (B,) bool."""
-        self.state = (self.state[0][which], self.state[1][which])
-        self.parameters = None if self.parameters is None else self.parameters[which]
+        left = filled(which.nonzero()[:, 0])
+        self.num = int(which.sum())
+        self._state = (self._state[0][left], self._state[1][left])
+        self._parameters = None if self._parameters is None else self._parameters[left]
 
-    @torch.inference_mode()
     def act(self, obs: Tensor) -> Tensor:
         """obs uint8 (B, H, W, C) -> action (B, A) float32 or (B,) int64; M then takes its step."""
-        self.z = self.vae.encode(to_float(obs.to(self.h.device))).mu
-        self.h = self.state[0]
-        if self.parameters is None:
-            action = self.controller(self.z, self.h)
-        else:
-            action = self.controller.population_action(self.parameters, self.z[:, None], self.h[:, None])[:, 0]
+        self.see(obs)
+        action = self.choose()
         self.follow(action)
         return action
 
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:
-        """Take in a frame without acting, for somebody else's action; call `follow` with it."""
-        self.z = self.vae.encode(to_float(obs.to(self.state[0].device))).mu
-        self.h = self.state[0]
+        """Take in a frame; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
+        self._z = self.vae.encode(to_float(filled(obs).to(self._state[0].device))).mu
+        self._h = self._state[0]
+
+    @torch.inference_mode()
+    def choose(self) -> Tensor:
+        """C's action on the last frame, (B, A) float32 or (B,) int64."""
+        if self._parameters is None:
+            return self.controller(self._z, self._h)[: self.num]
+        return self.controller.population_action(self._parameters, self._z[:, None], self._h[:, None])[: self.num, 0]
 
     @torch.inference_mode()
     def follow(self, action: Tensor) -> None:
         """M's step after `action` was taken on the last frame."""
-        vector = action_vector(action, self.world["action_space"])
-        _, self.state = self.mdrnn.hidden(self.z[:, None], vector[:, None], self.state)
+        vector = filled(action_vector(action, self.world["action_space"]))
+        _, self._state = self.mdrnn.hidden(self._z[:, None], vector[:, None], self._state)
+
+    @property
+    def z(self) -> Tensor:
+        """(B, Z): latent of the last frame."""
+        return self._z[: self.num]
+
+    @property
+    def h(self) -> Tensor:
+        """(B, R): M's output before the last frame."""
+        return self._h[: self.num]
 
     @torch.inference_mode()
     def reconstruction(self) -> Tensor:

@@ -25,13 +25,13 @@ from utils.seeds import evaluation_seeds, selection_seeds
 LOSSES = {"vae": ("loss", "reconstruction", "kl"), "mdrnn": ("loss", "nll", "reward_mse", "terminal_bce")}
 COLUMNS = {
     **{stage: ["epoch", *names, *(f"val_{name}" for name in names), "learning_rate"] for stage, names in LOSSES.items()},
-    "ctrl": ["generation", "best", "mean", "rescored", "simulator", "sigma"],
+    "ctrl": ["generation", "best", "mean", "rescored", "simulator", "sigma", "frames"],
     "bc": ["epoch", "loss", "val_loss", "return_mean", "return_std"],
 }
 FILES = {
     "vae": ["args.json", "best.tar", "checkpoint.tar", "loss.png", "metrics.csv", "samples/epoch_001.png", "samples/epoch_002.png"],
     "mdrnn": ["args.json", "best.tar", "checkpoint.tar", "dreams/epoch_001.png", "dreams/epoch_002.png", "loss.png", "metrics.csv"],
-    "ctrl": ["args.json", "best.tar", "checkpoint.tar", "fitness.png", "metrics.csv"],
+    "ctrl": ["args.json", "best.tar", "checkpoint.tar", "clock.csv", "fitness.png", "metrics.csv"],
     "bc": ["args.json", "best.tar", "checkpoint.tar", "dream.mp4", "dream.png", "loss.png", "metrics.csv"],
 }
 
@@ -182,12 +182,14 @@ def test_evolution_in_the_simulator_scores_its_mean_on_seeds_of_the_selection_ra
     assert saved["best"] == np.mean(returns)
 
 
-def test_evolution_in_the_dream_keeps_the_mean_that_drives_the_simulator_best(trained, tmp_path):
+@pytest.mark.parametrize("world", ["dream", "simulator"])
+def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained, tmp_path):
     run = copy_run(trained, tmp_path)
-    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--sigma", 1, "--generations", 3, "--evaluate-every", 2)
+    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--world", world, "--sigma", 1, "--generations", 3, "--evaluate-every", 2)
     state, saved = checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl"), checkpoint.load_parent(run.logdir, "ctrl")
     driven = [row["simulator"] for row in state["history"]]
     assert driven[0] is None and saved["best"] == max(driven[1:])  # every second generation, and the last
+    assert (state["history"][0]["rescored"] is None) == (world == "simulator")
     assert saved["generation"] == 2 + driven[1:].index(saved["best"])
     agent = load_agent(run.logdir)
     with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:

@@ -228,6 +228,24 @@ def test_what_is_watched_is_what_is_scored(logdir, monkeypatch):
     assert watched.total == total and all((a == b).all() for a, b in zip(watched.images(), pictures, strict=True))
 
 
+def test_what_an_agent_does_depends_on_nobody_beside_it(logdir):
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 37, 64, 64, 3), np.uint8))
+
+    def drive(which):
+        agent = load_agent(logdir, "bc")
+        agent.reset(len(which))
+        return torch.stack([agent.act(obs[which]) for obs in frames], 1)
+
+    together = drive(range(37))
+    for size in (1, 2, 3, 4, 7, 16, 33):
+        assert torch.equal(torch.cat([drive(range(i, min(i + size, 37))) for i in range(0, 37, size)]), together), size
+    agent = load_agent(logdir, "bc")
+    agent.reset(37)
+    agent.act(frames[0])
+    agent.keep(torch.arange(37) % 3 == 1)
+    assert torch.equal(agent.act(frames[1][1::3]), together[1::3, 1])
+
+
 @needs_xvfb
 def test_under_xvfb_run_the_last_episode_closes_the_window(logdir):
     flags = ("--controller", "bc", "--world", "dream", "--horizon", 5, "--episodes", 2, "--render")

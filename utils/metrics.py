@@ -17,6 +17,11 @@ def write_csv(path: Path, rows: Sequence[dict]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of `write_csv`; none if it is missing."""
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
 def line(row: dict) -> str:
     """A row as one line for the screen."""
     return "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items() if value is not None)
