@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ from utils.workers import run_tasks
 if TYPE_CHECKING:
     from models.agent import Agent
 
-MOST_EPISODES_A_SHARD = 10
+MOST_EPISODES_A_SHARD = 10  # recorded as one batch: 120 MB of frames
 REPORT_EVERY = 25  # frames
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 MADE_TO_ORDER = ("env", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
@@ -82,7 +82,7 @@ def fraction(text: str) -> float:
     return value
 
 
-# One episode
+# A few episodes
 
 
 @dataclass(frozen=True)
@@ -99,55 +99,71 @@ class Recipe:
 
 
 class Recorder:
-    """Records episodes of one recipe, one at a time."""
+    """Records episodes of one recipe, several as one batch."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
-        self.world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False)
-        self.policies = {name: policies.make_policy(name, self.world.spec, recipe.logdir) for name in recipe.mixture}
-        self.space = self.world.spec.action_space
+        self._worlds: dict[int, World] = {}  # by number of copies
+        self.space = self._world(1).spec.action_space
+        self._policies = {name: policies.make_policy(name, self._world(1).spec, recipe.logdir) for name in recipe.mixture}
 
-    def record(self, i: int, report: Callable[[int], None] = lambda frames: None) -> Episode:
-        """Episode `i`; its simulator seed, its driver and every draw follow from (seed, i)."""
-        name = policies.draw_policy(self.recipe.mixture, self.recipe.seed, i)
-        policy = self.policies[name]
-        seed = recording_seed(self.recipe.seed, i)
-        drawing, disturbing = (np.random.default_rng([self.recipe.seed, i, stream]) for stream in range(2))
-        disturb = policies.Disturbance(self.recipe.action_noise if name in ("expert", "controller") else 0, self.space, disturbing)
-        obs = self.world.reset([seed])
-        policy.reset([drawing], self.world)
-        rows, frames, unreported = [], [obs[0].numpy().copy()], 0
-        ended = False
-        while not ended:
-            chosen = policy.act(obs)[0].numpy()
-            label = self._label(name, chosen)
-            action = disturb(self._clip(chosen))
-            step = self.world.step(torch.from_numpy(np.asarray(action)[None]))
-            obs, ended = step.obs, bool(step.terminated[0] | step.truncated[0])
-            frames.append(obs[0].numpy().copy())
-            rows.append((action, label, float(step.reward[0]), bool(step.terminated[0]), bool(step.truncated[0])))
-            unreported += 1
-            if ended or unreported == REPORT_EVERY:
+    def record(self, indices: Sequence[int], report: Callable[[int], None] = lambda frames: None) -> list[Episode]:
+        """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i), whoever is recorded beside it."""
+        recipe, world, copies = self.recipe, self._world(len(indices)), range(len(indices))
+        names = [policies.draw_policy(recipe.mixture, recipe.seed, i) for i in indices]
+        seeds = [recording_seed(recipe.seed, i) for i in indices]
+        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", "controller") else 0, self.space, np.random.default_rng([recipe.seed, i, 1]))
+                   for name, i in zip(names, indices, strict=True)]
+        obs = world.reset(seeds)
+        for name in set(names):  # each acts in all copies, and is listened to in its own
+            self._policies[name].reset([np.random.default_rng([recipe.seed, i, 0]) for i in indices], world)
+        frames, rows = [[obs[b].numpy().copy()] for b in copies], [[] for _ in copies]
+        action = np.zeros((len(indices), *self.space.shape), np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32)
+        going, unreported = list(copies), 0
+        while going:
+            driving = {names[b] for b in going}
+            chosen = {name: self._policies[name].act(obs).numpy() for name in driving}
+            opinions = self._opinions(world) if "controller" in driving else None
+            labels = {}
+            for b in going:
+                choice = self._clip(chosen[names[b]][b])
+                labels[b] = choice if names[b] == "expert" else self._clip(opinions[b]) if names[b] == "controller" and opinions is not None else self._unknown()
+                action[b] = disturb[b](choice)
+            step = world.step(torch.from_numpy(action))
+            obs = step.obs
+            for b in going:
+                frames[b].append(obs[b].numpy().copy())
+                rows[b].append((action[b].copy(), labels[b], float(step.reward[b]), bool(step.terminated[b]), bool(step.truncated[b])))
+            unreported += len(going)
+            going = [b for b in going if not (rows[b][-1][3] or rows[b][-1][4])]
+            if unreported >= REPORT_EVERY or not going:
                 report(unreported)
                 unreported = 0
+        return [self._episode(frames[b], rows[b], i, seeds[b], names[b]) for b, i in enumerate(indices)]
+
+    def _world(self, num: int) -> World:
+        if num not in self._worlds:
+            self._worlds[num] = self.recipe.make_world(self.recipe.env, num=num, max_steps=self.recipe.max_steps, restart=False)
+        return self._worlds[num]
+
+    def _episode(self, frames: list[np.ndarray], rows: list[tuple], i: int, seed: int, name: str) -> Episode:
         action, label, reward, terminated, truncated = (np.array(column) for column in zip(*rows, strict=True))
-        driver = list(self.recipe.mixture).index(name)
-        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, driver)
+        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, list(self.recipe.mixture).index(name))
 
     def _clip(self, action: np.ndarray) -> np.ndarray:
         if isinstance(self.space, gym.spaces.Discrete):
             return action.astype(np.int64)
         return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
-    def _label(self, name: str, chosen: np.ndarray) -> np.ndarray:
-        """What the expert would do: its own choice, or for a controller's frames (as DAgger wants them) its opinion, if the world has an expert."""
-        if name == "expert":
-            return self._clip(chosen)
-        if name == "controller":
-            try:
-                return self._clip(self.world.expert_action()[0].numpy())
-            except UserError:
-                pass
+    def _opinions(self, world: World) -> np.ndarray | None:
+        """What the expert would do in a controller's place (B, ...), as DAgger wants it; None if the world has no expert."""
+        try:
+            return world.expert_action().numpy()
+        except UserError:
+            return None
+
+    def _unknown(self) -> np.ndarray:
+        """The label of a frame where nobody knows what the expert would do."""
         return np.int64(-1) if isinstance(self.space, gym.spaces.Discrete) else np.full(self.space.shape, np.nan, np.float32)
 
 
@@ -163,8 +179,7 @@ def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
         entries = []
 
         def record() -> Iterator[Episode]:
-            for i in range(first, last):
-                episode = recorder.record(i, lambda frames: report((frames, 0)))
+            for episode in recorder.record(range(first, last), lambda frames: report((frames, 0))):
                 entries.append(shards.episode_entry(episode, manifest))
                 report((0, len(episode.action)))
                 yield episode

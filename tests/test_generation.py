@@ -100,23 +100,26 @@ def test_running_again_changes_nothing(uninterrupted):
 def test_an_episode_depends_on_seed_and_index_alone():
     mixture = {"brown": 0.4, "white": 0.2, "expert": 0.4}
     one = recorder(mixture=mixture, noise=0.5)
-    in_a_row = [one.record(i) for i in range(8)]
+    in_a_row = [one.record([i])[0] for i in range(8)]
     for i in (7, 3, 0):
-        assert same(recorder(mixture=mixture, noise=0.5).record(i), in_a_row[i])
-    assert not np.array_equal(recorder(mixture=mixture, noise=0.5, seed=1).record(3).obs[0], in_a_row[3].obs[0])
+        assert same(recorder(mixture=mixture, noise=0.5).record([i])[0], in_a_row[i])
+    assert all(same(*pair) for pair in zip(recorder(mixture=mixture, noise=0.5).record(range(8)), in_a_row, strict=True)), "as one batch"
+    assert not np.array_equal(recorder(mixture=mixture, noise=0.5, seed=1).record([3])[0].obs[0], in_a_row[3].obs[0])
 
 
-def test_a_carracing_episode_depends_on_seed_and_index_alone():
-    recipe = generation_script.Recipe(envs.make, "carracing", 30, 0, {"expert": 0.5, "brown": 0.5}, 0.5, Path("nowhere"))
+@pytest.mark.parametrize("env", ["carracing", "carracing-fast"])
+def test_a_carracing_episode_depends_on_seed_and_index_alone(env):
+    recipe = generation_script.Recipe(envs.make, env, 30, 0, {"expert": 0.5, "brown": 0.5}, 0.5, Path("nowhere"))
     one = generation_script.Recorder(recipe)
-    in_a_row = [one.record(i) for i in range(3)]
-    assert same(generation_script.Recorder(recipe).record(2), in_a_row[2])
+    in_a_row = [one.record([i])[0] for i in range(3)]
+    assert same(generation_script.Recorder(recipe).record([2])[0], in_a_row[2])
+    assert all(same(*pair) for pair in zip(generation_script.Recorder(recipe).record(range(3)), in_a_row, strict=True)), "as one batch"
     assert in_a_row[0].obs.shape == (31, 64, 64, 3) and in_a_row[0].truncated.tolist() == [False] * 29 + [True]
 
 
 def test_recorded_steps_replay_to_the_recorded_frames():
     """action[t] is chosen on obs[t] and produces reward[t] and obs[t + 1]."""
-    episode = recorder().record(5)
+    episode = recorder().record([5])[0]
     world = make("tiny", max_steps=100, restart=False)
     np.testing.assert_array_equal(world.reset([episode.seed])[0], episode.obs[0])
     for t, action in enumerate(episode.action):
@@ -338,7 +341,7 @@ def test_an_impossible_mixture_is_refused(text):
 
 def test_only_expert_episodes_have_the_experts_action_and_it_is_the_executed_one_without_noise():
     one = recorder(mixture={"brown": 0.5, "expert": 0.5})
-    episodes = [one.record(i) for i in range(8)]
+    episodes = [one.record([i])[0] for i in range(8)]
     assert {e.policy for e in episodes} == {0, 1}
     for e in episodes:
         if e.policy == 1:
@@ -361,17 +364,17 @@ def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_e
     push = (executed - chosen)[disturbed, 0]
     assert 0.3 < push.std() < 0.6  # half the range of 2, times 0.5, less what is clipped
     assert np.corrcoef(push[:-1], push[1:])[0, 1] > 0.7  # one way for long enough to matter
-    e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record(next(i for i in range(99) if len(recorder(seed=2).record(i).action) > 55))
+    e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record([next(i for i in range(99) if len(recorder(seed=2).record([i])[0].action) > 55)])[0]
     assert (e.action != e.expert_action).any() and (e.action[:25] == e.expert_action[:25]).all() and np.isfinite(e.expert_action).all()
 
 
 def test_brown_and_white_are_not_disturbed():
-    assert same(recorder(noise=0.0).record(4), recorder(noise=0.9).record(4))
+    assert same(recorder(noise=0.0).record([4])[0], recorder(noise=0.9).record([4])[0])
 
 
 def test_discrete_noise_replaces_actions_and_discrete_labels_are_minus_one_where_unknown():
     one = recorder("tiny-discrete", {"expert": 0.5, "brown": 0.5}, noise=0.8)
-    episodes = [one.record(i) for i in range(30)]
+    episodes = [one.record([i])[0] for i in range(30)]
     assert {e.action.dtype for e in episodes} == {np.dtype(np.int64)} and {a for e in episodes for a in e.action} == {0, 1, 2, 3}
     assert all((e.expert_action == -1).all() for e in episodes if e.policy == 1)
     expert = [e for e in episodes if e.policy == 0]
@@ -408,10 +411,10 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
             return torch.tensor([[2.0, 0.25]])
 
     monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir: Agent()))
-    e = recorder(mixture={"controller": 1}).record(0)
+    e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
     np.testing.assert_allclose(e.expert_action[:, 0], np.sin(np.arange(len(e.action)) / 5), atol=1e-6)
-    assert np.isnan(recorder("tiny-blind", {"controller": 1}).record(0).expert_action).all()
+    assert np.isnan(recorder("tiny-blind", {"controller": 1}).record([0])[0].expert_action).all()
 
 
 def test_a_controller_of_another_world_is_refused(monkeypatch):
@@ -423,7 +426,7 @@ def test_a_controller_of_another_world_is_refused(monkeypatch):
 
 def test_an_expert_that_is_not_there_is_one_sentence():
     with pytest.raises(UserError, match="has no expert"):
-        recorder("tiny-blind", {"expert": 1}).record(0)
+        recorder("tiny-blind", {"expert": 1}).record([0])[0]
 
 
 def test_shards_of_several_episodes_keep_them_apart(tmp_path):
@@ -434,4 +437,4 @@ def test_shards_of_several_episodes_keep_them_apart(tmp_path):
         with open_shard(tmp_path / entry.file, dataset.manifest) as shard:
             assert len(shard.episode) == 2
             for j, i in enumerate(shard.episode):
-                np.testing.assert_array_equal(shard.frames(*shard.frame_offsets[j:j + 2]), fresh.record(i).obs)
+                np.testing.assert_array_equal(shard.frames(*shard.frame_offsets[j:j + 2]), fresh.record([i])[0].obs)

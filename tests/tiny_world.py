@@ -29,35 +29,54 @@ class TinyWorld(World):
     """
 
     def __init__(self, name: str, num: int = 1, max_steps: int = 1000, restart: bool = True):
-        assert num == 1 and not restart
+        assert not restart
         self.num, self.device = num, torch.device("cpu")
         space = gym.spaces.Discrete(4) if name == "tiny-discrete" else gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
         self.spec = WorldSpec(name, SHAPE, space, 1 / 50, max_steps)
 
     def reset(self, seed):
-        self.rng = np.random.default_rng(self.seeds(seed)[0])
-        self.t, self.end = 0, int(self.rng.integers(5, 60))
-        self.drift = 0.0
-        return self._obs()
+        self.copies = [TinyCopy(s) for s in self.seeds(seed)[0]]
+        return torch.from_numpy(np.stack([copy.obs for copy in self.copies]))
 
     def step(self, action):
         if self.spec.name == "tiny-slow":
             time.sleep(0.005)
         if self.spec.name == "tiny-sabotaged":
             sabotage(Path(os.environ["SABOTAGE"]))
-        self.t += 1
-        self.drift += float(action.sum())
-        terminated = self.t >= self.end
-        return Step(self._obs(), torch.tensor([self.rng.random() + self.drift], dtype=torch.float32), torch.tensor([terminated]),
-                    torch.tensor([self.t >= self.spec.max_steps and not terminated]))
+        reward = [copy.step(float(a.sum()), self.spec.max_steps) for copy, a in zip(self.copies, action, strict=True)]
+        obs = torch.from_numpy(np.stack([copy.obs for copy in self.copies]))
+        terminated, truncated = (torch.tensor([getattr(copy, end) for copy in self.copies]) for end in ("terminated", "truncated"))
+        return Step(obs, torch.tensor(reward, dtype=torch.float32), terminated, truncated)
 
     def expert_action(self):
         if self.spec.name == "tiny-blind":
             return super().expert_action()
-        return torch.tensor([self.t % 4]) if self.spec.name == "tiny-discrete" else torch.tensor([[np.sin(self.t / 5), 0.5]], dtype=torch.float32)
+        if self.spec.name == "tiny-discrete":
+            return torch.tensor([copy.t % 4 for copy in self.copies])
+        return torch.tensor([[np.sin(copy.t / 5), 0.5] for copy in self.copies], dtype=torch.float32)
 
-    def _obs(self):
-        return torch.from_numpy((self.rng.integers(0, 200, (1, *SHAPE)) + self.drift).astype(np.uint8))
+
+class TinyCopy:
+    """One copy; it freezes when its episode is over."""
+
+    def __init__(self, seed: int):
+        self.rng = np.random.default_rng(seed)
+        self.t, self.end, self.drift = 0, int(self.rng.integers(5, 60)), 0.0
+        self.terminated = self.truncated = False
+        self._look()
+
+    def step(self, push: float, max_steps: int) -> float:
+        if self.terminated or self.truncated:
+            return 0.0
+        self.t += 1
+        self.drift += push
+        self._look()
+        self.terminated = self.t >= self.end
+        self.truncated = self.t >= max_steps and not self.terminated
+        return self.rng.random() + self.drift
+
+    def _look(self):
+        self.obs = (self.rng.integers(0, 200, SHAPE) + self.drift).astype(np.uint8)
 
 
 def sabotage(file: Path) -> None:
