@@ -124,7 +124,7 @@ class AgentDriver:
 
     def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
         """Actions of the copies that are still going, from the frames of all."""
-        return self.agent.act(obs[going])
+        return self.agent.act(obs.index_select(0, going))
 
     def keep(self, which: torch.Tensor) -> None:
         """From now on only `which` (n,) bool of those that were going go on."""

@@ -51,4 +51,4 @@ class CarRacingFast(CarRacing):
         state = [(*s.car.hull.position, s.car.hull.angle, s.t, (s.car.wheels[0].joint.angle + s.car.wheels[1].joint.angle) / 2) for s in simulators]
         state = torch.tensor(state, device=self.device)
         slots = torch.tensor([self._slot[self._track[copy]] for copy in copies], device=self.device)
-        self._frames[copies] = self._picture.draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4])
+        self._show(copies, self._picture.draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4]))

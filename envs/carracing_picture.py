@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 import pygame
 import torch
-import torch.nn.functional as F
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing as official
+from PIL import Image
 from torch import Tensor
 
 from envs.carracing_simulator import grass_patches
@@ -22,7 +22,8 @@ PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * 84 / 96 / FRAM
 CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4  # where the window shows the car, from its lower left corner
 FULL_ZOOM = official.ZOOM * official.SCALE  # window pixels a unit of length, after the first second
 TEXEL = 0.4  # units of length; a frame's pixel is 0.96 x 0.68
-FINE = 2  # pixels a texel is painted with
+FINE = 2  # pixels a texel is painted with, each way
+MARGIN = 1  # pixels around the texels: see `paint`
 LEVELS = 5  # of the texture, each half as fine as the one before: the first second is seen from high above
 SIDE = 1760  # texels, so that the outermost ones of every level are black
 REACH = SIDE * TEXEL / 2
@@ -56,38 +57,41 @@ def shades() -> np.ndarray:
     return np.array(found, np.uint8)
 
 
-def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface | None = None) -> Tensor:
-    """Polygons [(points, colour), ...] as filtered texels (3, h, w) in [0, 255], of the part of the texture that begins at texel `corner` (x, y)."""
-    surface = ground or pygame.Surface((FINE * size[0], FINE * size[1]))
+def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface) -> np.ndarray:
+    """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, BGR and nothing, of the part of the texture that begins at
+    texel `corner` (x, y).
+
+    A texel is the mean of 4 x 4 painted pixels, a margin around its own 2 x 2: pairs are averaged first, and then neighbouring pairs.
+    """
     for points, colour in polygons:
-        place = (np.asarray(points, float) + REACH) * (FINE / TEXEL) - FINE * np.array(corner)
-        pygame.draw.polygon(surface, [int(c) for c in colour], place - 0.5)
-    pixels = torch.from_numpy(pygame.surfarray.array3d(surface)).permute(2, 1, 0).float()
-    return F.avg_pool2d(pixels[None], 2 * FINE, FINE, FINE // 2, count_include_pad=False)[0]
+        place = (np.asarray(points, float) + REACH) * (FINE / TEXEL) - FINE * np.array(corner) + MARGIN
+        pygame.draw.polygon(ground, [int(c) for c in colour], place - 0.5)
+    pixels = np.ascontiguousarray(pygame.surfarray.pixels2d(ground).T).view(np.uint8).reshape(*reversed(ground.get_size()), 4)
+    pairs = np.asarray(Image.fromarray(pixels, "RGBX").reduce(FINE)).astype(np.uint16)
+    rows = pairs[1:] + pairs[:-1]
+    return ((rows[:, 1:] + rows[:, :-1] + 2) >> 2).astype(np.uint8)
 
 
-def levels(texels: Tensor) -> list[Tensor]:
-    """texels (3, h, w) at every level."""
-    found = [texels]
+def canvas(size: tuple[int, int]) -> tuple[int, int]:
+    """Pixels (w, h) to paint `size` texels (w, h) on."""
+    return FINE * size[0] + 2 * MARGIN, FINE * size[1] + 2 * MARGIN
+
+
+def pyramid(texels: np.ndarray) -> list[Tensor]:
+    """Texels (h, w, 4) uint8 of `paint` at every level: (h, w) int32, the bytes of a pixel each as scaling the window would have left them."""
+    found = [Image.fromarray(texels, "RGBX")]
     while len(found) < LEVELS:
-        found.append(F.avg_pool2d(found[-1][None], 2)[0])
-    return found
-
-
-def pack(texels: Tensor) -> Tensor:
-    """(3, h, w) in [0, 255] -> (h, w) int32, a pixel each, as scaling the window would have left them."""
-    bytes_ = torch.zeros(*texels.shape[1:], 4, dtype=torch.uint8)
-    bytes_[..., :3] = torch.from_numpy(shades())[texels.round().long()].permute(1, 2, 0)
-    return bytes_.view(torch.int32)[..., 0]
+        found.append(found[-1].reduce(2))
+    return [torch.from_numpy(np.take(shades(), np.asarray(level)[..., [2, 1, 0, 3]]).view(np.int32)[..., 0]) for level in found]
 
 
 @lru_cache(maxsize=1)
 def playfield() -> tuple[Tensor, pygame.Surface]:
     """The field without a track: texture (N,) int32, and as painted."""
-    surface = pygame.Surface((FINE * SIDE, FINE * SIDE))
+    surface = pygame.Surface(canvas((SIDE, SIDE)), depth=32)
     end = official.PLAYFIELD
     field = [([(end, end), (end, -end), (-end, -end), (-end, end)], (102, 204, 102)), *((patch, (102, 230, 102)) for patch in grass_patches())]
-    return torch.cat([pack(level).flatten() for level in levels(paint(field, (0, 0), (SIDE, SIDE), surface))]), surface
+    return torch.cat([level.flatten() for level in pyramid(paint(field, (0, 0), (SIDE, SIDE), surface))]), surface
 
 
 def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
@@ -98,12 +102,11 @@ def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
     texel = (points.reshape(-1, 2) + REACH) / TEXEL
     low = np.maximum(np.floor(texel.min(0)).astype(int) - 2, 0) // ALIGNED * ALIGNED
     high = np.minimum(-(-(np.ceil(texel.max(0)).astype(int) + 2) // ALIGNED) * ALIGNED, SIDE)
-    size = high - low
-    ground = field.subsurface((*(FINE * low), *(FINE * size))).copy()
-    for level, texels in enumerate(levels(paint(simulator.road_poly, low, size, ground))):
+    ground = field.subsurface((*(FINE * low), *canvas(high - low))).copy()
+    for level, texels in enumerate(pyramid(paint(simulator.road_poly, low, high - low, ground))):
         whole = out[STARTS[level] : STARTS[level] + SIZES[level] ** 2].view(SIZES[level], SIZES[level])
         x, y = low >> level
-        whole[y : y + texels.shape[1], x : x + texels.shape[2]] = pack(texels)
+        whole[y : y + texels.shape[0], x : x + texels.shape[1]] = texels
 
 
 @lru_cache(maxsize=1)
@@ -168,7 +171,7 @@ def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: 
     where = textures.device
     scale = zoom(t)
     level = torch.log2(FULL_ZOOM / scale).round().long().clamp(0, LEVELS - 1)
-    size, start = torch.tensor(SIZES, device=where)[level], torch.tensor(STARTS, device=where)[level]
+    size, start = torch.tensor(SIZES, dtype=torch.int32, device=where)[level], torch.tensor(STARTS, device=where)[level]
     texels = 1 / (TEXEL * 2.0**level)  # a unit of length
     right = (torch.arange(FRAME, device=where) + 0.5) * PIXEL_W - CAR_X  # window pixels from the car
     up = official.WINDOW_H - CAR_Y - (torch.arange(FRAME, device=where) + 0.5) * PIXEL_H
@@ -177,10 +180,11 @@ def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: 
     last = (size - 1).float()[:, None, None]
     x = (at_x[:, None] + cos[:, None] * right)[:, None, :] - (sin[:, None] * up)[:, :, None]
     y = (at_y[:, None] + sin[:, None] * right)[:, None, :] + (cos[:, None] * up)[:, :, None]
-    x = torch.minimum(x.clamp_min_(0), last).long()
-    y = torch.minimum(y.clamp_min_(0), last).long()
-    index = y.mul_(size[:, None, None]).add_(x).add_((texture * textures.shape[1] + start)[:, None, None])
-    frames = textures.view(-1)[index].view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
+    x = torch.minimum(x.clamp_min_(0), last).int()
+    y = torch.minimum(y.clamp_min_(0), last).int()
+    index = y.mul_(size[:, None, None]).add_(x) + (texture * textures.shape[1] + start)[:, None, None]  # (B, FRAME, FRAME) int64
+    pixels = textures.view(-1).index_select(0, index.view(-1))
+    frames = pixels.view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
 
     sprites = car_sprites().to(where)
     step = (t * official.FPS).round().long()

@@ -118,7 +118,14 @@ class GymWorld(World):
     def _look(self, copies: list[int], observations: list[Any]) -> None:
         """Note what some copies show now, given their observations."""
         if copies:
-            self._frames[copies] = self._tensor(np.stack([self._frame(*pair) for pair in zip(copies, observations, strict=True)]))
+            self._show(copies, self._tensor(np.stack([self._frame(*pair) for pair in zip(copies, observations, strict=True)])))
+
+    def _show(self, copies: list[int], frames: torch.Tensor) -> None:
+        """These copies show frames (n, H, W, C) now."""
+        if len(copies) == self.num:  # a plain copy is twenty times as fast
+            self._frames.copy_(frames)
+        else:
+            self._frames[copies] = frames
 
     def _start(self, copy: int, seed: int) -> Any:
         """Begin an episode in one copy and return its first observation; the environment's reset may be of the old form (no seed, no info)."""
