@@ -112,6 +112,34 @@ def forever(loader: DataLoader) -> Iterator:
         yield from loader
 
 
+# Stage 4a in the simulator
+
+
+def control(seconds: float) -> float:
+    """One car at a time, as ctallec/world-models rolls out: simulator, frame, the whole of V (its decoder for nothing), M's cell, a linear controller; steps a second."""
+    env, vae, cell = gymnasium.make("CarRacing-v3"), PlainVAE().eval(), nn.LSTMCell(32 + 3, 256)
+    mixture, controller = nn.Linear(256, (2 * 32 + 1) * 5 + 2), nn.Linear(32 + 256, 3)
+    steps, episode, start = 0, 0, time.perf_counter()
+    with torch.no_grad():
+        while time.perf_counter() - start < seconds:
+            observation, _ = env.reset(seed=recording_seed(0, episode))
+            h = c = torch.zeros(1, 256)
+            over, episode = False, episode + 1
+            while not over and time.perf_counter() - start < seconds:
+                frame = np.asarray(Image.fromarray(observation[:84]).resize((64, 64), Image.Resampling.BOX), np.float32) / 255
+                mu, logsigma = vae(torch.from_numpy(frame).permute(2, 0, 1)[None])[1:]
+                z = mu + logsigma.exp() * torch.randn_like(mu)
+                action = controller(torch.cat([z, h], 1))
+                h, c = cell(torch.cat([z, action], 1), (h, c))
+                mixture(h)
+                action = action[0].numpy()
+                observation, _, terminated, truncated, _ = env.step(np.array([np.tanh(action[0]), *(np.tanh(action[1:]) + 1) / 2], np.float32))
+                over, steps = terminated or truncated, steps + 1
+        took = time.perf_counter() - start
+    env.close()
+    return steps / took
+
+
 # Stage 2
 
 

@@ -11,14 +11,12 @@ thread count, and number of loader processes, that it is fastest with here, trie
 
 import argparse
 import itertools
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from tqdm import tqdm
 import trainmdrnn
 import trainvae
 from benchmarks import reference
+from benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
 from benchmarks.report import circumstances, table, write_section
 from data.latents import cache_latents, load_sequences
 from data.loaders import FrameStream
@@ -44,88 +43,9 @@ from utils.errors import UserError
 from utils.spaces import action_size
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = torch.get_num_threads()
 EPISODE = 250  # steps of a recorded episode
 POPULATION, SAMPLES = 64, 16
 DIGEST = "0" * 64  # of a V that is nowhere saved
-
-Racer = Callable[[float], float]  # seconds it may take -> units a second
-
-
-@dataclass
-class Result:
-    """Rates of two racers, one of each per turn.
-
-    Fields:
-        stage, unit: what was raced, and in what per second
-        ours, plain: what the two are
-        ours_rates, plain_rates: units a second
-        ratio_goal, rate_goal: what the median ratio, and our median rate, must reach; 0 for no goal
-    """
-
-    stage: str
-    unit: str
-    ours: str
-    plain: str
-    ours_rates: list[float]
-    plain_rates: list[float]
-    ratio_goal: float
-    rate_goal: float = 0.0
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.ours_rates, self.plain_rates, strict=True)]
-
-    @property
-    def reached(self) -> bool:
-        return statistics.median(self.ratios) >= self.ratio_goal and statistics.median(self.ours_rates) >= self.rate_goal
-
-    def row(self) -> list[str]:
-        goals = [f"{self.ratio_goal:g} x"] * bool(self.ratio_goal) + [f"{self.rate_goal:,.0f} a second"] * bool(self.rate_goal)
-        return [f"{self.stage}: {self.ours} against {self.plain}", self.unit, spread(self.ours_rates, ",.0f"), spread(self.plain_rates, ",.0f"),
-                spread(self.ratios, ".2f"), " and ".join(goals) or "none", ("yes" if self.reached else "NO") if goals else ""]
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median, lowest and highest."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def race(racers: dict[str, Racer], args: Namespace) -> dict[str, list[float]]:
-    """Units a second of each racer in each turn."""
-    rates: dict[str, list[float]] = {name: [] for name in racers}
-    for turn in range(args.repetitions):
-        for name, racer in racers.items():
-            rates[name].append(racer(args.seconds))
-            print(f"  turn {turn + 1}: {rates[name][-1]:10.1f} a second  {name}", flush=True)
-    return rates
-
-
-def fastest(racers: dict[str, Racer], seconds: float) -> tuple[str, Racer]:
-    """The one of several settings of a reference that is fastest here."""
-    for racer in racers.values():
-        racer(0.2)  # the first call of anything is slow
-    rates = {name: racer(seconds) for name, racer in racers.items()}
-    for name, rate in rates.items():
-        print(f"  tried out: {rate:10.1f} a second  {name}", flush=True)
-    return max(racers.items(), key=lambda item: rates[item[0]])
-
-
-def setting_name(threads: int, workers: int | None = None) -> str:
-    text = f"{threads} thread{'s' * (threads > 1)}"
-    return text if workers is None else f"{text} + {workers} loader{'s' * (workers != 1)}"
-
-
-def with_threads(threads: int, racer: Racer) -> Racer:
-    def run_with(seconds: float) -> float:
-        torch.set_num_threads(threads)
-        try:
-            return racer(seconds)
-        finally:
-            torch.set_num_threads(THREADS)
-
-    return run_with
-
 
 # Stage 1
 
@@ -329,8 +249,7 @@ def main() -> None:
         for name in args.sections:
             print(name, flush=True)
             results += SECTIONS[name](args)
-    head = ["stage: ours against the reference", "unit", "ours a second", "reference a second", "ratio", "goal", "reached"]
-    text = table(head, [result.row() for result in results])
+    text = table(HEAD, [result.row() for result in results])
     print(text)
     write_section(args.out, "stages", f"## Speed of the stages\n\nMedian (lowest to highest) of {args.repetitions} turns of {args.seconds:g} s each.\n\n"
                                       f"{text}\n\nMeasured on: {circumstances()}")
