@@ -39,6 +39,7 @@ from utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
+MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
 EPISODES = 16  # in the simulator, of --evaluate-every
 
 
@@ -59,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--evaluate-every", type=natural, default=10,
                    help=f"generations between two drives of the search's mean over {EPISODES} tracks of the simulator, the last one included; 0 for none")
     p.add_argument("--init", type=Path, help="begin from this clone, e.g. exp_dir/bc/best.tar")
+    p.add_argument("--evolve", choices=("all", "last"), default="all", help="all weights of the controller, or those of its last layer, the rest as in --init")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
     return p.parse_args()
@@ -182,8 +184,12 @@ def main() -> None:
     _, mdrnn, world, starts, parents = load_models(args.logdir, device(args.device))
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
         controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
+        evolved = len(evolved_part(args, controller))
+        if evolved > MOST_CORRELATED and not args.diagonal:
+            raise UserError(f"CMA-ES with all correlations of {evolved:,} weights needs more than a machine has: use --evolve last, or --diagonal")
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
-        evaluator = Evaluator(fast(world["env"]), Driver("agent", args.logdir, controller.config_dict()), args.max_workers)  # starts workers when first asked
+        evaluator = Evaluator(fast(world["env"]), Driver("agent", args.logdir, controller.config_dict()), args.max_workers,
+                              device(args.device))  # starts workers when first asked
         if args.world == "dream":
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:
@@ -194,9 +200,16 @@ def main() -> None:
     print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
 
 
+def evolved_part(args: argparse.Namespace, controller: Controller) -> Tensor:
+    """The weights (n,) that the search changes, the last ones of parameter_vector(controller)."""
+    layer = controller.layers[-1]
+    vector = parameter_vector(controller).cpu()
+    return vector if args.evolve == "all" else vector[-(layer.weight.numel() + layer.bias.numel()) :]
+
+
 def settings_of(args: argparse.Namespace) -> dict:
     """The flags that a resumed search must share with the one it goes on from."""
-    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "temperature", "horizon",
+    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "evolve", "temperature", "horizon",
                                                  "evaluate_every", "seed")}
 
 
@@ -219,7 +232,14 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
     """
     seed_everything(args.seed, STAGE)
     start, settings, config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
-    search, history, recorded, best = Search(start, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
+    found = evolved_part(args, controller)
+    fixed = start[: len(start) - len(found)]
+
+    def whole(part: Tensor) -> Tensor:
+        """Parameters of a controller (..., N) from those that are evolved (..., n)."""
+        return torch.cat([fixed.expand(*part.shape[:-1], -1), part], -1)
+
+    search, history, recorded, best = Search(found, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
     if state:
         history, recorded, best = state["history"], state["scores"], state["best"]
         search.replay(recorded)
@@ -238,14 +258,14 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
         since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
         with tqdm(total=episodes, desc=f"generation {generation} of {args.generations}", unit="episode", leave=False, disable=not args.display) as bar:
             candidates = search.ask()
-            scores = finite(fitness(candidates, generation, False, bar)).double()
+            scores = finite(fitness(whole(candidates), generation, False, bar)).double()
             search.tell(scores)
-            rescored = float(fitness(search.mean[None], generation, True, bar)[0]) if rescoring else None
+            rescored = float(fitness(whole(search.mean)[None], generation, True, bar)[0]) if rescoring else None
         rate = (fitness.steps - steps) / (time.monotonic() - since)
         driven = None
         if args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations):
             with tqdm(total=EPISODES, desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
-                driven = float(np.mean(evaluator.returns([(search.mean, seed) for seed in selection_seeds(args.seed, EPISODES)], bar)))
+                driven = float(np.mean(evaluator.returns([(whole(search.mean), seed) for seed in selection_seeds(args.seed, EPISODES)], bar)))
         recorded = torch.cat([recorded, scores[None]])
         frames = evaluator.steps - frames + (history[-1]["frames"] if history else 0)
         history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
@@ -253,7 +273,7 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
         left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
         print(f"{line(history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
         clock.append({"generation": generation, "seconds": round(time.monotonic() - since, 3)})
-        set_parameters(controller, search.mean.to(next(controller.parameters()).device))
+        set_parameters(controller, whole(search.mean).to(next(controller.parameters()).device))
         score = driven if args.evaluate_every else rescored
         if score is not None and score > best:
             best = score

@@ -37,17 +37,17 @@ class Driver:
 class Evaluator:
     """Worker processes that drive episodes of one world, each several episodes as one batch; a context manager.
 
-    with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:
+    with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:  # `device` is where an agent thinks, and where carracing-fast draws
         returns = evaluator.returns([(None, seed) for seed in evaluation_seeds(0, 10)])
 
     Tasks that follow each other with one seed share a track, which carracing-fast draws once. Which episodes share a batch depends on the number of workers,
     what becomes of them does not (models.agent.LANES).
     """
 
-    def __init__(self, env: str, driver: Driver, workers: int) -> None:
+    def __init__(self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu") -> None:
         self.steps = 0  # driven so far
         self.workers = workers
-        self._pool = WorkerPool(_driving, (env, driver), workers)
+        self._pool = WorkerPool(_driving, (env, driver, str(device)), workers)
 
     def __enter__(self) -> "Evaluator":
         self._pool.__enter__()
@@ -78,24 +78,24 @@ class Evaluator:
         return [value for group in found for value in group]
 
 
-def _driving(env: str, driver: Driver) -> Callable:
+def _driving(env: str, driver: Driver, device: str) -> Callable:
     """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (their returns, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
-    drive = AgentDriver(driver) if driver.name == "agent" else PolicyDriver(driver.name)
+    drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
 
     def episodes(task, report) -> tuple[list[float], int]:
         parameters, seeds = task
         if len(seeds) not in worlds:
-            worlds[len(seeds)] = make(env, num=len(seeds), restart=False)
+            worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False)
             if isinstance(drive, PolicyDriver):
                 worlds[len(seeds)].look_away()
         world = worlds[len(seeds)]
         obs = world.reset(seeds)
         drive.reset(world, seeds, parameters)
-        total, going, driven, steps, share = torch.zeros(len(seeds), dtype=torch.float64), torch.arange(len(seeds)), 0, 0, 0.0
-        action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32)
+        total, going, driven, steps, share = torch.zeros(len(seeds), dtype=torch.float64, device=device), torch.arange(len(seeds), device=device), 0, 0, 0.0
+        action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32, device=device)
         while len(going):
-            action[going] = drive.act(obs, going)  # those that have ended are frozen, whatever they are told
+            action[going] = drive.act(obs, going).to(device)  # those that have ended are frozen, whatever they are told
             step = world.step(action)
             obs, total, driven, steps = step.obs, total + step.reward, driven + len(going), steps + 1
             over = (step.terminated | step.truncated)[going]
@@ -114,13 +114,12 @@ def _driving(env: str, driver: Driver) -> Callable:
 class AgentDriver:
     """Agents that share V and M, each with a head of its own."""
 
-    def __init__(self, driver: Driver) -> None:
-        device = torch.device("cpu")
+    def __init__(self, driver: Driver, device: torch.device) -> None:
         vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
-        self.agent = Agent(vae, mdrnn, Controller(ControllerConfig(**driver.head)), world, parents)
+        self.agent = Agent(vae, mdrnn, Controller(ControllerConfig(**driver.head)).to(device), world, parents)
 
     def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray]) -> None:
-        self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)))
+        self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)).to(self.agent.device))
 
     def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
         """Actions of the copies that are still going, from the frames of all."""
@@ -142,7 +141,7 @@ class PolicyDriver:
         self.policy.reset([np.random.default_rng([seed, 1]) for seed in seeds], world)
 
     def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
-        return self.policy.act(obs)[going]
+        return self.policy.act(obs)[going.cpu()]
 
     def keep(self, which: torch.Tensor) -> None:
         pass

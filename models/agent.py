@@ -54,11 +54,12 @@ class Agent:
     Attributes:
         world: env, image_shape, action_space, dt and max_steps it was made for
         parents: digests of its checkpoints
-        num: B
+        num: B        device: where it thinks
     """
 
     def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
         self.vae, self.mdrnn, self.controller, self.world, self.parents = vae, mdrnn, controller, world, parents
+        self.device = mdrnn.head.weight.device
 
     def reset(self, num: int, parameters: Tensor | None = None) -> None:
         """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head (models.controller.parameter_vector)."""
@@ -83,7 +84,7 @@ class Agent:
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:
         """Take in a frame; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
-        self._z = self.vae.encode(to_float(filled(obs).to(self._state[0].device))).mu
+        self._z = self.vae.encode(to_float(filled(obs).to(self.device))).mu
         self._h = self._state[0]
 
     @torch.inference_mode()
@@ -96,7 +97,7 @@ class Agent:
     @torch.inference_mode()
     def follow(self, action: Tensor) -> None:
         """M's step after `action` was taken on the last frame."""
-        vector = filled(action_vector(action, self.world["action_space"]))
+        vector = filled(action_vector(action.to(self.device), self.world["action_space"]))
         _, self._state = self.mdrnn.hidden(self._z[:, None], vector[:, None], self._state)
 
     @property

@@ -196,6 +196,25 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
         assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, EPISODES)])) == saved["best"]
 
 
+def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    tiny("trainbc", "--logdir", run.logdir, "--noreload", "--hidden", 7)
+    clone = run.logdir / "bc" / "best.tar"
+    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--init", clone, "--evolve", "last")
+    before, after = checkpoint.load(clone, "bc")["model"], checkpoint.load_parent(run.logdir, "ctrl")["model"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"layers.1.weight", "layers.1.bias"}
+
+
+def test_a_search_too_large_for_its_covariance_matrix_is_refused(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    tiny("trainbc", "--logdir", run.logdir, "--noreload", "--hidden", 1000)
+    flags = ("traincontroller", "--logdir", run.logdir, "--noreload", "--init", run.logdir / "bc" / "best.tar")
+    done = call(*flags)
+    assert done.returncode == 1 and "use --evolve last, or --diagonal" in done.stderr
+    tiny(*flags, "--diagonal")
+
+
 def test_evolution_stops_at_its_target_and_begins_at_the_clone(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     clone = run.logdir / "bc" / "best.tar"
