@@ -12,14 +12,41 @@ import argparse
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
 from utils.cli import parser, positive, run
+from utils.metrics import read_csv
 
-DRIVERS = ("random", "z-only", "untrained-m", "clone", "dream", "simulator", "expert")
-EVOLVE = "--pop-size 32 --n-samples 16 --horizon 300"
+DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
+SIMULATOR = "--pop-size 16 --n-samples 2"
+CLONE_SIGMA = 0.02
+MODELS = ("vae", "latents", "mdrnn")
+TEMPERATURES = (0.5, 1.0, 1.15, 1.3)
+DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-z", "evolved-untrained-m", "from-clone", "dreams", "expert")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Fields:
+        name: as in the table
+        logdir: the run
+        controller: as test_controller.py calls it
+        training: commands that train it
+        shares: stages it has in common with the run that --logdir names, if it is a run of its own
+        temperature: of the dream it was evolved in, where its dreams are scored too
+    """
+
+    name: str
+    logdir: Path
+    controller: str
+    training: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+    temperature: float | None = None
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="run with V and M")
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
-    p.add_argument("--simulator-generations", type=positive, default=10, help="of evolution in the simulator")
+    p.add_argument("--simulator-generations", type=positive, default=150, help="of evolution in the simulator")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
@@ -35,52 +62,65 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def ablation(logdir: Path, name: str, stages: tuple[str, ...]) -> Path:
-    """A run of its own that shares the named stages of `logdir`."""
-    folder = logdir / "ablations" / name
-    for stage in stages:
-        if not (folder / stage).exists():
-            shutil.copytree(logdir / stage, folder / stage)
-    return folder
-
-
-def drivers(args: argparse.Namespace) -> list[tuple[str, Path, str, list[str]]]:
-    """(name in the table, run, controller, commands that train it) of each of `args.drivers`."""
+def drivers(args: argparse.Namespace) -> list[Row]:
+    """The rows of `args.drivers`."""
     logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
-    clone = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
-    z_only = ablation(logdir, "z-only", ("vae", "latents", "mdrnn"))
-    untrained = ablation(logdir, "untrained-m", ("vae", "latents"))
-    simulator = ablation(logdir, "simulator", ("vae", "latents", "mdrnn"))
-    known = {
-        "random": ("random", logdir, "random", []),
-        "z-only": ("cloned, z alone", z_only, "bc", [f"trainbc.py --logdir {z_only} --features z {clone}"]),
-        "untrained-m": ("cloned, z and h of an untrained M", untrained, "bc", [
-            f"trainmdrnn.py --logdir {untrained} --epochs 0", f"trainbc.py --logdir {untrained} {clone}"]),
-        "clone": ("cloned, z and h", logdir, "bc", [f"trainbc.py --logdir {logdir} {clone}"]),
-        "dream": ("evolved in the dream", logdir, "ctrl", [
-            f"traincontroller.py --logdir {logdir} --world dream {EVOLVE} --generations {args.generations} {workers}"]),
-        "simulator": ("evolved in the simulator", simulator, "ctrl", [
-            f"traincontroller.py --logdir {simulator} --world simulator --pop-size 16 --n-samples 2 --generations {args.simulator_generations} {workers}"]),
-        "expert": ("expert", logdir, "expert", []),
+    z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-only", "untrained-m", "from-clone"))
+    cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
+    evolving = f"--world simulator {SIMULATOR} --generations {args.simulator_generations} {workers}"
+    untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
+    rows = {
+        "random": [Row("random", logdir, "random")],
+        "clone": [Row("cloned, z and h", logdir, "bc", (f"trainbc.py --logdir {logdir} {cloning}",))],
+        "clone-z": [Row("cloned, z alone", z, "bc", (f"trainbc.py --logdir {z} --features z {cloning}",), MODELS)],
+        "clone-untrained-m": [Row("cloned, z and h of an untrained M", untrained, "bc", (untrain, f"trainbc.py --logdir {untrained} {cloning}"), MODELS[:2])],
+        "evolved": [Row("evolved in the simulator, z and h", logdir, "ctrl", (f"traincontroller.py --logdir {logdir} {evolving}",))],
+        "evolved-z": [Row("evolved in the simulator, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {evolving}",), MODELS)],
+        "evolved-untrained-m": [Row("evolved in the simulator, z and h of an untrained M", untrained, "ctrl",
+                                    (untrain, f"traincontroller.py --logdir {untrained} {evolving}"), MODELS[:2])],
+        "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
+            f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {evolving}",), (*MODELS, "bc"))],
+        "dreams": [Row(f"evolved in the dream, temperature {t}", logdir / "ablations" / f"dream-{t}", "ctrl", (
+            f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature {t} {DREAM} --generations {args.generations} {workers}",),
+            MODELS, t) for t in TEMPERATURES],
+        "expert": [Row("expert", logdir, "expert")],
     }
-    return [known[name] for name in args.drivers]
+    return [row for name in args.drivers for row in rows[name]]
+
+
+def frames(row: Row) -> str:
+    """Frames of the simulator that were driven to evolve a row's controller, those that chose best.tar included; empty for the others."""
+    driven = read_csv(row.logdir / row.controller / "metrics.csv") if row.controller == "ctrl" else []
+    return f"{int(driven[-1]['frames']):,}" if driven else ""
+
+
+def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
+    """The score of a row in "simulator" or "dream", measured (after training, if need be) unless it has been; the commands are added to `commands`."""
+    score = row.logdir / "scores" / f"{row.controller}-{world}.json"
+    dream = f" --world dream --temperature {row.temperature}" if world == "dream" else ""
+    needed = [*(row.training if world == "simulator" else ()),
+              f"test_controller.py --logdir {row.logdir} --controller {row.controller} --episodes {args.episodes} --max-workers {args.max_workers}{dream}"]
+    if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
+        for stage in row.shares:
+            if not (row.logdir / stage).exists():  # links, since files are only ever replaced
+                shutil.copytree(args.logdir / stage, row.logdir / stage, copy_function=os.link)
+        for command in needed:
+            call(command)
+    commands += needed
+    return json.loads(score.read_text())
 
 
 def main() -> None:
     args = parse_args()
     rows, commands = [], []
-    for name, logdir, controller, training in drivers(args):
-        score = logdir / "scores" / f"{controller}-simulator.json"
-        commands += [*training, f"test_controller.py --logdir {logdir} --controller {controller} --episodes {args.episodes} --max-workers {args.max_workers}"]
-        if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
-            for command in [*training, commands[-1]]:
-                call(command)
-        s = json.loads(score.read_text())
+    for row in drivers(args):
+        s = scored(row, "simulator", args, commands)
         half = 1.96 * s["std"] / s["episodes"] ** 0.5
-        rows.append([name, f"{s['mean']:.1f} +- {s['std']:.1f}", f"{s['mean'] - half:.1f} to {s['mean'] + half:.1f}",
-                     *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"])])
-    listing = "\n".join(f"python {command}" for command in commands)
-    scores = table(["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes"], rows)
+        dreamt = scored(row, "dream", args, commands) if row.temperature is not None else None
+        rows.append([row.name, f"{s['mean']:.1f} +- {s['std']:.1f}", f"{s['mean'] - half:.1f} to {s['mean'] + half:.1f}",
+                     *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"]), frames(row), f"{dreamt['mean']:.1f}" if dreamt else ""])
+    listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
+    scores = table(["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes", "frames driven to evolve it", "in its dream"], rows)
     write_section(args.out, "scores", f"{scores}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards, by\n\n```\n{listing}\n```\n")
     print(scores)
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import results
 from benchmarks.report import write_section
 from utils.errors import UserError
+from utils.metrics import write_csv
 
 
 @pytest.fixture
@@ -18,11 +19,16 @@ def scored(tmp_path, monkeypatch):
     for stage in ("vae", "latents", "mdrnn"):
         (logdir / stage).mkdir(parents=True)
     monkeypatch.setattr("sys.argv", ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page)])
-    for number, (_, folder, controller, _) in enumerate(results.drivers(results.parse_args())):
+    for number, row in enumerate(results.drivers(results.parse_args())):
         returns = np.array([100.0, 200.0, 300.0, 400.0]) + number
         score = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns), "max": returns.max(), "episodes": 4}
-        (folder / "scores").mkdir(parents=True, exist_ok=True)
-        (folder / "scores" / f"{controller}-simulator.json").write_text(json.dumps(score))
+        for world in ("simulator", *["dream"] * (row.temperature is not None)):
+            file = row.logdir / "scores" / f"{row.controller}-{world}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(score))
+        if row.controller == "ctrl":
+            (row.logdir / "ctrl").mkdir()
+            write_csv(row.logdir / "ctrl" / "metrics.csv", [{"generation": 1, "frames": 12345}])
     return page
 
 
@@ -32,9 +38,10 @@ def test_the_score_table_has_a_row_for_every_driver_and_trains_none_that_is_scor
     results.main()
     page = scored.read_text()
     assert page.startswith("# Results\n")
-    assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 |" in re.sub(" +", " ", page)
-    for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream", "evolved in the simulator", "expert"):
+    assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | |" in re.sub(" +", " ", page)
+    for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream, temperature 1.15", "evolved in the simulator, z alone", "expert"):
         assert page.count(f"| {name} ") == 1
+    assert page.count("12,345") == 8
     assert "python trainmdrnn.py" in page and "--epochs 0" in page
 
 
