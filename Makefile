@@ -1,8 +1,10 @@
 # make setup   .venv with everything in requirements*.txt, and the system packages that are missing
 # make demo    the same, then all five stages on CarRacing with small budgets
+# make reproduce   the same, then all of docs/results.md from nothing: many hours; stopped, it goes on where it stopped
 # make test    the same, then the tests
 # make lint    ruff
 #
+# GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
 # PYTHON=/path/to/python3.11          another interpreter
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu   torch for machines without a GPU: a fifth of the download
 
@@ -10,7 +12,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 DONE := .venv/.complete
 
-.PHONY: setup demo test lint
+.PHONY: setup demo reproduce test lint
 
 setup: $(DONE)
 
@@ -19,6 +21,9 @@ $(DONE): requirements.txt requirements-dev.txt utils/setup.sh
 
 demo: setup
 	.venv/bin/python -m benchmarks.demo
+
+reproduce: setup
+	.venv/bin/python -m benchmarks.reproduce $(if $(GPU),--gpu)
 
 test: setup
 	.venv/bin/python -m pytest

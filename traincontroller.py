@@ -40,7 +40,8 @@ from utils.seeds import recording_seed, selection_seeds
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
-EPISODES = 16  # in the simulator, of --evaluate-every
+STALE = 3  # evaluations without a better mean after which candidates drive more episodes
+EPISODES = 32  # in the simulator, of --evaluate-every
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,6 +52,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--features", choices=FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
     p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
     p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
+    p.add_argument("--most-samples", type=positive, default=16,
+                   help=f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell enough while all drive badly")
     p.add_argument("--generations", type=positive, default=100, help="evolve up to this generation; more than before goes on")
     p.add_argument("--target-return", type=float, default=math.inf, help="stop when the score best.tar is chosen by reaches it")
     p.add_argument("--sigma", type=positive_float, default=0.1, help="initial step size of CMA-ES")
@@ -97,9 +100,9 @@ class DreamFitness:
         self.starts = Starts(**starts).to(self.device)
         self.steps = 0
 
-    def __call__(self, parameters: Tensor, generation: int, fresh: bool, bar: tqdm) -> Tensor:
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
         """(P,) mean returns; `fresh` starts are never met by candidates."""
-        num = RESCORE_DREAMS if fresh else self.args.n_samples
+        num = RESCORE_DREAMS if fresh else samples
         generator = torch.Generator(self.device).manual_seed(int(np.random.SeedSequence([self.args.seed, STAGE, generation, fresh]).generate_state(1)[0]))
         scores = dream_fitness(self.mdrnn, self.controller, parameters.to(self.device), self.starts, num, self.args.horizon, self.args.temperature, generator)
         self.steps += len(parameters) * num * self.args.horizon
@@ -112,12 +115,12 @@ class SimulatorFitness:
     def __init__(self, args: argparse.Namespace, evaluator: Evaluator) -> None:
         self.args, self.evaluator = args, evaluator
 
-    def __call__(self, parameters: Tensor, generation: int, fresh: bool, bar: tqdm) -> Tensor:
-        num = self.args.n_samples
-        seeds = (selection_seeds(self.args.seed, num, generation) if fresh
-                 else [recording_seed(self.args.seed, generation * num + k) for k in range(num)])
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+        most = max(self.args.n_samples, self.args.most_samples)
+        seeds = (selection_seeds(self.args.seed, samples, generation) if fresh
+                 else [recording_seed(self.args.seed, generation * most + k) for k in range(samples)])
         returns = self.evaluator.returns([(p, seed) for seed in seeds for p in parameters], bar)  # candidates on one track follow each other
-        return torch.tensor(returns).view(num, len(parameters)).mean(0)
+        return torch.tensor(returns).view(samples, len(parameters)).mean(0)
 
     @property
     def steps(self) -> int:
@@ -209,8 +212,18 @@ def evolved_part(args: argparse.Namespace, controller: Controller) -> Tensor:
 
 def settings_of(args: argparse.Namespace) -> dict:
     """The flags that a resumed search must share with the one it goes on from."""
-    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "sigma", "diagonal", "evolve", "temperature", "horizon",
-                                                 "evaluate_every", "seed")}
+    return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "most_samples", "sigma", "diagonal", "evolve", "temperature",
+                                                 "horizon", "evaluate_every", "seed")}
+
+
+def samples_now(args: argparse.Namespace, history: list[dict]) -> int:
+    """S of the next generation: --n-samples, doubled in the simulator whenever STALE evaluations in a row found no better mean, up to --most-samples."""
+    samples, best, stale = args.n_samples, -math.inf, 0
+    for driven in (row["simulator"] for row in history if args.world == "simulator" and row["simulator"] is not None):
+        best, stale = (driven, 0) if driven > best else (best, stale + 1)
+        if stale == STALE and samples < args.most_samples:
+            samples, stale = min(2 * samples, args.most_samples), 0
+    return samples
 
 
 def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
@@ -250,17 +263,18 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
     began, first = time.monotonic(), len(history)
     clock = read_csv(folder / "clock.csv")[:first]
     rescoring = args.world == "dream" or not args.evaluate_every
-    episodes = (args.pop_size + rescoring) * args.n_samples if args.world == "simulator" else args.pop_size
     for generation in range(first + 1, args.generations + 1):
         if best >= args.target_return:
             print(f"target return {args.target_return} reached")
             break
+        samples = samples_now(args, history)
+        episodes = (args.pop_size + rescoring) * samples if args.world == "simulator" else args.pop_size
         since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
         with tqdm(total=episodes, desc=f"generation {generation} of {args.generations}", unit="episode", leave=False, disable=not args.display) as bar:
             candidates = search.ask()
-            scores = finite(fitness(whole(candidates), generation, False, bar)).double()
+            scores = finite(fitness(whole(candidates), generation, samples, False, bar)).double()
             search.tell(scores)
-            rescored = float(fitness(whole(search.mean)[None], generation, True, bar)[0]) if rescoring else None
+            rescored = float(fitness(whole(search.mean)[None], generation, samples, True, bar)[0]) if rescoring else None
         rate = (fitness.steps - steps) / (time.monotonic() - since)
         driven = None
         if args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations):
@@ -269,7 +283,7 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
         recorded = torch.cat([recorded, scores[None]])
         frames = evaluator.steps - frames + (history[-1]["frames"] if history else 0)
         history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
-                        "simulator": driven, "sigma": float(search.es.sigma), "frames": frames})
+                        "simulator": driven, "sigma": float(search.es.sigma), "samples": samples, "frames": frames})
         left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
         print(f"{line(history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
         clock.append({"generation": generation, "seconds": round(time.monotonic() - since, 3)})

@@ -43,7 +43,7 @@ def call(command: str) -> str:
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"`python {command}` ended with status {process.returncode}: see above, then run `make demo` again to go on")
+        raise UserError(f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to go on")
     return f"  {command.split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
 
 

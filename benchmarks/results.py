@@ -21,7 +21,7 @@ from utils.cli import parser, positive, run
 from utils.metrics import read_csv
 
 DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
-SIMULATOR = "--pop-size 16 --n-samples 2"
+SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"
 CLONE_SIGMA = 0.02
 MODELS = ("vae", "latents", "mdrnn")
 TEMPERATURES = (0.5, 1.0, 1.15, 1.3)

@@ -25,7 +25,7 @@ from utils.seeds import evaluation_seeds, selection_seeds
 LOSSES = {"vae": ("loss", "reconstruction", "kl"), "mdrnn": ("loss", "nll", "reward_mse", "terminal_bce")}
 COLUMNS = {
     **{stage: ["epoch", *names, *(f"val_{name}" for name in names), "learning_rate"] for stage, names in LOSSES.items()},
-    "ctrl": ["generation", "best", "mean", "rescored", "simulator", "sigma", "frames"],
+    "ctrl": ["generation", "best", "mean", "rescored", "simulator", "sigma", "samples", "frames"],
     "bc": ["epoch", "loss", "val_loss", "return_mean", "return_std"],
 }
 FILES = {

@@ -1,0 +1,76 @@
+"""Learning curves of evolution in the simulator: score against frames and against hours, with the figures of Ha & Schmidhuber drawn in.
+
+Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv, whichever are there
+Writes  docs/images/curves.png
+
+    python -m benchmarks.curves --logdir exp_dir/carracing
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+from utils.cli import add_logdir, make_folder, parser, run, write_atomically
+from utils.errors import UserError
+from utils.metrics import read_csv
+
+RUNS = {"z and h": ".", "z and h, from the clone": "ablations/from-clone", "z and h of an untrained M": "ablations/untrained-m", "z alone": "ablations/z-only"}
+# Ha & Schmidhuber 2018: their published training logs, recomputed (frames, score)
+PAPER = [(2.6e7, 822), (5.1e7, 867), (1.7e9, 900)]
+
+
+def curve(folder: Path) -> dict[str, list[float]]:
+    """Frames driven, hours spent and the score of the search's mean on selection tracks, each time it was scored."""
+    rows, clock = read_csv(folder / "metrics.csv"), read_csv(folder / "clock.csv")
+    hours, spent = 0.0, {}
+    for row in clock:
+        hours += float(row["seconds"]) / 3600
+        spent[row["generation"]] = hours
+    found = [(float(row["frames"]), spent[row["generation"]], float(row["simulator"])) for row in rows if row["simulator"] and row["generation"] in spent]
+    return dict(zip(("frames", "hours", "score"), map(list, zip(*found, strict=True)), strict=True)) if found else {}
+
+
+def draw(curves: dict[str, dict[str, list[float]]], out: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, x in enumerate(("frames", "hours")):
+        axes = figure.add_subplot(1, 2, i + 1)
+        for name, values in curves.items():
+            axes.plot(values[x], values["score"], marker=".", label=name)
+        if x == "frames":
+            axes.plot(*zip(*PAPER, strict=True), "k*--", label="Ha & Schmidhuber 2018")
+            axes.set_xscale("log")
+        axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
+        axes.set_ylabel("mean return, selection tracks of carracing-fast")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    make_folder(out.parent)
+    write_atomically(out, buffer.getvalue())
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_logdir(p)
+    p.add_argument("--out", type=Path, default=Path("docs/images/curves.png"), help="picture to write")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    curves = {name: found for name, folder in RUNS.items() if (found := curve(args.logdir / folder / "ctrl"))}
+    if not curves:
+        raise UserError(f"{args.logdir} holds no evolution in the simulator: run `python traincontroller.py --logdir {args.logdir} --world simulator` first")
+    draw(curves, args.out)
+    for name, values in curves.items():
+        print(f"{name}: {values['score'][-1]:.1f} after {values['frames'][-1]:.3g} frames, {values['hours'][-1]:.2f} h; best {max(values['score']):.1f}")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    run(main)
