@@ -1,7 +1,8 @@
-"""Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from.
+"""Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from; export a run, small enough to hand on.
 
     python -m data.exchange import-npz DIR --out datasets/x
     python -m data.exchange import-checkpoint DIR --logdir exp_dir
+    python -m data.exchange export --logdir exp_dir --out pretrained/mine
 
 import-npz reads DIR/**/*.npz, one rollout each, with members observations (N, H, W, 3), rewards (N,), actions (N or more, A) and terminals (N,). There
 `observations[t]` comes after `actions[t]`, the frame of the reset is missing and `actions` may be too long. So an imported episode has T = N - 1 steps:
@@ -11,6 +12,8 @@ import-npz reads DIR/**/*.npz, one rollout each, with members observations (N, H
 
 import-checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole 96x96 observation, instrument panel
 included, so the imported run is one of the world gym:CarRacing-v3, whose frames are made in this way.
+
+export writes every best.tar of a run with its weights in half precision: what drives, and dreams, without what training goes on from.
 """
 
 import argparse
@@ -107,6 +110,34 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
     return list(found)
 
 
+def export(logdir: Path, out: Path) -> list[str]:
+    """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the heads that were trained on them."""
+    found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
+    if "vae" not in found:
+        raise UserError(f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained")
+    taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
+    if taken:
+        raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
+    theirs, ours = {}, {}
+    for stage in found:  # all of them are read before the first is written
+        theirs[stage] = checkpoint.load_parent(logdir, stage)
+        checkpoint.check_parents(theirs[stage], {name: theirs[name]["digest"] for name in theirs[stage]["parents"]}, checkpoint.path(logdir, stage), stage)
+    for stage, saved in theirs.items():
+        parents = {name: ours[name] for name in saved["parents"]}
+        more = {name: _halved(value) for name, value in saved.items() if name not in ("stage", "schema", "config", "model", "parents", "digest")}
+        with checkpoint.stage_folder(out, stage) as folder:
+            checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
+        ours[stage] = checkpoint.load_parent(out, stage)["digest"]
+    return found
+
+
+def _halved(value):
+    """`value` with every float tensor in it in half precision."""
+    if isinstance(value, dict):
+        return {name: _halved(part) for name, part in value.items()}
+    return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _state_dict(file: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint of that project; its best score, a NumPy scalar, is the only thing admitted beside tensors and plain values."""
     # NumPy moved its core; old files name the old place of the function that makes a scalar.
@@ -177,6 +208,7 @@ class _mismatch:
             raise UserError(f"{self.file} has not the layers of ctallec/world-models ({reason}): only that project's own models can be imported") from None
 
 
+STAGES = ("vae", "mdrnn", "ctrl", "bc")  # parents first
 CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 
 
@@ -190,6 +222,9 @@ def parse_args() -> argparse.Namespace:
     saved = commands.add_parser("import-checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
     saved.add_argument("dir", type=Path, help="that project's --logdir")
     add_logdir(saved)
+    small = commands.add_parser("export", help="a run in half precision", formatter_class=HelpFormatter)
+    add_logdir(small)
+    small.add_argument("--out", type=Path, required=True, help="folder of the new run")
     return p.parse_args()
 
 
@@ -199,6 +234,10 @@ def main() -> None:
         manifest = import_npz(args.dir, args.out, args.val_fraction)
         print(f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode begins one step later: "
               "its first action was dropped, and actions beyond the last frame were cut off.")
+    elif args.command == "export":
+        stages = export(args.logdir, args.out)
+        size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
+        print(f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python test_controller.py --logdir {args.out}`")
     else:
         stages = import_checkpoint(args.dir, args.logdir)
         print(f"{args.logdir}: imported {', '.join(stages)} for gym:CarRacing-v3. Dreams need starting latents, which they do not hold: train M anew for those.")

@@ -28,7 +28,8 @@ def load_models(logdir: Path, device: torch.device) -> tuple[VAE, MDRNN, dict, d
     checkpoint.check_parents(saved, {"vae": saved_vae["digest"]}, checkpoint.path(logdir, "mdrnn"), "mdrnn")
     mdrnn = MDRNN(MDRNNConfig(**saved["config"]))
     mdrnn.load_state_dict(saved["model"])
-    return vae, mdrnn.to(device).eval().requires_grad_(False), saved_vae["world"], saved["starts"], {"vae": saved_vae["digest"], "mdrnn": saved["digest"]}
+    starts = saved["starts"] and {name: value.float() for name, value in saved["starts"].items()}  # an exported run holds them in half precision
+    return vae, mdrnn.to(device).eval().requires_grad_(False), saved_vae["world"], starts, {"vae": saved_vae["digest"], "mdrnn": saved["digest"]}
 
 
 def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu") -> "Agent":

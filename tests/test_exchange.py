@@ -1,4 +1,4 @@
-"""Imports from ctallec/world-models: the models are rebuilt here as that project defines them, and must compute the same."""
+"""Imports from ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of our runs."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.exchange import import_checkpoint, import_npz, read_rollout
+from data.exchange import export, import_checkpoint, import_npz, read_rollout
 from data.shards import Dataset
 from envs.carracing import frame
+from envs.dream import DreamWorld
 from models.agent import load_agent
+from utils import checkpoint
 from utils.errors import UserError
 
 
@@ -152,3 +154,31 @@ def test_a_truncated_rollout_is_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="bad.npz"):
         read_rollout(tmp_path / "bad.npz", 0)
+
+
+def test_an_exported_run_is_half_as_large_and_drives_and_dreams_almost_the_same(trained, tmp_path):
+    assert export(trained.logdir, tmp_path / "small") == ["vae", "mdrnn", "ctrl", "bc"]
+    for stage in ("vae", "mdrnn", "ctrl", "bc"):
+        small, large = (checkpoint.load_parent(logdir, stage) for logdir in (tmp_path / "small", trained.logdir))
+        assert small["config"] == large["config"] and set(small) == set(large)
+        for name, value in large["model"].items():
+            assert small["model"][name].dtype == torch.float16
+            torch.testing.assert_close(small["model"][name].float(), value, rtol=1e-3, atol=1e-6)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8))
+    z = []
+    for logdir in (tmp_path / "small", trained.logdir):
+        agent = load_agent(logdir, "bc")
+        agent.reset(5)
+        agent.act(frames)
+        z.append(agent.z)
+    torch.testing.assert_close(*z, rtol=0.02, atol=0.02)
+    assert DreamWorld(tmp_path / "small", 2, "cpu").reset(0).float().std() > 0
+
+
+def test_an_export_without_v_or_onto_another_run_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="give the --logdir of a run that has been trained"):
+        export(tmp_path, tmp_path / "small")
+    before = (trained.logdir / "vae" / "best.tar").read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        export(trained.logdir, trained.logdir)
+    assert (trained.logdir / "vae" / "best.tar").read_bytes() == before
