@@ -30,7 +30,8 @@ def curve(folder: Path) -> dict[str, list[float]]:
     return dict(zip(("frames", "hours", "score"), map(list, zip(*found, strict=True)), strict=True)) if found else {}
 
 
-def draw(curves: dict[str, dict[str, list[float]]], out: Path) -> None:
+def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = True) -> None:
+    """The curves as a PNG; with `paper`, PAPER beside them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,7 +41,7 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path) -> None:
         axes = figure.add_subplot(1, 2, i + 1)
         for name, values in curves.items():
             axes.plot(values[x], values["score"], marker=".", label=name)
-        if x == "frames":
+        if paper and x == "frames":
             axes.plot(*zip(*PAPER, strict=True), "k*--", label="Ha & Schmidhuber 2018")
             axes.set_xscale("log")
         axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
