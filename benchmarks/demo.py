@@ -21,9 +21,9 @@ from utils.errors import UserError
 
 DATA, LOGDIR, EPISODES = Path("datasets/demo"), Path("exp_dir/demo"), 10
 STAGES = [
-    f"data/generation_script.py --env carracing --rollouts 40 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
+    f"data/generation_script.py --env carracing-fast --rollouts 96 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
     f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
-    f"trainmdrnn.py --logdir {LOGDIR} --epochs 40",
+    f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
     f"traincontroller.py --logdir {LOGDIR} --world dream --pop-size 16 --n-samples 16 --horizon 300 --generations 40 --max-workers 2",
     f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 15 --n-samples 4 --max-workers 2",
 ]
