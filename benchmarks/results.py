@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
 from utils.cli import parser, positive, run
+from utils.errors import UserError
 from utils.metrics import read_csv
 
 DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
@@ -25,7 +26,7 @@ SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"
 CLONE_SIGMA = 0.02
 MODELS = ("vae", "latents", "mdrnn")
 TEMPERATURES = (0.5, 1.0, 1.15, 1.3)
-DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-z", "evolved-untrained-m", "from-clone", "dreams", "expert")
+DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-z", "evolved-untrained-m", "from-clone", "second", "dreams", "expert")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--simulator-generations", type=positive, default=150, help="of evolution in the simulator")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
+    p.add_argument("--dataset", nargs="+", default=[], help="datasets V was trained on, for the row second")
+    p.add_argument("--second-rollouts", type=positive, default=140, help="episodes the evolved controller records, for the row second")
+    p.add_argument("--vae-epochs", type=positive, default=4, help="of V, for the row second")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     return p.parse_args()
@@ -68,6 +72,7 @@ def drivers(args: argparse.Namespace) -> list[Row]:
     z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-only", "untrained-m", "from-clone"))
     cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
     evolving = f"--world simulator {SIMULATOR} --generations {args.simulator_generations} {workers}"
+    second = f"{args.dataset[0]}-second" if args.dataset else ""
     untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
     rows = {
         "random": [Row("random", logdir, "random")],
@@ -80,6 +85,12 @@ def drivers(args: argparse.Namespace) -> list[Row]:
                                     (untrain, f"traincontroller.py --logdir {untrained} {evolving}"), MODELS[:2])],
         "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
             f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {evolving}",), (*MODELS, "bc"))],
+        "second": [Row("evolved anew, with V and M that were also shown what that controller sees", logdir / "second", "ctrl", (
+            f"data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 --logdir {logdir} --action-noise 0.6 --seed 2 "
+            f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
+            f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir / 'second'} --epochs {args.vae_epochs}",
+            f"trainmdrnn.py --logdir {logdir / 'second'} --epochs 30",
+            f"traincontroller.py --logdir {logdir / 'second'} {evolving}"))],
         "dreams": [Row(f"evolved in the dream, temperature {t}", logdir / "ablations" / f"dream-{t}", "ctrl", (
             f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature {t} {DREAM} --generations {args.generations} {workers}",),
             MODELS, t) for t in TEMPERATURES],
@@ -112,6 +123,8 @@ def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) 
 
 def main() -> None:
     args = parse_args()
+    if "second" in args.drivers and not args.dataset:
+        raise UserError("the row second trains V again and needs the datasets of the first time: give --dataset, or leave the row out with --drivers")
     rows, commands = [], []
     for row in drivers(args):
         s = scored(row, "simulator", args, commands)

@@ -18,7 +18,7 @@ def scored(tmp_path, monkeypatch):
     logdir, page = tmp_path / "run", tmp_path / "results.md"
     for stage in ("vae", "latents", "mdrnn"):
         (logdir / stage).mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page)])
+    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page), "--dataset", "datasets/x"])
     for number, row in enumerate(results.drivers(results.parse_args())):
         returns = np.array([100.0, 200.0, 300.0, 400.0]) + number
         score = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns), "max": returns.max(), "episodes": 4}
@@ -41,12 +41,12 @@ def test_the_score_table_has_a_row_for_every_driver_and_trains_none_that_is_scor
     assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | |" in re.sub(" +", " ", page)
     for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream, temperature 1.15", "evolved in the simulator, z alone", "expert"):
         assert page.count(f"| {name} ") == 1
-    assert page.count("12,345") == 8
+    assert page.count("12,345") == 9
     assert "python trainmdrnn.py" in page and "--epochs 0" in page
 
 
 def test_a_driver_scored_on_another_number_of_tracks_is_scored_again(scored, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(scored.parent / "run"), "--episodes", "5", "--out", str(scored)])
+    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(scored.parent / "run"), "--episodes", "5", "--out", str(scored), "--dataset", "datasets/x"])
     monkeypatch.setattr(results, "call", lambda command: (_ for _ in ()).throw(UserError(command)))
     with pytest.raises(UserError, match="test_controller.py --logdir .* --controller random --episodes 5"):
         results.main()
