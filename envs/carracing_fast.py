@@ -40,8 +40,11 @@ class CarRacingFast(CarRacing):
         if unused:
             return self._slot.pop(min(unused))
         if len(self._slot) == len(self._textures):
-            more = torch.empty(min(self.num, 2 * len(self._textures) + 1) - len(self._textures), self._textures.shape[1], dtype=torch.int32, device=self.device)
-            self._textures = torch.cat([self._textures, more])
+            # On a CPU memory that was never written to costs nothing, so there is room for all at once; on a GPU it grows.
+            room = self.num if self.device.type == "cpu" else min(self.num, 2 * len(self._textures) + 1)
+            larger = torch.empty(room, self._textures.shape[1], dtype=torch.int32, device=self.device)
+            larger[: len(self._textures)] = self._textures
+            self._textures = larger
         return len(self._slot)
 
     def _look(self, copies: list[int], observations: list[Any]) -> None:

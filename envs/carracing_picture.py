@@ -58,14 +58,14 @@ def shades() -> np.ndarray:
 
 
 def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface) -> np.ndarray:
-    """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, BGR and nothing, of the part of the texture that begins at
-    texel `corner` (x, y).
+    """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, RGB and nothing, of the part of the texture that begins at
+    texel `corner` (x, y). Colours are painted as scaling the window would have left them, and red for blue: a surface keeps its bytes in the order BGR.
 
     A texel is the mean of 4 x 4 painted pixels, a margin around its own 2 x 2: pairs are averaged first, and then neighbouring pairs.
     """
     for points, colour in polygons:
         place = (np.asarray(points, float) + REACH) * (FINE / TEXEL) - FINE * np.array(corner) + MARGIN
-        pygame.draw.polygon(ground, [int(c) for c in colour], place - 0.5)
+        pygame.draw.polygon(ground, [int(shades()[int(c)]) for c in colour][::-1], place - 0.5)
     pixels = np.ascontiguousarray(pygame.surfarray.pixels2d(ground).T).view(np.uint8).reshape(*reversed(ground.get_size()), 4)
     pairs = np.asarray(Image.fromarray(pixels, "RGBX").reduce(FINE)).astype(np.uint16)
     rows = pairs[1:] + pairs[:-1]
@@ -78,11 +78,11 @@ def canvas(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def pyramid(texels: np.ndarray) -> list[Tensor]:
-    """Texels (h, w, 4) uint8 of `paint` at every level: (h, w) int32, the bytes of a pixel each as scaling the window would have left them."""
+    """Texels (h, w, 4) uint8 of `paint` at every level: (h, w) int32, a pixel each."""
     found = [Image.fromarray(texels, "RGBX")]
     while len(found) < LEVELS:
         found.append(found[-1].reduce(2))
-    return [torch.from_numpy(np.take(shades(), np.asarray(level)[..., [2, 1, 0, 3]]).view(np.int32)[..., 0]) for level in found]
+    return [torch.from_numpy(np.array(level).view(np.int32)[..., 0]) for level in found]
 
 
 @lru_cache(maxsize=1)
@@ -182,7 +182,9 @@ def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: 
     y = (at_y[:, None] + sin[:, None] * right)[:, None, :] + (cos[:, None] * up)[:, :, None]
     x = torch.minimum(x.clamp_min_(0), last).int()
     y = torch.minimum(y.clamp_min_(0), last).int()
-    index = y.mul_(size[:, None, None]).add_(x) + (texture * textures.shape[1] + start)[:, None, None]  # (B, FRAME, FRAME) int64
+    first = texture * textures.shape[1] + start
+    index = y.mul_(size[:, None, None]).add_(x)  # (B, FRAME, FRAME), of a pixel in its level
+    index = index.add_(first.int()[:, None, None]) if textures.numel() < 2**31 else index + first[:, None, None]  # a third of the time where it fits
     pixels = textures.view(-1).index_select(0, index.view(-1))
     frames = pixels.view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
 
