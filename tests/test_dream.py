@@ -318,14 +318,14 @@ def test_finished_dreams_add_nothing_to_the_fitness(mdrnn, starts):
 
 
 def test_all_candidates_of_a_generation_meet_the_same_luck_and_the_next_generation_another(mdrnn, starts):
-    args = SimpleNamespace(n_samples=3, seed=0, horizon=10, temperature=1.0, logdir="run")
+    args = SimpleNamespace(seed=0, horizon=10, temperature=1.0, logdir="run")
     controller = Controller(ControllerConfig(Z, R, "zh", 0, BOX)).requires_grad_(False)
     fitness = DreamFitness(args, mdrnn, starts.to_dict(), controller)
     same = torch.randn(1, len(parameter_vector(controller))).repeat(4, 1)
-    first = fitness(same, 1, False, None)
+    first = fitness(same, 1, 3, False, None)
     torch.testing.assert_close(first, first[:1].expand(4))
-    assert torch.equal(first, fitness(same, 1, False, None)) and not torch.equal(first, fitness(same, 2, False, None))
-    assert not torch.isclose(first[0], fitness(same[:1], 1, True, None)[0]), "fresh starts must not be those of the candidates"
+    assert torch.equal(first, fitness(same, 1, 3, False, None)) and not torch.equal(first, fitness(same, 2, 3, False, None))
+    assert not torch.isclose(first[0], fitness(same[:1], 1, 3, True, None)[0]), "fresh starts must not be those of the candidates"
 
 
 def test_scores_that_are_not_numbers_become_the_worst_or_stop_the_run():

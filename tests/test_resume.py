@@ -24,7 +24,7 @@ LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for
 def of_stage(run, module):
     """The files of a stage that must not depend on how often it was stopped."""
     found = contents(run.logdir / FOLDERS[module])
-    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name.endswith((".tar", ".csv"))}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name.endswith((".tar", "metrics.csv"))}
 
 
 @pytest.mark.parametrize("module", FOLDERS)
