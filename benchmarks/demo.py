@@ -21,11 +21,11 @@ from utils.errors import UserError
 
 DATA, LOGDIR, EPISODES = Path("datasets/demo"), Path("exp_dir/demo"), 10
 STAGES = [
-    f"data/generation_script.py --env carracing-fast --rollouts 96 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
+    f"data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
     f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
     f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-    f"traincontroller.py --logdir {LOGDIR} --world dream --pop-size 16 --n-samples 16 --horizon 300 --generations 40 --max-workers 2",
-    f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 15 --n-samples 4 --max-workers 2",
+    f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 --evaluate-every 5 --max-workers 2",
+    f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
 ]
 DRIVERS = {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}
 PICTURES = ["vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"]
