@@ -8,7 +8,7 @@ import torch
 from tiny_run import DISCRETE, write_dataset
 
 from data import loaders
-from data.loaders import FrameStream, Sequences, open_datasets, require_validation
+from data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
 from data.shards import Shard
 from utils.errors import UserError
 
@@ -99,6 +99,12 @@ def test_datasets_of_two_environments_or_with_a_split_left_empty_are_refused(dat
 
 
 # Windows of latents
+
+
+def test_recordings_of_the_official_simulator_and_of_its_fast_world_go_together(tmp_path):
+    folders = [write_dataset(tmp_path / env, [3, 3], image=SMALL, env=env).root for env in ("carracing-fast", "carracing")]
+    found = open_datasets(folders)
+    assert [d.manifest.env for d in found] == ["carracing-fast", "carracing"] and [world_of(d)["env"] for d in found] == ["carracing"] * 2
 
 
 def sequences(steps, train=None):

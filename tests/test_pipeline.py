@@ -238,3 +238,11 @@ def test_all_stages_run_on_carracing(tmp_path):
     assert not (logdir / "vae" / "samples").exists() and len(parameter_vector(load_agent(logdir).controller)) == (8 + 16) * 3 + 3
     done = user("test_controller.py", "--logdir", logdir, "--controller", "bc", "--world", "dream", "--episodes", 2, "--horizon", 20, "--record", tmp_path / "dream.mp4")
     assert "bc in the dream" in done.stdout and video(tmp_path / "dream.mp4")[0] == ("h264", "yuv420p")
+
+
+def test_a_score_in_the_fast_world_never_takes_the_place_of_the_official_one(tmp_path):
+    for env, name in (("carracing", "random-simulator.json"), ("carracing-fast", "random-carracing-fast.json")):
+        done = call("test_controller", "--logdir", tmp_path, "--controller", "random", "--env", env, "--episodes", 1, "--max-workers", 1)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "scores" / name).read_text())["env"] == env
+    assert len(list((tmp_path / "scores").iterdir())) == 2

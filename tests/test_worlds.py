@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import make
+from envs import fast, make, official
 from utils.errors import UserError
 
 NAMES = ["carracing", "carracing-fast", "gym:CartPole-v1"]
@@ -160,3 +160,9 @@ def test_an_index_out_of_range_is_refused(value):
 def test_a_world_without_an_expert_says_so():
     with pytest.raises(UserError, match="has no expert"):
         make("gym:CartPole-v1").expert_action()
+
+
+def test_every_fast_world_stands_for_a_simulator_and_other_worlds_for_themselves():
+    assert (official("carracing-fast"), fast("carracing")) == ("carracing", "carracing-fast")
+    assert {official(name) for name in ("carracing", "gym:CartPole-v1")} == {"carracing", "gym:CartPole-v1"}
+    assert {fast(name) for name in ("carracing-fast", "gym:CartPole-v1")} == {"carracing-fast", "gym:CartPole-v1"}
