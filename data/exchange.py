@@ -208,7 +208,7 @@ class _mismatch:
             raise UserError(f"{self.file} has not the layers of ctallec/world-models ({reason}): only that project's own models can be imported") from None
 
 
-STAGES = ("vae", "mdrnn", "ctrl", "bc")  # parents first
+STAGES = tuple(checkpoint.SCRIPTS)  # parents first
 CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 
 

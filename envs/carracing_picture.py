@@ -15,10 +15,10 @@ from gymnasium.envs.box2d import car_racing as official
 from PIL import Image
 from torch import Tensor
 
+from envs.carracing import FRAME, PICTURE_ROWS
 from envs.carracing_simulator import grass_patches
 
-FRAME = 64
-PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * 84 / 96 / FRAME  # a frame's pixel, in pixels of the window
+PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * PICTURE_ROWS / official.STATE_H / FRAME  # a frame's pixel, in pixels of the window
 CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4  # where the window shows the car, from its lower left corner
 FULL_ZOOM = official.ZOOM * official.SCALE  # window pixels a unit of length, after the first second
 TEXEL = 0.4  # units of length; a frame's pixel is 0.96 x 0.68
