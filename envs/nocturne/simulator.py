@@ -4,6 +4,7 @@ The rules are Nocturne's (Vinitsky et al. 2022), as measured on Nocturne itself.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Simulator:
         time (B,) int64: step of the log, 0 to 90
         present (B, N) bool: False for padding; there (B, N) bool: present, and not replaying a step at which the log does not have it
         length, width (B, N) float32; type (B, N) int64 into scene.OBJECTS; goal (B, N, 4) float32: x, y (local), heading, speed
+        last_input (B, N, 2) float32: acceleration and steering that driven objects have had last
     """
 
     def __init__(self, scenes: Sequence[Scene], device: str | torch.device = "cpu", collisions: str = "controlled") -> None:
@@ -40,17 +42,13 @@ class Simulator:
         if collisions not in ("controlled", "all"):
             raise ValueError(f'collisions are computed for "controlled" or "all" objects, not "{collisions}"')
         self.scenes, self.device, self.all_collide = list(scenes), torch.device(device), collisions == "all"
-        distinct = list(dict.fromkeys(self.scenes))
+        self._distinct = distinct = list(dict.fromkeys(self.scenes))
         place = {scene: i for i, scene in enumerate(distinct)}
         self._scene = torch.tensor([place[scene] for scene in self.scenes], device=self.device)  # (B,) row of the tables
         objects = max(len(scene.ids) for scene in distinct)
 
         def padded(columns: list[np.ndarray], fill: float = 0.0) -> Tensor:
-            """(U, N, ...) of U arrays with up to N rows."""
-            table = np.full((len(columns), objects, *columns[0].shape[1:]), fill, columns[0].dtype)
-            for row, column in zip(table, columns, strict=True):
-                row[: len(column)] = column
-            return torch.from_numpy(table).to(self.device)
+            return _padded(columns, objects, fill).to(self.device)
 
         self._log = padded([_log(scene) for scene in distinct])
         self._valid = padded([scene.valid for scene in distinct])
@@ -66,9 +64,14 @@ class Simulator:
         self.there = torch.empty(shape, dtype=torch.bool, device=self.device)
         self.collision = torch.zeros(shape, dtype=torch.int8, device=self.device)
         self.time = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
-        self._last_input = torch.zeros(*shape, 2, device=self.device)
+        self.last_input = torch.zeros(*shape, 2, device=self.device)
         self._latest = np.zeros(shape[0], np.int64)  # `time`, where looking at it costs nothing
         self.reset()
+
+    @cached_property
+    def map(self) -> "Map":
+        """What does not move, for those who look at it."""
+        return Map(self._distinct, self._scene, self.device)
 
     @property
     def state(self) -> Tensor:
@@ -82,7 +85,7 @@ class Simulator:
         which = torch.arange(len(self.scenes), device=self.device) if copies is None else torch.as_tensor(list(copies), device=self.device)
         self._latest[which.cpu().numpy()] = 0
         self.time[which] = 0
-        self._last_input[which] = 0.0
+        self.last_input[which] = 0.0
         scene = self._scene[which]
         self.local[which] = self._log[scene, :, 0]
         self.there[which] = self._valid[scene, :, 0] & self.present[which]
@@ -101,9 +104,9 @@ class Simulator:
         if self._latest.max() > LOG_END:
             raise ValueError(f"the log ends at step {LOG_END}, and step {self._latest.max()} was asked for: reset first")
         self.time += int(np.float32(dt) / np.float32(DT))
-        asked = torch.stack([accel, steer], -1).to(self._last_input)
-        self._last_input = torch.where(asked.isnan(), self._last_input, asked)
-        driven = bicycle(self.local, self._last_input[..., 0], self._last_input[..., 1], self.length, dt)
+        asked = torch.stack([accel, steer], -1).to(self.last_input)
+        self.last_input = torch.where(asked.isnan(), self.last_input, asked)
+        driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
         copy = (self._scene, slice(None), self.time)
         replay = expert & self.present
         self.local = torch.where(replay[..., None], self._log[copy], driven)
@@ -247,6 +250,27 @@ class EdgeGrid:
         return (meets & listed).any(1)
 
 
+class Map:
+    """Roads, lights and stop signs of U scenes, positions relative to the scenes' origins, padded with NaN.
+
+    Fields:
+        scene (B,): row of each copy of a simulator
+        road_points, road_next (U, M, 2) float32: points, and the way from each to the next one of its element (0 from the last); road_type (U, M) int64 into ROADS
+        lights (U, L, 2), stop_signs (U, S, 2) float32; light_state (U, L, 91) int64 into LIGHTS
+    """
+
+    def __init__(self, scenes: Sequence[Scene], scene: Tensor, device: torch.device) -> None:
+        def table(columns: list[np.ndarray], fill: float = np.nan) -> Tensor:
+            return _padded(columns, max(map(len, columns)), fill).to(device)
+
+        self.scene = scene
+        self.road_points, self.lights, self.stop_signs = (
+            table([(getattr(s, name) - s.origin).astype(np.float32) for s in scenes]) for name in ("road_points", "light_position", "stop_signs"))
+        self.road_next = table([_next_points(s) for s in scenes])
+        self.road_type = table([np.repeat(s.road_type, np.diff(s.road_first)) for s in scenes], 0)
+        self.light_state = table([s.light_state for s in scenes], 0)
+
+
 def road_edges(scene: Scene) -> np.ndarray:
     """(S, 4) float64: x, y of both ends of every segment of the road edges, relative to the scene's origin."""
     points = scene.road_points - scene.origin
@@ -254,6 +278,23 @@ def road_edges(scene: Scene) -> np.ndarray:
     joined[scene.road_first[1:-1] - 1] = False  # from one element's last point to the next one's first there is nothing
     joined &= np.repeat(scene.road_type, np.diff(scene.road_first))[:-1] == ROADS.index("road_edge")
     return np.concatenate([points[:-1][joined], points[1:][joined]], 1)
+
+
+def _padded(columns: list[np.ndarray], rows: int, fill: float) -> Tensor:
+    """(U, rows, ...) of U arrays with up to so many rows."""
+    table = np.full((len(columns), rows, *columns[0].shape[1:]), fill, columns[0].dtype)
+    for row, column in zip(table, columns, strict=True):
+        row[: len(column)] = column
+    return torch.from_numpy(table)
+
+
+def _next_points(scene: Scene) -> np.ndarray:
+    """(M, 2) float32: the way from each road point to the next one of its element; from the last one there is none, 0."""
+    points = scene.road_points.astype(np.float32)  # as Nocturne has them: far from the origin, that turns the half metre between two by up to 0.002 rad
+    way = np.zeros_like(points)
+    way[:-1] = np.diff(points, axis=0)
+    way[scene.road_first[1:] - 1] = 0.0
+    return way
 
 
 def _log(scene: Scene) -> np.ndarray:

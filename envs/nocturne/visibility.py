@@ -1,0 +1,263 @@
+"""What an object sees, and Nocturne's feature vector of it.
+
+A sector (apex at the object's centre, `view_dist` metres, `view_angle` radians about its heading turned by `head_angle`) holds what may be seen; objects hide each
+other and road points, lights and stop signs are never hidden. The rules are Nocturne's (Vinitsky et al. 2022), a sampled test of sight: rays go to the sector's two
+corners, to every corner of a rectangle in it, and to where its sides cross the sector's rim, each with one ray on either side, and the first rectangle on a ray is seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS
+from envs.nocturne.simulator import Simulator, wrap
+
+VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
+MOST = (16, 1000, 20, 4)  # nearest objects, road points, lights, stop signs that are kept: Nocturne's config.yaml
+ASIDE = 1e-4  # rad between a ray and those beside it
+LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
+
+
+@dataclass
+class Visible:
+    """What E egos see; padding is never seen.
+
+    Fields:
+        objects (E, N), road_points (E, M), lights (E, L), stop_signs (E, S) bool: M points in the order of Scene.road_points
+    """
+
+    objects: Tensor
+    road_points: Tensor
+    lights: Tensor
+    stop_signs: Tensor
+
+
+@dataclass
+class Features:
+    """What E egos know, nearest first, padded with zeros; angles are relative to the ego's heading, in [-pi, pi].
+
+    Fields:
+        ego (E, 10): length, width, speed, goal's distance and angle, goal's heading and speed less the ego's, acceleration, steering, head angle
+        objects (E, No, 13): 1, distance, angle, length, width, heading, angle and size of the velocity relative to the ego's, one-hot of OBJECTS
+        road_points (E, Nr, 13): 1, distance, angle, distance and angle to the element's next point, one-hot of ROADS
+        lights (E, Nt, 12): 1, distance, angle, one-hot of LIGHTS; stop_signs (E, Ns, 3): 1, distance, angle
+    """
+
+    ego: Tensor
+    objects: Tensor
+    road_points: Tensor
+    lights: Tensor
+    stop_signs: Tensor
+
+    @property
+    def flat(self) -> Tensor:
+        """(E, 10 + 13 No + 13 Nr + 12 Nt + 3 Ns), in this order."""
+        return torch.cat([self.ego, *(part.flatten(1) for part in (self.objects, self.road_points, self.lights, self.stop_signs))], 1)
+
+
+def visible(sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float = VIEW_DIST, view_angle: float = VIEW_ANGLE, head_angle: float = 0.0) -> Visible:
+    """What egos [(copy, object), ...] see now."""
+    return _View(sim, egos, view_dist, view_angle, head_angle).visible()
+
+
+def features(sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float = VIEW_DIST, view_angle: float = VIEW_ANGLE, head_angle: float = 0.0,
+             most: tuple[int, int, int, int] = MOST, road_edge_first: bool = False) -> Features:
+    """What egos [(copy, object), ...] know now; `most` bounds objects, road points, lights and stop signs; `road_edge_first` keeps road edges before other points."""
+    view = _View(sim, egos, view_dist, view_angle, head_angle)
+    seen = view.visible()
+    return Features(view.ego(head_angle), view.object_features(seen.objects, most[0]), view.road_features(seen.road_points, most[1], road_edge_first),
+                    view.light_features(seen.lights, most[2]), view.sign_features(seen.stop_signs, most[3]))
+
+
+class _View:
+    """The surroundings of E egos, relative to them: positions less theirs, along the world's axes, float64."""
+
+    def __init__(self, sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float, view_angle: float, head_angle: float) -> None:
+        egos = torch.as_tensor(egos, device=sim.device).view(-1, 2)
+        self.sim, self.copy, self.who = sim, egos[:, 0], egos[:, 1]
+        self.radius, self.angle, self.disc = view_dist, view_angle, view_angle >= 2 * torch.pi - 1e-6
+        self.own = sim.local[self.copy, self.who].double()  # (E, 4)
+        self.heading = self.own[:, 2]
+        self.axis = self.heading + head_angle
+        others = sim.local[self.copy].double()
+        self.centre = others[..., :2] - self.own[:, None, :2]  # (E, N, 2)
+        self.turned = others[..., 2]
+        self.speed = others[..., 3]
+        self.length, self.width = sim.length[self.copy].double(), sim.width[self.copy].double()
+        self.there = sim.there[self.copy].clone()
+        self.there[torch.arange(len(egos), device=sim.device), self.who] = False
+        self.map = sim.map
+
+    def visible(self) -> Visible:
+        objects = self._objects()
+        lights, signs = (self._polygons(positions, corners) for positions, corners in ((self.map.lights, LIGHT_CORNERS), (self.map.stop_signs, SIGN_CORNERS)))
+        return Visible(objects, self._road_points(objects), lights, signs)
+
+    def _around(self, table: Tensor) -> Tensor:
+        """(E, n, 2) of a map's positions (U, n, 2); padding is NaN and stays so."""
+        return table[self.map.scene[self.copy]].double() - self.own[:, None, :2]
+
+    def _inside(self, point: Tensor, axis: Tensor) -> Tensor:
+        """(...,) bool whether points (..., 2) are in the sector about `axis` (...)."""
+        near = (point * point).sum(-1) <= self.radius**2
+        return near if self.disc else near & self._within(point, axis)
+
+    def _within(self, point: Tensor, axis: Tensor) -> Tensor:
+        """The same without the radius."""
+        return wrap(torch.atan2(point[..., 1], point[..., 0]) - axis).abs() <= self.angle / 2
+
+    def _crossings(self, a: Tensor, b: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
+        """Where segments from a to b (..., 2) cross the sector's rim: points (..., 4, 2) and which of them there are (..., 4)."""
+        step = b - a
+        points, found = [], []
+        for side in (-1, 1):  # the two straight sides
+            edge = axis + side * self.angle / 2
+            along = torch.stack([torch.cos(edge), torch.sin(edge)], -1)
+            t = -_cross(along, a) / _cross(along, step)
+            point = a + t[..., None] * step
+            reach = (point * along).sum(-1)
+            points.append(point)
+            found.append((t >= 0) & (t <= 1) & (reach >= 0) & (reach <= self.radius) & (not self.disc))
+        square, half = (step * step).sum(-1), (a * step).sum(-1)
+        root = (half * half - square * ((a * a).sum(-1) - self.radius**2)).sqrt()  # NaN where the circle is missed
+        for sign in (-1, 1):
+            t = (sign * root - half) / square
+            point = a + t[..., None] * step
+            points.append(point)
+            found.append((t >= 0) & (t <= 1) & (self._within(point, axis) | self.disc))
+        return torch.stack(points, -2), torch.stack(found, -1)
+
+    def _objects(self) -> Tensor:
+        """(E, N) bool: those that are the first on some ray."""
+        reach = torch.hypot(self.length, self.width) / 2
+        candidate = self.there & (self.centre.norm(dim=-1) - reach <= self.radius)
+        ego, other = candidate.nonzero(as_tuple=True)
+        axis = self.axis[ego]
+        corners = _corners(self.centre[ego, other], self.turned[ego, other], self.length[ego, other], self.width[ego, other])  # (P, 4, 2)
+        crossing, crosses = self._crossings(corners, corners.roll(-1, 1), axis[:, None])
+        ends = torch.cat([corners, crossing.flatten(1, 2)], 1)
+        ends_there = torch.cat([self._inside(corners, axis[:, None]), crosses.flatten(1)], 1)
+        pair, _ = ends_there.nonzero(as_tuple=True)
+        sides = self.axis[:, None] + torch.tensor([-0.5, 0.5], device=axis.device) * self.angle  # (E, 2)
+        angle = torch.cat([torch.atan2(*ends[ends_there].flip(-1).unbind(-1)), sides.flatten()])
+        ego = torch.cat([ego[pair], torch.arange(len(sides), device=axis.device).repeat_interleave(2)])
+        aside = torch.cat([angle[: len(pair)] - ASIDE, angle[: len(pair)] + ASIDE])
+        beside = ego[: len(pair)].repeat(2)
+        kept = (wrap(aside - self.axis[beside]).abs() <= self.angle / 2) | self.disc
+        angle, ego = torch.cat([angle, aside[kept]]), torch.cat([ego, beside[kept]])
+        ray = torch.stack([torch.cos(angle), torch.sin(angle)], -1) * self.radius
+        place, boxes = self._packed(candidate)
+        enter, leave = _slab(ray[:, None], *(field[ego] for field in boxes))
+        enter = torch.where((leave >= enter) & (leave >= 0) & (enter <= 1), enter, torch.inf)
+        if not enter.shape[1]:
+            return candidate
+        first = enter.min(1)
+        hit = first.values.isfinite()
+        seen = torch.zeros_like(candidate)
+        seen[ego[hit], place[ego[hit], first.indices[hit]]] = True
+        return seen
+
+    def _packed(self, which: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Of the objects `which` (E, N), at most V an ego: their places (E, V), and boxes (E, V): centre, heading, length, width; NaN is padding."""
+        most = int(which.sum(1).max()) if len(which) else 0
+        place = which.to(torch.int8).topk(most, 1).indices
+        row = torch.arange(len(which), device=which.device)[:, None]
+        centre = self.centre[row, place].masked_fill(~which[row, place][..., None], torch.nan)
+        return place, (centre, self.turned[row, place], self.length[row, place], self.width[row, place])
+
+    def _road_points(self, seen: Tensor) -> Tensor:
+        """(E, M) bool: those in the sector that no object of `seen` (E, N) hides."""
+        points = self._around(self.map.road_points)
+        inside = self._inside(points, self.axis[:, None])
+        ego, which = inside.nonzero(as_tuple=True)
+        _, boxes = self._packed(seen)
+        enter, leave = _slab(points[ego, which][:, None], *(field[ego] for field in boxes))
+        hidden = ((leave >= enter) & (leave >= 0) & (enter <= 1)).any(1)
+        return inside.index_put((ego, which), ~hidden)
+
+    def _polygons(self, positions: Tensor, corners: int) -> Tensor:
+        """(E, n) bool: whether any part of the regular polygons that stand for lights or signs at `positions` (U, n, 2) is in the sector."""
+        angle = torch.pi / 2 + torch.arange(corners, device=positions.device) * (2 * torch.pi / corners)
+        outline = self._around(positions)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)  # (E, n, corners, 2)
+        axis = self.axis[:, None, None]
+        return (self._inside(outline, axis) | self._crossings(outline, outline.roll(-1, 2), axis)[1].any(-1)).any(-1)
+
+    def _nearest(self, offset: Tensor, which: Tensor, most: int, first: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Places (E, k) of the nearest of `which` (E, n), k at most `most`, whether they are there, and [1, distance, angle] (E, k, 3). Those of `first` come before."""
+        distance = offset.norm(dim=-1)
+        key = (distance if first is None else distance - first * 1e6).masked_fill(~which, torch.inf)
+        place = key.sort(dim=1, stable=True).indices[:, :most]
+        there = which.gather(1, place)
+        offset = offset.gather(1, place[..., None].expand(-1, -1, 2))
+        angle = wrap(torch.atan2(offset[..., 1], offset[..., 0]) - self.heading[:, None])
+        return place, there, torch.stack([torch.ones_like(angle), distance.gather(1, place), angle], -1)
+
+    def _padded(self, columns: list[Tensor], there: Tensor, most: int) -> Tensor:
+        """(E, most, F) float32 of columns (E, k, f), zero where not `there` (E, k)."""
+        table = torch.cat(columns, -1).masked_fill(~there[..., None], 0.0)
+        return torch.nn.functional.pad(table, (0, 0, 0, most - table.shape[1])).float()
+
+    def ego(self, head_angle: float) -> Tensor:
+        sim, at = self.sim, (self.copy, self.who)
+        to_goal = sim.goal[at].double() - self.own
+        columns = [sim.length[at], sim.width[at], self.own[:, 3], to_goal[:, :2].norm(dim=-1), wrap(torch.atan2(to_goal[:, 1], to_goal[:, 0]) - self.heading),
+                   wrap(to_goal[:, 2]), to_goal[:, 3], *sim.last_input[at].unbind(-1), torch.full_like(self.heading, head_angle)]
+        return torch.stack([c.double() for c in columns], -1).float()
+
+    def object_features(self, seen: Tensor, most: int) -> Tensor:
+        place, there, where = self._nearest(self.centre, seen, most)
+        row = torch.arange(len(place), device=place.device)[:, None]
+        velocity = self.speed[..., None] * torch.stack([torch.cos(self.turned), torch.sin(self.turned)], -1)
+        relative = velocity[row, place] - velocity[row[:, 0], self.who][:, None]
+        heading = self.heading[:, None]
+        columns = [self.length[row, place], self.width[row, place], wrap(self.turned[row, place] - heading),
+                   wrap(torch.atan2(relative[..., 1], relative[..., 0]) - heading), relative.norm(dim=-1)]
+        return self._padded([where, torch.stack(columns, -1), _one_hot(self.sim.type[self.copy][row, place], len(OBJECTS))], there, most)
+
+    def road_features(self, seen: Tensor, most: int, edges_first: bool) -> Tensor:
+        scene = self.map.scene[self.copy]
+        kind = self.map.road_type[scene]
+        place, there, where = self._nearest(self._around(self.map.road_points), seen, most, kind == ROADS.index("road_edge") if edges_first else None)
+        following = self.map.road_next[scene].double().gather(1, place[..., None].expand(-1, -1, 2))
+        columns = [following.norm(dim=-1), wrap(torch.atan2(following[..., 1], following[..., 0]) - self.heading[:, None])]
+        return self._padded([where, torch.stack(columns, -1), _one_hot(kind.gather(1, place), len(ROADS))], there, most)
+
+    def light_features(self, seen: Tensor, most: int) -> Tensor:
+        place, there, where = self._nearest(self._around(self.map.lights), seen, most)
+        state = self.map.light_state[self.map.scene[self.copy], :, self.sim.time[self.copy]].gather(1, place)
+        return self._padded([where, _one_hot(state, len(LIGHTS))], there, most)
+
+    def sign_features(self, seen: Tensor, most: int) -> Tensor:
+        _, there, where = self._nearest(self._around(self.map.stop_signs), seen, most)
+        return self._padded([where], there, most)
+
+
+def _one_hot(kind: Tensor, kinds: int) -> Tensor:
+    return torch.nn.functional.one_hot(kind, kinds).double()
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _corners(centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> Tensor:
+    """(..., 4, 2), counter-clockwise from the front left."""
+    cos, sin = torch.cos(heading)[..., None], torch.sin(heading)[..., None]
+    x = length[..., None] / 2 * torch.tensor([1, -1, -1, 1], device=centre.device)
+    y = width[..., None] / 2 * torch.tensor([1, 1, -1, -1], device=centre.device)
+    return centre[..., None, :] + torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
+
+
+def _slab(end: Tensor, centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the ray from the origin to `end` (..., 2) enters and leaves rectangles, in units of its length (Kay & Kajiya 1986); it misses them unless enter <= leave."""
+    cos, sin = torch.cos(heading), torch.sin(heading)
+    enter, leave = [], []
+    for axis, half in ((torch.stack([cos, sin], -1), length / 2), (torch.stack([-sin, cos], -1), width / 2)):
+        way, start = (end * axis).sum(-1), -(centre * axis).sum(-1)
+        way = torch.where(way.abs() < 1e-12, 1e-12, way)
+        one, two = (-half - start) / way, (half - start) / way
+        enter.append(torch.minimum(one, two))
+        leave.append(torch.maximum(one, two))
+    return torch.maximum(*enter), torch.minimum(*leave)
