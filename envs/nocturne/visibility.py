@@ -5,6 +5,7 @@ other and road points, lights and stop signs are never hidden. The rules are Noc
 corners, to every corner of a rectangle in it, and to where its sides cross the sector's rim, each with one ray on either side, and the first rectangle on a ray is seen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,8 @@ class _View:
 
     def _within(self, point: Tensor, axis: Tensor) -> Tensor:
         """The same without the radius."""
-        return wrap(torch.atan2(point[..., 1], point[..., 0]) - axis).abs() <= self.angle / 2
+        along = point[..., 0] * torch.cos(axis) + point[..., 1] * torch.sin(axis)
+        return along >= point.norm(dim=-1) * math.cos(self.angle / 2)
 
     def _crossings(self, a: Tensor, b: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
         """Where segments from a to b (..., 2) cross the sector's rim: points (..., 4, 2) and which of them there are (..., 4)."""
@@ -148,34 +150,38 @@ class _View:
         kept = (wrap(aside - self.axis[beside]).abs() <= self.angle / 2) | self.disc
         angle, ego = torch.cat([angle, aside[kept]]), torch.cat([ego, beside[kept]])
         ray = torch.stack([torch.cos(angle), torch.sin(angle)], -1) * self.radius
-        place, boxes = self._packed(candidate)
-        enter, leave = _slab(ray[:, None], *(field[ego] for field in boxes))
-        enter = torch.where((leave >= enter) & (leave >= 0) & (enter <= 1), enter, torch.inf)
-        if not enter.shape[1]:
-            return candidate
-        first = enter.min(1)
-        hit = first.values.isfinite()
-        seen = torch.zeros_like(candidate)
-        seen[ego[hit], place[ego[hit], first.indices[hit]]] = True
-        return seen
+        number, object_, enter = self._meetings(ego, ray, candidate)
+        first = torch.full((len(ray),), torch.inf, dtype=ray.dtype, device=ray.device).scatter_reduce(0, number, enter, "amin")
+        nearest = enter == first[number]
+        return torch.zeros_like(candidate).index_put((ego[number[nearest]], object_[nearest]), torch.tensor(True, device=ray.device))
 
-    def _packed(self, which: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Of the objects `which` (E, N), at most V an ego: their places (E, V), and boxes (E, V): centre, heading, length, width; NaN is padding."""
+    def _meetings(self, ego: Tensor, ray: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of K ways (K, 2) from egos (K,) meet which objects of `which` (E, N): the ways' numbers, the objects, and how much of the way is gone before."""
         most = int(which.sum(1).max()) if len(which) else 0
-        place = which.to(torch.int8).topk(most, 1).indices
+        place = which.to(torch.int8).topk(most, 1).indices  # (E, V)
         row = torch.arange(len(which), device=which.device)[:, None]
-        centre = self.centre[row, place].masked_fill(~which[row, place][..., None], torch.nan)
-        return place, (centre, self.turned[row, place], self.length[row, place], self.width[row, place])
+        # Nearly all pairs are far apart, which a circle about the object tells in a few operations.
+        reach = torch.hypot(self.length, self.width)[row, place].float() / 2 + 0.01
+        x, y = self.centre[row, place].float().unbind(-1)
+        x = x.masked_fill(~which[row, place], torch.nan)
+        length = ray.norm(dim=-1)
+        ux, uy = (ray / length.clamp(min=1e-9)[:, None]).float()[:, None].unbind(-1)
+        x, y, reach = x[ego], y[ego], reach[ego]
+        along = ux * x + uy * y
+        near = ((ux * y - uy * x).abs() <= reach) & (along >= -reach) & (along <= length.float()[:, None] + reach)
+        number, column = near.nonzero(as_tuple=True)
+        at = ego[number], place[ego[number], column]
+        enter, leave = _slab(ray[number], self.centre[at], self.turned[at], self.length[at], self.width[at])
+        met = (leave >= enter) & (leave >= 0) & (enter <= 1)
+        return number[met], at[1][met], enter[met]
 
     def _road_points(self, seen: Tensor) -> Tensor:
         """(E, M) bool: those in the sector that no object of `seen` (E, N) hides."""
         points = self._around(self.map.road_points)
         inside = self._inside(points, self.axis[:, None])
         ego, which = inside.nonzero(as_tuple=True)
-        _, boxes = self._packed(seen)
-        enter, leave = _slab(points[ego, which][:, None], *(field[ego] for field in boxes))
-        hidden = ((leave >= enter) & (leave >= 0) & (enter <= 1)).any(1)
-        return inside.index_put((ego, which), ~hidden)
+        number, _, _ = self._meetings(ego, points[ego, which], seen)
+        return inside.index_put((ego[number], which[number]), torch.tensor(False, device=inside.device))
 
     def _polygons(self, positions: Tensor, corners: int) -> Tensor:
         """(E, n) bool: whether any part of the regular polygons that stand for lights or signs at `positions` (U, n, 2) is in the sector."""
