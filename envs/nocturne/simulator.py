@@ -4,17 +4,16 @@ The rules are Nocturne's (Vinitsky et al. 2022), as measured on Nocturne itself.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs.nocturne.scene import DT, ROADS, STEPS, Scene
+from envs.nocturne.scene import DT, STEPS, Scene
+from envs.nocturne.tables import CELL, Table, tables
 
 VEHICLE, ROAD_EDGE = 1, 2  # values of Simulator.collision besides 0
 GOAL_DISTANCE, GOAL_SPEED, GOAL_HEADING = 1.0, 1.0, 0.3  # m, m/s, rad: Nocturne's reinforcement-learning rule
-CELL = 8.0  # metres of the grid that road edges are looked up in
 LOG_END = STEPS - 1
 
 
@@ -42,36 +41,64 @@ class Simulator:
         if collisions not in ("controlled", "all"):
             raise ValueError(f'collisions are computed for "controlled" or "all" objects, not "{collisions}"')
         self.scenes, self.device, self.all_collide = list(scenes), torch.device(device), collisions == "all"
-        self._distinct = distinct = list(dict.fromkeys(self.scenes))
-        place = {scene: i for i, scene in enumerate(distinct)}
-        self._scene = torch.tensor([place[scene] for scene in self.scenes], device=self.device)  # (B,) row of the tables
-        objects = max(len(scene.ids) for scene in distinct)
+        self._objects, self._edges = Table(len(scenes), self.device), Table(len(scenes), self.device)
+        self._map: Table | None = None  # made when somebody looks
+        self._latest = np.zeros(len(scenes), np.int64)  # `time`, where looking at it costs nothing
+        self.time = torch.zeros(len(scenes), dtype=torch.int64, device=self.device)
+        self._copies = torch.arange(len(scenes), device=self.device)
+        self.reset(range(len(scenes)), scenes)
 
-        def padded(columns: list[np.ndarray], fill: float = 0.0) -> Tensor:
-            return _padded(columns, objects, fill).to(self.device)
+    def reset(self, copies: Sequence[int] | None = None, scenes: Sequence[Scene] | None = None) -> None:
+        """Put copies, by default all, back to the log's first step; with `scenes`, one a copy, to that of another scene."""
+        copies = range(len(self.scenes)) if copies is None else list(copies)
+        for copy, scene in zip(copies, scenes, strict=True) if scenes is not None else ():
+            self.scenes[copy] = scene
+            self._objects.put(copy, tables(scene)["objects"])
+            self._edges.put(copy, tables(scene)["edges"])
+            if self._map is not None:
+                self._map.put(copy, tables(scene)["map"])
+        if scenes is not None:
+            self._grow()
+        which = torch.as_tensor(copies, device=self.device)
+        self._latest[list(copies)] = 0
+        self.time[which] = 0
+        self.last_input[which] = 0.0
+        self.local[which] = self._objects["log"][which, :, 0]
+        self.there[which] = self._objects["valid"][which, :, 0]
+        self.collision[which] = 0
+        if self.all_collide:
+            self.collision[which] = self._collisions(self.there)[which]
 
-        self._log = padded([_log(scene) for scene in distinct])
-        self._valid = padded([scene.valid for scene in distinct])
-        self._expert = padded([scene.expert_action for scene in distinct], np.nan)
-        self._edges = EdgeGrid(distinct, self.device)
-        self.origin = torch.from_numpy(np.stack([scene.origin for scene in self.scenes])).to(self.device)  # (B, 2) float64
-        pick = {name: padded([getattr(scene, name) for scene in distinct])[self._scene] for name in ("length", "width", "type")}
-        self.length, self.width, self.type = pick["length"], pick["width"], pick["type"]
-        self.goal = padded([_goal(scene) for scene in distinct])[self._scene]
-        self.present = padded([np.ones(len(scene.ids), bool) for scene in distinct])[self._scene]
-        shape = (len(self.scenes), objects)
-        self.local = torch.empty(*shape, 4, device=self.device)
-        self.there = torch.empty(shape, dtype=torch.bool, device=self.device)
-        self.collision = torch.zeros(shape, dtype=torch.int8, device=self.device)
-        self.time = torch.zeros(shape[0], dtype=torch.int64, device=self.device)
-        self.last_input = torch.zeros(*shape, 2, device=self.device)
-        self._latest = np.zeros(shape[0], np.int64)  # `time`, where looking at it costs nothing
-        self.reset()
+    def _grow(self) -> None:
+        """Give what changes from step to step as many objects as the scenes have now."""
+        def grown(name: str, trailing: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            old = getattr(self, name, torch.empty(len(self.scenes), 0, *trailing, dtype=dtype, device=self.device))
+            new = torch.zeros(*self.present.shape, *trailing, dtype=dtype, device=self.device)
+            new[:, : old.shape[1]] = old[:, : new.shape[1]]
+            return new
 
-    @cached_property
-    def map(self) -> "Map":
-        """What does not move, for those who look at it."""
-        return Map(self._distinct, self._scene, self.device)
+        self.local, self.last_input = grown("local", (4,), torch.float32), grown("last_input", (2,), torch.float32)
+        self.there, self.collision = grown("there", (), torch.bool), grown("collision", (), torch.int8)
+
+    present = property(lambda self: self._objects["present"])
+    length = property(lambda self: self._objects["length"])
+    width = property(lambda self: self._objects["width"])
+    type = property(lambda self: self._objects["type"])
+    goal = property(lambda self: self._objects["goal"])
+
+    @property
+    def map(self) -> Table:
+        """What does not move, for those who look at it: see tables.map_table."""
+        if self._map is None:
+            self._map = Table(len(self.scenes), self.device)
+            for copy, scene in enumerate(self.scenes):
+                self._map.put(copy, tables(scene)["map"])
+        return self._map
+
+    @property
+    def origin(self) -> Tensor:
+        """(B, 2) float64 metres."""
+        return torch.from_numpy(np.stack([scene.origin for scene in self.scenes])).to(self.device)
 
     @property
     def state(self) -> Tensor:
@@ -79,19 +106,6 @@ class Simulator:
         state = self.local.double()
         state[..., :2] += self.origin[:, None]
         return state
-
-    def reset(self, copies: Sequence[int] | None = None) -> None:
-        """Put copies, by default all, back to the log's first step."""
-        which = torch.arange(len(self.scenes), device=self.device) if copies is None else torch.as_tensor(list(copies), device=self.device)
-        self._latest[which.cpu().numpy()] = 0
-        self.time[which] = 0
-        self.last_input[which] = 0.0
-        scene = self._scene[which]
-        self.local[which] = self._log[scene, :, 0]
-        self.there[which] = self._valid[scene, :, 0] & self.present[which]
-        self.collision[which] = 0
-        if self.all_collide:
-            self.collision[which] = self._collisions(self.there)[which]
 
     def step(self, accel: Tensor, steer: Tensor, expert: Tensor, dt: float = DT) -> None:
         """Advance every copy.
@@ -107,21 +121,21 @@ class Simulator:
         asked = torch.stack([accel, steer], -1).to(self.last_input)
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
-        copy = (self._scene, slice(None), self.time)
+        now = (self._copies, slice(None), self.time)
         replay = expert & self.present
-        self.local = torch.where(replay[..., None], self._log[copy], driven)
-        self.there = torch.where(replay, self._valid[copy], self.there)
+        self.local = torch.where(replay[..., None], self._objects["log"][now], driven)
+        self.there = torch.where(replay, self._objects["valid"][now], self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)
 
     def expert_action(self) -> Tensor:
         """(B, N, 2): what the log does now, acceleration and steering; NaN where that is not defined (see Scene.expert_action) and at the log's end."""
-        action = self._expert[self._scene, :, self.time.clamp(max=LOG_END - 1)]
+        action = self._objects["expert"][self._copies, :, self.time.clamp(max=LOG_END - 1)]
         return torch.where((self.time < LOG_END)[:, None, None], action, torch.nan)
 
     def logged(self, ahead: int = 0) -> tuple[Tensor, Tensor]:
         """The log `ahead` steps from now, (B, N, 4) like `local`, and (B, N) whether it has the object then; past the end its last step."""
-        time = (self.time + ahead).clamp(max=LOG_END)
-        return self._log[self._scene, :, time], self._valid[self._scene, :, time] & self.present
+        at = (self._copies, slice(None), (self.time + ahead).clamp(max=LOG_END))
+        return self._objects["log"][at], self._objects["valid"][at]
 
     def goal_distance(self) -> Tensor:
         """(B, N) metres between the centre and the goal."""
@@ -140,7 +154,7 @@ class Simulator:
         near = self.there[copy]
         near[torch.arange(len(who), device=self.device), who] = False
         hit = (near & overlap(box.unsqueeze(), others[copy])).any(1)
-        kind = torch.where(self._edges.touch(self._scene[copy], box), ROAD_EDGE, hit.to(torch.int8) * VEHICLE).to(torch.int8)
+        kind = torch.where(touches_edge(self._edges, copy, box), ROAD_EDGE, hit.to(torch.int8) * VEHICLE).to(torch.int8)
         return torch.zeros_like(self.collision).index_put((copy, who), kind)
 
 
@@ -193,115 +207,24 @@ def overlap(a: Boxes, b: Boxes) -> Tensor:
     return upright & ~apart
 
 
-class EdgeGrid:
-    """The road edges of scenes, by place: every cell of a grid lists the segments that an object whose centre is in it could touch."""
-
-    def __init__(self, scenes: Sequence[Scene], device: torch.device) -> None:
-        segments, lists, starts, corners, shapes, offsets = [], [], [], [], [], []
-        listed, cells = 0, 0
-        for scene in scenes:
-            ends = road_edges(scene)
-            middle, half = (ends[:, 2:] + ends[:, :2]) / 2, (ends[:, 2:] - ends[:, :2]) / 2
-            reach = np.hypot(scene.length, scene.width).max() / 2 + 0.01
-            low, high = middle - np.abs(half) - reach, middle + np.abs(half) + reach
-            corner = low.min(0, initial=np.inf) if len(ends) else np.zeros(2)
-            first, last = ((edge - corner) // CELL for edge in (low, high))
-            first, last = first.astype(np.int64), last.astype(np.int64)
-            shape = last.max(0, initial=0) + 1
-            spans = last - first + 1  # cells a segment is listed in, (S, 2)
-            which = np.repeat(np.arange(len(ends)), spans.prod(1))
-            within = np.arange(len(which)) - np.repeat(np.cumsum(spans.prod(1)) - spans.prod(1), spans.prod(1))
-            cell = (first[which, 1] + within // spans[which, 0]) * shape[0] + first[which, 0] + within % spans[which, 0]
-            order = np.argsort(cell, kind="stable")
-            lists.append(which[order] + sum(map(len, segments)))
-            starts.append(np.searchsorted(cell[order], np.arange(shape.prod())) + listed)
-            segments.append(np.concatenate([middle, half], 1).astype(np.float32))
-            corners.append(corner)
-            shapes.append(shape)
-            offsets.append(cells)
-            listed, cells = listed + len(which), cells + int(shape.prod())
-        self._segments = torch.from_numpy(np.concatenate(segments)).to(device)  # (S, 4): middle, half of the way from end to end
-        self._lists = torch.from_numpy(np.concatenate(lists)).to(device)
-        self._starts = torch.from_numpy(np.concatenate([*starts, [listed]])).to(device)
-        self._corner = torch.from_numpy(np.stack(corners).astype(np.float32)).to(device)
-        self._shape = torch.from_numpy(np.stack(shapes)).to(device)
-        self._offset = torch.tensor(offsets, device=device)
-
-    def touch(self, scene: Tensor, box: Boxes) -> Tensor:
-        """(Q,) bool: whether boxes (Q,) in scenes (Q,) meet a road edge; being around a whole segment counts."""
-        cell = torch.floor((torch.stack([box.x, box.y], -1) - self._corner[scene]) / CELL)
-        inside = ((cell >= 0) & (cell < self._shape[scene])).all(-1)
-        cell = torch.where(inside[:, None], cell, 0.0).long()
-        number = torch.where(inside, self._offset[scene] + cell[:, 1] * self._shape[scene, 0] + cell[:, 0], 0)
-        first = self._starts[number]
-        count = torch.where(inside, self._starts[number + 1] - first, 0)
-        most = int(count.max()) if len(count) else 0
-        if not most:
-            return torch.zeros(len(scene), dtype=torch.bool, device=scene.device)
-        column = torch.arange(most, device=scene.device)
-        listed = column < count[:, None]
-        mx, my, hx, hy = self._segments[self._lists[torch.where(listed, first[:, None] + column, 0)]].unbind(-1)
-        box = box.unsqueeze()
-        mx, my = mx - box.x, my - box.y
-        mx, my = mx * box.cos + my * box.sin, my * box.cos - mx * box.sin
-        hx, hy = hx * box.cos + hy * box.sin, hy * box.cos - hx * box.sin
-        meets = ((mx.abs() <= box.half_length + hx.abs()) & (my.abs() <= box.half_width + hy.abs())
-                 & ((mx * hy - my * hx).abs() <= box.half_length * hy.abs() + box.half_width * hx.abs()))
-        return (meets & listed).any(1)
-
-
-class Map:
-    """Roads, lights and stop signs of U scenes, positions relative to the scenes' origins, padded with NaN.
-
-    Fields:
-        scene (B,): row of each copy of a simulator
-        road_points, road_next (U, M, 2) float32: points, and the way from each to the next one of its element (0 from the last); road_type (U, M) int64 into ROADS
-        lights (U, L, 2), stop_signs (U, S, 2) float32; light_state (U, L, 91) int64 into LIGHTS
-    """
-
-    def __init__(self, scenes: Sequence[Scene], scene: Tensor, device: torch.device) -> None:
-        def table(columns: list[np.ndarray], fill: float = np.nan) -> Tensor:
-            return _padded(columns, max(map(len, columns)), fill).to(device)
-
-        self.scene = scene
-        self.road_points, self.lights, self.stop_signs = (
-            table([(getattr(s, name) - s.origin).astype(np.float32) for s in scenes]) for name in ("road_points", "light_position", "stop_signs"))
-        self.road_next = table([_next_points(s) for s in scenes])
-        self.road_type = table([np.repeat(s.road_type, np.diff(s.road_first)) for s in scenes], 0)
-        self.light_state = table([s.light_state for s in scenes], 0)
-
-
-def road_edges(scene: Scene) -> np.ndarray:
-    """(S, 4) float64: x, y of both ends of every segment of the road edges, relative to the scene's origin."""
-    points = scene.road_points - scene.origin
-    joined = np.ones(max(len(points) - 1, 0), bool)
-    joined[scene.road_first[1:-1] - 1] = False  # from one element's last point to the next one's first there is nothing
-    joined &= np.repeat(scene.road_type, np.diff(scene.road_first))[:-1] == ROADS.index("road_edge")
-    return np.concatenate([points[:-1][joined], points[1:][joined]], 1)
-
-
-def _padded(columns: list[np.ndarray], rows: int, fill: float) -> Tensor:
-    """(U, rows, ...) of U arrays with up to so many rows."""
-    table = np.full((len(columns), rows, *columns[0].shape[1:]), fill, columns[0].dtype)
-    for row, column in zip(table, columns, strict=True):
-        row[: len(column)] = column
-    return torch.from_numpy(table)
-
-
-def _next_points(scene: Scene) -> np.ndarray:
-    """(M, 2) float32: the way from each road point to the next one of its element; from the last one there is none, 0."""
-    points = scene.road_points.astype(np.float32)  # as Nocturne has them: far from the origin, that turns the half metre between two by up to 0.002 rad
-    way = np.zeros_like(points)
-    way[:-1] = np.diff(points, axis=0)
-    way[scene.road_first[1:] - 1] = 0.0
-    return way
-
-
-def _log(scene: Scene) -> np.ndarray:
-    """(N, 91, 4) float32: what replaying objects are set to, relative to the origin."""
-    return np.concatenate([scene.position - scene.origin, scene.heading[..., None], scene.speed[..., None]], -1).astype(np.float32)
-
-
-def _goal(scene: Scene) -> np.ndarray:
-    """(N, 4) float32, relative to the origin."""
-    return np.concatenate([scene.goal - scene.origin, scene.goal_heading[:, None], scene.goal_speed[:, None]], -1).astype(np.float32)
+def touches_edge(edges: Table, copy: Tensor, box: Boxes) -> Tensor:
+    """(Q,) bool: whether boxes (Q,) in copies (Q,) meet a road edge (tables.edge_table); being around a whole segment counts."""
+    cell = torch.floor((torch.stack([box.x, box.y], -1) - edges["corner"][copy, 0]) / CELL)
+    inside = ((cell >= 0) & (cell < edges["shape"][copy, 0])).all(-1)
+    cell = torch.where(inside[:, None], cell, 0.0).long()
+    number = cell[:, 1] * edges["shape"][copy, 0, 0] + cell[:, 0]
+    first = edges["starts"][copy, number]
+    count = torch.where(inside, edges["starts"][copy, number + 1] - first, 0)
+    most = int(count.max()) if len(count) else 0
+    if not most:
+        return torch.zeros(len(copy), dtype=torch.bool, device=copy.device)
+    column = torch.arange(most, device=copy.device)
+    listed = column < count[:, None]
+    mx, my, hx, hy = edges["segments"][copy[:, None], edges["lists"][copy[:, None], torch.where(listed, first[:, None] + column, 0)].long()].unbind(-1)
+    box = box.unsqueeze()
+    mx, my = mx - box.x, my - box.y
+    mx, my = mx * box.cos + my * box.sin, my * box.cos - mx * box.sin
+    hx, hy = hx * box.cos + hy * box.sin, hy * box.cos - hx * box.sin
+    meets = ((mx.abs() <= box.half_length + hx.abs()) & (my.abs() <= box.half_width + hy.abs())
+             & ((mx * hy - my * hx).abs() <= box.half_length * hy.abs() + box.half_width * hx.abs()))
+    return (meets & listed).any(1)

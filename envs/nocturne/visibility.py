@@ -93,12 +93,12 @@ class _View:
 
     def visible(self) -> Visible:
         objects = self._objects()
-        lights, signs = (self._polygons(positions, corners) for positions, corners in ((self.map.lights, LIGHT_CORNERS), (self.map.stop_signs, SIGN_CORNERS)))
+        lights, signs = (self._polygons(kind, corners) for kind, corners in (("lights", LIGHT_CORNERS), ("stop_signs", SIGN_CORNERS)))
         return Visible(objects, self._road_points(objects), lights, signs)
 
-    def _around(self, table: Tensor) -> Tensor:
-        """(E, n, 2) of a map's positions (U, n, 2); padding is NaN and stays so."""
-        return table[self.map.scene[self.copy]].double() - self.own[:, None, :2]
+    def _around(self, kind: str) -> Tensor:
+        """(E, n, 2): the map's "road_points", "lights" or "stop_signs"; padding is NaN."""
+        return self.map[kind][self.copy].double() - self.own[:, None, :2]
 
     def _inside(self, point: Tensor, axis: Tensor) -> Tensor:
         """(...,) bool whether points (..., 2) are in the sector about `axis` (...)."""
@@ -177,16 +177,16 @@ class _View:
 
     def _road_points(self, seen: Tensor) -> Tensor:
         """(E, M) bool: those in the sector that no object of `seen` (E, N) hides."""
-        points = self._around(self.map.road_points)
+        points = self._around("road_points")
         inside = self._inside(points, self.axis[:, None])
         ego, which = inside.nonzero(as_tuple=True)
         number, _, _ = self._meetings(ego, points[ego, which], seen)
         return inside.index_put((ego[number], which[number]), torch.tensor(False, device=inside.device))
 
-    def _polygons(self, positions: Tensor, corners: int) -> Tensor:
-        """(E, n) bool: whether any part of the regular polygons that stand for lights or signs at `positions` (U, n, 2) is in the sector."""
-        angle = torch.pi / 2 + torch.arange(corners, device=positions.device) * (2 * torch.pi / corners)
-        outline = self._around(positions)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)  # (E, n, corners, 2)
+    def _polygons(self, kind: str, corners: int) -> Tensor:
+        """(E, n) bool: whether any part of the regular polygons that stand for "lights" or "stop_signs" is in the sector."""
+        angle = torch.pi / 2 + torch.arange(corners, device=self.axis.device) * (2 * torch.pi / corners)
+        outline = self._around(kind)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)  # (E, n, corners, 2)
         axis = self.axis[:, None, None]
         return (self._inside(outline, axis) | self._crossings(outline, outline.roll(-1, 2), axis)[1].any(-1)).any(-1)
 
@@ -223,20 +223,19 @@ class _View:
         return self._padded([where, torch.stack(columns, -1), _one_hot(self.sim.type[self.copy][row, place], len(OBJECTS))], there, most)
 
     def road_features(self, seen: Tensor, most: int, edges_first: bool) -> Tensor:
-        scene = self.map.scene[self.copy]
-        kind = self.map.road_type[scene]
-        place, there, where = self._nearest(self._around(self.map.road_points), seen, most, kind == ROADS.index("road_edge") if edges_first else None)
-        following = self.map.road_next[scene].double().gather(1, place[..., None].expand(-1, -1, 2))
+        kind = self.map["road_type"][self.copy]
+        place, there, where = self._nearest(self._around("road_points"), seen, most, kind == ROADS.index("road_edge") if edges_first else None)
+        following = self.map["road_next"][self.copy].double().gather(1, place[..., None].expand(-1, -1, 2))
         columns = [following.norm(dim=-1), wrap(torch.atan2(following[..., 1], following[..., 0]) - self.heading[:, None])]
         return self._padded([where, torch.stack(columns, -1), _one_hot(kind.gather(1, place), len(ROADS))], there, most)
 
     def light_features(self, seen: Tensor, most: int) -> Tensor:
-        place, there, where = self._nearest(self._around(self.map.lights), seen, most)
-        state = self.map.light_state[self.map.scene[self.copy], :, self.sim.time[self.copy]].gather(1, place)
+        place, there, where = self._nearest(self._around("lights"), seen, most)
+        state = self.map["light_state"][self.copy, :, self.sim.time[self.copy]].gather(1, place)
         return self._padded([where, _one_hot(state, len(LIGHTS))], there, most)
 
     def sign_features(self, seen: Tensor, most: int) -> Tensor:
-        _, there, where = self._nearest(self._around(self.map.stop_signs), seen, most)
+        _, there, where = self._nearest(self._around("stop_signs"), seen, most)
         return self._padded([where], there, most)
 
 

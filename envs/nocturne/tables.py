@@ -1,0 +1,104 @@
+"""What a simulator looks up, made once a scene: logs, experts, a grid of road edges, and the map, as columns that scenes of different sizes can share a batch with.
+
+Positions are metres relative to the scene's origin, so that float32 is enough.
+"""
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.nocturne.scene import ROADS, Scene
+
+CELL = 8.0  # metres of the grid that road edges are looked up in
+
+_made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDictionary()
+
+
+class Table:
+    """Columns of scenes, one scene a copy: tensors (B, rows, ...), with as many rows as the longest needs, the others' zero or, where it is a float, NaN."""
+
+    def __init__(self, copies: int, device: torch.device) -> None:
+        self.copies, self.device, self._columns = copies, device, {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._columns[name]
+
+    def put(self, copy: int, columns: dict[str, np.ndarray]) -> None:
+        """Set the columns of one copy, (rows, ...) each."""
+        for name, array in columns.items():
+            values = torch.from_numpy(array)
+            fill = torch.nan if values.is_floating_point() else 0
+            column = self._columns.get(name)
+            if column is None or column.shape[1] < len(values):
+                room = torch.full((self.copies, len(values), *values.shape[1:]), fill, dtype=values.dtype, device=self.device)
+                if column is not None:
+                    room[:, : column.shape[1]] = column
+                self._columns[name] = column = room
+            column[copy, : len(values)] = values.to(self.device)
+            column[copy, len(values) :] = fill
+
+
+def tables(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
+    """The columns of a scene, by name, in three groups: "objects", "edges" and "map"."""
+    if scene not in _made:
+        _made[scene] = {"objects": object_table(scene), "edges": edge_table(scene), "map": map_table(scene)}
+    return _made[scene]
+
+
+def object_table(scene: Scene) -> dict[str, np.ndarray]:
+    """Columns of N objects: log (N, 91, 4) float32 x, y, heading, speed; valid (N, 91); expert (N, 90, 2); goal (N, 4) x, y, heading, speed; length, width, type;
+    present (N,) all True."""
+    log = np.concatenate([scene.position - scene.origin, scene.heading[..., None], scene.speed[..., None]], -1)
+    goal = np.concatenate([scene.goal - scene.origin, scene.goal_heading[:, None], scene.goal_speed[:, None]], -1)
+    return {"log": log.astype(np.float32), "valid": scene.valid, "expert": scene.expert_action, "goal": goal.astype(np.float32), "length": scene.length,
+            "width": scene.width, "type": scene.type, "present": np.ones(len(scene.ids), bool)}
+
+
+def edge_table(scene: Scene) -> dict[str, np.ndarray]:
+    """The road edges' segments by place: every cell of a grid lists those that an object whose centre is in it could touch.
+
+    segments (S, 4) float32: middle x, y and half of the way from end to end; lists (n,) int32: segments, cell by cell; starts (cells + 1,) int32: where in lists a
+    cell's begin, row by row; corner (1, 2) float32, shape (1, 2) int64: the grid's corner, and its cells in x and y.
+    """
+    ends = road_edges(scene)
+    middle, half = (ends[:, 2:] + ends[:, :2]) / 2, (ends[:, 2:] - ends[:, :2]) / 2
+    reach = np.hypot(scene.length, scene.width).max() / 2 + 0.01
+    low, high = middle - np.abs(half) - reach, middle + np.abs(half) + reach
+    corner = low.min(0) if len(ends) else np.zeros(2)
+    first, last = (((edge - corner) // CELL).astype(np.int64) for edge in (low, high))
+    shape = last.max(0, initial=0) + 1
+    spans = last - first + 1  # cells a segment is listed in, (S, 2)
+    which = np.repeat(np.arange(len(ends)), spans.prod(1))
+    within = np.arange(len(which)) - np.repeat(np.cumsum(spans.prod(1)) - spans.prod(1), spans.prod(1))
+    cell = (first[which, 1] + within // spans[which, 0]) * shape[0] + first[which, 0] + within % spans[which, 0]
+    order = np.argsort(cell, kind="stable")
+    return {"segments": np.concatenate([middle, half], 1).astype(np.float32), "lists": which[order].astype(np.int32),
+            "starts": np.searchsorted(cell[order], np.arange(shape.prod() + 1)).astype(np.int32), "corner": corner[None].astype(np.float32), "shape": shape[None]}
+
+
+def map_table(scene: Scene) -> dict[str, np.ndarray]:
+    """Columns of what does not move: road_points, road_next (M, 2) float32, points and the way from each to the next one of its element (0 from the last);
+    road_type (M,) int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32; light_state (L, 91) int64 into LIGHTS."""
+    relative = {name: (points - scene.origin).astype(np.float32)
+                for name, points in (("road_points", scene.road_points), ("lights", scene.light_position), ("stop_signs", scene.stop_signs))}
+    return {**relative, "road_next": _next_points(scene), "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)), "light_state": scene.light_state}
+
+
+def road_edges(scene: Scene) -> np.ndarray:
+    """(S, 4) float64: x, y of both ends of every segment of the road edges, relative to the scene's origin."""
+    points = scene.road_points - scene.origin
+    joined = np.ones(max(len(points) - 1, 0), bool)
+    joined[scene.road_first[1:-1] - 1] = False  # from one element's last point to the next one's first there is nothing
+    joined &= np.repeat(scene.road_type, np.diff(scene.road_first))[:-1] == ROADS.index("road_edge")
+    return np.concatenate([points[:-1][joined], points[1:][joined]], 1)
+
+
+def _next_points(scene: Scene) -> np.ndarray:
+    """(M, 2) float32: the way from each road point to the next one of its element; from the last one there is none, 0."""
+    points = scene.road_points.astype(np.float32)  # as Nocturne has them: far from the origin, that turns the half metre between two by up to 0.002 rad
+    way = np.zeros_like(points)
+    way[:-1] = np.diff(points, axis=0)
+    way[scene.road_first[1:] - 1] = 0.0
+    return way
