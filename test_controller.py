@@ -34,7 +34,6 @@ from utils import checkpoint
 from utils.cli import add_logdir, command_line, make_folder, natural, natural_float, parser, positive, run, write_atomically
 from utils.errors import UserError
 from utils.seeds import evaluation_seeds
-from utils.spaces import space_to_dict
 from utils.video import VideoWriter, side_by_side, with_lines
 from utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
@@ -75,7 +74,7 @@ class Episode:
         else:
             self.world = make(env, restart=False)
             self.panels = ["the simulator", *(["what V makes of it", "what M expected"] if agent else [])]
-        self.space = space_to_dict(self.world.spec.action_space)
+        self.space = self.world.spec.plain_action_space
         self.policy = make_policy("white" if args.controller == "random" else "expert", self.world.spec) if args.controller in ("random", "expert") else None
 
     def reset(self, seed: int) -> None:

@@ -156,7 +156,7 @@ def main() -> None:
                                 "record episodes with `--policy expert`, or a mixture that has enough of it")
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"])
         model = Controller(config).to(where)
-        with Evaluator(fast(world["env"]), Driver("agent", args.logdir, model.config_dict()), args.max_workers, where) as evaluator:
+        with Evaluator(fast(world["env"]), Driver("agent", args.logdir, model.config_dict()), args.max_workers, where, world.get("options")) as evaluator:
             best = train(args, folder, model, steps, evaluator, parents, state)
         model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
         save_dream(args, folder, model)

@@ -192,7 +192,7 @@ def main() -> None:
             raise UserError(f"CMA-ES with all correlations of {evolved:,} weights needs more than a machine has: use --evolve last, or --diagonal")
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
         evaluator = Evaluator(fast(world["env"]), Driver("agent", args.logdir, controller.config_dict()), args.max_workers,
-                              device(args.device))  # starts workers when first asked
+                              device(args.device), world.get("options"))  # starts workers when first asked
         if args.world == "dream":
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:

@@ -44,10 +44,10 @@ class Evaluator:
     what becomes of them does not (models.agent.LANES).
     """
 
-    def __init__(self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu") -> None:
+    def __init__(self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu", options: dict | None = None) -> None:
         self.steps = 0  # driven so far
         self.workers = workers
-        self._pool = WorkerPool(_driving, (env, driver, str(device)), workers)
+        self._pool = WorkerPool(_driving, (env, driver, str(device), options or {}), workers)
 
     def __enter__(self) -> "Evaluator":
         self._pool.__enter__()
@@ -78,7 +78,7 @@ class Evaluator:
         return [value for group in found for value in group]
 
 
-def _driving(env: str, driver: Driver, device: str) -> Callable:
+def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
     """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (their returns, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
     drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
@@ -86,7 +86,7 @@ def _driving(env: str, driver: Driver, device: str) -> Callable:
     def episodes(task, report) -> tuple[list[float], int]:
         parameters, seeds = task
         if len(seeds) not in worlds:
-            worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False)
+            worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False, **options)
             if isinstance(drive, PolicyDriver):
                 worlds[len(seeds)].look_away()
         world = worlds[len(seeds)]

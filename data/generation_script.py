@@ -17,7 +17,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ from utils import cli
 from utils.errors import UserError
 from utils.locks import locked
 from utils.seeds import RANGE, recording_seed
-from utils.spaces import space_to_dict
 from utils.workers import run_tasks
 
 if TYPE_CHECKING:
@@ -46,13 +45,14 @@ if TYPE_CHECKING:
 MOST_EPISODES_A_SHARD = 10  # recorded as one batch: 120 MB of frames
 REPORT_EVERY = 25  # frames
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
-MADE_TO_ORDER = ("env", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
+MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller")  # follow from those, and from what is installed
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
-    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner) or gym:<id>")
+    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne or gym:<id>")
+    cli.add_world_options(p)
     p.add_argument("--rollouts", type=cli.positive, default=1000, help="episodes the dataset shall hold")
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
@@ -96,6 +96,7 @@ class Recipe:
     mixture: dict[str, float]
     action_noise: float
     logdir: Path
+    options: dict = field(default_factory=dict)
 
 
 class Recorder:
@@ -143,7 +144,7 @@ class Recorder:
 
     def _world(self, num: int) -> World:
         if num not in self._worlds:
-            self._worlds[num] = self.recipe.make_world(self.recipe.env, num=num, max_steps=self.recipe.max_steps, restart=False)
+            self._worlds[num] = self.recipe.make_world(self.recipe.env, num=num, max_steps=self.recipe.max_steps, restart=False, **self.recipe.options)
         return self._worlds[num]
 
     def _episode(self, frames: list[np.ndarray], rows: list[tuple], i: int, seed: int, name: str) -> Episode:
@@ -205,8 +206,8 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
 def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float]) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     controller = trained_on(args.logdir, args.env).parents if "controller" in mixture else None
-    return Manifest(args.env, tuple(spec.image_shape), space_to_dict(spec.action_space), float(spec.dt), args.max_steps, args.seed, args.policy,
-                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller)
+    return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
+                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options)
 
 
 def trained_on(logdir: Path, env: str) -> "Agent":
@@ -260,7 +261,7 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
 
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float]:
     """The world's spec, and how many bytes a frame of it takes on disk, from a few frames driven at random."""
-    world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False)
+    world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False, **recipe.options)
     policy = policies.make_policy("white", world.spec)
     obs = world.reset([recording_seed(recipe.seed, 0)])
     policy.reset([np.random.default_rng(0)], world)
@@ -317,13 +318,13 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
     if args.rollouts > RANGE:
         raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
     mixture = policies.parse_mixture(args.policy)
-    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir)
+    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args))
     folder = cli.make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
         spec, frame_bytes = look_at_world(recipe)
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture), folder), folder)
         if not manifest.complete:
-            check_space(folder, manifest.rollouts - len(manifest.episodes), args.max_steps, frame_bytes)
+            check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
         write_manifest(folder, manifest)
         cli.write_args(folder, args)
         remove_leftovers(folder, manifest)

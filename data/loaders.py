@@ -17,7 +17,8 @@ from utils.errors import UserError
 GROUP = 512  # blocks read ahead and shuffled together: 8,192 frames, 100 MB at 64x64x3
 OPEN_SHARDS = 64  # files kept open while streaming
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
-WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps")
+WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
+PLACES = ("scenes",)  # options that say where a world is found, not what it is
 
 
 def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
@@ -31,17 +32,17 @@ def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
 
 
 def world_of(dataset: Dataset) -> dict:
-    """Environment, image shape, action space, dt and max_steps of a dataset, as plain values; recordings of a fast world count as the simulator's own."""
+    """Environment, image shape, action space, dt, max_steps and options of a dataset, as plain values; recordings of a fast world count as the simulator's own."""
     values = {key: getattr(dataset.manifest, key) for key in WORLD_KEYS}
     return {**values, "env": official(values["env"]), "image_shape": list(values["image_shape"])}
 
 
 def check_world(dataset: Dataset, world: dict, owner: str) -> None:
-    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording stopped."""
-    mine = world_of(dataset)
-    for key in ("env", "image_shape", "action_space"):
-        if mine[key] != world[key]:
-            raise UserError(f"{dataset.root} has {key} {mine[key]}, but {owner} has {world[key]}: "
+    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording stopped; and so may the place of its scenes."""
+    mine, theirs = ({**w, "options": {k: v for k, v in w.get("options", {}).items() if k not in PLACES}} for w in (world_of(dataset), world))
+    for key in ("env", "image_shape", "action_space", "options"):
+        if mine[key] != theirs[key]:
+            raise UserError(f"{dataset.root} has {key} {mine[key]}, but {owner} has {theirs[key]}: "
                             "give --dataset one of that environment, or use another --logdir")
 
 

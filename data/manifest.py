@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Manifest:
         rollouts: episodes wanted; grown_from: the smaller numbers that were wanted before
         policies: names that `policy` of an episode can have
         controller: digests of the trained run that drove "controller" episodes, or empty
+        options: what else `envs.make` needs to build the world, as plain values
         shards, episodes: what is there, sorted
     """
 
@@ -67,6 +68,7 @@ class Manifest:
     policies: tuple[str, ...]
     grown_from: tuple[int, ...] = ()
     controller: dict | None = None
+    options: dict = field(default_factory=dict)
     shards: tuple[ShardEntry, ...] = ()
     episodes: tuple[EpisodeEntry, ...] = ()
 
@@ -81,6 +83,7 @@ class Manifest:
         value = dict(value)
         if value.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
+        value.setdefault("options", {})  # older manifests are of worlds without any
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")
         value["shards"] = tuple(ShardEntry(**s) for s in value["shards"])

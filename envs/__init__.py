@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from utils.errors import UserError
+from utils.spaces import space_to_dict
 
+NOCTURNE_OPTIONS = ("scenes", "image_size", "actions", "warmup")
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 
 
@@ -34,6 +36,8 @@ class WorldSpec:
         action_space: gymnasium Box of shape (A,), or Discrete
         dt: seconds a step lasts
         max_steps: steps after which an episode is truncated
+        action_scale: typical size of each component of a Box, which networks see actions in units of; None for 1
+        options: what else `make` needs to build the same world again, as plain values
     """
 
     name: str
@@ -41,6 +45,13 @@ class WorldSpec:
     action_space: gym.Space
     dt: float
     max_steps: int
+    action_scale: tuple[float, ...] | None = None
+    options: dict = field(default_factory=dict)
+
+    @property
+    def plain_action_space(self) -> dict:
+        """The action space as utils.spaces writes it."""
+        return space_to_dict(self.action_space, self.action_scale)
 
 
 @dataclass
@@ -112,8 +123,16 @@ def fast(name: str) -> str:
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
     """Build a world of `num` copies by its `--env` name.
 
-    Names: "carracing", "carracing-fast", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule).
+    Names: "carracing", "carracing-fast", "nocturne", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart`
+    (see the restart rule); those of nocturne: envs/nocturne/world.py. UserError for an option that a world does not have.
     """
+    foreign = [option for option in NOCTURNE_OPTIONS if option in options and name != "nocturne"]
+    if foreign:
+        raise UserError(f"{name} has no option {foreign[0].replace('_', ' ')}: only nocturne does")
+    if name == "nocturne":
+        from envs.nocturne.world import Nocturne
+
+        return Nocturne(num, device, **options)
     if name == "carracing":
         from envs.carracing import CarRacing
 
@@ -126,4 +145,4 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
         from envs.gym_adapter import GymWorld
 
         return GymWorld(name.removeprefix("gym:"), num, device, **options)
-    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast or gym:<id>, e.g. gym:CartPole-v1')
+    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast, nocturne or gym:<id>, e.g. gym:CartPole-v1')

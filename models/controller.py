@@ -39,7 +39,7 @@ class ControllerConfig:
 
 
 class Controller(nn.Module):
-    """(z, h) -> action. Box: the outputs clipped to the space. Discrete: the index of the largest output."""
+    """(z, h) -> action. Box: the outputs, in units of the space's scale, clipped to the space. Discrete: the index of the largest output."""
 
     def __init__(self, config: ControllerConfig) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class Controller(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
         self.register_buffer("low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False)
 
     def inputs(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (..., inputs)."""
@@ -84,7 +85,7 @@ class Controller(nn.Module):
     def to_action(self, outputs: Tensor) -> Tensor:
         if self.config.action_space["type"] == "discrete":
             return outputs.argmax(-1)
-        return torch.minimum(torch.maximum(outputs, self.low), self.high)
+        return torch.minimum(torch.maximum(outputs * self.scale, self.low), self.high)
 
     def config_dict(self) -> dict:
         """Plain values from which `Controller(ControllerConfig(**values))` rebuilds the model."""
@@ -102,7 +103,7 @@ def set_parameters(controller: Controller, vector: Tensor) -> None:
 
 
 def action_vector(action: Tensor, space: dict) -> Tensor:
-    """An action as M sees it: (..., A) for a box as it is, (...) indices one-hot (..., n) for a discrete space."""
+    """An action as networks see it: (..., A) for a box in units of its scale, (...) indices one-hot (..., n) for a discrete space."""
     if space["type"] == "discrete":
         return nn.functional.one_hot(action.long(), space["n"]).float()
-    return action.float()
+    return action.float() / torch.tensor(space["scale"], device=action.device) if "scale" in space else action.float()
