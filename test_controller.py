@@ -24,20 +24,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.evaluation import Driver, Evaluator, dream_returns
-from data.policies import make_policy
-from envs import make, official
+from data.evaluation import Driven, Driver, Evaluator, dream_returns
+from data.loaders import PLACES
+from data.policies import REFERENCES, make_policy
+from envs import SCORED, make, official
 from envs.dream import DREAM_STEPS, DreamWorld
 from models.agent import Agent, load_agent, load_models, load_vae
 from models.controller import parameter_vector
 from utils import checkpoint
-from utils.cli import add_logdir, command_line, make_folder, natural, natural_float, parser, positive, run, write_atomically
+from utils.cli import add_logdir, add_world_options, command_line, make_folder, natural, natural_float, parser, positive, run, world_options, write_atomically
 from utils.errors import UserError
+from utils.metrics import line
 from utils.seeds import evaluation_seeds
 from utils.video import VideoWriter, side_by_side, with_lines
 from utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
 TRAINED = ("ctrl", "bc")
+POLICIES = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
 END_PAUSE = 1.0  # seconds the last picture of an episode stays
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
@@ -45,10 +48,12 @@ PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", "human"), default="ctrl",
-                   help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, or you by keyboard")
+    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", *REFERENCES, "human"), default="ctrl",
+                   help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, the log's own actions or constant "
+                        "velocity (nocturne), or you by keyboard")
     p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
     p.add_argument("--env", help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands for it, e.g. carracing-fast")
+    add_world_options(p)
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
     p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
     p.add_argument("--render", action="store_true", help="show the episodes in a window instead of scoring")
@@ -66,16 +71,16 @@ class Episode:
         panels: names of the pictures        total, steps: return and steps so far        over: whether it has ended
     """
 
-    def __init__(self, args: argparse.Namespace, env: str, agent: Agent | None) -> None:
+    def __init__(self, args: argparse.Namespace, env: str, options: dict, agent: Agent | None) -> None:
         self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
         if self.dreaming:
             self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent")
             self.panels = ["the dream"]
         else:
-            self.world = make(env, restart=False)
+            self.world = make(env, restart=False, **options)
             self.panels = ["the simulator", *(["what V makes of it", "what M expected"] if agent else [])]
         self.space = self.world.spec.plain_action_space
-        self.policy = make_policy("white" if args.controller == "random" else "expert", self.world.spec) if args.controller in ("random", "expert") else None
+        self.policy = make_policy(POLICIES[args.controller], self.world.spec) if args.controller in POLICIES else None
 
     def reset(self, seed: int) -> None:
         self.seed = seed
@@ -159,44 +164,57 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     print(f"{path}: seed {seed}, return {episode.total:.1f}")
 
 
-def score(args: argparse.Namespace, env: str, agent: Agent | None, seeds: list[int]) -> list[float]:
-    """The return of an episode for each seed."""
+def score(args: argparse.Namespace, env: str, options: dict, agent: Agent | None, seeds: list[int]) -> list[Driven]:
+    """An episode for each seed."""
     controller = agent.controller if args.controller in TRAINED else None
     if args.world == "dream":
-        return dream_returns(DreamWorld(args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"), controller, seeds)
-    policy = {"random": "white", "expert": "expert"}.get(args.controller)
+        world = DreamWorld(args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent")
+        return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
+    policy = POLICIES.get(args.controller)
     driver = Driver(policy) if policy else Driver("agent", args.logdir, controller.config_dict())
     parameters = parameter_vector(controller) if controller else None
-    with (Evaluator(env, driver, min(args.max_workers, len(seeds))) as evaluator,
+    with (Evaluator(env, driver, min(args.max_workers, len(seeds)), options={**options, **SCORED.get(env, {})}) as evaluator,
           tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar):
-        return evaluator.returns([(parameters, seed) for seed in seeds], bar)
+        return evaluator.episodes([(parameters, seed) for seed in seeds], bar)
 
 
-def report(args: argparse.Namespace, env: str, seeds: list[int], returns: list[float], digests: dict[str, str]) -> None:
+def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
+    """What came of the episodes, on average over all of them ("") and over those of each place that has a name."""
+    places = dict.fromkeys(["", *(e.place for e in episodes)])
+    return {place: {name: float(np.mean([e.outcome[name] for e in episodes if place in ("", e.place)])) for name in episodes[0].outcome} for place in places}
+
+
+def report(args: argparse.Namespace, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]) -> None:
     """Print the score and write it to exp_dir/scores."""
+    returns = [e.score for e in episodes]
     values = np.array(returns)
     summary = {"mean": values.mean(), "std": values.std(), "min": values.min(), "median": np.median(values), "max": values.max()}
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
     target = args.logdir / "scores" / f"{args.controller}-{where}.json"
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
-    content = {**summary, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), "versions": versions,
-               "command": command_line(), "checkpoints": digests}
+    outcomes = by_place(episodes)
+    overall = outcomes.pop("")
+    detail = {"by_scene": outcomes, "outcomes": {str(seed): {"scene": e.place, **e.outcome} for seed, e in zip(seeds, episodes, strict=True)}} if outcomes else {}
+    content = {**summary, **overall, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), **detail,
+               "versions": versions, "command": command_line(), "checkpoints": digests}
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
     print(f"{args.controller} in {'the ' + where if where == args.world else where}: {summary['mean']:.1f} +- {summary['std']:.1f} over {len(seeds)} episodes "
           f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}")
+    if overall:
+        print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def load(args: argparse.Namespace) -> tuple[str, Agent | None]:
-    """The simulator's name, and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
+def load(args: argparse.Namespace) -> tuple[dict, Agent | None]:
+    """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
     if args.controller in TRAINED:
         agent = load_agent(args.logdir, args.controller)
-        return agent.world["env"], agent
+        return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         trained = checkpoint.path(args.logdir, "vae").exists()
-        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"]["env"] if trained else official(args.env or "carracing")), None
+        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"] if trained else {"env": official(args.env or "carracing")}), None
     vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
-    return world["env"], Agent(vae, mdrnn, None, world, parents)
+    return world, Agent(vae, mdrnn, None, world, parents)
 
 
 def main() -> None:
@@ -207,19 +225,24 @@ def main() -> None:
         raise UserError("a human needs a window to drive in: add --render")
     if args.render and args.record:
         raise UserError("--render and --record exclude each other: choose one")
-    env, agent = load(args)
-    if args.env and official(args.env) != env:
-        raise UserError(f"{args.logdir} was trained on {env}, not {args.env}: leave --env away, or use another --logdir")
-    env = args.env or env
+    world, agent = load(args)
+    if args.env and official(args.env) != world["env"]:
+        raise UserError(f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir")
+    env, asked = args.env or world["env"], world_options(args)
+    for name in set(asked) - set(PLACES) if agent else ():
+        if asked[name] != world["options"][name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{args.logdir} was trained with {flag} {world['options'][name]}, not {asked[name]}: leave {flag} away, or use another --logdir")
+    options = {**world.get("options", {}), **asked}
     seeds = evaluation_seeds(args.seed, args.episodes)
     if args.render:
-        watch(args, Episode(args, env, agent), seeds)
+        watch(args, Episode(args, env, options, agent), seeds)
         return
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
-        record(args.record, Episode(args, env, agent), seeds[0])
+        record(args.record, Episode(args, env, options, agent), seeds[0])
     make_folder(args.logdir / "scores")  # before the long work, in case it cannot be written to
-    returns = score(args, env, agent, seeds)
-    report(args, env, seeds, returns, agent.parents if args.controller in TRAINED else {})
+    episodes = score(args, env, options, agent, seeds)
+    report(args, env, seeds, episodes, agent.parents if args.controller in TRAINED else {})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data.latents import cache_latents
 from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
-from models.vae import VAE, VAEConfig, to_float, to_uint8, vae_loss
+from models.vae import SIZES, VAE, VAEConfig, to_float, to_uint8, vae_loss
 from utils import checkpoint
 from utils.cli import add_fitting, add_training, device, parser, positive, run, seed_everything, write_args
 from utils.errors import UserError
@@ -83,10 +83,11 @@ def main() -> None:
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
     world = world_of(datasets[0])
-    if tuple(world["image_shape"][:2]) != (64, 64):
-        raise UserError(f"{datasets[0].root} has frames of {world['image_shape']}: V takes 64x64")
+    height, width, channels = world["image_shape"]
+    if height != width or height not in SIZES:
+        raise UserError(f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of {' or '.join(map(str, SIZES))}")
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
-        model = VAE(VAEConfig(args.latent, world["image_shape"][2])).to(where, memory_format=torch.channels_last)
+        model = VAE(VAEConfig(args.latent, channels, height)).to(where, memory_format=torch.channels_last)
         train(args, folder, model, datasets, world)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
@@ -103,7 +104,7 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset"})
+        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         model.load_state_dict(state["model"])

@@ -55,7 +55,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="run with V and M")
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
-    p.add_argument("--simulator-generations", type=positive, default=150, help="of evolution in the simulator")
+    p.add_argument("--simulator-generations", type=positive, default=100, help="of evolution in the simulator")
+    p.add_argument("--clone-generations", type=positive, default=60, help="of evolution of the clone's last layer")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
     p.add_argument("--dataset", nargs="+", default=[], help="datasets V was trained on, for the row second")
@@ -71,7 +72,7 @@ def drivers(args: argparse.Namespace) -> list[Row]:
     logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
     z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-only", "untrained-m", "from-clone"))
     cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
-    evolving = f"--world simulator {SIMULATOR} --generations {args.simulator_generations} {workers}"
+    evolving, polishing = (f"--world simulator {SIMULATOR} --generations {g} {workers}" for g in (args.simulator_generations, args.clone_generations))
     second = f"{args.dataset[0]}-second" if args.dataset else ""
     untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
     rows = {
@@ -84,7 +85,7 @@ def drivers(args: argparse.Namespace) -> list[Row]:
         "evolved-untrained-m": [Row("evolved in the simulator, z and h of an untrained M", untrained, "ctrl",
                                     (untrain, f"traincontroller.py --logdir {untrained} {evolving}"), MODELS[:2])],
         "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
-            f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {evolving}",), (*MODELS, "bc"))],
+            f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {polishing}",), (*MODELS, "bc"))],
         "second": [Row("evolved anew, with V and M that were also shown what that controller sees", logdir / "second", "ctrl", (
             f"data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 --logdir {logdir} --action-noise 0.6 --seed 2 "
             f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",

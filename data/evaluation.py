@@ -34,6 +34,15 @@ class Driver:
     head: dict | None = None
 
 
+@dataclass(frozen=True)
+class Driven:
+    """An episode that was driven: its undiscounted return, what else came of it (`World.outcome`), and where it happened."""
+
+    score: float
+    outcome: dict[str, float]
+    place: str
+
+
 class Evaluator:
     """Worker processes that drive episodes of one world, each several episodes as one batch; a context manager.
 
@@ -57,15 +66,18 @@ class Evaluator:
         self._pool.__exit__(*exception)
 
     def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[float]:
-        """Undiscounted return of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven
-        of them."""
+        """Undiscounted return of each task; see `episodes`."""
+        return [driven.score for driven in self.episodes(tasks, bar)]
+
+    def episodes(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[Driven]:
+        """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven of them."""
         rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
-        found: list[list[float]] = [[] for _ in groups]
+        found: list[list[Driven]] = [[] for _ in groups]
         driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
 
-        def keep(index: int, result: tuple[list[float], int]) -> None:
+        def keep(index: int, result: tuple[list[Driven], int]) -> None:
             found[index] = result[0]
             self.steps += result[1]
 
@@ -75,15 +87,15 @@ class Evaluator:
                 bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
         self._pool.run([([None if p is None else p.numpy() for p, _ in group], [seed for _, seed in group]) for group in groups], keep, progress)
-        return [value for group in found for value in group]
+        return [driven for group in found for driven in group]
 
 
 def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
-    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (their returns, steps driven)."""
+    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
     drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
 
-    def episodes(task, report) -> tuple[list[float], int]:
+    def episodes(task, report) -> tuple[list[Driven], int]:
         parameters, seeds = task
         if len(seeds) not in worlds:
             worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False, **options)
@@ -106,7 +118,9 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
             if over.any():
                 drive.keep(~over)
                 going = going[~over]
-        return total.tolist(), driven
+        outcome = {name: values.tolist() for name, values in world.outcome().items()}
+        return [Driven(score, {name: values[b] for name, values in outcome.items()}, place)
+                for b, (score, place) in enumerate(zip(total.tolist(), world.places(), strict=True))], driven
 
     return episodes
 

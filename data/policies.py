@@ -23,7 +23,8 @@ CALM = (30, 90)  # steps between disturbances: time to recover, and to drive wel
 BURST = (10, 30)  # steps a disturbance lasts: enough to leave the road's middle, seldom the road
 CORRELATION = 10  # steps after which 1/e of a disturbance is left
 GOLDEN = (5**0.5 - 1) / 2
-NAMES = ("brown", "white", "expert", "controller")
+REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
+NAMES = ("brown", "white", "expert", *REFERENCES, "controller")
 
 
 def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None) -> "Policy":
@@ -34,12 +35,14 @@ def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None) -> "Poli
         return Controller(logdir)
     if name == "expert":
         return Expert()
+    if name in REFERENCES:
+        return Reference(name)
     discrete = isinstance(spec.action_space, gym.spaces.Discrete)
     if name == "brown":
         return Sticky(spec.action_space) if discrete else Brown(spec.action_space)
     if name == "white":
         return White(spec.action_space)
-    raise UserError(f'there is no policy "{name}": choose brown, white, expert or controller')
+    raise UserError(f'there is no policy "{name}": choose {", ".join(NAMES)}')
 
 
 class Policy:
@@ -105,6 +108,16 @@ class Expert(Policy):
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
         return self.world.expert_action()
+
+
+class Reference(Policy):
+    """A simple driver of the world's, to compare others with."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.world.reference_action(self.name)
 
 
 class Controller(Policy):

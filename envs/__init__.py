@@ -22,7 +22,8 @@ import torch
 from utils.errors import UserError
 from utils.spaces import space_to_dict
 
-NOCTURNE_OPTIONS = ("scenes", "image_size", "actions", "warmup")
+NOCTURNE_OPTIONS = ("scenes", "image_size", "actions", "warmup", "drive_on")
+SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 
 
@@ -90,6 +91,18 @@ class World(ABC):
     def expert_action(self) -> torch.Tensor:
         """What the world's own expert would do now, shaped like `action`; UserError where a world has none."""
         raise UserError(f"{self.spec.name} has no expert of its own: choose another --policy or --controller")
+
+    def reference_action(self, name: str) -> torch.Tensor:
+        """What one of the world's simple drivers, to compare others with, would do now, shaped like `action`; UserError where a world has none of that name."""
+        raise UserError(f'{self.spec.name} has no driver "{name}": choose another --policy or --controller')
+
+    def outcome(self) -> dict[str, torch.Tensor]:
+        """What became of each copy's episode so far besides its return, by name: numbers (B,). A mean over episodes goes by the same name."""
+        return {}
+
+    def places(self) -> list[str]:
+        """Where each copy's episode happens, for worlds with places that have names."""
+        return [""] * self.num
 
     def render(self, copy: int = 0) -> np.ndarray:
         """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame itself."""

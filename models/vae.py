@@ -1,4 +1,4 @@
-"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers."""
+"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers; for 128x128 frames with a layer more at either end."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SIZES = (64, 128)  # of a frame's side, pixels
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
@@ -15,13 +16,17 @@ class VAEConfig:
 
     Fields:
         latent: Z
-        channels: C of the frames; frames are 64x64
+        channels: C of the frames
+        size: their side, 64 or 128 pixels
     """
 
     latent: int = 32
     channels: int = 3
+    size: int = 64
 
     def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"frames of {self.size} pixels are not possible: V takes {' or '.join(map(str, SIZES))}")
         if self.latent < 1 or self.channels < 1:
             raise ValueError(f"latent and channels must be 1 or more, not {self.latent} and {self.channels}")
 
@@ -44,12 +49,13 @@ class Posterior:
 
 
 class VAE(nn.Module):
-    """Encoder and decoder; frames enter and leave as float (B, C, 64, 64) in [0, 1]."""
+    """Encoder and decoder; frames enter and leave as float (B, C, size, size) in [0, 1]."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = [config.channels, 32, 64, 128, 256]
+        large = config.size == 128
+        sizes = [config.channels, 32, 64, 128, 256, *([256] if large else [])]
         self.encoder = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())))
         self.mu = nn.Linear(1024, config.latent)
         self.logsigma = nn.Linear(1024, config.latent)
@@ -59,16 +65,17 @@ class VAE(nn.Module):
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(),
             nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(),
-            nn.ConvTranspose2d(32, config.channels, 6, stride=2), nn.Sigmoid(),
+            *([nn.ConvTranspose2d(32, 16, 6, stride=2), nn.ReLU(), nn.ConvTranspose2d(16, config.channels, 4, stride=2, padding=1)] if large
+              else [nn.ConvTranspose2d(32, config.channels, 6, stride=2)]), nn.Sigmoid(),
         )
 
     def encode(self, obs: Tensor) -> Posterior:
-        """obs (B, C, 64, 64) in [0, 1] -> posterior over z (B, Z)."""
+        """obs (B, C, size, size) in [0, 1] -> posterior over z (B, Z)."""
         features = self.encoder(obs).flatten(1)  # (B, 1024)
         return Posterior(self.mu(features), self.logsigma(features))
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (B, Z) -> reconstruction (B, C, 64, 64) in [0, 1]."""
+        """z (B, Z) -> reconstruction (B, C, size, size) in [0, 1]."""
         grid = F.relu(self.first(F.relu(self.expand(z)))).unflatten(1, (128, 5, 5))
         return self.decoder(grid.to(memory_format=torch.channels_last))
 

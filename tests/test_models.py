@@ -35,11 +35,17 @@ def test_frames_survive_the_way_into_the_model_and_back():
     assert torch.equal(to_uint8(to_float(frames)), frames)
 
 
-def test_vae_shapes_with_a_batch_of_one():
-    vae = VAE(VAEConfig(latent=7, channels=1))
-    reconstruction, posterior = vae(torch.rand(1, 1, 64, 64))
-    assert reconstruction.shape == (1, 1, 64, 64)
+@pytest.mark.parametrize("size", [64, 128])
+def test_vae_shapes_with_a_batch_of_one(size):
+    vae = VAE(VAEConfig(latent=7, channels=1, size=size))
+    reconstruction, posterior = vae(torch.rand(1, 1, size, size))
+    assert reconstruction.shape == (1, 1, size, size)
     assert posterior.mu.shape == posterior.logsigma.shape == (1, 7)
+
+
+def test_vae_refuses_other_sizes():
+    with pytest.raises(ValueError, match="frames of 96 pixels are not possible"):
+        VAEConfig(size=96)
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(1, 1), (3, 5), (5, 3)])

@@ -113,8 +113,9 @@ def check_parents(child: dict, parents: dict[str, str], source: Path, stage: str
 def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
     """UserError if a resumed run was started with other sizes; `flags` maps a config field to its flag."""
     for name, flag in flags.items():
-        if checkpoint["config"].get(name) != config.get(name):
-            raise UserError(f"the run to go on with has {name} {checkpoint['config'].get(name)}, not {config.get(name)}: "
+        there = checkpoint["config"].get(name, config.get(name))  # a version before ours may not have had it
+        if there != config.get(name):
+            raise UserError(f"the run to go on with has {name} {there}, not {config.get(name)}: "
                             f"leave {flag} away, or start afresh with --noreload")
 
 

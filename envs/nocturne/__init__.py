@@ -3,8 +3,12 @@
     from envs.nocturne import Simulator, features, load_scene, visible
 """
 
+import gymnasium
+
 from envs.nocturne.scene import Scene, load_scene
 from envs.nocturne.simulator import Simulator
 from envs.nocturne.visibility import features, visible
 
 __all__ = ["Scene", "Simulator", "features", "load_scene", "visible"]
+
+gymnasium.register("dreamdrive/Nocturne-v0", entry_point="envs.nocturne.world:NocturneEnv")

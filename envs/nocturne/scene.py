@@ -123,13 +123,15 @@ def wrap(angle: np.ndarray) -> np.ndarray:
     return np.remainder(angle + np.pi, 2 * np.pi).astype(angle.dtype) - angle.dtype.type(np.pi)
 
 
-def load_scene(path: str | Path, kind: str = "auto", start: int = 0, allow_non_vehicles: bool = True, spawn_invalid: bool = False) -> Scene:
-    """Read a scene. UserError, with the file's name and the field's, for whatever is not one.
+def load_scene(path: str | Path, kind: str = "auto", start: int = 0, allow_non_vehicles: bool = True, spawn_invalid: bool = False,
+               content: dict | None = None) -> Scene:
+    """Read a scene, or take one that was read before (`content`; then `path` is only its name). UserError, with the file's name and the field's, for whatever is not one.
 
     `kind` is "nocturne" (headings in degrees), "gpudrive" (in radians), or "auto": by the fields that only GPUDrive's files have; a file whose headings contradict
     its kind is refused. Objects that are not valid at step `start` are left out unless `spawn_invalid`; those left out otherwise use up a number, as in Nocturne.
     """
-    return _Reader(Path(path)).scene(kind, start, allow_non_vehicles, spawn_invalid)
+    reader = _Reader(Path(path))
+    return reader.scene(reader.parse() if content is None else content, kind, start, allow_non_vehicles, spawn_invalid)
 
 
 class _Reader:
@@ -194,12 +196,11 @@ class _Reader:
             raise self.refuse(f"{field}.{key}", f"has {len(values)} steps where {STEPS} were wanted")
         return values
 
-    def scene(self, kind: str, start: int, allow_non_vehicles: bool, spawn_invalid: bool) -> Scene:
+    def scene(self, content: dict, kind: str, start: int, allow_non_vehicles: bool, spawn_invalid: bool) -> Scene:
         if kind not in ("auto", *FORMATS):
             raise UserError(f'there is no kind of scene "{kind}": choose auto, {" or ".join(FORMATS)}')
         if not 0 <= start < STEPS:
             raise UserError(f"a scene has no step {start}: choose one of 0 to {STEPS - 1}")
-        content = self.parse()
         objects, roads = self.field(content, "objects", "", list), self.field(content, "roads", "", list)
         if not objects:
             raise self.refuse("objects", "is empty, and a scene has at least one")

@@ -48,8 +48,8 @@ class Simulator:
         self._copies = torch.arange(len(scenes), device=self.device)
         self.reset(range(len(scenes)), scenes)
 
-    def reset(self, copies: Sequence[int] | None = None, scenes: Sequence[Scene] | None = None) -> None:
-        """Put copies, by default all, back to the log's first step; with `scenes`, one a copy, to that of another scene."""
+    def reset(self, copies: Sequence[int] | None = None, scenes: Sequence[Scene] | None = None, time: int = 0) -> None:
+        """Put copies, by default all, back to step `time` of their logs; with `scenes`, one a copy, of another scene's."""
         copies = range(len(self.scenes)) if copies is None else list(copies)
         for copy, scene in zip(copies, scenes, strict=True) if scenes is not None else ():
             self.scenes[copy] = scene
@@ -60,11 +60,11 @@ class Simulator:
         if scenes is not None:
             self._grow()
         which = torch.as_tensor(copies, device=self.device)
-        self._latest[list(copies)] = 0
-        self.time[which] = 0
+        self._latest[list(copies)] = time
+        self.time[which] = time
         self.last_input[which] = 0.0
-        self.local[which] = self._objects["log"][which, :, 0]
-        self.there[which] = self._objects["valid"][which, :, 0]
+        self.local[which] = self._objects["log"][which, :, time]
+        self.there[which] = self._objects["valid"][which, :, time]
         self.collision[which] = 0
         if self.all_collide:
             self.collision[which] = self._collisions(self.there)[which]
@@ -107,17 +107,20 @@ class Simulator:
         state[..., :2] += self.origin[:, None]
         return state
 
-    def step(self, accel: Tensor, steer: Tensor, expert: Tensor, dt: float = DT) -> None:
+    def step(self, accel: Tensor, steer: Tensor, expert: Tensor, dt: float = DT, going: np.ndarray | None = None) -> None:
         """Advance every copy.
 
         accel, steer (B, N): m/s^2 and rad of the objects that are driven, unbounded; NaN (Nocturne's None) leaves an object's last input, 0 after `reset`.
         expert (B, N) bool: those that are set to the log's next step instead, whether the log has them there or not.
         dt: seconds; the log's clock goes on by whole steps only, so with less than 0.1 s it stands. ValueError past the log's end.
+        going (B,) bool: copies that move; the others stay as they are.
         """
-        self._latest += int(np.float32(dt) / np.float32(DT))
-        if self._latest.max() > LOG_END:
-            raise ValueError(f"the log ends at step {LOG_END}, and step {self._latest.max()} was asked for: reset first")
-        self.time += int(np.float32(dt) / np.float32(DT))
+        steps = int(np.float32(dt) / np.float32(DT)) * (np.ones(len(self.scenes), np.int64) if going is None else going.astype(np.int64))
+        if (self._latest + steps).max() > LOG_END:
+            raise ValueError(f"the log ends at step {LOG_END}, and step {(self._latest + steps).max()} was asked for: reset first")
+        before = None if going is None else (self.local, self.there, self.collision, self.last_input)
+        self._latest += steps
+        self.time += torch.from_numpy(steps).to(self.device)
         asked = torch.stack([accel, steer], -1).to(self.last_input)
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
@@ -126,6 +129,11 @@ class Simulator:
         self.local = torch.where(replay[..., None], self._objects["log"][now], driven)
         self.there = torch.where(replay, self._objects["valid"][now], self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)
+        if before is not None:
+            move = torch.from_numpy(going).to(self.device)[:, None]
+            now = (self.local, self.there, self.collision, self.last_input)
+            self.local, self.there, self.collision, self.last_input = (
+                torch.where(move[..., None] if new.dim() == 3 else move, new, old) for new, old in zip(now, before, strict=True))
 
     def expert_action(self) -> Tensor:
         """(B, N, 2): what the log does now, acceleration and steering; NaN where that is not defined (see Scene.expert_action) and at the log's end."""

@@ -1,0 +1,131 @@
+"""Where Nocturne's episodes happen: a scene and an ego in it, by simulator seed; from a folder of scenes, or made as they are needed."""
+
+import hashlib
+import json
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from envs.nocturne.scene import Scene, load_scene
+from utils.cli import write_atomically
+from utils.errors import UserError
+from utils.seeds import RANGE
+
+IN_MEMORY = 128  # scenes kept, some 0.3 MB each
+INDEX, SCHEMA = ".egos.json", 1
+NEAR_GOAL = 0.5  # metres: an ego that begins nearer to its goal has nothing to do (Nocturne leaves it out, too)
+
+
+class ScenePool:
+    """Draws (scene, place of the ego in its arrays) for simulator seeds; the same for the same seed."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self._scenes: OrderedDict[str | int, Scene] = OrderedDict()
+
+    def draw(self, seed: int) -> tuple[Scene, int]:
+        raise NotImplementedError
+
+    def _remembered(self, key: str | int, make) -> Scene:
+        if key not in self._scenes:
+            self._scenes[key] = make()
+            if len(self._scenes) > IN_MEMORY:
+                self._scenes.popitem(last=False)
+        self._scenes.move_to_end(key)
+        return self._scenes[key]
+
+
+class FolderPool(ScenePool):
+    """Every ego of every scene in a folder is an episode. Recording seeds 0, 1, ... take them file by file; those of selection and evaluation one of each file
+    before the next of any, files in an order drawn at random, so that few episodes already see many scenes.
+
+    Attributes:
+        episodes: (file name, ego's id) in the order of recording
+    """
+
+    def __init__(self, folder: Path, warmup: int) -> None:
+        super().__init__(warmup)
+        self.folder = folder
+        last_busy = read_index(folder)
+        by_file = {name: [ego for ego, last in egos if last > warmup] for name, egos in sorted(last_busy.items())}
+        self.episodes = [(name, ego) for name, egos in by_file.items() for ego in egos]
+        if not self.episodes:
+            raise UserError(f"{folder} has {len(by_file)} scenes and in none of them a vehicle that moves, is there all the time and is not at its goal after "
+                            f"{warmup} steps: give --scenes another folder")
+        order = np.random.default_rng(0).permutation(sorted(by_file))
+        rounds = max(map(len, by_file.values()))
+        self._spread = [(str(name), by_file[name][k]) for k in range(rounds) for name in order if k < len(by_file[name])]
+
+    def draw(self, seed: int) -> tuple[Scene, int]:
+        episodes = self.episodes if seed < RANGE else self._spread
+        name, ego = episodes[seed % RANGE % len(episodes)]
+        scene = self._remembered(name, lambda: load_scene(self.folder / name))
+        return scene, scene.index(ego)
+
+
+class SyntheticPool(ScenePool):
+    """A scene of ours for every seed, and one of its egos."""
+
+    def draw(self, seed: int) -> tuple[Scene, int]:
+        from envs.nocturne.synthetic import make_scene
+
+        scene = self._remembered(seed, lambda: load_scene(f"synthetic_{seed:06d}.json", content=make_scene(seed)))
+        egos = [ego for ego, last in busy_egos(scene) if last > self.warmup]
+        if not egos:
+            raise UserError(f"the synthetic scene of seed {seed} has no ego that moves after {self.warmup} steps: choose a smaller warm-up")
+        return scene, scene.index(egos[int(np.random.default_rng([seed, 7]).integers(len(egos)))])
+
+
+def make_pool(scenes: str | None, warmup: int) -> ScenePool:
+    """The scenes in folder `scenes`, or synthetic ones."""
+    return FolderPool(Path(scenes), warmup) if scenes else SyntheticPool(warmup)
+
+
+def busy_egos(scene: Scene) -> list[tuple[int, int]]:
+    """(id, last step at which it is not at its goal yet) of every ego."""
+    found = []
+    for ego in scene.egos.tolist():
+        n = scene.index(ego)
+        away = np.linalg.norm(scene.position[n] - scene.goal[n], axis=-1) > NEAR_GOAL
+        found.append((ego, int(np.flatnonzero(away)[-1]) if away.any() else -1))
+    return found
+
+
+def scene_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder, sorted; UserError if there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give --scenes one with scenes in it (`python -m envs.nocturne.synthetic --out {folder}` writes some)")
+    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+    if not files:
+        raise UserError(f"{folder} has no .json file: give --scenes a folder with scenes in it (`python -m envs.nocturne.synthetic --out {folder}` writes some)")
+    return files
+
+
+def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
+    """`busy_egos` of every file of a folder. What was found is kept in the folder (or, where it cannot be written to, among the temporary files) for next time."""
+    files = {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in scene_files(folder)}
+    elsewhere = Path(tempfile.gettempdir()) / f"dreamdrive-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}{INDEX}"
+    known: dict[str, list] = {}
+    for index in (folder / INDEX, elsewhere):
+        try:
+            content = json.loads(index.read_bytes())
+            known |= content["files"] if content["schema"] == SCHEMA else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it is only a shortcut
+    egos, news = {}, False
+    for name, stamp in tqdm(files.items(), desc=f"looking through {folder}", unit="scene", leave=False, disable=all(name in known for name in files)):
+        if name not in known or tuple(known[name][0]) != stamp:
+            known[name], news = [stamp, busy_egos(load_scene(folder / name))], True
+        egos[name] = [(int(ego), int(last)) for ego, last in known[name][1]]
+    if news:
+        content = json.dumps({"schema": SCHEMA, "files": {name: known[name] for name in files}}).encode()
+        for index in (folder / INDEX, elsewhere):
+            try:
+                write_atomically(index, content)
+                break
+            except (UserError, OSError):
+                continue
+    return egos

@@ -1,0 +1,213 @@
+"""Nocturne as a world: one ego a copy is driven, everybody else replays the log; a frame is what the ego sees, as a cone image.
+
+Reward and ends are those of Nocturne's own environment (Vinitsky et al. 2022): every step (0.2 (1 - d / d0) + 0.2 (1 - |dv| / 40) + 0.2 (1 - |dh| / 2 pi)) / 10, with
+d the distance to the goal (d0 at the start), dv and dh the differences to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s and
+0.3 rad); an episode ends there, at a collision with an object or a road edge, or after `max_steps`.
+"""
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import Step, World, WorldSpec
+from envs.gym_adapter import checked_actions
+from envs.nocturne.actions import ActionGrid
+from envs.nocturne.expert import corrective_action
+from envs.nocturne.pool import make_pool
+from envs.nocturne.scene import DT
+from envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
+from utils.errors import UserError
+
+SIZES = (64, 128)
+KINDS = ("continuous", "discrete")
+WARMUP = 10  # steps of the log before an episode begins
+SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
+GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
+ABOVE = 512  # pixels of the picture from above
+
+
+class Nocturne(World):
+    """`num` copies; frames uint8 (size, size, 3).
+
+    Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one of `grid`'s pairs.
+    `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge), "off_road" (B,) bool, "log_distance" (B,) metres.
+    Seeds choose scene and ego: see envs/nocturne/pool.py.
+    """
+
+    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
+                 image_size: int = 64, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False, grid: ActionGrid | None = None) -> None:
+        """`scenes`: a folder, or None for synthetic ones. `warmup`: steps of the log before an episode begins. `drive_on`: episodes go on after goal and
+        collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs."""
+        if num < 1 or (max_steps is not None and max_steps < 1):
+            raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
+        if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
+            raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
+                            f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
+        self.num, self.device, self.restart, self.warmup, self.drive_on, self.image_size = num, torch.device(device), restart, warmup, drive_on, image_size
+        self.grid = grid or ActionGrid()
+        bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
+        discrete = actions == "discrete"
+        options = {"scenes": scenes and str(scenes), "image_size": image_size, "actions": actions, "warmup": warmup}
+        self.spec = WorldSpec("nocturne", (image_size, image_size, 3), gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds),
+                              DT, min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
+        self.pool = make_pool(scenes, warmup)
+        self.sim: Simulator | None = None
+        self._copies = torch.arange(num, device=self.device)
+        self._seen = True
+
+    def look_away(self) -> None:
+        self._seen = False
+
+    def reset(self, seed: int | Sequence[int]) -> Tensor:
+        self._seeds, self._stride = self.seeds(seed)
+        drawn = [self.pool.draw(s) for s in self._seeds]
+        self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
+        if self.sim is None:
+            self.sim = Simulator([scene for scene, _ in drawn], self.device)
+        self.sim.reset(range(self.num), [scene for scene, _ in drawn], self.warmup)
+        self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
+        self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
+        self._truncated = torch.zeros_like(self._terminated)
+        self._start_distance = self._goal_gap()[0]
+        self._tally = {name: torch.zeros(self.num, device=self.device) for name in ("goal", "goal_position", "vehicle_collision", "road_edge")}
+        self._away = torch.zeros(self.num, device=self.device)  # metres from the log, added up over the steps
+        self._frames = self._draw()
+        return self._frames.clone()
+
+    def step(self, action: Tensor) -> Step:
+        if self.sim is None:
+            raise RuntimeError("step() was called before reset(seed)")
+        asked = torch.from_numpy(checked_actions(action, self.spec.action_space, self.num)).to(self.device)
+        pair = self.grid.pair(asked) if self.spec.action_scale is None else asked
+        driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
+        driven[self._copies, self.egos] = pair
+        expert = torch.ones_like(self.sim.present)
+        expert[self._copies, self.egos] = False
+        going = ~self.over
+        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going)
+        self.steps += going
+        moved = torch.from_numpy(going).to(self.device)
+        reward, goal, collision = self._judge(moved & ~self._ended())
+        if not self.drive_on:
+            self._terminated |= moved & (goal | (collision > 0))
+        self._truncated |= moved & torch.from_numpy(self.steps >= self.spec.max_steps).to(self.device) & ~self._terminated
+        terminated, truncated = self._terminated.clone(), self._truncated.clone()
+        self.over = (terminated | truncated).cpu().numpy()
+        info = {"goal": goal, "collision": collision, "off_road": collision == ROAD_EDGE, "log_distance": self._log_distance()}
+        self._frames = torch.where(moved[:, None, None, None], self._draw(), self._frames)
+        info["final_obs"] = self._frames.clone()
+        if self.restart and self.over.any():
+            self._restart(np.flatnonzero(self.over).tolist())
+        return Step(self._frames.clone(), reward, terminated, truncated, info)
+
+    def expert_action(self) -> Tensor:
+        """What leads the ego back to its logged path and pace, shaped like `action`; on the log, what the log does."""
+        return self._as_action(corrective_action(self.sim, self._copies, self.egos))
+
+    def reference_action(self, name: str) -> Tensor:
+        if name == "log":  # as it is, open loop
+            return self._as_action(self.sim.expert_action()[self._copies, self.egos].nan_to_num(0.0))
+        if name == "constant":
+            return self._as_action(torch.zeros(self.num, 2, device=self.device))
+        return super().reference_action(name)
+
+    def outcome(self) -> dict[str, Tensor]:
+        """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any object), road_edge_rate: 1 or 0, whether it has
+        happened, before any other of them ended the episode; ade, fde: metres from the log, on average over the steps so far, and now."""
+        rates = {f"{name}_rate": value for name, value in self._tally.items() if name != "goal_position"}
+        crashed = torch.maximum(self._tally["vehicle_collision"], self._tally["road_edge"])
+        steps = torch.from_numpy(self.steps).to(self.device).clamp(min=1)
+        return {**rates, "goal_rate_position": self._tally["goal_position"], "collision_rate": crashed, "ade": self._away / steps, "fde": self._log_distance()}
+
+    def places(self) -> list[str]:
+        """The name of the scene each copy is in."""
+        return [scene.name for scene in self.sim.scenes]
+
+    def render(self, copy: int = 0) -> np.ndarray:
+        """The scene from above, the ego in its middle looking up."""
+        from envs.nocturne.cone import render_cones
+
+        return render_cones(self.sim, [(copy, int(self.egos[copy]))], ABOVE, view_dist=60.0, view_angle=2 * np.pi, goal=True)[0].numpy()
+
+    def _as_action(self, pair: Tensor) -> Tensor:
+        if self.spec.action_scale is None:
+            return self.grid.index(pair)
+        bounds = torch.tensor([self.grid.accel, self.grid.steer], device=self.device)
+        return torch.minimum(torch.maximum(pair, -bounds), bounds)
+
+    def _restart(self, copies: list[int]) -> None:
+        drawn = []
+        for copy in copies:
+            self._seeds[copy] += self._stride
+            drawn.append(self.pool.draw(self._seeds[copy]))
+        self.sim.reset(copies, [scene for scene, _ in drawn], self.warmup)
+        self.egos[copies] = torch.tensor([ego for _, ego in drawn], device=self.device)
+        self.steps[copies], self.over[copies] = 0, False
+        for value in (self._terminated, self._truncated, self._away, *self._tally.values()):
+            value[copies] = 0
+        self._start_distance[copies] = self._goal_gap()[0][copies]
+        self._frames[copies] = self._draw(copies)
+
+    def _ended(self) -> Tensor:
+        """(B,) bool: whose goal is reached, or who has collided (who drives on after that gets no more reward)."""
+        return (self._tally["goal"] + self._tally["vehicle_collision"] + self._tally["road_edge"]) > 0
+
+    def _judge(self, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reward, whether the goal is reached, and collision (B,) of the state now; noted for those `counted` (B,)."""
+        goal, collision = self.sim.at_goal()[self._copies, self.egos], self.sim.collision[self._copies, self.egos]
+        distance, speed, turn = self._goal_gap()
+        shaping = (1 - distance / self._start_distance) + (1 - speed / SPEED_RANGE) + (1 - turn / (2 * torch.pi))
+        reward = torch.where(counted, (GOAL_REWARD * goal + SHAPING * shaping) / 10, 0.0)
+        for name, now in (("goal", goal), ("goal_position", distance < GOAL_DISTANCE), ("vehicle_collision", collision == VEHICLE),
+                          ("road_edge", collision == ROAD_EDGE)):
+            self._tally[name] = torch.where(counted & now, 1.0, self._tally[name])
+        moved = torch.from_numpy(~self.over).to(self.device)
+        self._away += torch.where(moved, self._log_distance(), 0.0)
+        return reward, goal, collision
+
+    def _goal_gap(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) each: metres, m/s and rad between the egos and what is wanted at their goals."""
+        state, goal = self.sim.local[self._copies, self.egos], self.sim.goal[self._copies, self.egos]
+        return (state[:, :2] - goal[:, :2]).norm(dim=-1), (state[:, 3] - goal[:, 3]).abs(), wrap(state[:, 2] - goal[:, 2]).abs()
+
+    def _log_distance(self) -> Tensor:
+        """(B,) metres between the egos and where the log has them."""
+        log, _ = self.sim.logged()
+        return (self.sim.local[self._copies, self.egos, :2] - log[self._copies, self.egos, :2]).norm(dim=-1)
+
+    def _draw(self, copies: Sequence[int] | None = None) -> Tensor:
+        """Frames of copies, by default all, (n, H, W, C) uint8."""
+        which = self._copies if copies is None else torch.as_tensor(copies, device=self.device)
+        if not self._seen:
+            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8, device=self.device)
+        from envs.nocturne.cone import render_cones
+
+        return render_cones(self.sim, torch.stack([which, self.egos[which]], 1), self.image_size).to(self.device)
+
+
+class NocturneEnv(gym.Env):
+    """`gymnasium.make("dreamdrive/Nocturne-v0", ...)`: one ego; options as of `Nocturne`, `reset(seed=...)` chooses scene and ego."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / DT)}
+
+    def __init__(self, render_mode: str | None = None, **options) -> None:
+        self.world = Nocturne(1, restart=False, **options)
+        self.render_mode = render_mode
+        self.action_space = self.world.spec.action_space
+        self.observation_space = gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        start = int(self.np_random.integers(2**19)) if seed is None else seed
+        return self.world.reset([start])[0].numpy(), {}
+
+    def step(self, action) -> tuple[np.ndarray, float, bool, bool, dict]:
+        result = self.world.step(torch.as_tensor(np.asarray(action))[None])
+        info = {name: value[0].item() for name, value in result.info.items() if name != "final_obs"}
+        return result.obs[0].numpy(), float(result.reward), bool(result.terminated), bool(result.truncated), info
+
+    def render(self) -> np.ndarray | None:
+        return self.world.render() if self.render_mode == "rgb_array" else None
