@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from data.latents import cache_latents
 from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
-from models.vae import SIZES, VAE, VAEConfig, to_float, to_uint8, vae_loss
+from models.vae import SIZES, VAE, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
 from utils import checkpoint
-from utils.cli import add_fitting, add_training, device, parser, positive, run, seed_everything, write_args
+from utils.cli import add_fitting, add_training, device, natural_float, parser, positive, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
@@ -29,6 +29,7 @@ from utils.video import save_png, strip
 
 STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
+BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 
 
@@ -38,22 +39,26 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1")
     p.add_argument("--latent", type=positive, default=32, help="Z, numbers a frame is compressed to")
     p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
+    p.add_argument("--colour-balance", type=natural_float, default=0.0,
+                   help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their own survive")
     p.add_argument("--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)")
     add_fitting(p, batch_size=64, unit="frames", halved_after=HALVED_AFTER, patience=8)
     p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
     return p.parse_args()
 
 
-def run_epoch(model: VAE, batches, optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm) -> dict[str, float]:
-    """One pass over `batches` of uint8 frames; trains with an optimizer, else measures. Mean of the losses."""
+def run_epoch(model: VAE, batches, weights: torch.Tensor | None, optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm) -> dict[str, float]:
+    """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the losses."""
     where = next(model.parameters()).device
     mean = Mean()
     for number, batch in enumerate(batches):
-        obs = to_float(batch.to(where))
+        batch = batch.to(where)
+        obs = to_float(batch)
+        weight = None if weights is None else weights[colour_index(batch)][:, None]
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
             reconstruction, posterior = model(obs)
         with torch.set_grad_enabled(optimizer is not None):
-            losses = vae_loss(obs, reconstruction, posterior)
+            losses = vae_loss(obs, reconstruction, posterior, weight)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision fp32, and run again")
@@ -75,6 +80,11 @@ def save_samples(model: VAE, frames: torch.Tensor, path: Path) -> None:
     reconstruction = to_uint8(model.decode(model.encode(to_float(frames.to(where))).mu)).cpu().numpy()
     prior = to_uint8(model.decode(torch.randn(len(frames), model.config.latent, generator=generator).to(where))).cpu().numpy()
     save_png(path, strip([("real frame", list(frames.numpy())), ("reconstruction", list(reconstruction)), ("sample of the prior", list(prior))]))
+
+
+def balanced(stream: FrameStream, balance: float) -> torch.Tensor:
+    """Weights of colours, from a few thousand frames."""
+    return colour_weights(torch.cat(list(stream.epoch(0, BALANCED_FRAMES))), balance)
 
 
 def main() -> None:
@@ -115,6 +125,7 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     stream = FrameStream(datasets, "train", args.batch_size, args.seed)
     validation = FrameStream(datasets, "val", args.batch_size, args.seed)
     samples = next(validation.epoch(0, args.batch_size))[:10]
+    weights = balanced(stream, args.colour_balance).to(next(model.parameters()).device) if args.colour_balance else None
     for epoch in range(len(history) + 1, args.epochs + 1):
         if epoch - best_epoch > args.patience and best_epoch:
             print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
@@ -122,8 +133,8 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), optimizer, args.precision, bar)
-            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
+            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), weights, optimizer, args.precision, bar)
+            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), weights, None, args.precision, bar)
         scheduler.step(measured["loss"])
         history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
         print(line(history[-1]))

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MOST_EPISODES_A_SHARD = 10  # recorded as one batch: 120 MB of frames
 REPORT_EVERY = 25  # frames
+ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller")  # follow from those, and from what is installed
@@ -53,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
     p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne or gym:<id>")
     cli.add_world_options(p)
-    p.add_argument("--rollouts", type=cli.positive, default=1000, help="episodes the dataset shall hold")
+    p.add_argument("--rollouts", type=cli.positive, help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)")
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
     p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller, or shares such as brown=0.5,expert=0.5")
@@ -259,8 +260,8 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float]:
-    """The world's spec, and how many bytes a frame of it takes on disk, from a few frames driven at random."""
+def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None]:
+    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, and how many different episodes it has, if that is limited."""
     world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False, **recipe.options)
     policy = policies.make_policy("white", world.spec)
     obs = world.reset([recording_seed(recipe.seed, 0)])
@@ -270,7 +271,7 @@ def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float]:
         frames.append(obs[0].numpy().tobytes())
         obs = world.step(policy.act(obs)).obs
     world.close()
-    return world.spec, len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64  # actions, rewards and the like take 64
+    return world.spec, len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64, world.episodes  # actions, rewards and the like take 64
 
 
 def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float) -> None:
@@ -315,13 +316,14 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
 
 def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
-    if args.rollouts > RANGE:
-        raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
     mixture = policies.parse_mixture(args.policy)
     recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args))
     folder = cli.make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
-        spec, frame_bytes = look_at_world(recipe)
+        spec, frame_bytes, there_are = look_at_world(recipe)
+        args.rollouts = args.rollouts or there_are or ROLLOUTS
+        if args.rollouts > RANGE:
+            raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)

@@ -22,7 +22,7 @@ import torch
 from utils.errors import UserError
 from utils.spaces import space_to_dict
 
-NOCTURNE_OPTIONS = ("scenes", "image_size", "actions", "warmup", "drive_on")
+NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "actions", "warmup", "drive_on")
 SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 
@@ -79,6 +79,7 @@ class World(ABC):
     spec: WorldSpec
     num: int
     device: torch.device
+    episodes: int | None = None  # different ones that recording seeds lead to, where their number is limited
 
     @abstractmethod
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:

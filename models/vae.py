@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIZES = (64, 128)  # of a frame's side, pixels
+COLOUR_BITS = 3  # of each channel
+COLOURS = 1 << 3 * COLOUR_BITS
+RAREST = 1e-4  # share of the pixels below which a colour gains no more weight
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
@@ -88,17 +91,34 @@ class VAE(nn.Module):
         return asdict(self.config)
 
 
-def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior) -> dict[str, Tensor]:
+def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None) -> dict[str, Tensor]:
     """Negative evidence lower bound with free bits, a mean over the batch.
 
-    reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1)
+    reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times `weight` (B, 1, H, W) if there is one
     KL(q || N(0, 1)) summed over Z, at least FREE_BITS * Z per frame
     """
-    squared = (reconstruction.float() - obs).square().flatten(1).sum(1).mean()
+    squared = (reconstruction.float() - obs).square()
+    squared = (squared if weight is None else squared * weight).flatten(1).sum(1).mean()
     mu, logsigma = posterior.mu.float(), posterior.logsigma.float()
     kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)  # (B,), Kingma & Welling 2014, appendix B
     free = torch.full_like(kl, FREE_BITS * mu.shape[1])
     return {"loss": squared + torch.maximum(kl, free).mean(), "reconstruction": squared, "kl": kl.mean()}
+
+
+def colour_index(obs: Tensor) -> Tensor:
+    """Which of COLOURS colours each pixel of uint8 frames (..., H, W, C) has, (..., H, W) int64; of more than three channels the first three count."""
+    levels = (obs[..., :3] >> (8 - COLOUR_BITS)).long()
+    return sum(levels[..., c] << (COLOUR_BITS * c) for c in range(levels.shape[-1]))
+
+
+def colour_weights(obs: Tensor, balance: float) -> Tensor:
+    """(COLOURS,) weights of colours for the reconstruction error: their share in frames (B, H, W, C) uint8 to the power of -balance, and 1 on average over those pixels.
+
+    With 0 all count alike; with 1 each colour as much as any other, however little of it there is: small things then survive.
+    """
+    count = torch.bincount(colour_index(obs).flatten(), minlength=COLOURS).double()
+    weight = count.clamp(min=count.sum() * RAREST).pow(-balance)
+    return (weight * count.sum() / (weight * count).sum()).float()
 
 
 def to_float(obs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
 from models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise, mdrnn_loss, mixture_log_likelihood, sample_mixture
-from models.vae import FREE_BITS, VAE, Posterior, VAEConfig, to_float, to_uint8, vae_loss
+from models.vae import FREE_BITS, VAE, Posterior, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 
@@ -28,6 +28,28 @@ def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
         torch.testing.assert_close(losses["kl"], kl.mean())
         expected = nn.functional.mse_loss(reconstruction, obs, reduction="sum") / 3 + kl.clamp(min=FREE_BITS * 32).mean()
         torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_balanced_colours_weigh_the_same_in_all():
+    frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    frames[:, :2, :3] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    frames[0, 10, :7] = torch.tensor([0, 128, 255], dtype=torch.uint8)
+    index = colour_index(frames)
+    assert index.shape == (2, 64, 64) and len(index.unique()) == 3
+    for balance, wanted in ((1.0, [1 / 3] * 3), (0.0, [(8192 - 19) / 8192, 12 / 8192, 7 / 8192])):
+        weight = colour_weights(frames, balance)[index]
+        shares = [float(weight[index == colour].sum() / weight.sum()) for colour in (index[0, 30, 30], index[0, 0, 0], index[0, 10, 0])]
+        assert weight.mean().item() == pytest.approx(1) and shares == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_weighted_reconstruction_error_counts_where_the_weight_is():
+    obs, reconstruction = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    reconstruction[0, :, 5, 5], reconstruction[0, :, 6, 6] = 1.0, 1.0
+    weight = torch.ones(1, 1, 64, 64)
+    weight[..., 5, 5] = 10.0
+    posterior = Posterior(torch.zeros(1, 2), torch.zeros(1, 2))
+    assert vae_loss(obs, reconstruction, posterior, weight)["reconstruction"].item() == pytest.approx(33)
+    assert vae_loss(obs, reconstruction, posterior)["reconstruction"].item() == pytest.approx(6)
 
 
 def test_frames_survive_the_way_into_the_model_and_back():

@@ -46,7 +46,7 @@ def drive(made, action, steps: int = STEPS):
 
 def test_every_moving_vehicle_of_every_scene_is_an_episode(folder):
     pool = FolderPool(folder, warmup=10)
-    assert pool.episodes == [("a.json", 0), ("a.json", 1), ("b.json", 0)]
+    assert pool.episodes == [("a.json", 0), ("a.json", 1), ("b.json", 0)] and world(folder).episodes == 3
     drawn = [pool.draw(seed) for seed in range(4)]
     assert [(scene.name, ego) for scene, ego in drawn] == [("tiny.json", 0), ("tiny.json", 1), ("tiny.json", 0), ("tiny.json", 0)]
     first_two = {pool.draw(seed)[0].ids.size for seed in evaluation_seeds(0, 2)}

@@ -23,6 +23,7 @@ from utils.errors import UserError
 
 SIZES = (64, 128)
 KINDS = ("continuous", "discrete")
+VIEW_DIST, FURTHEST = 80.0, 1000.0  # metres
 WARMUP = 10  # steps of the log before an episode begins
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
@@ -38,22 +39,27 @@ class Nocturne(World):
     """
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
-                 image_size: int = 64, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False, grid: ActionGrid | None = None) -> None:
-        """`scenes`: a folder, or None for synthetic ones. `warmup`: steps of the log before an episode begins. `drive_on`: episodes go on after goal and
+                 image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False,
+                 grid: ActionGrid | None = None) -> None:
+        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres to every side, and the `goal`. `warmup`: steps of the log before an episode begins. `drive_on`: episodes go on after goal and
         collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs."""
         if num < 1 or (max_steps is not None and max_steps < 1):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
+        if not 1 <= view_dist <= FURTHEST:
+            raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
         if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
             raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
                             f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
-        self.num, self.device, self.restart, self.warmup, self.drive_on, self.image_size = num, torch.device(device), restart, warmup, drive_on, image_size
+        self.num, self.device, self.restart, self.warmup, self.drive_on = num, torch.device(device), restart, warmup, drive_on
+        self.image_size, self.view_dist, self.goal = image_size, view_dist, goal
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
-        options = {"scenes": scenes and str(scenes), "image_size": image_size, "actions": actions, "warmup": warmup}
+        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "actions": actions, "warmup": warmup}
         self.spec = WorldSpec("nocturne", (image_size, image_size, 3), gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds),
                               DT, min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
         self.pool = make_pool(scenes, warmup)
+        self.episodes = len(self.pool.episodes) if scenes else None
         self.sim: Simulator | None = None
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
@@ -185,7 +191,7 @@ class Nocturne(World):
             return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8, device=self.device)
         from envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, torch.stack([which, self.egos[which]], 1), self.image_size).to(self.device)
+        return render_cones(self.sim, torch.stack([which, self.egos[which]], 1), self.image_size, self.view_dist, goal=self.goal).to(self.device)
 
 
 class NocturneEnv(gym.Env):

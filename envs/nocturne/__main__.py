@@ -1,0 +1,122 @@
+"""Look at scenes, and check them.
+
+    python -m envs.nocturne show datasets/scenes/synthetic_000000.json --ego 3 --t 20 --out scene.png
+    python -m envs.nocturne show datasets/scenes/synthetic_000000.json --video scene.mp4
+    python -m envs.nocturne check datasets/scenes
+
+show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log; check reads every scene of a folder and prints a table.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from envs.nocturne.pool import scene_files
+from envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, load_scene
+from envs.nocturne.simulator import Simulator
+from utils import cli
+from utils.errors import UserError
+from utils.video import VideoWriter, save_png, side_by_side, with_lines
+
+SIDE = 512  # pixels of a picture
+COLUMNS = ("vehicles", "pedestrians", "cyclists", "moving", "egos", "road points", "lights", "stop signs")  # of the table
+AROUND = 80.0  # metres that the picture from above shows to each side
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = cli.parser(__doc__)
+    commands = p.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="draw a scene", formatter_class=cli.HelpFormatter)
+    show.add_argument("scene", type=Path, help="JSON file")
+    show.add_argument("--ego", type=cli.natural, help="id of the object whose cone is drawn (default: the first vehicle that moves and is there all the time)")
+    show.add_argument("--t", type=cli.natural, default=20, help=f"step of the log, 0 to {STEPS - 1}")
+    show.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
+    show.add_argument("--video", type=Path, help="write the whole log as a video instead, e.g. scene.mp4")
+    show.add_argument("--style", choices=("legible", "nocturne"), default="legible", help="of the cone image: one to learn from, or Nocturne's own")
+    check = commands.add_parser("check", help="read every scene of a folder", formatter_class=cli.HelpFormatter)
+    check.add_argument("folder", type=Path, help="folder with JSON files")
+    for command in (show, check):
+        command.add_argument("--kind", choices=("auto", *FORMATS), default="auto", help="of the files: nocturne's headings are in degrees, gpudrive's in radians")
+    return p.parse_args(argv)
+
+
+def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
+    """The scene from above and the ego's cone, side by side."""
+    from envs.nocturne.cone import render_cones
+
+    who = [(0, ego)]
+    above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True)[0].numpy()
+    cone = render_cones(sim, who, SIDE, style=style)[0].numpy()
+    scene, t = sim.scenes[0], int(sim.time[0])
+    speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])
+    text = f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} m/s   goal in {goal:.1f} m"
+    return with_lines(side_by_side([above, cone], ["from above", "what the ego sees"]), [text])
+
+
+def choose_ego(scene: Scene, identity: int | None) -> int:
+    """The place of object `identity`, or of the first vehicle that is there all the time and moves."""
+    if identity is not None:
+        return scene.index(identity)
+    candidates = [*scene.egos.tolist(), *scene.ids[scene.moved].tolist(), *scene.ids.tolist()]
+    return scene.index(candidates[0])
+
+
+def show(args: argparse.Namespace) -> None:
+    if args.t >= STEPS:
+        raise UserError(f"--t {args.t} is not possible: a scene has steps 0 to {STEPS - 1}")
+    scene = load_scene(args.scene, args.kind)
+    sim, ego = Simulator([scene]), choose_ego(scene, args.ego)
+    if args.video:
+        with VideoWriter(args.video, 1 / DT) as video:
+            for t in tqdm(range(STEPS), desc=f"drawing {args.video}", unit="frame"):
+                sim.reset(time=t)
+                video.add(panels(sim, ego, args.style))
+        print(f"{args.video}: {STEPS} steps of {args.scene}, ego {scene.ids[ego]}")
+        return
+    if not scene.valid[ego, args.t]:
+        there = np.flatnonzero(scene.valid[ego])
+        raise UserError(f"object {scene.ids[ego]} is not in {args.scene} at step {args.t}: choose --t between {there[0]} and {there[-1]}, or another --ego")
+    sim.reset(time=args.t)
+    save_png(args.out, panels(sim, ego, args.style))
+    print(f"{args.out}: step {args.t} of {args.scene}, ego {scene.ids[ego]}")
+
+
+def facts(scene: Scene) -> dict[str, int]:
+    """What the table of `check` says of a scene."""
+    kinds = Counter(OBJECTS[kind] for kind in scene.type)
+    counts = (kinds["vehicle"], kinds["pedestrian"], kinds["cyclist"], int(scene.moved.sum()), len(scene.egos), len(scene.road_points), len(scene.light_position),
+              len(scene.stop_signs))
+    return dict(zip(COLUMNS, counts, strict=True))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print a row a file; UserError if one of them is not a scene."""
+    files = scene_files(args.folder)
+    width, wrong, total = max(len(path.name) for path in files), 0, Counter()
+    print("  ".join(["scene".ljust(width), *COLUMNS]))
+    for path in files:
+        try:
+            row = facts(load_scene(path, args.kind))
+        except UserError as error:
+            wrong += 1
+            print(f"{path.name.ljust(width)}  error: {error}")
+            continue
+        total.update(row)
+        print("  ".join([path.name.ljust(width), *(str(row[name]).rjust(len(name)) for name in COLUMNS)]))
+    print("  ".join(["all".ljust(width), *(str(total[name]).rjust(len(name)) for name in COLUMNS)]))
+    if wrong:
+        raise UserError(f"{wrong} of the {len(files)} files in {args.folder} cannot be used: see above, and mend them or take them away")
+
+
+def main(argv: list[str] | None = None) -> None:
+    torch.set_num_threads(1)
+    args = parse_args(argv)
+    {"show": show, "check": check}[args.command](args)
+
+
+if __name__ == "__main__":
+    cli.run(main)
