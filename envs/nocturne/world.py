@@ -41,8 +41,9 @@ class Nocturne(World):
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
                  image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False,
                  grid: ActionGrid | None = None) -> None:
-        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres to every side, and the `goal`. `warmup`: steps of the log before an episode begins. `drive_on`: episodes go on after goal and
-        collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs."""
+        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres to every side, and the `goal`. `warmup`: steps of the log before
+        an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are
+        over whole logs."""
         if num < 1 or (max_steps is not None and max_steps < 1):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
         if not 1 <= view_dist <= FURTHEST:
