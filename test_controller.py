@@ -78,7 +78,7 @@ class Episode:
             self.panels = ["the dream"]
         else:
             self.world = make(env, restart=False, **options)
-            self.panels = ["the simulator", *(["what V makes of it", "what M expected"] if agent else [])]
+            self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart, *(["what V makes of it", "what M expected"] if agent else [])]
         self.space = self.world.spec.plain_action_space
         self.policy = make_policy(POLICIES[args.controller], self.world.spec) if args.controller in POLICIES else None
 
@@ -105,9 +105,10 @@ class Episode:
 
     def images(self) -> list[np.ndarray]:
         """One uint8 picture a panel."""
+        shown = [self.world.render(), *([self.obs[0].numpy()] if self.world.seen_apart else [])]
         if self.dreaming or not self.agent:
-            return [self.world.render()]
-        return [self.world.render(), self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
+            return shown
+        return [*shown, self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
 
     def text(self) -> dict:
         action = {} if self.action is None else {"action": self.action}

@@ -79,6 +79,7 @@ class World(ABC):
     spec: WorldSpec
     num: int
     device: torch.device
+    seen_apart: bool = False  # whether `render` shows something else than a frame does, larger
     episodes: int | None = None  # different ones that recording seeds lead to, where their number is limited
 
     @abstractmethod

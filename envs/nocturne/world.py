@@ -38,6 +38,8 @@ class Nocturne(World):
     Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
 
+    seen_apart = True
+
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
                  image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False,
                  grid: ActionGrid | None = None) -> None:
