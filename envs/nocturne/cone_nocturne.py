@@ -211,11 +211,11 @@ class Nocturne:
         self.bodies, self.shadows, self.rings = (self.layered(v, "triangles", "triangle_strip", direct) for v in (BODY_VERTEX, SHADOW_VERTEX, RING_VERTEX))
         self.resolve = opengl.program(gl, vertex=RESOLVE_VERTEX, fragment=RESOLVE_FRAGMENT)
         self.places = {(p, n): opengl.uniform(gl, p, n) for p in (self.bodies, self.shadows, self.rings, self.resolve) for n in ("dist", "box", "size", "layers", "mask")}
-        self.objects, self.polygons = (Instances(gl, sizes) for sizes in ([4, 4, 3], [4, 3, 3]))
+        self.objects, self.polygons = (opengl.Instances(gl, sizes) for sizes in ([4, 4, 3], [4, 3, 3]))
         self.empty = opengl.new(gl, "VertexArrays")
         self.egos = opengl.new(gl, "Buffers")
-        self.layers, self.stack, self.mask = (opengl.new(gl, "Textures") for _ in range(3))
-        self.layers_frame, self.stack_frame = (opengl.new(gl, "Framebuffers") for _ in range(2))
+        self.layers, self.mask, self.target = opengl.new(gl, "Textures"), opengl.new(gl, "Textures"), opengl.new(gl, "Framebuffers")
+        self.stack = opengl.Stack(gl)
         self.allocated: tuple | None = None
         self.masked: Frame | None = None
         self.order: tuple[int, ...] = ()
@@ -241,17 +241,12 @@ class Nocturne:
         """Make the textures for that many pictures, unless there are such. Leaves the layers' framebuffer bound."""
         gl, (h, w) = self.gl, frame.size
         if self.allocated is not None and self.allocated[:2] == (h, w) and self.allocated[2] >= cones:
-            gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.layers_frame)
+            gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
             return
         self.allocated = h, w, cones
-        gl.glBindTexture(gl.GL_TEXTURE_2D, self.stack)
-        gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, w, h * cones, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
-        gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
-        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.stack_frame)
-        gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.stack, 0)
         gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE_ARRAY, self.layers)
         gl.glTexImage3DMultisample(gl.GL_TEXTURE_2D_MULTISAMPLE_ARRAY, 4, gl.GL_RGBA8, w, h, cones, gl.GL_TRUE)
-        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.layers_frame)
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
         gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.layers, 0)
         if gl.glCheckFramebufferStatus(gl.GL_FRAMEBUFFER) != gl.GL_FRAMEBUFFER_COMPLETE:
             self.allocated = None
@@ -310,7 +305,7 @@ class Nocturne:
         self.paint(self.rings, self.polygons, 36, frame)
         self.read(box, views, out)
 
-    def paint(self, program: int, instances: "Instances", vertices: int, frame: Frame) -> None:
+    def paint(self, program: int, instances: opengl.Instances, vertices: int, frame: Frame) -> None:
         if not instances.number:
             return
         self.gl.glUseProgram(program)
@@ -386,11 +381,7 @@ class Nocturne:
     def read(self, box: tuple[int, int, int, int], views: Views, out: np.ndarray) -> None:
         """Average the samples, and fetch the pictures."""
         gl, (h, w), cones = self.gl, views.frame.size, len(out)
-        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.stack_frame)
-        gl.glDisable(gl.GL_SCISSOR_TEST)
-        gl.glViewport(0, 0, w, h * cones)
-        gl.glClearColor(0.0, 0.0, 0.0, 1.0)
-        gl.glClear(gl.GL_COLOR_BUFFER_BIT)
+        self.stack.begin(h, w, cones)
         gl.glUseProgram(self.resolve)
         gl.glUniform4f(self.places[self.resolve, "box"], *map(float, box))
         gl.glUniform3f(self.places[self.resolve, "size"], float(w), float(h), float(cones))
@@ -402,25 +393,7 @@ class Nocturne:
         gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE_ARRAY, self.layers)
         gl.glBindVertexArray(self.empty)
         gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 6, cones)
-        pixels = np.empty((cones, h, w, 4), np.uint8)
-        gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 4)
-        gl.glReadPixels(0, 0, w, h * cones, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, pixels.ctypes.data)
-        out[...] = pixels[..., :3]
-
-
-class Instances:
-    """A buffer of rows of floats, one an instance, with the vertex array that reads it."""
-
-    def __init__(self, gl: Any, sizes: list[int]) -> None:
-        self.gl, self.number = gl, 0
-        self.array, self.buffer = opengl.new(gl, "VertexArrays"), opengl.new(gl, "Buffers")
-        gl.glBindVertexArray(self.array)
-        gl.glBindBuffer(gl.GL_ARRAY_BUFFER, self.buffer)
-        opengl.attributes(gl, sizes, 1)
-
-    def put(self, rows: np.ndarray) -> None:
-        self.number = len(rows)
-        opengl.upload(self.gl, self.buffer, rows.astype(np.float32))
+        self.stack.read(out)
 
 
 def signs(views: Views) -> np.ndarray:

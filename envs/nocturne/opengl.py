@@ -195,3 +195,50 @@ def attributes(gl: Any, sizes: list[int], each: int) -> None:
         gl.glVertexAttribPointer(i, size, gl.GL_FLOAT, gl.GL_FALSE, stride, offset)
         gl.glVertexAttribDivisor(i, each)
         offset += 4 * size
+
+
+class Instances:
+    """A buffer of rows of floats, one an instance, with the vertex array that reads it."""
+
+    def __init__(self, gl: Any, sizes: list[int]) -> None:
+        self.gl, self.number = gl, 0
+        self.array, self.buffer = new(gl, "VertexArrays"), new(gl, "Buffers")
+        gl.glBindVertexArray(self.array)
+        gl.glBindBuffer(gl.GL_ARRAY_BUFFER, self.buffer)
+        attributes(gl, sizes, 1)
+
+    def put(self, rows: np.ndarray) -> None:
+        self.number = len(rows)
+        upload(self.gl, self.buffer, rows.astype(np.float32))
+
+
+class Stack:
+    """Pictures of one size on top of one another in a texture, so that one read-back fetches them all; the first row of the first is OpenGL's lowest."""
+
+    def __init__(self, gl: Any) -> None:
+        self.gl, self.size = gl, (0, 0, 0)
+        self.texture, self.target = new(gl, "Textures"), new(gl, "Framebuffers")
+
+    def begin(self, h: int, w: int, number: int) -> None:
+        """Make room for `number` pictures, black, and draw into them from here on."""
+        gl = self.gl
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
+        if self.size[:2] != (h, w) or self.size[2] < number:
+            self.size = h, w, number
+            gl.glBindTexture(gl.GL_TEXTURE_2D, self.texture)
+            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, w, h * number, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
+            gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
+            gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.texture, 0)
+        for state in (gl.GL_DEPTH_TEST, gl.GL_BLEND, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST, gl.GL_SCISSOR_TEST):
+            gl.glDisable(state)
+        gl.glViewport(0, 0, w, h * number)
+        gl.glClearColor(0.0, 0.0, 0.0, 1.0)
+        gl.glClear(gl.GL_COLOR_BUFFER_BIT)
+
+    def read(self, out: np.ndarray) -> None:
+        """Fetch the pictures into `out` (number, h, w, 3) uint8."""
+        gl, (number, h, w, _) = self.gl, out.shape
+        pixels = np.empty((number, h, w, 4), np.uint8)
+        gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 4)
+        gl.glReadPixels(0, 0, w, h * number, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, pixels.ctypes.data)
+        out[...] = pixels[..., :3]
