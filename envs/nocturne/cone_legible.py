@@ -18,20 +18,28 @@ from envs.nocturne.cone import Colors, Frame, SceneCache, Views
 from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS, Scene
 
 PALETTE = {
-    "background": (34, 34, 38), "lane": (78, 80, 88), "lane_center": (112, 114, 122), "road_line": (172, 156, 74), "road_edge": (196, 196, 200),
+    "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),
     "crosswalk": (70, 112, 112), "speed_bump": (120, 90, 70),
     "vehicle": (40, 130, 255), "pedestrian": (255, 130, 20), "cyclist": (190, 70, 255), "ego": (255, 255, 255), "goal": (255, 0, 170), "stop_sign": (150, 0, 30),
     "light_unknown": (140, 150, 190), "light_stop": (255, 30, 30), "light_caution": (255, 225, 0), "light_go": (0, 225, 60), "light_arrow_stop": (255, 90, 110),
     "light_arrow_caution": (255, 235, 120), "light_arrow_go": (120, 240, 150), "light_flashing_stop": (200, 20, 70), "light_flashing_caution": (205, 185, 0),
 }  # fmt: skip
 # Painted in this order: the class of road, what is drawn of it, its width in metres, the least in pixels.
-ROAD_LAYERS = (("lane", "lane", 3.7, 1.0), ("crosswalk", "crosswalk", 0.0, 0.0), ("crosswalk", "crosswalk", 0.4, 0.7), ("speed_bump", "speed_bump", 0.0, 0.0),
-               ("speed_bump", "speed_bump", 0.4, 0.7), ("lane", "lane_center", 0.3, 0.25), ("road_line", "road_line", 0.3, 0.4), ("road_edge", "road_edge", 0.5, 0.7))  # fmt: skip
+ROAD_LAYERS = (
+    ("lane", "lane", 3.7, 1.0),
+    ("crosswalk", "crosswalk", 0.0, 0.0),  # without a width: the area
+    ("crosswalk", "crosswalk", 0.4, 0.7),
+    ("speed_bump", "speed_bump", 0.0, 0.0),
+    ("speed_bump", "speed_bump", 0.4, 0.7),
+    ("lane", "lane_center", 0.3, 0.2),
+    ("road_line", "road_line", 0.3, 0.25),
+    ("road_edge", "road_edge", 0.5, 0.65),
+)
 LEAST = {"vehicle": (2.4, 1.6), "cyclist": (2.2, 1.6), "pedestrian": (1.7, 1.7), "ego": (2.4, 1.6)}  # pixels, length and width
-LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 0.9), (1.5, 0.9), (2.5, 2.2)  # metres, and the least in pixels
+LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 0.9), (1.5, 0.9), (2.5, 2.0)  # metres, and the least in pixels
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
-TEXELS = 8 << 20  # of a road texture, at most: larger scenes are drawn coarser
+TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
 DIRECTIONS = 1024  # of a horizon
 NEVER = 1e6  # metres
 BYTES = 64 << 20  # of pictures drawn at once
@@ -170,7 +178,7 @@ void main() {
     at = place;
     shape = form;
     tint = vec4(shade, body.w);
-    vec2 p = corner(QUAD[gl_VertexID].x, QUAD[gl_VertexID].y, form.zw + 1.5 / scale) * scale;
+    vec2 p = corner(QUAD[gl_VertexID].x, QUAD[gl_VertexID].y, form.zw + 2.0 / scale) * scale;
     p = middle + vec2(p.x, -p.y) + vec2(0.0, place.x * size.y);
     gl_Position = visible() ? vec4(2.0 * p.x / size.x - 1.0, 2.0 * p.y / (size.y * number) - 1.0, 0.0, 1.0) : vec4(2.0, 2.0, 0.0, 1.0);
 }
@@ -187,16 +195,17 @@ void main() {
     p = vec2(p.x, -p.y) / scale;
     vec2 d = p - at.yz;
     vec2 q = vec2(dot(d, shape.xy), dot(d, vec2(-shape.y, shape.x))) * scale, half_size = shape.zw * scale;
-    float cover;
-    if (at.w == 0.0) {
-        vec2 c = clamp(half_size + 0.5 - abs(q), 0.0, 1.0);
+    float cover, rim = 0.0;
+    if (at.w == 0.0) {  // a box with a dark rim, so that neighbours stay apart
+        vec2 c = clamp(half_size + 0.5 - abs(q), 0.0, 1.0), wide = clamp(half_size + 0.5 + RIM - abs(q), 0.0, 1.0);
         cover = c.x * c.y;
+        rim = 0.7 * (wide.x * wide.y - cover);
     } else {
         cover = clamp(half_size.x - length(q) + 0.5, 0.0, 1.0);
         if (at.w == 2.0) cover *= clamp(length(q) - 0.55 * half_size.x + 0.5, 0.0, 1.0);
     }
     float front = at.w == 0.0 ? 0.5 * smoothstep(1.4, 2.2, half_size.x) * clamp(q.x - 0.3 * half_size.x + 0.5, 0.0, 1.0) : 0.0;
-    color = vec4(mix(tint.rgb, vec3(1.0), front), cover * (tint.a > 0.0 || at.w == 1.0 ? inside(p) : 1.0));
+    color = vec4(mix(tint.rgb, vec3(1.0), front) * cover / max(cover + rim, 1e-3), (cover + rim) * (tint.a > 0.0 || at.w == 1.0 ? inside(p) : 1.0));
 }
 """
 BAND_VERTEX = """
@@ -244,7 +253,7 @@ class Legible:
                    "bands": (BAND_VERTEX, BAND_FRAGMENT)}  # fmt: skip
         self.programs = {}
         for name, (vertex, fragment) in sources.items():
-            texts = [t.strip().replace("DIRECTIONS", f"{DIRECTIONS}.0").replace("LOOKS", "24") for t in (vertex, fragment)]
+            texts = [t.strip().replace("DIRECTIONS", f"{DIRECTIONS}.0").replace("LOOKS", "24").replace("RIM", "0.6") for t in (vertex, fragment)]
             self.programs[name] = opengl.program(gl, vertex=texts[0], fragment=texts[1])
         self.places: dict[tuple[str, str], int] = {}
         self.stack = opengl.Stack(gl)
@@ -313,8 +322,7 @@ class Legible:
             for name in (gl.GL_TEXTURE_MIN_FILTER, gl.GL_TEXTURE_MAG_FILTER):
                 gl.glTexParameteri(gl.GL_TEXTURE_2D, name, gl.GL_NEAREST)
             gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.horizon, 0)
-        for state in (gl.GL_DEPTH_TEST, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST, gl.GL_SCISSOR_TEST):
-            gl.glDisable(state)
+        opengl.plain(gl)
         gl.glEnable(gl.GL_BLEND)
         gl.glBlendEquation(gl.GL_MIN)
         gl.glViewport(0, 0, DIRECTIONS, cones)
@@ -332,36 +340,39 @@ class Legible:
         low, high = low - 4 - 4 / scale, high + 4 + 4 / scale
         fine = min(FINER * scale, float(np.sqrt(TEXELS / np.prod(high - low))))
         side = min(8192, self.context.limit(gl.GL_MAX_TEXTURE_SIZE))
-        w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side))
-        texture, smooth = opengl.new(gl, "Textures"), opengl.new(gl, "Textures")
-        targets = [opengl.new(gl, "Framebuffers") for _ in range(2)]
-        gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE, smooth)
-        gl.glTexImage2DMultisample(gl.GL_TEXTURE_2D_MULTISAMPLE, 4, gl.GL_RGBA8, w, h, gl.GL_TRUE)
+        w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 2))
+        # Drawn with 4 samples in a texture of twice that, averaged there, and again two by two: 16 samples, so that thin bands at a slant are even.
+        smooth, double, texture = (opengl.new(gl, "Textures") for _ in range(3))
         gl.glActiveTexture(gl.GL_TEXTURE0)
-        gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
-        gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, w, h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
-        for name, value in ((gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR), (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
-                            (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER), (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER)):  # fmt: skip
-            gl.glTexParameteri(gl.GL_TEXTURE_2D, name, value)
+        gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE, smooth)
+        gl.glTexImage2DMultisample(gl.GL_TEXTURE_2D_MULTISAMPLE, 4, gl.GL_RGBA8, 2 * w, 2 * h, gl.GL_TRUE)
         background = (*colour("background"), 1.0)
-        gl.glTexParameterfv(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_BORDER_COLOR, (gl.GLfloat * 4)(*background))
-        for target, name in zip(targets, (smooth, texture), strict=True):
+        for name, times in ((double, 2), (texture, 1)):
+            gl.glBindTexture(gl.GL_TEXTURE_2D, name)
+            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, times * w, times * h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
+            for setting, value in ((gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR), (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
+                                   (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER), (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER)):  # fmt: skip
+                gl.glTexParameteri(gl.GL_TEXTURE_2D, setting, value)
+            gl.glTexParameterfv(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_BORDER_COLOR, (gl.GLfloat * 4)(*background))
+        targets = [opengl.new(gl, "Framebuffers") for _ in range(3)]
+        for target, name in zip(targets, (smooth, double, texture), strict=True):
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target)
             gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, name, 0)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, targets[0])
-        for state in (gl.GL_DEPTH_TEST, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST, gl.GL_SCISSOR_TEST, gl.GL_BLEND):
-            gl.glDisable(state)
+        opengl.plain(gl)
         gl.glEnable(gl.GL_MULTISAMPLE)
-        gl.glViewport(0, 0, w, h)
+        gl.glViewport(0, 0, 2 * w, 2 * h)
         gl.glClearColor(*background)
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
         self.draw_bands(scene, low, high - low, scale)
-        gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, targets[0])
-        gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, targets[1])
-        gl.glBlitFramebuffer(0, 0, w, h, 0, 0, w, h, gl.GL_COLOR_BUFFER_BIT, gl.GL_NEAREST)
+        for i, times in ((0, 2), (1, 1)):
+            gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, targets[i])
+            gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, targets[i + 1])
+            gl.glBlitFramebuffer(0, 0, 2 * w, 2 * h, 0, 0, times * w, times * h, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR if i else gl.GL_NEAREST)
         for target in targets:
             opengl.delete(gl, "Framebuffers", target)
-        opengl.delete(gl, "Textures", smooth)
+        for name in (smooth, double):
+            opengl.delete(gl, "Textures", name)
         return Road(texture, 4 * w * h, low, high - low)
 
     def draw_bands(self, scene: Scene, corner: np.ndarray, extent: np.ndarray, scale: float) -> None:

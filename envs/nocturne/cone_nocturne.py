@@ -10,7 +10,6 @@ worked out once per framing as four bits a pixel, and applied where the samples 
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -219,7 +218,7 @@ class Nocturne:
         self.allocated: tuple | None = None
         self.masked: Frame | None = None
         self.order: tuple[int, ...] = ()
-        self.indirect = {"GL_ARB_multi_draw_indirect", "GL_ARB_base_instance"} <= context.extensions
+        self.commands = opengl.new(gl, "Buffers") if {"GL_ARB_multi_draw_indirect", "GL_ARB_base_instance"} <= context.extensions else 0
 
     def layered(self, vertex: str, taken: str, given: str, direct: set[str]) -> int:
         """A program that draws into layers: by the vertex shader where the driver has that, else by a geometry shader."""
@@ -278,13 +277,12 @@ class Nocturne:
     def draw(self, views: Views, colors: Colors, goal: bool, out: np.ndarray) -> None:
         """Paint the cones of `views` into `out` (E, h, w, 3)."""
         gl, frame = self.gl, views.frame
-        (h, w), cones = frame.size, len(out)
+        h, cones = frame.size[0], len(out)
         self.allocate(frame, cones)
         box = self.set_mask(frame)
         if box[0] == box[2]:
             return
-        for state in (gl.GL_DEPTH_TEST, gl.GL_BLEND, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST):
-            gl.glDisable(state)
+        opengl.plain(gl)
         gl.glEnable(gl.GL_MULTISAMPLE)
         gl.glEnable(gl.GL_SCISSOR_TEST)
         gl.glScissor(box[0], h - box[3], box[2] - box[0], box[3] - box[1])
@@ -367,16 +365,20 @@ class Nocturne:
     def strips(self, first: np.ndarray, count: np.ndarray, cone: np.ndarray) -> None:
         """Line strips, `cone` the number of the row of self.egos that each is seen from."""
         gl = self.gl
-        commands = np.stack([count, np.ones_like(count), first, cone], 1).astype(np.uint32)
-        gl.glMultiDrawArraysIndirect(gl.GL_LINE_STRIP, self.commands(commands), len(commands), 0)
-
-    def commands(self, rows: np.ndarray) -> int:
-        gl = self.gl
-        if not hasattr(self, "command_buffer"):
-            self.command_buffer = opengl.new(gl, "Buffers")
-        gl.glBindBuffer(gl.GL_DRAW_INDIRECT_BUFFER, self.command_buffer)
-        gl.glBufferData(gl.GL_DRAW_INDIRECT_BUFFER, rows.nbytes, rows.ctypes.data, gl.GL_STREAM_DRAW)
-        return 0
+        if self.commands:
+            rows = np.stack([count, np.ones_like(count), first, cone], 1).astype(np.uint32)
+            gl.glBindBuffer(gl.GL_DRAW_INDIRECT_BUFFER, self.commands)
+            gl.glBufferData(gl.GL_DRAW_INDIRECT_BUFFER, rows.nbytes, rows.ctypes.data, gl.GL_STREAM_DRAW)
+            gl.glMultiDrawArraysIndirect(gl.GL_LINE_STRIP, 0, len(rows), 0)
+            return
+        gl.glBindBuffer(gl.GL_ARRAY_BUFFER, self.egos)
+        first, count = first.astype(np.int32), count.astype(np.int32)
+        edges = np.searchsorted(cone, np.arange(cone[-1] + 2))
+        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            for location, size, offset in ((2, 4, 20 * i), (3, 1, 20 * i + 16)):
+                gl.glVertexAttribPointer(location, size, gl.GL_FLOAT, gl.GL_FALSE, 20, offset)
+            arrays = [x[a:b].ctypes.data_as(ctypes.POINTER(gl.GLint)) for x in (first, count)]
+            gl.glMultiDrawArrays(gl.GL_LINE_STRIP, *arrays, int(b - a))
 
     def read(self, box: tuple[int, int, int, int], views: Views, out: np.ndarray) -> None:
         """Average the samples, and fetch the pictures."""

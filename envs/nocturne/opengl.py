@@ -159,8 +159,7 @@ def program(gl: Any, **sources: str) -> int:
     ok, log = gl.GLint(), ctypes.create_string_buffer(4096)
     gl.glGetProgramiv(made, gl.GL_LINK_STATUS, ok)
     if not ok.value:
-        for kind in ("program",):
-            gl.glGetProgramInfoLog(made, len(log), None, log)
+        gl.glGetProgramInfoLog(made, len(log), None, log)
         raise UserError(f"this machine's OpenGL refuses a shader ({log.value.decode()[:300]}): unset {FOUND}, or install Mesa's software, {PACKAGES}")
     return made
 
@@ -197,6 +196,12 @@ def attributes(gl: Any, sizes: list[int], each: int) -> None:
         offset += 4 * size
 
 
+def plain(gl: Any) -> None:
+    """Every primitive is drawn, over what is there, wherever it is."""
+    for state in (gl.GL_DEPTH_TEST, gl.GL_BLEND, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST, gl.GL_SCISSOR_TEST):
+        gl.glDisable(state)
+
+
 class Instances:
     """A buffer of rows of floats, one an instance, with the vertex array that reads it."""
 
@@ -229,8 +234,7 @@ class Stack:
             gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, w, h * number, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
             gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
             gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.texture, 0)
-        for state in (gl.GL_DEPTH_TEST, gl.GL_BLEND, gl.GL_CULL_FACE, gl.GL_STENCIL_TEST, gl.GL_SCISSOR_TEST):
-            gl.glDisable(state)
+        plain(gl)
         gl.glViewport(0, 0, w, h * number)
         gl.glClearColor(0.0, 0.0, 0.0, 1.0)
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
