@@ -340,40 +340,35 @@ class Legible:
         low, high = low - 4 - 4 / scale, high + 4 + 4 / scale
         fine = min(FINER * scale, float(np.sqrt(TEXELS / np.prod(high - low))))
         side = min(8192, self.context.limit(gl.GL_MAX_TEXTURE_SIZE))
-        w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 2))
-        # Drawn with 4 samples in a texture of twice that, averaged there, and again two by two: 16 samples, so that thin bands at a slant are even.
-        smooth, double, texture = (opengl.new(gl, "Textures") for _ in range(3))
-        gl.glActiveTexture(gl.GL_TEXTURE0)
-        gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE, smooth)
-        gl.glTexImage2DMultisample(gl.GL_TEXTURE_2D_MULTISAMPLE, 4, gl.GL_RGBA8, 2 * w, 2 * h, gl.GL_TRUE)
+        w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 4))
+        # Drawn four times as large and halved twice: 16 samples for a texel, so that thin bands at a slant are even. (Quicker in Mesa's software than multisampling.)
+        textures, targets = ([opengl.new(gl, kind) for _ in range(3)] for kind in ("Textures", "Framebuffers"))
         background = (*colour("background"), 1.0)
-        for name, times in ((double, 2), (texture, 1)):
-            gl.glBindTexture(gl.GL_TEXTURE_2D, name)
+        gl.glActiveTexture(gl.GL_TEXTURE0)
+        for texture, target, times in zip(textures, targets, (4, 2, 1), strict=True):
+            gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
             gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, times * w, times * h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
             for setting, value in ((gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR), (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
                                    (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER), (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER)):  # fmt: skip
                 gl.glTexParameteri(gl.GL_TEXTURE_2D, setting, value)
             gl.glTexParameterfv(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_BORDER_COLOR, (gl.GLfloat * 4)(*background))
-        targets = [opengl.new(gl, "Framebuffers") for _ in range(3)]
-        for target, name in zip(targets, (smooth, double, texture), strict=True):
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target)
-            gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, name, 0)
+            gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, texture, 0)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, targets[0])
         opengl.plain(gl)
-        gl.glEnable(gl.GL_MULTISAMPLE)
-        gl.glViewport(0, 0, 2 * w, 2 * h)
+        gl.glViewport(0, 0, 4 * w, 4 * h)
         gl.glClearColor(*background)
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
         self.draw_bands(scene, low, high - low, scale)
-        for i, times in ((0, 2), (1, 1)):
+        for i, times in ((0, 4), (1, 2)):
             gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, targets[i])
             gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, targets[i + 1])
-            gl.glBlitFramebuffer(0, 0, 2 * w, 2 * h, 0, 0, times * w, times * h, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR if i else gl.GL_NEAREST)
+            gl.glBlitFramebuffer(0, 0, times * w, times * h, 0, 0, times * w // 2, times * h // 2, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR)
         for target in targets:
             opengl.delete(gl, "Framebuffers", target)
-        for name in (smooth, double):
-            opengl.delete(gl, "Textures", name)
-        return Road(texture, 4 * w * h, low, high - low)
+        for texture in textures[:2]:
+            opengl.delete(gl, "Textures", texture)
+        return Road(textures[2], 4 * w * h, low, high - low)
 
     def draw_bands(self, scene: Scene, corner: np.ndarray, extent: np.ndarray, scale: float) -> None:
         """The layers of ROAD_LAYERS; each point is a pair of vertices, one for either side of the band."""
