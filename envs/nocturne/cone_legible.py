@@ -41,6 +41,7 @@ BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
 DIRECTIONS = 1024  # of a horizon
+LOOKS = 64  # of them, at most, in which an object is looked for
 NEVER = 1e6  # metres
 BYTES = 64 << 20  # of pictures drawn at once
 
@@ -162,14 +163,14 @@ bool visible() {
     vec2 range = extent();
     vec2 own = vec2(-dot(place.yz, form.xy), -dot(place.yz, vec2(-form.y, form.x)));
     if (all(lessThan(abs(own), body.xy))) return true;
-    float middle_angle = left_of(place.yz);
-    for (int i = 0; i < LOOKS; i++) {
-        float a = from_head(middle_angle + mix(range.x, range.y, (float(i) + 0.5) / float(LOOKS)));
-        int column = int(floor((a / view.w + 0.5) * DIRECTIONS));
-        a = ((float(column) + 0.5) / DIRECTIONS - 0.5) * view.w;
-        if (abs(a) > view.y || column < 0 || column >= int(DIRECTIONS)) continue;
+    vec2 columns = (from_head(left_of(place.yz)) + range) * DIRECTIONS / view.w + 0.5 * DIRECTIONS;
+    columns = clamp(floor(columns), 0.0, DIRECTIONS - 1.0);
+    float stride = max(1.0, (columns.y - columns.x) / LOOKS);
+    for (float column = columns.x; column <= columns.y; column += stride) {
+        float a = ((floor(column) + 0.5) / DIRECTIONS - 0.5) * view.w;
+        if (abs(a) > view.y) continue;
         vec2 where = hit(ahead(a + view.z), place.yz, form.xy, body.xy);
-        if (where.x <= where.y && where.x <= view.x && where.x <= texelFetch(horizon, ivec2(column, int(place.x)), 0).g) return true;
+        if (where.x <= where.y && where.x <= view.x && where.x <= texelFetch(horizon, ivec2(int(column), int(place.x)), 0).g) return true;
     }
     return false;
 }
@@ -253,7 +254,7 @@ class Legible:
                    "bands": (BAND_VERTEX, BAND_FRAGMENT)}  # fmt: skip
         self.programs = {}
         for name, (vertex, fragment) in sources.items():
-            texts = [t.strip().replace("DIRECTIONS", f"{DIRECTIONS}.0").replace("LOOKS", "24").replace("RIM", "0.6") for t in (vertex, fragment)]
+            texts = [t.strip().replace("DIRECTIONS", f"{DIRECTIONS}.0").replace("LOOKS", f"{LOOKS}.0").replace("RIM", "0.6") for t in (vertex, fragment)]
             self.programs[name] = opengl.program(gl, vertex=texts[0], fragment=texts[1])
         self.places: dict[tuple[str, str], int] = {}
         self.stack = opengl.Stack(gl)
