@@ -42,6 +42,8 @@ FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
 DIRECTIONS = 1024  # of a horizon
 LOOKS = 64  # of them, at most, in which an object is looked for
+RIM = 0.6  # pixels, of the dark rim around a box
+FAN = 8  # triangles that cover a cone
 NEVER = 1e6  # metres
 BYTES = 64 << 20  # of pictures drawn at once
 
@@ -116,12 +118,20 @@ void main() {
 GROUND_VERTEX = COMMON + """
 layout(location = 0) in vec4 ego;  // cone; x and y relative to the texture's corner; nothing
 layout(location = 1) in vec4 turn;  // sine and cosine of its heading
-uniform vec4 box;  // of the picture: left, top, right, bottom
 flat out vec4 from;
 flat out vec2 heading;
-void main() {
-    const vec2 QUAD[6] = vec2[6](vec2(0, 0), vec2(1, 0), vec2(1, 1), vec2(0, 0), vec2(1, 1), vec2(0, 1));
-    vec2 p = mix(box.xy, box.zw, QUAD[gl_VertexID]);
+void main() {  // a fan around the cone, a pixel larger than it, of FAN triangles; a square where the cone is more than half a circle
+    int triangle = gl_VertexID / 3, k = gl_VertexID % 3;
+    vec2 p;
+    if (view.y < 1.5) {
+        float slack = 1.0 / (scale * sin(view.y)), part = 2.0 * view.y / FAN;
+        p = -slack * ahead(view.z);
+        if (k > 0) p += (view.x + slack + 1.0 / scale) / cos(0.5 * part) * ahead(view.z - view.y + part * float(triangle + k - 1));
+    } else {
+        const vec2 QUAD[6] = vec2[6](vec2(-1, -1), vec2(1, -1), vec2(1, 1), vec2(-1, -1), vec2(1, 1), vec2(-1, 1));
+        p = triangle < 2 ? view.x * QUAD[gl_VertexID] : vec2(0.0);
+    }
+    p = middle + vec2(p.x, -p.y) * scale;
     from = ego;
     heading = turn.xy;
     gl_Position = vec4(2.0 * p.x / size.x - 1.0, 2.0 * (p.y + ego.x * size.y) / (size.y * number) - 1.0, 0.0, 1.0);
@@ -138,9 +148,11 @@ vec3 ground(vec2 p) {
     return texture(road, (from.yz + vec2(heading.x * p.x + heading.y * p.y, heading.x * p.y - heading.y * p.x)) * grain).rgb;
 }
 void main() {
-    vec2 p = gl_FragCoord.xy - vec2(0.0, from.x * size.y) - middle;
+    vec2 pixel = gl_FragCoord.xy - vec2(0.0, from.x * size.y), p = pixel - middle;
     p = vec2(p.x, -p.y) / scale;
-    float r = length(p), kept = inside(p), step_ = 0.25 * DIRECTIONS / (view.w * max(r * scale, 0.5));
+    float r = length(p), kept = inside(p);
+    if (pixel.y < 0.0 || pixel.y > size.y || kept <= 0.0) discard;
+    float step_ = 0.25 * DIRECTIONS / (view.w * max(r * scale, 0.5));
     float column = (from_head(left_of(p)) / view.w + 0.5) * DIRECTIONS - 1.5 * step_;
     float dark = 0.0;
     for (int i = 0; i < 4; i++) {
@@ -254,8 +266,10 @@ class Legible:
                    "bands": (BAND_VERTEX, BAND_FRAGMENT)}  # fmt: skip
         self.programs = {}
         for name, (vertex, fragment) in sources.items():
-            texts = [t.strip().replace("DIRECTIONS", f"{DIRECTIONS}.0").replace("LOOKS", f"{LOOKS}.0").replace("RIM", "0.6") for t in (vertex, fragment)]
-            self.programs[name] = opengl.program(gl, vertex=texts[0], fragment=texts[1])
+            texts = {"vertex": vertex.strip(), "fragment": fragment.strip()}
+            for number in ("DIRECTIONS", "LOOKS", "FAN", "RIM"):
+                texts = {kind: text.replace(number, f"{globals()[number]:.3f}") for kind, text in texts.items()}
+            self.programs[name] = opengl.program(gl, **texts)
         self.places: dict[tuple[str, str], int] = {}
         self.stack = opengl.Stack(gl)
         self.objects, self.egos = opengl.Instances(gl, [4, 4, 4, 3]), opengl.Instances(gl, [4, 4])
@@ -301,9 +315,9 @@ class Legible:
             zero = np.zeros(len(numbers))
             self.egos.put(np.stack([numbers, *at.T, zero, np.sin(views.heading[numbers]), np.cos(views.heading[numbers]), zero, zero], 1))
             gl.glBindTexture(gl.GL_TEXTURE_2D, road.texture)
-            self.use("ground", **common, road=0, horizon=1, grain=tuple(1 / road.extent), box=box(frame))
+            self.use("ground", **common, road=0, horizon=1, grain=tuple(1 / road.extent))
             gl.glBindVertexArray(self.egos.array)
-            gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 6, len(numbers))
+            gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 3 * FAN, len(numbers))
         gl.glEnable(gl.GL_BLEND)
         gl.glBlendEquation(gl.GL_FUNC_ADD)
         gl.glBlendFuncSeparate(gl.GL_SRC_ALPHA, gl.GL_ONE_MINUS_SRC_ALPHA, gl.GL_ONE, gl.GL_ONE)
@@ -413,20 +427,6 @@ def sides(scene: Scene) -> np.ndarray:
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
     stretch = 1 / np.maximum((mean * after).sum(1, keepdims=True), 0.5)
     return np.stack([-mean[:, 1], mean[:, 0]], 1) * stretch
-
-
-def box(frame: Frame) -> tuple[float, float, float, float]:
-    """left, top, right, bottom, in pixels, of what holds the cone."""
-    half = min(frame.angle / 2, np.pi)
-    corners = [frame.head + a for a in (-half, half)]
-    axes = [a for a in np.arange(-8, 9) * np.pi / 2 if abs(np.remainder(a - frame.head + np.pi, 2 * np.pi) - np.pi) <= half]
-    points = np.array([[0.0, 0.0], *([-np.sin(a), np.cos(a)] for a in [*corners, *axes])]) * frame.dist * frame.scale
-    middle = np.array([frame.left, frame.top]) + frame.side / 2
-    pixels = middle + points * [1, -1]
-    h, w = frame.size
-    low, high = np.floor(pixels.min(0) - 1), np.ceil(pixels.max(0) + 1)
-    top = (frame.left, frame.top)
-    return (*np.maximum(np.maximum(low, 0), top).tolist(), *np.minimum(np.minimum(high, [w, h]), np.array(top) + frame.side).tolist())
 
 
 def objects(views: Views) -> np.ndarray:
