@@ -237,9 +237,9 @@ class Nocturne:
         return max(1, most)
 
     def allocate(self, frame: Frame, cones: int) -> None:
-        """Make the textures for that many pictures, unless there are such. Leaves the layers' framebuffer bound."""
+        """Make the layers for that many pictures, unless there are enough and not many more (all are cleared). Leaves their framebuffer bound."""
         gl, (h, w) = self.gl, frame.size
-        if self.allocated is not None and self.allocated[:2] == (h, w) and self.allocated[2] >= cones:
+        if self.allocated is not None and self.allocated[:2] == (h, w) and cones <= self.allocated[2] <= 8 * cones:
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
             return
         self.allocated = h, w, cones

@@ -236,8 +236,11 @@ class Stack:
             gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.texture, 0)
         plain(gl)
         gl.glViewport(0, 0, w, h * number)
+        gl.glEnable(gl.GL_SCISSOR_TEST)
+        gl.glScissor(0, 0, w, h * number)  # what glClear is to clear
         gl.glClearColor(0.0, 0.0, 0.0, 1.0)
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
+        gl.glDisable(gl.GL_SCISSOR_TEST)
 
     def read(self, out: np.ndarray) -> None:
         """Fetch the pictures into `out` (number, h, w, 3) uint8."""
