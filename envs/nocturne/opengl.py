@@ -29,12 +29,14 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """Mesa's threads are not in a forked child: whatever it asks of the parent's context hangs, the clean-up at its exit included."""
+    """Mesa's threads are not in a forked child: whatever it asks of the parent's context may hang, the clean-up of pyglet's objects at its exit included."""
     global _forked
     _forked = _context is not None
-    headless = sys.modules.get("pyglet.display.headless")
-    if _forked and headless is not None:
-        headless.HeadlessDisplay.__del__ = lambda self: None
+    if _forked:
+        _context.gl.current_context = None
+        for module, name in (("pyglet.window", "BaseWindow"), ("pyglet.display.headless", "HeadlessDisplay")):
+            if module in sys.modules:
+                getattr(sys.modules[module], name).__del__ = lambda self: None
 
 
 os.register_at_fork(after_in_child=_after_fork)
