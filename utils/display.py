@@ -22,7 +22,8 @@ CONNECT = "import ctypes, sys; x = ctypes.CDLL('libX11.so.6'); x.XOpenDisplay.re
 DRAW = """
 import sys
 import pyglet
-pyglet.options["headless"] = sys.argv[1] == "egl"
+platform, _, device = sys.argv[1].partition(":")
+pyglet.options["headless"], pyglet.options["headless_device"] = platform == "egl", int(device or 0)
 window = pyglet.window.Window(32, 32, vsync=False)
 pyglet.gl.glClearColor(1, 0, 1, 1)
 window.clear()
@@ -101,7 +102,10 @@ class Probe:
 
 
 def probe(platform: str, timeout: float = 30) -> Probe:
-    """Draw a pixel by "egl" (no display) or "x" (the DISPLAY of the environment), in a process of its own: a driver may crash or hang."""
+    """Draw a pixel by "egl" (no display; "egl:1": on its second device) or "x" (the DISPLAY of the environment).
+
+    In a process of its own: a driver may crash or hang.
+    """
     try:
         done = subprocess.run([sys.executable, "-c", DRAW, platform], capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:

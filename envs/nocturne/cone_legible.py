@@ -1,0 +1,476 @@
+"""Cones that can be read when they are small: what Nocturne's cone image shows, made for learning from 64 x 64 or 128 x 128 pixels.
+
+Roads are bands of their width in metres, antialiased; colours tell the classes apart (PALETTE); vehicles are blue, lighter at the front, cyclists violet, pedestrians
+orange, the ego white. Widths and objects have a least size in pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at
+all; what lies behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by them. The goal is a ring; one that
+lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone.
+
+How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each cone's horizon - the distance, by direction, from
+which the nearest object hides everything - is a row of a texture, a minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.nocturne import opengl
+from envs.nocturne.cone import Colors, Frame, SceneCache, Views
+from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS, Scene
+
+PALETTE = {
+    "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),
+    "crosswalk": (70, 112, 112), "speed_bump": (120, 90, 70),
+    "vehicle": (40, 130, 255), "pedestrian": (255, 130, 20), "cyclist": (190, 70, 255), "ego": (255, 255, 255), "goal": (255, 0, 170), "stop_sign": (150, 0, 30),
+    "light_unknown": (140, 150, 190), "light_stop": (255, 30, 30), "light_caution": (255, 225, 0), "light_go": (0, 225, 60), "light_arrow_stop": (255, 90, 110),
+    "light_arrow_caution": (255, 235, 120), "light_arrow_go": (120, 240, 150), "light_flashing_stop": (200, 20, 70), "light_flashing_caution": (205, 185, 0),
+}  # fmt: skip
+# Painted in this order: the class of road, what is drawn of it, its width in metres, the least in pixels.
+ROAD_LAYERS = (
+    ("lane", "lane", 3.7, 1.0),
+    ("crosswalk", "crosswalk", 0.0, 0.0),  # without a width: the area
+    ("crosswalk", "crosswalk", 0.4, 0.7),
+    ("speed_bump", "speed_bump", 0.0, 0.0),
+    ("speed_bump", "speed_bump", 0.4, 0.7),
+    ("lane", "lane_center", 0.3, 0.2),
+    ("road_line", "road_line", 0.3, 0.25),
+    ("road_edge", "road_edge", 0.5, 0.65),
+)
+LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
+LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
+BOX, DISC, RING = 0, 1, 2  # shapes of marks
+FINER = 2  # pixels of a scene's road texture to one of the picture
+TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
+DIRECTIONS = 1024  # of a horizon
+LOOKS = 64  # of them, at most, in which an object is looked for
+RIM = 0.6  # pixels, of the dark rim around a box
+FAN = 8  # triangles that cover a cone
+NEVER = 1e6  # metres
+BYTES = 64 << 20  # of pictures drawn at once
+
+COMMON = """
+#version 330 core
+uniform vec2 middle;  // of the view, in pixels from the picture's upper left corner
+uniform vec2 size;  // w, h
+uniform float number;  // of pictures
+uniform float scale;  // pixels per metre
+uniform vec4 view;  // distance, half the angle, head angle, radians that a horizon spans
+const float PI = 3.141592653589793;
+float left_of(vec2 p) { return atan(-p.x, p.y); }
+float from_head(float angle) { return mod(angle - view.z + PI, 2.0 * PI) - PI; }
+vec2 ahead(float angle) { return vec2(-sin(angle), cos(angle)); }
+float inside(vec2 p) {  // how much of a pixel at p the cone covers
+    float whole = clamp((view.x - length(p)) * scale + 0.5, 0.0, 1.0);
+    if (view.y >= PI) return whole;
+    vec2 d = ahead(view.z);
+    return whole * clamp((sin(view.y) * dot(d, p) - cos(view.y) * abs(d.x * p.y - d.y * p.x)) * scale + 0.5, 0.0, 1.0);
+}
+"""
+OBJECT = """
+layout(location = 0) in vec4 place;  // cone, u, v, shape
+layout(location = 1) in vec4 form;  // the heading's unit vector, half the length and half the width as drawn
+layout(location = 2) in vec4 body;  // half the true length and width; whether it hides what is behind it; whether the cone cuts it off and others hide it
+vec2 corner(float x, float y, vec2 half_size) { return place.yz + form.xy * x * half_size.x + vec2(-form.y, form.x) * y * half_size.y; }
+vec2 extent() {  // the directions it spans, relative to its middle's
+    vec2 found = vec2(0.0);
+    for (int i = 0; i < 4; i++) {
+        vec2 c = corner(i < 2 ? 1.0 : -1.0, i % 2 == 0 ? 1.0 : -1.0, body.xy);
+        float a = atan(place.y * c.y - place.z * c.x, dot(place.yz, c));
+        found = vec2(min(found.x, a), max(found.y, a));
+    }
+    return found;
+}
+"""
+RAY = """
+vec2 hit(vec2 d, vec2 at, vec2 axis, vec2 half_size) {  // where a ray from the ego enters and leaves a box
+    vec2 o = vec2(-dot(at, axis), -dot(at, vec2(-axis.y, axis.x))), r = vec2(dot(d, axis), dot(d, vec2(-axis.y, axis.x)));
+    r = mix(r, vec2(1e-9), lessThan(abs(r), vec2(1e-9)));
+    vec2 a = (-half_size - o) / r, b = (half_size - o) / r;
+    vec2 low = min(a, b), high = max(a, b);
+    return vec2(max(low.x, low.y), min(high.x, high.y));
+}
+"""
+HORIZON_VERTEX = COMMON + OBJECT + """
+flat out vec4 box;
+flat out vec4 sizes;
+void main() {
+    vec2 range = extent(), quad = vec2(gl_VertexID % 6 == 1 || gl_VertexID % 6 == 2 || gl_VertexID % 6 == 4, gl_VertexID % 6 == 2 || gl_VertexID % 6 >= 4);
+    float middle_angle = from_head(left_of(place.yz));
+    if (gl_VertexID >= 6) middle_angle -= sign(middle_angle) * 2.0 * PI;  // what sticks out on one side of a full circle comes in on the other
+    float a = middle_angle + mix(range.x, range.y, quad.x);
+    box = vec4(place.yz, form.xy);
+    sizes = vec4(form.zw, body.xy);
+    vec2 own = vec2(-dot(place.yz, form.xy), -dot(place.yz, vec2(-form.y, form.x)));
+    bool around = all(lessThan(abs(own), body.xy));
+    gl_Position = body.z == 0.0 || around ? vec4(2.0, 2.0, 0.0, 1.0) : vec4(2.0 * a / view.w, 2.0 * (place.x + quad.y) / number - 1.0, 0.0, 1.0);
+}
+"""
+HORIZON_FRAGMENT = COMMON + RAY + """
+flat in vec4 box;
+flat in vec4 sizes;
+out vec4 nearest;
+void main() {
+    vec2 d = ahead((gl_FragCoord.x / DIRECTIONS - 0.5) * view.w + view.z);
+    vec2 truly = hit(d, box.xy, box.zw, sizes.zw);
+    if (truly.x > truly.y || truly.y <= 0.0) discard;
+    nearest = vec4(max(truly.y, hit(d, box.xy, box.zw, sizes.xy).y), truly.y, 0.0, 0.0);
+}
+"""
+GROUND_VERTEX = COMMON + """
+layout(location = 0) in vec4 ego;  // cone; x and y relative to the texture's corner; nothing
+layout(location = 1) in vec4 turn;  // sine and cosine of its heading
+flat out vec4 from;
+flat out vec2 heading;
+void main() {  // a fan around the cone, a pixel larger than it, of FAN triangles; a square where the cone is more than half a circle
+    int triangle = gl_VertexID / 3, k = gl_VertexID % 3;
+    vec2 p;
+    if (view.y < 1.5) {
+        float slack = 1.0 / (scale * sin(view.y)), part = 2.0 * view.y / FAN;
+        p = -slack * ahead(view.z);
+        if (k > 0) p += (view.x + slack + 1.0 / scale) / cos(0.5 * part) * ahead(view.z - view.y + part * float(triangle + k - 1));
+    } else {
+        const vec2 QUAD[6] = vec2[6](vec2(-1, -1), vec2(1, -1), vec2(1, 1), vec2(-1, -1), vec2(1, 1), vec2(-1, 1));
+        p = triangle < 2 ? view.x * QUAD[gl_VertexID] : vec2(0.0);
+    }
+    p = middle + vec2(p.x, -p.y) * scale;
+    from = ego;
+    heading = turn.xy;
+    gl_Position = vec4(2.0 * p.x / size.x - 1.0, 2.0 * (p.y + ego.x * size.y) / (size.y * number) - 1.0, 0.0, 1.0);
+}
+"""
+GROUND_FRAGMENT = COMMON + """
+uniform sampler2D road;
+uniform sampler2D horizon;
+uniform vec2 grain;  // 1 / (the texture's extent in metres)
+flat in vec4 from;
+flat in vec2 heading;
+out vec4 color;
+vec3 ground(vec2 p) {
+    return texture(road, (from.yz + vec2(heading.x * p.x + heading.y * p.y, heading.x * p.y - heading.y * p.x)) * grain).rgb;
+}
+void main() {
+    vec2 pixel = gl_FragCoord.xy - vec2(0.0, from.x * size.y), p = pixel - middle;
+    p = vec2(p.x, -p.y) / scale;
+    float r = length(p), kept = inside(p);
+    if (pixel.y < 0.0 || pixel.y > size.y || kept <= 0.0) discard;
+    float step_ = 0.25 * DIRECTIONS / (view.w * max(r * scale, 0.5));
+    float column = (from_head(left_of(p)) / view.w + 0.5) * DIRECTIONS - 1.5 * step_;
+    float dark = 0.0;
+    for (int i = 0; i < 4; i++) {
+        int at = clamp(int(column + float(i) * step_), 0, int(DIRECTIONS) - 1);
+        dark += clamp((r - texelFetch(horizon, ivec2(at, int(from.x)), 0).r) * scale + 0.5, 0.0, 1.0);
+    }
+    vec2 a = vec2(0.125, 0.375) / scale, b = vec2(-0.375, 0.125) / scale;
+    vec3 seen = 0.25 * (ground(p + a) + ground(p - a) + ground(p + b) + ground(p - b));
+    color = vec4(seen * kept * (1.0 - 0.25 * dark), 1.0);
+}
+"""
+MARK_VERTEX = COMMON + OBJECT + RAY + """
+layout(location = 3) in vec3 shade;
+uniform sampler2D horizon;
+flat out vec4 at;  // cone, u, v, shape
+flat out vec4 shape;
+flat out vec4 tint;
+bool visible() {
+    if (body.w == 0.0) return true;
+    vec2 range = extent();
+    vec2 own = vec2(-dot(place.yz, form.xy), -dot(place.yz, vec2(-form.y, form.x)));
+    if (all(lessThan(abs(own), body.xy))) return true;
+    vec2 columns = (from_head(left_of(place.yz)) + range) * DIRECTIONS / view.w + 0.5 * DIRECTIONS;
+    columns = clamp(floor(columns), 0.0, DIRECTIONS - 1.0);
+    float stride = max(1.0, (columns.y - columns.x) / LOOKS);
+    for (float column = columns.x; column <= columns.y; column += stride) {
+        float a = ((floor(column) + 0.5) / DIRECTIONS - 0.5) * view.w;
+        if (abs(a) > view.y) continue;
+        vec2 where = hit(ahead(a + view.z), place.yz, form.xy, body.xy);
+        if (where.x <= where.y && where.x <= view.x && where.x <= texelFetch(horizon, ivec2(int(column), int(place.x)), 0).g) return true;
+    }
+    return false;
+}
+void main() {
+    const vec2 QUAD[6] = vec2[6](vec2(-1, -1), vec2(1, -1), vec2(1, 1), vec2(-1, -1), vec2(1, 1), vec2(-1, 1));
+    at = place;
+    shape = form;
+    tint = vec4(shade, body.w);
+    vec2 p = corner(QUAD[gl_VertexID].x, QUAD[gl_VertexID].y, form.zw + 2.0 / scale) * scale;
+    p = middle + vec2(p.x, -p.y) + vec2(0.0, place.x * size.y);
+    gl_Position = visible() ? vec4(2.0 * p.x / size.x - 1.0, 2.0 * p.y / (size.y * number) - 1.0, 0.0, 1.0) : vec4(2.0, 2.0, 0.0, 1.0);
+}
+"""
+MARK_FRAGMENT = COMMON + """
+flat in vec4 at;
+flat in vec4 shape;
+flat in vec4 tint;
+out vec4 color;
+void main() {
+    vec2 pixel = gl_FragCoord.xy - vec2(0.0, at.x * size.y);
+    if (pixel.y < 0.0 || pixel.y > size.y) discard;
+    vec2 p = pixel - middle;
+    p = vec2(p.x, -p.y) / scale;
+    vec2 d = p - at.yz;
+    vec2 q = vec2(dot(d, shape.xy), dot(d, vec2(-shape.y, shape.x))) * scale, half_size = shape.zw * scale;
+    float cover, rim = 0.0;
+    if (at.w == 0.0) {  // a box with a dark rim, so that neighbours stay apart
+        vec2 c = clamp(half_size + 0.5 - abs(q), 0.0, 1.0), wide = clamp(half_size + 0.5 + RIM - abs(q), 0.0, 1.0);
+        cover = c.x * c.y;
+        rim = 0.7 * (wide.x * wide.y - cover);
+    } else {
+        cover = clamp(half_size.x - length(q) + 0.5, 0.0, 1.0);
+        if (at.w == 2.0) cover *= clamp(length(q) - 0.55 * half_size.x + 0.5, 0.0, 1.0);
+    }
+    float front = at.w == 0.0 ? 0.5 * smoothstep(1.4, 2.2, half_size.x) * clamp(q.x - 0.3 * half_size.x + 0.5, 0.0, 1.0) : 0.0;
+    color = vec4(mix(tint.rgb, vec3(1.0), front) * cover / max(cover + rim, 1e-3), (cover + rim) * (tint.a > 0.0 || at.w == 1.0 ? inside(p) : 1.0));
+}
+"""
+BAND_VERTEX = """
+#version 330 core
+layout(location = 0) in vec2 point;
+layout(location = 1) in vec2 aside;
+uniform float half_width;
+uniform vec4 area;  // corner, 2 / extent
+void main() { gl_Position = vec4((point + aside * half_width - area.xy) * area.zw - 1.0, 0.0, 1.0); }
+"""
+BAND_FRAGMENT = """
+#version 330 core
+uniform vec3 shade;
+out vec4 color;
+void main() { color = vec4(shade, 1.0); }
+"""
+
+
+def colour(name: str) -> np.ndarray:
+    """(3,) 0 to 1."""
+    return np.array(PALETTE[name]) / 255
+
+
+@dataclass
+class Road:
+    """A scene's roads from above, on the GPU: `corner` (2,) m in the world, `extent` (2,) m."""
+
+    texture: int
+    bytes: int
+    corner: np.ndarray
+    extent: np.ndarray
+
+    @property
+    def names(self) -> list[tuple[str, int]]:
+        return [("Textures", self.texture)]
+
+
+class Legible:
+    """Paints views in the legible style."""
+
+    def __init__(self, context: opengl.Context, cache: SceneCache) -> None:
+        self.context, self.cache, self.gl = context, cache, context.gl
+        gl = self.gl
+        sources = {"horizon": (HORIZON_VERTEX, HORIZON_FRAGMENT), "ground": (GROUND_VERTEX, GROUND_FRAGMENT), "marks": (MARK_VERTEX, MARK_FRAGMENT),
+                   "bands": (BAND_VERTEX, BAND_FRAGMENT)}  # fmt: skip
+        self.programs = {}
+        for name, (vertex, fragment) in sources.items():
+            texts = {"vertex": vertex.strip(), "fragment": fragment.strip()}
+            for number in ("DIRECTIONS", "LOOKS", "FAN", "RIM"):
+                texts = {kind: text.replace(number, f"{globals()[number]:.3f}") for kind, text in texts.items()}
+            self.programs[name] = opengl.program(gl, **texts)
+        self.places: dict[tuple[str, str], int] = {}
+        self.stack = opengl.Stack(gl)
+        self.objects, self.egos = opengl.Instances(gl, [4, 4, 4, 3]), opengl.Instances(gl, [4, 4])
+        self.horizon, self.target, self.rows = opengl.new(gl, "Textures"), opengl.new(gl, "Framebuffers"), 0
+
+    def capacity(self, frame: Frame) -> int:
+        """How many pictures are drawn at once."""
+        h, w = frame.size
+        return max(1, min(self.context.limit(self.gl.GL_MAX_TEXTURE_SIZE) // h, BYTES // (4 * h * w)))
+
+    def use(self, name: str, **uniforms: float | tuple) -> None:
+        """Switch to a program and set its uniforms: ints by int, floats and tuples by float."""
+        gl, made = self.gl, self.programs[name]
+        gl.glUseProgram(made)
+        for key, value in uniforms.items():
+            if (name, key) not in self.places:
+                self.places[name, key] = opengl.uniform(gl, made, key)
+            where = self.places[name, key]
+            if isinstance(value, int):
+                gl.glUniform1i(where, value)
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                (gl.glUniform1f, gl.glUniform2f, gl.glUniform3f, gl.glUniform4f)[len(values) - 1](where, *map(float, values))
+
+    def draw(self, views: Views, colors: Colors, goal: bool, out: np.ndarray) -> None:
+        """Paint the cones of `views` into `out` (E, h, w, 3); `colors` is not for this style."""
+        gl, frame, cones = self.gl, views.frame, len(out)
+        h, w = frame.size
+        groups = {scene: (numbers, self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)))
+                  for scene, numbers in views.by_scene().items()}  # fmt: skip
+        rows = objects(views)
+        self.objects.put(np.concatenate([fixed(views), rows, goals(views) if goal else rows[:0]]))
+        half = min(frame.angle, 2 * np.pi) / 2
+        common = {"middle": (frame.left + frame.side / 2, frame.top + frame.side / 2), "size": (w, h), "number": float(cones), "scale": frame.scale,
+                  "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05))}  # fmt: skip
+        self.draw_horizons(common, cones)
+        self.stack.begin(h, w, cones)
+        gl.glActiveTexture(gl.GL_TEXTURE1)
+        gl.glBindTexture(gl.GL_TEXTURE_2D, self.horizon)
+        gl.glActiveTexture(gl.GL_TEXTURE0)
+        for numbers, road in groups.values():
+            at = views.position[numbers] - road.corner
+            zero = np.zeros(len(numbers))
+            self.egos.put(np.stack([numbers, *at.T, zero, np.sin(views.heading[numbers]), np.cos(views.heading[numbers]), zero, zero], 1))
+            gl.glBindTexture(gl.GL_TEXTURE_2D, road.texture)
+            self.use("ground", **common, road=0, horizon=1, grain=tuple(1 / road.extent))
+            gl.glBindVertexArray(self.egos.array)
+            gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 3 * FAN, len(numbers))
+        gl.glEnable(gl.GL_BLEND)
+        gl.glBlendEquation(gl.GL_FUNC_ADD)
+        gl.glBlendFuncSeparate(gl.GL_SRC_ALPHA, gl.GL_ONE_MINUS_SRC_ALPHA, gl.GL_ONE, gl.GL_ONE)
+        self.use("marks", **common, horizon=1)
+        gl.glBindVertexArray(self.objects.array)
+        gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 6, self.objects.number)
+        gl.glDisable(gl.GL_BLEND)
+        self.stack.read(out)
+
+    def draw_horizons(self, common: dict, cones: int) -> None:
+        gl = self.gl
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
+        if self.rows < cones:
+            self.rows = cones
+            gl.glBindTexture(gl.GL_TEXTURE_2D, self.horizon)
+            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RG32F, DIRECTIONS, cones, 0, gl.GL_RG, gl.GL_FLOAT, None)
+            for name in (gl.GL_TEXTURE_MIN_FILTER, gl.GL_TEXTURE_MAG_FILTER):
+                gl.glTexParameteri(gl.GL_TEXTURE_2D, name, gl.GL_NEAREST)
+            gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.horizon, 0)
+        opengl.plain(gl)
+        gl.glEnable(gl.GL_BLEND)
+        gl.glBlendEquation(gl.GL_MIN)
+        gl.glViewport(0, 0, DIRECTIONS, cones)
+        gl.glClearColor(NEVER, NEVER, NEVER, NEVER)
+        gl.glClear(gl.GL_COLOR_BUFFER_BIT)
+        self.use("horizon", **common)
+        gl.glBindVertexArray(self.objects.array)
+        gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 12, self.objects.number)
+
+    def road(self, scene: Scene, scale: float) -> Road:
+        """Draw a scene's roads from above, `FINER` times as fine as a picture with `scale` pixels per metre."""
+        gl = self.gl
+        points = scene.road_points
+        low, high = (points.min(0), points.max(0)) if len(points) else (scene.origin, scene.origin)
+        low, high = low - 4 - 4 / scale, high + 4 + 4 / scale
+        fine = min(FINER * scale, float(np.sqrt(TEXELS / np.prod(high - low))))
+        side = min(8192, self.context.limit(gl.GL_MAX_TEXTURE_SIZE))
+        w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 4))
+        # Drawn four times as large and halved twice: 16 samples for a texel, so that thin bands at a slant are even. (Quicker in Mesa's software than multisampling.)
+        textures, targets = ([opengl.new(gl, kind) for _ in range(3)] for kind in ("Textures", "Framebuffers"))
+        background = (*colour("background"), 1.0)
+        gl.glActiveTexture(gl.GL_TEXTURE0)
+        for texture, target, times in zip(textures, targets, (4, 2, 1), strict=True):
+            gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
+            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, times * w, times * h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
+            for setting, value in ((gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR), (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
+                                   (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER), (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER)):  # fmt: skip
+                gl.glTexParameteri(gl.GL_TEXTURE_2D, setting, value)
+            gl.glTexParameterfv(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_BORDER_COLOR, (gl.GLfloat * 4)(*background))
+            gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target)
+            gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, texture, 0)
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, targets[0])
+        opengl.plain(gl)
+        gl.glViewport(0, 0, 4 * w, 4 * h)
+        gl.glClearColor(*background)
+        gl.glClear(gl.GL_COLOR_BUFFER_BIT)
+        self.draw_bands(scene, low, high - low, scale)
+        for i, times in ((0, 4), (1, 2)):
+            gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, targets[i])
+            gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, targets[i + 1])
+            gl.glBlitFramebuffer(0, 0, times * w, times * h, 0, 0, times * w // 2, times * h // 2, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR)
+        for target in targets:
+            opengl.delete(gl, "Framebuffers", target)
+        for texture in textures[:2]:
+            opengl.delete(gl, "Textures", texture)
+        return Road(textures[2], 4 * w * h, low, high - low)
+
+    def draw_bands(self, scene: Scene, corner: np.ndarray, extent: np.ndarray, scale: float) -> None:
+        """The layers of ROAD_LAYERS; each point is a pair of vertices, one for either side of the band."""
+        gl = self.gl
+        if not len(scene.road_points):
+            return
+        rows = np.concatenate([scene.road_points - corner, sides(scene)], 1)
+        rows = np.stack([rows, rows * [1, 1, -1, -1]], 1).reshape(-1, 4)
+        bands = opengl.Instances(gl, [2, 2])
+        bands.put(rows)
+        for location in (0, 1):
+            gl.glVertexAttribDivisor(location, 0)
+        for kind, shade, width, least in ROAD_LAYERS:
+            chosen = np.flatnonzero((scene.road_type == ROADS.index(kind)) & (np.diff(scene.road_first) > 1))
+            first = (2 * scene.road_first[chosen]).astype(np.int32)
+            count = (2 * np.diff(scene.road_first)[chosen]).astype(np.int32)
+            self.use("bands", shade=tuple(colour(shade)), half_width=max(width, least / scale) / 2, area=(0.0, 0.0, *(2 / extent)))
+            arrays = [a.ctypes.data_as(opengl.ctypes.POINTER(gl.GLint)) for a in (first, count)]
+            gl.glMultiDrawArrays(gl.GL_TRIANGLE_STRIP if width else gl.GL_TRIANGLE_FAN, *arrays, len(first))
+        opengl.delete(gl, "VertexArrays", bands.array)
+        opengl.delete(gl, "Buffers", bands.buffer)
+
+
+def sides(scene: Scene) -> np.ndarray:
+    """(M, 2): where a band of width 2 along the road elements has its left border at each point, so that neighbouring pieces meet (mitred, at most 2 long).
+
+    Crosswalks and speed bumps are polygons: closed in fact, not in the data; the gap is as wide as they and is left.
+    """
+    step = np.diff(scene.road_points, axis=0, append=scene.road_points[-1:])
+    last = np.zeros(len(step), bool)
+    last[scene.road_first[1:] - 1] = True
+    step[last] = 0
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    after = step / np.maximum(length, 1e-9)
+    before = np.roll(after, 1, 0)
+    before[scene.road_first[:-1]] = 0
+    for own, other in ((after, before), (before, after)):
+        none = ~own.any(1)
+        own[none] = other[none]
+    mean = after + before
+    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
+    stretch = 1 / np.maximum((mean * after).sum(1, keepdims=True), 0.5)
+    return np.stack([-mean[:, 1], mean[:, 0]], 1) * stretch
+
+
+def objects(views: Views) -> np.ndarray:
+    """Vehicles, cyclists, pedestrians, egos: rows for OBJECT and the colour."""
+    names = [*OBJECTS, "ego"]
+    shade = np.array([colour(name) if name in PALETTE else colour("vehicle") for name in names])
+    least = np.array([LEAST.get(name, LEAST["vehicle"]) for name in names]) / views.frame.scale / 2
+    kind = np.where(views.is_ego, len(OBJECTS), views.type)
+    order = np.argsort(np.array([{"vehicle": 0, "cyclist": 1, "pedestrian": 2, "ego": 3}.get(name, 0) for name in names])[kind], kind="stable")
+    drawn = np.maximum(views.half, least[kind])
+    others = ~views.is_ego[:, None]
+    rows = np.concatenate([views.cone[:, None], views.at, np.full_like(others, BOX, float), views.ahead, drawn, views.half, others, others, shade[kind]], 1)
+    return rows[order]
+
+
+def fixed(views: Views) -> np.ndarray:
+    """Stop signs and traffic lights, at their true places."""
+    rows = []
+    for what, (radius, least) in (("stop_signs", SIGN_RADIUS), ("light_position", LIGHT_RADIUS)):
+        cone, number, position = views.fixed(what)
+        at = views.relative(cone, position)
+        radius = max(radius, least / views.frame.scale)
+        seen = np.flatnonzero(views.frame.sees(*at.T, radius))
+        cone, number, at = cone[seen], number[seen], at[seen]
+        if what == "stop_signs":
+            shade = np.tile(colour("stop_sign"), (len(cone), 1))
+        else:
+            states = np.array([views.scenes[c].light_state[i, views.time[c]] for c, i in zip(cone, number, strict=True)], np.int64)
+            shade = np.array([colour(f"light_{name}") for name in LIGHTS])[states]
+        rows.append(marks(cone, at, DISC, radius, shade))
+    return np.concatenate(rows)
+
+
+def goals(views: Views) -> np.ndarray:
+    """A ring around each ego's goal, moved to the rim if it lies beyond."""
+    frame, at = views.frame, views.goals()
+    radius = max(GOAL_RADIUS[0], GOAL_RADIUS[1] / frame.scale)
+    far = np.linalg.norm(at, axis=1, keepdims=True)
+    at = at * np.minimum(1, (frame.dist - radius) / np.maximum(far, 1e-9))
+    return marks(np.arange(len(at)), at, RING, radius, np.tile(colour("goal"), (len(at), 1)))
+
+
+def marks(cone: np.ndarray, at: np.ndarray, shape: int, radius: float, shade: np.ndarray) -> np.ndarray:
+    """Rows for OBJECT of things that hide nothing and that nothing hides."""
+    rows = np.zeros((len(cone), 15))
+    rows[:, 0], rows[:, 1:3], rows[:, 3], rows[:, 4], rows[:, 6:8], rows[:, 12:] = cone, at, shape, 1, radius, shade
+    return rows
