@@ -526,13 +526,14 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
         lay_arm(m, rng, arm, stops=not signals and (all_way or arm.minor))
     for i, j, way, lane, to in movements(arms):
         one, two = arms[i], arms[j]
-        control = "signal" if signals else "stop" if all_way or one.minor else "yield" if way == "left" else "none"
-        rank = {"through": 2, "right": 2, "left": 1}[way] if signals else 1 if all_way else (1 if way != "left" else 0) if one.minor else (9 if way != "left" else 2)
+        control = "signal" if signals else "stop" if all_way or one.minor else "none" if way == "through" else "yield"
+        rank = {"through": 2, "right": 2, "left": 1} if signals else dict.fromkeys(("through", "right", "left"), 1) if all_way else (
+            {"through": 1, "right": 1, "left": 0} if one.minor else {"through": 9, "right": 8, "left": 3})
         pieces = through_junction(one, two, one.section.lane(lane), two.section.lane(to), m)
-        m.route(*pieces, entry=f"arm {i} lane {lane}", control=control, rank=rank, group=one.group)
+        m.route(*pieces, entry=f"arm {i} lane {lane}", control=control, rank=rank[way], group=one.group)
         if way != "left" and lane == one.section.lanes - 1 and to == two.section.lanes - 1:
             pieces = through_junction(one, two, one.section.bicycle, two.section.bicycle)
-            m.route(*pieces, entry=f"arm {i} bike", control=control, rank=rank, group=one.group, bike=True)
+            m.route(*pieces, entry=f"arm {i} bike", control=control, rank=rank[way] + 1, group=one.group, bike=True)
     return m
 
 
@@ -561,9 +562,9 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
     mouth = float(np.sqrt((outer + flare) ** 2 - (section.half + flare) ** 2))
     walks, half = rng.random() < 0.6, 1.5
     for arm in arms:
-        arm.mouth, arm.line = mouth, mouth + (2 * half + 8 if walks else 0.5)
+        arm.mouth, arm.line = mouth, mouth + (2 * half + 11 if walks else 0.5)
         if walks:
-            m.crosswalk(arm.axis.across(mouth + 5.5, half, section.half))
+            m.crosswalk(arm.axis.across(mouth + 8.5, half, section.half))
     corners = []
     for k, arm in enumerate(arms):
         last = arms[(k + 1) % count].angle + (2 * np.pi if k + 1 == count else 0)

@@ -64,7 +64,7 @@ class Fleet:
         self.a, self.heading, self.beta, self.course = (np.zeros(n) for _ in range(4))
         self.xy = np.zeros((n, 2))
         self.active, self.granted, self.done, self.stopped = (np.zeros(n, bool) for _ in range(4))
-        self.arrived = np.full(n, np.inf)
+        self.arrived, self.let_in = np.full(n, np.inf), np.full(n, np.inf)
 
 
 @dataclass(frozen=True)
@@ -316,17 +316,16 @@ class Traffic:
         for i in np.flatnonzero(~f.active & ~f.done & (f.appears <= time + 1e-9)):
             r = f.route[i : i + 1]
             xy, k = routes.place(r, f.s[i : i + 1])[0], routes.index(r, f.s[i : i + 1])
-            others = np.flatnonzero(f.active)
-            away = np.hypot(*(f.xy[others] - xy).T) - (f.length[others] + f.length[i]) / 2
-            if time > self.times[0] and len(others):
-                nearest = np.argmin(away)
-                room = away - 3 - 1.3 * np.minimum(f.v[i], f.v[others] + 4)
-                if np.any((room < 0) & (routes.entry[f.route[others]] == routes.entry[f.route[i]])) or away[nearest] < 1.0:
+            theta = routes.theta[r, k][0]
+            if time > self.times[0]:
+                others = np.flatnonzero(f.active)
+                offset = f.xy[others] - xy
+                same = others[np.abs(offset @ geo.left_of(geo.unit(theta))) < (f.width[i] + f.width[others]) / 2 + 0.4]
+                room = np.hypot(*(f.xy[same] - xy).T) - (f.length[same] + f.length[i]) / 2
+                if np.any(room < 3 + 1.3 * np.minimum(f.v[i], f.v[same] + 4)):
                     continue
-                ahead = away < 40
-                if np.any(ahead & (routes.entry[f.route[others]] == routes.entry[f.route[i]])):
-                    f.v[i] = min(f.v[i], f.v[others][ahead & (routes.entry[f.route[others]] == routes.entry[f.route[i]])].min() + 2)
-            theta, kappa = routes.theta[r, k][0], routes.kappa[r, k][0]
+                f.v[i] = min([f.v[i], *(f.v[same[room < 40]] + 2)])
+            kappa = routes.kappa[r, k][0]
             f.xy[i], f.course[i] = xy, theta
             f.heading[i] = theta - np.arcsin(np.clip(kappa * f.length[i] / 2, -0.9, 0.9))
             f.active[i] = True
@@ -334,7 +333,12 @@ class Traffic:
     # Right of way
 
     def _decide(self, now: np.ndarray, time: float) -> None:
-        """Update who may pass its line."""
+        """Update who may pass its line, and since when."""
+        self._let_in(now, time)
+        f = self.fleet
+        f.let_in[now] = np.where(f.granted[now], np.minimum(f.let_in[now], time), np.inf)
+
+    def _let_in(self, now: np.ndarray, time: float) -> None:
         f, routes = self.fleet, self.routes
         r, front, back = f.route[now], f.s[now] + f.length[now] / 2, f.s[now] - f.length[now] / 2
         left = routes.line[r] - front  # m to the line
@@ -352,11 +356,13 @@ class Traffic:
         if not asks.any():
             self._keep_lane(now, left, waits)
             return
-        patience = np.where(had | (time - f.arrived[now] > 5), 0.4, 1.0)
+        patience = np.where(had | (time - f.arrived[now] > 5), 0.5, 1.0) * np.where(routes.fallback[r] >= 0, 1.6, 1.0)
         clash = self._clash(now, front, back, patience)
         rank = routes.rank[r]
-        comes = (may | ~waits) & ~f.done[now] & ~f.stopped[now]
         entry = routes.entry[r]
+        queued = waits & ~f.granted[now]
+        behind = ((entry[:, None] == entry) & (left < left[:, None]) & queued).any(1) & queued
+        comes = (may | ~waits) & ~f.done[now] & ~f.stopped[now] & ~behind
         for i in sorted(np.flatnonzero(asks), key=lambda i: (-rank[i], f.arrived[now[i]], left[i])):
             first = not np.any(asks & ~f.granted[now] & (entry == entry[i]) & (left < left[i]))
             inside = f.granted[now] & ~f.done[now]
@@ -407,12 +413,13 @@ class Traffic:
         driver = (d["accelerates"], d["brakes"])
         free = free_acceleration(v, wanted, *driver)
         gap, leader = self._leaders(now, k)
+        to_zone = self._to_zone(now)
         drag = interaction(v, gap, leader, d["gap"], d["headway"], driver)
         left = routes.line[r] - s - f.length[now] / 2
         held = ~np.isnan(left) & ~f.granted[now] & ~f.done[now] & (routes.control[r] != "none") & (routes.fallback[r] < 0) & (left < self._attention(now))
         still, near = np.zeros(len(now)), np.full(len(now), 0.5)
         drag = np.where(held, np.maximum(drag, interaction(v, np.maximum(left, 0.1), still, near, near, driver)), drag)
-        before = self._to_crosswalk(now, time)
+        before = np.minimum(self._to_crosswalk(now, time, np.where(leader < 2.5, gap, np.inf)), to_zone)
         drag = np.maximum(drag, np.where(np.isfinite(before), interaction(v, before, still, near, near, driver), 0))
         return np.minimum(free, free.clip(0) - drag)
 
@@ -420,8 +427,22 @@ class Traffic:
     def _subset(now: np.ndarray) -> np.ndarray:
         return now
 
-    def _to_crosswalk(self, now: np.ndarray, time: float) -> np.ndarray:
-        """Metres (A,) to where to stop for a pedestrian; infinite without one."""
+    def _to_zone(self, now: np.ndarray) -> np.ndarray:
+        """Metres (A,) to where to stop for another vehicle that was let in too and turns out to come first; infinite without one."""
+        f, routes = self.fleet, self.routes
+        r, front, back, v = f.route[now], f.s[now] + f.length[now] / 2, f.s[now] - f.length[now] / 2, f.v[now]
+        takes_part = ~f.done[now] & (f.granted[now] | np.isnan(routes.line[r]) | (routes.control[r] == "none"))
+        begins = routes.zone_in[r[:, None], r[None]]
+        left = begins - front[:, None] - 0.8
+        inside = left < -0.8  # [i, j]: i is in the zone it shares with j
+        rank, since, follows = routes.rank[r], f.let_in[now], routes.follows[r[:, None], r[None]]
+        above = (rank > rank[:, None]) | ((rank == rank[:, None]) & (since < since[:, None]))
+        yields = self._clash(now, front, back, np.full(len(now), 0.35)) & takes_part & takes_part[:, None] & ~inside & (above | inside.T) & ~(inside.T & follows)
+        can_stop = left > (v**2 / (2 * np.where(f.bike[now], 3.0, 4.5)))[:, None]
+        return np.where(yields & can_stop, left, np.inf).min(1)
+
+    def _to_crosswalk(self, now: np.ndarray, time: float, jam: np.ndarray) -> np.ndarray:
+        """Metres (A,) to where to stop for a pedestrian; infinite without one. `jam` (A,) is the gap to a leader that hardly moves."""
         f, routes = self.fleet, self.routes
         visits = self.visits[f.route[now]]  # (A, E, 4)
         v, front, back = f.v[now][:, None], (f.s[now] + f.length[now] / 2)[:, None], (f.s[now] - f.length[now] / 2)[:, None]
@@ -430,6 +451,8 @@ class Traffic:
         reaches = time + travel_time(visits[..., 0] - front, v, top)
         leaves = time + travel_time(visits[..., 1] - back, v, top)
         meets = (reaches < visits[..., 3] + 0.3) & (visits[..., 2] - 0.8 < leaves)
+        room = (front + jam[:, None]) - visits[..., 1] - f.length[now][:, None] - 1.5  # beyond the crosswalk, behind the queue
+        meets |= (room < 0) & (front + jam[:, None] > visits[..., 0]) & (visits[..., 3] > time)  # nobody waits on a crosswalk
         can_stop = left > v**2 / (2 * 5.0)
         matters = meets & can_stop & (left < 12 + 3 * v + v**2 / 4)
         return np.where(matters, left, np.inf).min(1)
@@ -459,7 +482,7 @@ class Traffic:
         at = nearest * routes.step[row] + along
         sweep = 0.25 * f.length[now][i][:, None] ** 2 * np.abs(routes.kappa[row, nearest])
         inside = np.abs(beside) < f.width[now][i][:, None] / 2 + radius[j][:, None] + CLEARANCE + np.minimum(sweep, 0.9)
-        inside &= (at > s[i][:, None]) & (along < 2 * reach[i][:, None] / LOOK_AHEAD)
+        inside &= (at > s[i][:, None]) & (at.mean(1) > s[i])[:, None] & (along < 2 * reach[i][:, None] / LOOK_AHEAD)
         gap = np.where(inside, at - s[i][:, None] - f.length[now][i][:, None] / 2 - radius[j][:, None], np.inf)
         which = gap.argmin(1)
         pair = np.arange(len(i))
