@@ -351,7 +351,7 @@ def merge(rng: np.random.Generator) -> RoadMap:
     ends_at = length / 2 + rng.uniform(0, 40)
     taper, beside = max(3.2 * speed, 40.0), rng.uniform(3.0, 5.0) * speed
     bows_at, slope, ease = ends_at - beside, rng.uniform(0.15, 0.22), 45.0
-    inner, outer = -(lanes - 0.5) * width, -(lanes + 0.5) * width
+    outer = -(lanes + 0.5) * width
 
     def away(s):
         """How far the ramp still is from the lane it becomes."""
@@ -443,7 +443,7 @@ def crossing_arms(rng: np.random.Generator, signals: bool, three: bool, speed: f
     arms = []
     for k in range(3 if three else 4):
         angle = k * np.pi / 2 + np.radians(rng.uniform(-7, 7))
-        arms.append(Arm(arm_axis(rng, angle, 125.0), angle, sections[k % 2], minor=k % 2 == 1, group=k % 2 if signals else -1))
+        arms.append(Arm(arm_axis(rng, angle, 118.0), angle, sections[k % 2], minor=k % 2 == 1, group=k % 2 if signals else -1))
     return arms
 
 
@@ -529,19 +529,23 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
         control = "signal" if signals else "stop" if all_way or one.minor else "none" if way == "through" else "yield"
         rank = {"through": 2, "right": 2, "left": 1} if signals else dict.fromkeys(("through", "right", "left"), 1) if all_way else (
             {"through": 1, "right": 1, "left": 0} if one.minor else {"through": 9, "right": 8, "left": 3})
-        pieces = through_junction(one, two, one.section.lane(lane), two.section.lane(to), m)
+        ends = corners[i][:2] if way == "right" else (one.mouth, two.mouth)  # a right turn keeps to its own corner
+        pieces = through_junction(one, two, one.section.lane(lane), two.section.lane(to), ends, m)
         m.route(*pieces, entry=f"arm {i} lane {lane}", control=control, rank=rank[way], group=one.group)
         if way != "left" and lane == one.section.lanes - 1 and to == two.section.lanes - 1:
-            pieces = through_junction(one, two, one.section.bicycle, two.section.bicycle)
+            pieces = through_junction(one, two, one.section.bicycle, two.section.bicycle, ends)
             m.route(*pieces, entry=f"arm {i} bike", control=control, rank=rank[way] + 1, group=one.group, bike=True)
     return m
 
 
-def through_junction(one: Arm, two: Arm, leaves: float, arrives: float, m: RoadMap | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three pieces of a route from arm to arm, at distances `leaves` and `arrives` from their axes; drawn as a lane where a map is given."""
-    start, end = one.axis.at(one.mouth, leaves), two.axis.at(two.mouth, -arrives)
+def through_junction(one: Arm, two: Arm, leaves: float, arrives: float, ends: tuple[float, float], m: RoadMap | None = None) -> tuple[np.ndarray, ...]:
+    """The three pieces of a route from arm to arm, at distances `leaves` and `arrives` from their axes; drawn as a lane where a map is given.
+
+    `ends`: distances from the centre at which the bend begins and ends.
+    """
+    start, end = one.axis.at(ends[0], leaves), two.axis.at(ends[1], -arrives)
     turn = geo.bend(start, one.angle + np.pi, end, two.angle)
-    within = geo.joined(one.axis.curve(one.line, one.mouth, leaves), turn, two.axis.curve(two.mouth, two.onward, -arrives))
+    within = geo.joined(one.axis.curve(one.line, ends[0], leaves), turn, two.axis.curve(ends[1], two.onward, -arrives))
     if m is not None:
         m.draw("lane", within)
     return one.axis.curve(one.length, one.line, leaves), within, two.axis.curve(two.onward, two.length, -arrives)

@@ -16,6 +16,7 @@ MOST_TRIES = 30
 SPACING = 0.5  # m between the points of a drawn line
 INVALID = -10000.0
 FEWEST_DRIVING = 2  # vehicles that move and are there at every step
+MOST_PARKED = 22  # they say little, at 6 kB each
 SHORTEST = 5  # steps an object is there, or it is left out
 FARTHEST = 4000.0  # m from the world's origin
 AREAS = ("crosswalk", "speed_bump", "stop_sign")  # drawn by their corners alone
@@ -47,10 +48,14 @@ class Drawn:
     complaints: list[str]
 
 
+def kind_of(seed: int, index: int = 0) -> str:
+    """Which of KINDS scene `index` of `seed` is."""
+    return str(np.random.default_rng([seed, index]).choice(list(KINDS), p=list(KINDS.values())))
+
+
 def draw(seed: int, index: int = 0) -> Drawn:
     """Scene `index` of `seed`: the first draw of its stream that keeps every promise."""
-    stream = np.random.SeedSequence([seed, index])
-    kind = str(np.random.default_rng(stream).choice(list(KINDS), p=list(KINDS.values())))
+    stream, kind = np.random.SeedSequence([seed, index]), kind_of(seed, index)
     complaints: list[str] = []
     for number, child in enumerate(stream.spawn(MOST_TRIES), 1):
         result = _attempt(np.random.default_rng(child), kind, f"synthetic_{index:06d}.json")
@@ -96,10 +101,9 @@ def _gather(rng: np.random.Generator, m: RoadMap, fleet: Fleet, log: Log, walker
     for walker in walkers:
         xy = walker.xy[WARM_UP:]
         rows.append((xy, walker.heading[WARM_UP:], np.gradient(xy, DT, axis=0), full, (walker.length, walker.width), "pedestrian", -1))
-    share = rng.uniform(0.15, 0.7)
-    for x, y, heading in m.bays:
-        if rng.random() > share:
-            continue
+    parked = min(int(rng.uniform(0.15, 0.7) * len(m.bays)), MOST_PARKED)
+    for k in rng.permutation(len(m.bays))[:parked]:
+        x, y, heading = m.bays[k]
         size = draw_size(rng)
         while size[1] > 2.1 or size[0] > 5.6:
             size = draw_size(rng)

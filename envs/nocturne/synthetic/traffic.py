@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, STEP, RoadMap
+from envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, RoadMap
 from envs.nocturne.synthetic.walkers import Walker
 
 DT = 0.1  # s
@@ -186,14 +186,14 @@ def draw_size(rng: np.random.Generator) -> tuple[float, float]:
 def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters of the drivers of a fleet; slower for cyclists and lorries."""
     n, heavy = len(bike), length > 6.9
-    spell = np.where(rng.random(n) < 0.25, rng.uniform(-3, 7, n), np.inf)
+    spell = np.where(rng.random(n) < 0.3, rng.uniform(-3, 7, n), np.inf)
     return {
-        "factor": np.where(heavy, rng.uniform(0.75, 0.95, n), rng.uniform(0.82, 1.1, n)),
+        "factor": np.where(heavy, rng.uniform(0.6, 0.95, n), rng.uniform(0.8, 1.12, n)),
         "top": np.where(bike, rng.uniform(3.5, 6.5, n), np.inf),
         "headway": rng.uniform(0.9, 1.8, n), "gap": np.where(bike, rng.uniform(0.8, 1.5, n), rng.uniform(1.4, 2.8, n)),
         "accelerates": np.where(bike, rng.uniform(0.7, 1.1, n), np.where(heavy, rng.uniform(0.7, 1.2, n), rng.uniform(1.2, 2.3, n))),
         "brakes": rng.uniform(1.5, 2.6, n), "creep": rng.uniform(0.010, 0.018, n),
-        "slow_from": spell, "slow_to": spell + rng.uniform(2, 5, n), "slow_factor": rng.uniform(0.25, 0.7, n),
+        "slow_from": spell, "slow_to": spell + rng.uniform(2, 5, n), "slow_factor": rng.uniform(0.15, 0.65, n),
     }
 
 
@@ -203,7 +203,7 @@ def draw_fleet(rng: np.random.Generator, routes: Routes) -> Fleet:
     start = -WARM_UP * DT
     motor, cycle = np.flatnonzero(~routes.bike), np.flatnonzero(routes.bike)
     lanes = len(set(routes.entry[motor]))
-    wanted = int(np.clip(rng.uniform(1.6, 5.0) * lanes, 6, 34))
+    wanted = int(np.clip(rng.uniform(2.0, 6.0) * lanes, 8, 36))
     rows: list[tuple] = []
     places = np.zeros((0, 5))  # x, y, direction, half length, speed
     for _ in range(wanted * 6):
@@ -229,7 +229,7 @@ def draw_fleet(rng: np.random.Generator, routes: Routes) -> Fleet:
         choices = np.flatnonzero(routes.entry == entry)
         bike = bool(routes.bike[choices[0]])
         time = start + rng.exponential(5.0)
-        pause = rng.uniform(4, 14) if not bike else rng.uniform(20, 60)
+        pause = rng.uniform(3, 11) if not bike else rng.uniform(20, 60)
         while time < STEPS * DT - 1:
             size = (1.8, 0.7) if bike else draw_size(rng)
             r = int(rng.choice(choices))
