@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from envs.nocturne.synthetic import make_scene, scene_bytes
-from envs.nocturne.synthetic.maps import KINDS
-from envs.nocturne.synthetic.scenes import draw, kind_of
+from envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
 from envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,11 +7,16 @@ import numpy as np
 from envs.nocturne.synthetic import checks
 from envs.nocturne.synthetic import geometry as geo
 from envs.nocturne.synthetic.checks import Bodies
-from envs.nocturne.synthetic.maps import KINDS, RoadMap, draw_map
-from envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Fleet, Log, Routes, Traffic, draw_fleet, draw_size
+from envs.nocturne.synthetic.fleet import Fleet, draw_fleet, draw_size
+from envs.nocturne.synthetic.junctions import crossing, roundabout
+from envs.nocturne.synthetic.maps import RoadMap
+from envs.nocturne.synthetic.open_roads import merge, road
+from envs.nocturne.synthetic.routes import Routes
+from envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Log, Traffic
 from envs.nocturne.synthetic.walkers import Walker, draw_walkers
 from utils.errors import UserError
 
+KINDS = {"straight": 0.15, "curve": 0.15, "merge": 0.15, "signals": 0.22, "stop signs": 0.18, "roundabout": 0.15}  # and their shares
 MOST_TRIES = 30
 SPACING = 0.5  # m between the points of a drawn line
 INVALID = -10000.0
@@ -66,13 +71,22 @@ def draw(seed: int, index: int = 0) -> Drawn:
     raise UserError(f"scene {index} of seed {seed} failed its checks {MOST_TRIES} times, the last time because {complaints[-1]}: choose another --seed")
 
 
+def draw_map(rng: np.random.Generator, kind: str) -> RoadMap:
+    """A map of one of KINDS."""
+    if kind in ("straight", "curve"):
+        return road(rng, kind)
+    if kind == "merge":
+        return merge(rng)
+    return roundabout(rng) if kind == "roundabout" else crossing(rng, kind)
+
+
 def _attempt(rng: np.random.Generator, kind: str, name: str) -> dict | str:
     """The parts of a Drawn, or what is wrong with them."""
     m = draw_map(rng, kind)
     times = (np.arange(WARM_UP + STEPS) - WARM_UP) * DT
     walkers = draw_walkers(rng, m, times)
     routes = Routes(m, float(rng.uniform(1.8, 2.8)), float(rng.uniform(1.3, 2.0)))
-    fleet = draw_fleet(rng, routes)
+    fleet = draw_fleet(rng, routes, float(times[0]), float(times[-1]))
     log = Traffic(m, routes, fleet, walkers, times).run()
     bodies, types, member, velocity = _gather(rng, m, fleet, log, walkers)
     driving = np.flatnonzero((member >= 0) & bodies.valid.all(1) & (np.array(types) == "vehicle"))
@@ -126,7 +140,10 @@ def _json(rng: np.random.Generator, m: RoadMap, bodies: Bodies, types: list[str]
     """The scene turned and moved to a random place of the world."""
     angle, origin = rng.uniform(-np.pi, np.pi), rng.uniform(-FARTHEST, FARTHEST, 2)
     turn = np.array([geo.unit(angle), geo.left_of(geo.unit(angle))])  # rows: where the map's axes point
-    place = lambda xy: xy @ turn + origin  # noqa: E731
+
+    def place(xy: np.ndarray) -> np.ndarray:
+        return xy @ turn + origin
+
     objects = []
     for k, kind in enumerate(types):
         valid = bodies.valid[k]

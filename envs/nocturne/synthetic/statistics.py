@@ -14,8 +14,9 @@ import numpy as np
 
 from envs.nocturne.synthetic import checks
 from envs.nocturne.synthetic import geometry as geo
+from envs.nocturne.synthetic.fleet import Fleet
 from envs.nocturne.synthetic.scenes import Drawn, draw
-from envs.nocturne.synthetic.traffic import DT, STEPS, Fleet, advance, free_acceleration, wanted_speed
+from envs.nocturne.synthetic.traffic import DT, STEPS, advance, free_acceleration, wanted_speed
 
 RELEASED = 10  # the step at which an ego is on its own
 GOAL_RADIUS = 1.0  # m

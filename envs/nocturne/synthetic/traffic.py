@@ -1,6 +1,6 @@
 """Traffic: vehicles and cyclists that follow routes, keep their distance, and let others go first.
 
-Along a route a driver accelerates by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000, Physical Review E 62, 1805, equations 3 and 4)
+Along a route a driver accelerates by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000, Physical Review E 62, 1805; s1 = 0, delta = 4)
 
     dv/dt = a (1 - (v / v0)^4 - (s* / s)^2),    s* = s0 + max(0, v T + v dv / (2 sqrt(a b)))
 
@@ -14,12 +14,14 @@ the actions read off the motion, reproduce it. Nobody comes to a complete stands
 actions of a step without motion would be undefined.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, RoadMap
+from envs.nocturne.synthetic.fleet import Fleet
+from envs.nocturne.synthetic.maps import RoadMap
+from envs.nocturne.synthetic.routes import Routes
 from envs.nocturne.synthetic.walkers import Walker
 
 DT = 0.1  # s
@@ -33,38 +35,6 @@ CLEARANCE = 0.25  # m to either side of the swept strip
 ACROSS = np.pi / 4  # radians between two courses that cross
 GRACE = 0.9  # s between leaving a shared zone and another's entering it
 SLOPE = 1.2  # m/s^2, acceleration assumed in predictions
-TURNS_IN = 1.45  # smallest radius of a route, in vehicle lengths
-
-
-@dataclass
-class Fleet:
-    """All vehicles and cyclists of a scene, one entry (N,) each; see `draw` for units.
-
-    State: s, v, a (arc length of the box centre, speed, acceleration), heading, beta (radians), active; `granted` to pass its line, `done` with it,
-    `stopped` at it, `arrived` (s) there.
-    Driver: factor (of the speed limit), headway T, gap s0, accelerates a, brakes b, creep (m/s); a spell of slowness from slow_from to slow_to (s).
-    """
-
-    route: np.ndarray
-    length: np.ndarray
-    width: np.ndarray
-    bike: np.ndarray
-    appears: np.ndarray
-    driver: dict[str, np.ndarray]
-    s: np.ndarray
-    v: np.ndarray
-    a: np.ndarray = field(init=False)
-    heading: np.ndarray = field(init=False)
-    beta: np.ndarray = field(init=False)
-    xy: np.ndarray = field(init=False)
-    course: np.ndarray = field(init=False)
-
-    def __post_init__(self):
-        n = len(self.route)
-        self.a, self.heading, self.beta, self.course = (np.zeros(n) for _ in range(4))
-        self.xy = np.zeros((n, 2))
-        self.active, self.granted, self.done, self.stopped = (np.zeros(n, bool) for _ in range(4))
-        self.arrived, self.let_in = np.full(n, np.inf), np.full(n, np.inf)
 
 
 @dataclass(frozen=True)
@@ -80,166 +50,6 @@ class Log:
     speed: np.ndarray
     s: np.ndarray
     active: np.ndarray
-
-
-class Routes:
-    """The routes of a map as tables: row r, column k is route r at arc length k STEP.
-
-    Fields:
-        xy: (R, S, 2), theta, kappa, speed: (R, S) direction, curvature and the speed a free vehicle has; rows are padded with their last value
-        length, line, clear, rank, group, entry, fallback: (R,); control: list
-        zone_in, zone_out: (R, R) arc length on route r of the zone it shares with route q, nan without
-        follows: (R, R) the two leave their zone in the same direction
-    """
-
-    def __init__(self, m: RoadMap, lateral_acceleration: float, braking: float):
-        routes = m.routes
-        count, size = len(routes), max(len(r.xy) for r in routes)
-        self.xy = np.zeros((count, size, 2))
-        self.theta, self.kappa, self.speed = (np.zeros((count, size)) for _ in range(3))
-        self.step = np.array([geo.lengths(r.xy)[-1] / (len(r.xy) - 1) for r in routes])  # STEP, but for the division of a length into whole steps
-        self.points = np.array([len(r.xy) for r in routes])
-        for i, r in enumerate(routes):
-            n = len(r.xy)
-            theta = np.unwrap(np.arctan2(*geo.tangents(r.xy)[:, ::-1].T))
-            kappa = np.diff(theta, append=theta[-1]) / self.step[i]
-            smooth = np.convolve(np.pad(kappa, 2, mode="edge"), np.ones(5) / 5, mode="valid")
-            limit = np.minimum(r.limit, np.sqrt(lateral_acceleration / np.maximum(np.abs(smooth), 1e-4)))
-            for table, row in ((self.xy, r.xy), (self.theta, theta), (self.kappa, smooth), (self.speed, limit)):
-                table[i, :n], table[i, n:] = row, row[-1]
-        for k in range(size - 2, -1, -1):  # brake before a curve, not in it
-            self.speed[:, k] = np.minimum(self.speed[:, k], np.sqrt(self.speed[:, k + 1] ** 2 + 2 * braking * self.step))
-        self.length = self.step * (self.points - 1)
-        self.sharpest = np.array([np.abs(self.kappa[i, : self.points[i]]).max() for i in range(count)])
-        self.line, self.clear = np.array([r.line for r in routes]), np.array([r.clear for r in routes])
-        self.rank, self.group, self.fallback = (np.array([getattr(r, name) for r in routes]) for name in ("rank", "group", "fallback"))
-        self.bike = np.array([r.bike for r in routes])
-        self.control = np.array([r.control for r in routes])
-        names = sorted({r.entry for r in routes})
-        self.entry = np.array([names.index(r.entry) for r in routes])
-        self.within = np.array([self._slowest_within(i) for i in range(count)])
-        self._find_zones()
-
-    def index(self, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """The table column at or just before arc length `s`."""
-        step, points = self.step[route], self.points[route]
-        if s.ndim > route.ndim:
-            step, points = step[:, None], points[:, None]
-        return np.clip((s / step).astype(int), 0, points - 1)
-
-    def place(self, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Position (N, 2) at arc length `s` (N,), on arcs between the table's points, and straight on beyond the end."""
-        k = self.index(route, s)
-        over = s - k * self.step[route]
-        return self.xy[route, k] + over[:, None] * geo.unit(self.theta[route, k] + self.kappa[route, k] * over / 2)
-
-    def _slowest_within(self, i: int) -> float:
-        if np.isnan(self.line[i]):
-            return float(self.speed[i].mean())
-        first, last = int(self.line[i] / self.step[i]), int(self.clear[i] / self.step[i]) + 1
-        return float(np.median(self.speed[i, first:last]))
-
-    def _stretch(self, i: int) -> np.ndarray:
-        """Columns to look for shared zones at: past the line, or everywhere without one."""
-        if np.isnan(self.line[i]):
-            return np.arange(0, self.points[i], 4)
-        return np.arange(int(self.line[i] / self.step[i]), min(int((self.clear[i] + 8) / self.step[i]), self.points[i] - 1), 3)
-
-    def _find_zones(self) -> None:
-        count = len(self.rank)
-        self.zone_in, self.zone_out = np.full((count, count), np.nan), np.full((count, count), np.nan)
-        self.follows = np.zeros((count, count), bool)
-        for i in range(count):
-            for j in range(i + 1, count):
-                if self.entry[i] == self.entry[j] or (np.isnan(self.line[i]) and np.isnan(self.line[j])):
-                    continue
-                near = BIKE_ZONE if self.bike[i] and self.bike[j] else MIXED_ZONE if self.bike[i] or self.bike[j] else CAR_ZONE
-                here, there = self._stretch(i), self._stretch(j)
-                a, b = self.xy[i, here], self.xy[j, there]
-                low, high = np.maximum(a.min(0), b.min(0)) - near, np.minimum(a.max(0), b.max(0)) + near
-                here, there = here[((a > low) & (a < high)).all(1)], there[((b > low) & (b < high)).all(1)]
-                if not len(here) or not len(there):
-                    continue
-                a, b = self.xy[i, here], self.xy[j, there]
-                touch = (a[:, None, 0] - b[None, :, 0]) ** 2 + (a[:, None, 1] - b[None, :, 1]) ** 2 < near**2
-                if not touch.any():
-                    continue
-                one, two = here[touch.any(1)], there[touch.any(0)]
-                self.zone_in[i, j], self.zone_out[i, j] = one[0] * self.step[i], one[-1] * self.step[i]
-                self.zone_in[j, i], self.zone_out[j, i] = two[0] * self.step[j], two[-1] * self.step[j]
-                self.follows[i, j] = self.follows[j, i] = np.cos(self.theta[i, one[-1]] - self.theta[j, two[-1]]) > 0.85
-
-
-# Who is there
-
-
-def draw_size(rng: np.random.Generator) -> tuple[float, float]:
-    """Length and width of a motor vehicle: cars, vans and pick-ups, lorries and buses."""
-    kind = rng.choice(3, p=[0.70, 0.20, 0.10])
-    if kind == 0:
-        return float(np.clip(rng.normal(4.7, 0.25), 3.8, 5.2)), float(np.clip(rng.normal(1.98, 0.08), 1.75, 2.15))
-    if kind == 1:
-        return float(rng.uniform(5.1, 6.2)), float(rng.uniform(2.0, 2.25))
-    return float(rng.uniform(7.0, 12.0)), float(rng.uniform(2.35, 2.55))
-
-
-def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
-    """Parameters of the drivers of a fleet; slower for cyclists and lorries."""
-    n, heavy = len(bike), length > 6.9
-    spell = np.where(rng.random(n) < 0.3, rng.uniform(-3, 7, n), np.inf)
-    return {
-        "factor": np.where(heavy, rng.uniform(0.6, 0.95, n), rng.uniform(0.8, 1.12, n)),
-        "top": np.where(bike, rng.uniform(3.5, 6.5, n), np.inf),
-        "headway": rng.uniform(0.9, 1.8, n), "gap": np.where(bike, rng.uniform(0.8, 1.5, n), rng.uniform(1.4, 2.8, n)),
-        "accelerates": np.where(bike, rng.uniform(0.7, 1.1, n), np.where(heavy, rng.uniform(0.7, 1.2, n), rng.uniform(1.2, 2.3, n))),
-        "brakes": rng.uniform(1.5, 2.6, n), "creep": rng.uniform(0.010, 0.018, n),
-        "slow_from": spell, "slow_to": spell + rng.uniform(2, 5, n), "slow_factor": rng.uniform(0.15, 0.65, n),
-    }
-
-
-def draw_fleet(rng: np.random.Generator, routes: Routes) -> Fleet:
-    """Vehicles spread over the routes at the beginning of the warm-up, and those that appear later where routes begin."""
-    bikes_too = rng.random() < 0.5
-    start = -WARM_UP * DT
-    motor, cycle = np.flatnonzero(~routes.bike), np.flatnonzero(routes.bike)
-    lanes = len(set(routes.entry[motor]))
-    wanted = int(np.clip(rng.uniform(2.0, 6.0) * lanes, 8, 36))
-    rows: list[tuple] = []
-    places = np.zeros((0, 5))  # x, y, direction, half length, speed
-    for _ in range(wanted * 6):
-        if len(rows) >= wanted:
-            break
-        bike = bool(bikes_too and len(cycle) and rng.random() < 0.12)
-        r = int(rng.choice(cycle if bike else motor))
-        size = (1.8, 0.7) if bike else draw_size(rng)
-        s = rng.uniform(8, routes.length[r] - 30)
-        k = int(s / routes.step[r])
-        in_conflict = routes.line[r] - 4 - size[0] / 2 < s < routes.clear[r] + 4
-        if in_conflict or routes.sharpest[r] * size[0] * TURNS_IN > 1:
-            continue
-        x, y, direction = *routes.xy[r, k], routes.theta[r, k]
-        away = places[:, :2] - (x, y)
-        ahead, beside = away @ geo.unit(direction), away @ geo.left_of(geo.unit(direction))
-        needed = places[:, 3] + size[0] / 2 + 5 + 0.9 * routes.speed[r, k]
-        if np.any((np.abs(ahead) < needed) & (np.abs(beside) < (1.6 if bike else 2.4))):
-            continue
-        places = np.vstack([places, (x, y, direction, size[0] / 2, 0)])
-        rows.append((r, *size, bike, start, s))
-    for entry in np.unique(routes.entry[motor if not (bikes_too and len(cycle)) else np.arange(len(routes.entry))]):
-        choices = np.flatnonzero(routes.entry == entry)
-        bike = bool(routes.bike[choices[0]])
-        time = start + rng.exponential(5.0)
-        pause = rng.uniform(3, 11) if not bike else rng.uniform(20, 60)
-        while time < STEPS * DT - 1:
-            size = (1.8, 0.7) if bike else draw_size(rng)
-            r = int(rng.choice(choices))
-            if routes.sharpest[r] * size[0] * TURNS_IN <= 1:
-                rows.append((r, *size, bike, time, size[0] / 2 + 0.5))
-            time += 1.5 + rng.exponential(pause)
-    route, length, width, bike, appears, s = (np.array(column) for column in zip(*rows, strict=True))
-    drivers = draw_drivers(rng, bike, length)
-    v = 0.75 * np.minimum(routes.speed[route, routes.index(route, s)] * drivers["factor"], drivers["top"])
-    return Fleet(route, length, width, bike, appears, drivers, s, v)
 
 
 def crossings(m: RoadMap, routes: Routes, walkers: list[Walker], times: np.ndarray) -> np.ndarray:
@@ -407,7 +217,7 @@ class Traffic:
 
     def _accelerations(self, now: np.ndarray, k: int, time: float) -> np.ndarray:
         """The acceleration (A,) every driver wants."""
-        f, routes, d = self.fleet, self.routes, {name: value[self._subset(now)] for name, value in self.fleet.driver.items()}
+        f, routes, d = self.fleet, self.routes, {name: value[now] for name, value in self.fleet.driver.items()}
         r, s, v = f.route[now], f.s[now], f.v[now]
         wanted = wanted_speed(routes, r, s, v, d, time)
         driver = (d["accelerates"], d["brakes"])
@@ -422,10 +232,6 @@ class Traffic:
         before = np.minimum(self._to_crosswalk(now, time, np.where(leader < 2.5, gap, np.inf)), to_zone)
         drag = np.maximum(drag, np.where(np.isfinite(before), interaction(v, before, still, near, near, driver), 0))
         return np.minimum(free, free.clip(0) - drag)
-
-    @staticmethod
-    def _subset(now: np.ndarray) -> np.ndarray:
-        return now
 
     def _to_zone(self, now: np.ndarray) -> np.ndarray:
         """Metres (A,) to where to stop for another vehicle that was let in too and turns out to come first; infinite without one."""
@@ -528,13 +334,12 @@ def wanted_speed(routes: Routes, route: np.ndarray, s: np.ndarray, v: np.ndarray
 
 
 def advance(routes: Routes, fleet: Fleet, now: np.ndarray, distance: np.ndarray) -> None:
-    """Move the centres `distance` (A,) metres along their routes; `course` and `beta` become those of this step."""
+    """Move the centres `distance` (A,) metres along their routes, `course` becoming that of this step, and turn the headings."""
     f = fleet
     f.s[now] += distance
     xy = routes.place(f.route[now], f.s[now])
     chord = xy - f.xy[now]
     length = np.hypot(chord[:, 0], chord[:, 1])
     f.course[now] = np.arctan2(chord[:, 1], chord[:, 0])
-    f.beta[now] = (f.course[now] - f.heading[now] + np.pi) % (2 * np.pi) - np.pi
-    f.heading[now] += 2 * length * np.sin(f.beta[now]) / f.length[now]
+    f.heading[now] += 2 * length * np.sin(f.course[now] - f.heading[now]) / f.length[now]  # course - heading is beta
     f.xy[now] = xy
