@@ -125,7 +125,7 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
     if signals:
         green = rng.uniform(9, 20, 2)
         m.signals = Signals((float(green[0]), float(green[1])), float(rng.uniform(3, 4)), float(rng.uniform(1, 2)), float(rng.uniform(0, 60)))
-    if not signals and speed < 12 and rng.random() < 0.3:
+    if not signals and speed < 12 and rng.random() < 0.5:
         for arm in arms:
             m.bump(arm.axis.across(arm.line + rng.uniform(22, 30), 0.6, arm.section.paved), float(rng.uniform(3.5, 6)))
     lay_kerbs(m, arms, corners)

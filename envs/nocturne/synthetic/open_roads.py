@@ -57,7 +57,7 @@ def road(rng: np.random.Generator, kind: str) -> RoadMap:
         section = Section(section.lanes, section.width, float(rng.uniform(4, 7)), section.strip, section.bay)
     if speed < 14 and not divided and rng.random() < 0.5:
         m.crosswalk(axis.across(length / 2 + rng.uniform(-15, 15), rng.uniform(1.4, 2.2), section.half))
-    if speed < 12 and rng.random() < 0.45:
+    if speed < 12 and rng.random() < 0.6:
         for s in length / 2 + np.array([-38, 42]) + rng.uniform(-8, 8, 2):
             m.bump(axis.across(float(s), 0.6, section.paved), float(rng.uniform(3.5, 6)))
     lay_lines(m, axis, section, 0, length)

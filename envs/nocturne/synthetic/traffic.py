@@ -272,14 +272,15 @@ class Traffic:
         strip = routes.xy[r[:, None], column]
         bodies, radius, speed, course = self._bodies(now, k)
         away = bodies[None, :, BODY_POINTS // 2] - f.xy[now][:, None]
-        ahead = (away * geo.unit(f.heading[now])[:, None]).sum(-1)
-        candidate = ((away**2).sum(-1) < (reach + 8)[:, None] ** 2) & (ahead > -7)
+        ahead = away[..., 0] * np.cos(f.heading[now])[:, None] + away[..., 1] * np.sin(f.heading[now])[:, None]
+        candidate = (away[..., 0] ** 2 + away[..., 1] ** 2 < (reach + 8)[:, None] ** 2) & (ahead > -7)
         candidate[np.arange(len(now)), np.arange(len(now))] = False
         i, j = np.nonzero(candidate)
         gaps, leaders = np.full(len(now), np.inf), np.zeros(len(now))
         if not len(i):
             return gaps, leaders
-        apart = ((strip[i][:, None] - bodies[j][:, :, None]) ** 2).sum(-1)  # (pairs, BODY_POINTS, K)
+        x, y = (strip[i, None, :, axis] - bodies[j, :, axis, None] for axis in (0, 1))  # (pairs, BODY_POINTS, K)
+        apart = x * x + y * y
         nearest = column[i[:, None], apart.argmin(-1)]  # (pairs, BODY_POINTS)
         row = r[i][:, None]
         theta, offset = routes.theta[row, nearest], bodies[j] - routes.xy[row, nearest]
