@@ -64,8 +64,8 @@ class Routes:
         return float(np.median(self.speed[i, first:last]))
 
     def _stretch(self, i: int) -> np.ndarray:
-        """Columns to look for shared zones at: past the line, or everywhere without one."""
-        if np.isnan(self.line[i]):
+        """Columns to look for shared zones at: past the line, or everywhere without one and for a change of lane, which begins amid traffic."""
+        if np.isnan(self.line[i]) or self.fallback[i] >= 0:
             return np.arange(0, self.points[i], 4)
         return np.arange(int(self.line[i] / self.step[i]), min(int((self.clear[i] + 8) / self.step[i]), self.points[i] - 1), 3)
 

@@ -34,6 +34,8 @@ BODY_POINTS = 4  # circles that stand for a body there
 CLEARANCE = 0.25  # m to either side of the swept strip
 ACROSS = np.pi / 4  # radians between two courses that cross
 GRACE = 0.9  # s between leaving a shared zone and another's entering it
+HIGHEST = 9  # rank of who never waits
+SLOW_JUNCTION = 9.0  # m/s within
 SLOPE = 1.2  # m/s^2, acceleration assumed in predictions
 
 
@@ -162,25 +164,31 @@ class Traffic:
         may = self._signal_allows(now, can_stop, time) & ((routes.control[r] != "stop") | f.stopped[now])
         had = f.granted[now].copy()
         f.granted[now] &= ~(waits & can_stop)
-        asks = waits & may & ~f.granted[now] & (left < self._attention(now))
+        slow = (routes.control[r] == "yield") & (routes.within[r] < SLOW_JUNCTION)  # one looks when one is there, and takes nobody's turn from afar
+        asks = waits & may & ~f.granted[now] & (left < np.where(slow, 8 + 1.5 * f.v[now], self._attention(now)))
         if not asks.any():
             self._keep_lane(now, left, waits)
             return
         patience = np.where(had | (time - f.arrived[now] > 5), 0.5, 1.0) * np.where(routes.fallback[r] >= 0, 1.6, 1.0)
         clash = self._clash(now, front, back, patience)
-        rank = routes.rank[r]
+        rank, claim = routes.rank[r], self._claim(now)
         entry = routes.entry[r]
         queued = waits & ~f.granted[now]
         behind = ((entry[:, None] == entry) & (left < left[:, None]) & queued).any(1) & queued
-        comes = (may | ~waits) & ~f.done[now] & ~f.stopped[now] & ~behind
+        comes = ((may | ~waits) & ~f.stopped[now] & ~behind) | f.done[now]
         for i in sorted(np.flatnonzero(asks), key=lambda i: (-rank[i], f.arrived[now[i]], left[i])):
             first = not np.any(asks & ~f.granted[now] & (entry == entry[i]) & (left < left[i]))
             inside = f.granted[now] & ~f.done[now]
-            if first and not np.any(clash[i] & (inside | (comes & (rank > rank[i])))):
+            if first and not np.any(clash[i] & (inside | (comes & (claim > rank[i])))):
                 f.granted[now[i]] = True
         hopeless = waits & ~f.granted[now] & (left < f.v[now] ** 2 / (2 * 5.5)) & (f.v[now] > 1)
         f.granted[now] |= hopeless
         self._keep_lane(now, left, waits)
+
+    def _claim(self, now: np.ndarray) -> np.ndarray:
+        """The rank (A,) others have to respect: who has not begun to change lanes, or is done with it, has the right of way in its lane."""
+        f, route = self.fleet, self.fleet.route[now]
+        return np.where((self.routes.fallback[route] >= 0) & ~f.granted[now] | f.done[now], HIGHEST, self.routes.rank[route])
 
     def _attention(self, now: np.ndarray) -> np.ndarray:
         """Metres before its line from where a driver cares about it."""
@@ -237,11 +245,11 @@ class Traffic:
         """Metres (A,) to where to stop for another vehicle that was let in too and turns out to come first; infinite without one."""
         f, routes = self.fleet, self.routes
         r, front, back, v = f.route[now], f.s[now] + f.length[now] / 2, f.s[now] - f.length[now] / 2, f.v[now]
-        takes_part = ~f.done[now] & (f.granted[now] | np.isnan(routes.line[r]) | (routes.control[r] == "none"))
+        takes_part = f.done[now] | f.granted[now] | np.isnan(routes.line[r]) | (routes.control[r] == "none") | (routes.fallback[r] >= 0)
         begins = routes.zone_in[r[:, None], r[None]]
         left = begins - front[:, None] - 0.8
         inside = left < -0.8  # [i, j]: i is in the zone it shares with j
-        rank, since, follows = routes.rank[r], f.let_in[now], routes.follows[r[:, None], r[None]]
+        rank, since, follows = self._claim(now), f.let_in[now], routes.follows[r[:, None], r[None]]
         above = (rank > rank[:, None]) | ((rank == rank[:, None]) & (since < since[:, None]))
         yields = self._clash(now, front, back, np.full(len(now), 0.35)) & takes_part & takes_part[:, None] & ~inside & (above | inside.T) & ~(inside.T & follows)
         can_stop = left > (v**2 / (2 * np.where(f.bike[now], 3.0, 4.5)))[:, None]
