@@ -1,0 +1,116 @@
+"""Who drives: sizes, drivers, and where and when each vehicle of a scene appears."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.nocturne.synthetic import geometry as geo
+from envs.nocturne.synthetic.routes import Routes
+
+TURNS_IN = 1.45  # smallest radius of a route, in vehicle lengths
+
+
+@dataclass
+class Fleet:
+    """All vehicles and cyclists of a scene; every field is (N,), and (N, 2) where it says so.
+
+    Fields:
+        route, length, width: number of the route; m
+        bike: a cyclist
+        appears: s, when it comes in where its route begins
+        driver: parameters by name, see `draw_drivers`
+        s, v, a: arc length of the box centre in m, m/s, m/s^2
+        xy, heading, course: position (N, 2), direction of the box, direction of motion over the latest step
+        active: on the map
+        granted, let_in: may pass its line, and since when (s, or inf)
+        stopped, arrived: has stopped at its line, and when (s, or inf)
+        done: has left the conflict behind its line, or the map
+    """
+
+    route: np.ndarray
+    length: np.ndarray
+    width: np.ndarray
+    bike: np.ndarray
+    appears: np.ndarray
+    driver: dict[str, np.ndarray]
+    s: np.ndarray
+    v: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.route)
+        self.a, self.heading, self.course = (np.zeros(n) for _ in range(3))
+        self.xy = np.zeros((n, 2))
+        self.active, self.granted, self.done, self.stopped = (np.zeros(n, bool) for _ in range(4))
+        self.arrived, self.let_in = np.full(n, np.inf), np.full(n, np.inf)
+
+
+def draw_size(rng: np.random.Generator) -> tuple[float, float]:
+    """Length and width of a motor vehicle: cars, vans and pick-ups, lorries and buses."""
+    kind = rng.choice(3, p=[0.70, 0.20, 0.10])
+    if kind == 0:
+        return float(np.clip(rng.normal(4.7, 0.25), 3.8, 5.2)), float(np.clip(rng.normal(1.98, 0.08), 1.75, 2.15))
+    if kind == 1:
+        return float(rng.uniform(5.1, 6.2)), float(rng.uniform(2.0, 2.25))
+    return float(rng.uniform(7.0, 12.0)), float(rng.uniform(2.35, 2.55))
+
+
+def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters (N,) of the drivers of a fleet; slower for cyclists and lorries.
+
+    `factor` of the speed limit a driver keeps to, `top` speed; the IDM's T `headway`, s0 `gap`, a `accelerates` and b `brakes`; `creep`, the speed of who
+    waits; `slow_factor` of its speed in a spell of slowness, as of one who looks for an address, from `slow_from` to `slow_to` seconds.
+    """
+    n, heavy = len(bike), length > 6.9
+    spell = np.where(rng.random(n) < 0.3, rng.uniform(-3, 7, n), np.inf)
+    return {
+        "factor": np.where(heavy, rng.uniform(0.6, 0.95, n), rng.uniform(0.8, 1.12, n)),
+        "top": np.where(bike, rng.uniform(3.5, 6.5, n), np.inf),
+        "headway": rng.uniform(0.9, 1.8, n), "gap": np.where(bike, rng.uniform(0.8, 1.5, n), rng.uniform(1.4, 2.8, n)),
+        "accelerates": np.where(bike, rng.uniform(0.7, 1.1, n), np.where(heavy, rng.uniform(0.7, 1.2, n), rng.uniform(1.2, 2.3, n))),
+        "brakes": rng.uniform(1.5, 2.6, n), "creep": rng.uniform(0.010, 0.018, n),
+        "slow_from": spell, "slow_to": spell + rng.uniform(2, 5, n), "slow_factor": rng.uniform(0.15, 0.65, n),
+    }
+
+
+def draw_fleet(rng: np.random.Generator, routes: Routes, start: float, end: float) -> Fleet:
+    """Vehicles spread over the routes at the beginning of the warm-up, and those that appear later where routes begin."""
+    bikes_too = rng.random() < 0.5
+    motor, cycle = np.flatnonzero(~routes.bike), np.flatnonzero(routes.bike)
+    lanes = len(set(routes.entry[motor]))
+    wanted = int(np.clip(rng.uniform(2.0, 6.0) * lanes, 8, 36))
+    rows: list[tuple] = []
+    places = np.zeros((0, 5))  # x, y, direction, half length, speed
+    for _ in range(wanted * 6):
+        if len(rows) >= wanted:
+            break
+        bike = bool(bikes_too and len(cycle) and rng.random() < 0.12)
+        r = int(rng.choice(cycle if bike else motor))
+        size = (1.8, 0.7) if bike else draw_size(rng)
+        s = rng.uniform(8, routes.length[r] - 30)
+        k = int(s / routes.step[r])
+        in_conflict = routes.line[r] - 4 - size[0] / 2 < s < routes.clear[r] + 4
+        if in_conflict or routes.sharpest[r] * size[0] * TURNS_IN > 1:
+            continue
+        x, y, direction = *routes.xy[r, k], routes.theta[r, k]
+        away = places[:, :2] - (x, y)
+        ahead, beside = away @ geo.unit(direction), away @ geo.left_of(geo.unit(direction))
+        needed = places[:, 3] + size[0] / 2 + 5 + 0.9 * routes.speed[r, k]
+        if np.any((np.abs(ahead) < needed) & (np.abs(beside) < (1.6 if bike else 2.4))):
+            continue
+        places = np.vstack([places, (x, y, direction, size[0] / 2, 0)])
+        rows.append((r, *size, bike, start, s))
+    for entry in np.unique(routes.entry[motor if not (bikes_too and len(cycle)) else np.arange(len(routes.entry))]):
+        choices = np.flatnonzero(routes.entry == entry)
+        bike = bool(routes.bike[choices[0]])
+        time = start + rng.exponential(5.0)
+        pause = rng.uniform(3, 11) if not bike else rng.uniform(20, 60)
+        while time < end - 1:
+            size = (1.8, 0.7) if bike else draw_size(rng)
+            r = int(rng.choice(choices))
+            if routes.sharpest[r] * size[0] * TURNS_IN <= 1:
+                rows.append((r, *size, bike, time, size[0] / 2 + 0.5))
+            time += 1.5 + rng.exponential(pause)
+    route, length, width, bike, appears, s = (np.array(column) for column in zip(*rows, strict=True))
+    drivers = draw_drivers(rng, bike, length)
+    v = 0.75 * np.minimum(routes.speed[route, routes.index(route, s)] * drivers["factor"], drivers["top"])
+    return Fleet(route, length, width, bike, appears, drivers, s, v)
