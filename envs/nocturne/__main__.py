@@ -54,7 +54,7 @@ def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     scene, t = sim.scenes[0], int(sim.time[0])
     speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])
     text = f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} m/s   goal in {goal:.1f} m"
-    return with_lines(side_by_side([above, cone], ["from above", "what the ego sees"]), [text])
+    return with_lines(side_by_side([above, cone], ["from above", "what the ego sees"], SIDE), [text])
 
 
 def choose_ego(scene: Scene, identity: int | None) -> int:

@@ -115,12 +115,10 @@ def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
             known |= content["files"] if content["schema"] == SCHEMA else {}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it is only a shortcut
-    egos, news = {}, False
-    for name, stamp in tqdm(files.items(), desc=f"looking through {folder}", unit="scene", leave=False, disable=all(name in known for name in files)):
-        if name not in known or tuple(known[name][0]) != stamp:
-            known[name], news = [stamp, busy_egos(load_scene(folder / name))], True
-        egos[name] = [(int(ego), int(last)) for ego, last in known[name][1]]
+    news = [name for name, stamp in files.items() if name not in known or tuple(known[name][0]) != stamp]
     if news:
+        for name in tqdm(news, desc=f"looking through {folder}", unit="scene", leave=False):
+            known[name] = [files[name], busy_egos(load_scene(folder / name))]
         content = json.dumps({"schema": SCHEMA, "files": {name: known[name] for name in files}}).encode()
         for index in (folder / INDEX, elsewhere):
             try:
@@ -128,4 +126,4 @@ def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
                 break
             except (UserError, OSError):
                 continue
-    return egos
+    return {name: [(int(ego), int(last)) for ego, last in known[name][1]] for name in files}
