@@ -1,7 +1,7 @@
 """The score table: every kind of driver on the official CarRacing-v3, with the ablations that say what M contributes.
 
 Reads   a run with V and M (--logdir)
-Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, and its section of docs/results.md
+Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/results.md, and docs/results.json: the score of every seed
 
     python -m benchmarks.results --logdir exp_dir --episodes 100
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
-from utils.cli import parser, positive, run
+from utils.cli import parser, positive, run, write_atomically
 from utils.errors import UserError
 from utils.metrics import read_csv
 
@@ -100,10 +100,12 @@ def drivers(args: argparse.Namespace) -> list[Row]:
     return [row for name in args.drivers for row in rows[name]]
 
 
-def frames(row: Row) -> str:
-    """Frames of the simulator that were driven to evolve a row's controller, those that chose best.tar included; empty for the others."""
-    driven = read_csv(row.logdir / row.controller / "metrics.csv") if row.controller == "ctrl" else []
-    return f"{int(driven[-1]['frames']):,}" if driven else ""
+def effort(row: Row) -> dict[str, float]:
+    """Frames of the simulator that were driven to evolve a row's controller, those that chose best.tar included, and the hours it took; nothing for the others."""
+    if row.controller != "ctrl":
+        return {}
+    folder = row.logdir / row.controller
+    return {"frames": int(read_csv(folder / "metrics.csv")[-1]["frames"]), "hours": sum(float(line["seconds"]) for line in read_csv(folder / "clock.csv")) / 3600}
 
 
 def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
@@ -126,17 +128,24 @@ def main() -> None:
     args = parse_args()
     if "second" in args.drivers and not args.dataset:
         raise UserError("the row second trains V again and needs the datasets of the first time: give --dataset, or leave the row out with --drivers")
-    rows, commands = [], []
+    rows, commands, scores = [], [], {}
     for row in drivers(args):
         s = scored(row, "simulator", args, commands)
         half = 1.96 * s["std"] / s["episodes"] ** 0.5
         dreamt = scored(row, "dream", args, commands) if row.temperature is not None else None
+        spent = effort(row)
+        scores[row.name] = {**{key: s[key] for key in ("mean", "std", "episodes", "checkpoints", "command", "returns")}, **spent,
+                            **({"dream": {key: dreamt[key] for key in ("mean", "std", "episodes", "returns")}} if dreamt else {})}
         rows.append([row.name, f"{s['mean']:.1f} +- {s['std']:.1f}", f"{s['mean'] - half:.1f} to {s['mean'] + half:.1f}",
-                     *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"]), frames(row), f"{dreamt['mean']:.1f}" if dreamt else ""])
+                     *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"]), f"{spent['frames']:,}" if spent else "",
+                     f"{spent['hours']:.1f}" if spent else "", f"{dreamt['mean']:.1f} +- {dreamt['std']:.1f}" if dreamt else ""])
     listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
-    scores = table(["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes", "frames driven to evolve it", "in its dream"], rows)
-    write_section(args.out, "scores", f"{scores}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards, by\n\n```\n{listing}\n```\n")
-    print(scores)
+    head = ["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes", "frames to evolve it", "hours", "in its dream"]
+    listed, each = table(head, rows), args.out.with_suffix(".json")
+    write_section(args.out, "scores", f"{listed}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards ([score of every seed]({each.name})), by\n\n"
+                                      f"```\n{listing}\n```\n")
+    write_atomically(each, (json.dumps(scores, indent=1) + "\n").encode())
+    print(listed)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def scored(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page), "--dataset", "datasets/x"])
     for number, row in enumerate(results.drivers(results.parse_args())):
         returns = np.array([100.0, 200.0, 300.0, 400.0]) + number
-        score = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns), "max": returns.max(), "episodes": 4}
+        score = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns), "max": returns.max(), "episodes": 4,
+                 "returns": {str(2_000_000 + k): float(value) for k, value in enumerate(returns)}, "checkpoints": {}, "command": "x"}
         for world in ("simulator", *["dream"] * (row.temperature is not None)):
             file = row.logdir / "scores" / f"{row.controller}-{world}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +30,7 @@ def scored(tmp_path, monkeypatch):
         if row.controller == "ctrl":
             (row.logdir / "ctrl").mkdir()
             write_csv(row.logdir / "ctrl" / "metrics.csv", [{"generation": 1, "frames": 12345}])
+            write_csv(row.logdir / "ctrl" / "clock.csv", [{"generation": 1, "seconds": 4000.0}, {"generation": 2, "seconds": 5000.0}])
     return page
 
 
@@ -38,10 +40,12 @@ def test_the_score_table_has_a_row_for_every_driver_and_trains_none_that_is_scor
     results.main()
     page = scored.read_text()
     assert page.startswith("# Results\n")
-    assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | |" in re.sub(" +", " ", page)
+    assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | | |" in re.sub(" +", " ", page)
     for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream, temperature 1.15", "evolved in the simulator, z alone", "expert"):
         assert page.count(f"| {name} ") == 1
-    assert page.count("12,345") == 9
+    assert page.count("12,345 | ") == page.count(" 2.5 |") == 9
+    each = json.loads(scored.with_suffix(".json").read_text())
+    assert len(each) == 14 and each["random"]["returns"]["2000003"] == 400 and each["evolved in the dream, temperature 0.5"]["dream"]["mean"] > 200
     assert "python trainmdrnn.py" in page and "--epochs 0" in page
 
 
