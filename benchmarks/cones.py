@@ -203,13 +203,13 @@ def figure(args: argparse.Namespace) -> str:
         difference = np.abs(theirs[k].astype(int) - ours[k]).astype(np.uint8)
         cells = [theirs[k], ours[k], difference, *(enlarged(image, 400) for image in small)]
         gap = np.full((400, 8, 3), 128, np.uint8)
-        rows += [np.concatenate([x for cell in cells for x in (cell, gap)][:-1], 1)[8:312]]
+        rows += [np.concatenate([x for cell in cells for x in (cell, gap)][:-1], 1)[8:232]]
     gap = np.full((8, rows[0].shape[1], 3), 128, np.uint8)
     image = args.out.parent / "images" / "cones.png"
     make_folder(image.parent)
     save_png(image, np.concatenate([x for row in rows for x in (row, gap)][:-1]))
     return (f"![Nocturne's picture, ours, their difference, legible at 64 and at 128 pixels](images/{image.name})\n\nA row a scene, from the left: Nocturne's own "
-            "picture of 400 pixels, style nocturne, their difference, style legible with 64 and with 128 pixels, enlarged, with the goal. The lowest quarter is cut off.")
+            "picture of 400 pixels, style nocturne, their difference, style legible with 64 and with 128 pixels, enlarged, with the goal. The lower, black part is cut off.")
 
 
 SECTIONS = {"figure": figure, "fidelity": fidelity, "speed": speed}

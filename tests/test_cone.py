@@ -422,6 +422,33 @@ print(t.digest())
     assert script(lacking).strip() == digest()
 
 
+@needs_oracle
+def test_another_driver_than_llvmpipe_drops_the_same_segments():
+    out = script("""
+from envs.nocturne import cone
+cone.renderer().context.renderer = "another"
+for name in t.NAMES:
+    for size, padding in ((400, "pEq"), (128, "p0")):
+        t.test_nocturnes_pictures_are_met(name, size, padding, {400: 0.97, 128: 0.95}[size])
+print(cone.renderer().styles["nocturne"].roads > 0)
+""")
+    assert out.strip() == "True"
+
+
+def test_a_window_after_pictures_without_a_display_is_refused_and_the_remedy_works():
+    text = """
+from utils.viewer import Viewer
+t.digest()
+try:
+    with Viewer("title", ["one"]):
+        print("opened")
+except t.UserError as error:
+    print(error)
+"""
+    with_x = "from utils.display import open_display\nopen_display()\n" + text
+    assert "DREAMDRIVE_OPENGL=x" in script(text, DREAMDRIVE_OPENGL="egl:0") and script(with_x, DREAMDRIVE_OPENGL="x").strip() == "opened"
+
+
 def test_the_cache_keeps_to_its_limit_and_forgets_scenes_that_are_gone(monkeypatch):
     cache = cone.renderer().cache
     scenes = [street(seed) for seed in range(6)]

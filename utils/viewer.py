@@ -37,6 +37,8 @@ class Viewer:
             print(message, flush=True)
         import pyglet
 
+        if pyglet.options["headless"]:
+            raise UserError("this process draws pictures without a display, and no window besides: set DREAMDRIVE_OPENGL=x, or open the window first")
         self.pyglet, self.panels, self.dt, self.help = pyglet, list(panels), dt, help
         self.paused = self.step_once = self.reset = self.quit = False
         self.held: set[str] = set()

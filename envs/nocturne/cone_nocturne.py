@@ -5,6 +5,9 @@
 
 The cones of a call are the layers of one multisampled texture, so that each is drawn at the same place and comes out the same whatever is drawn beside it. Step 7 is
 worked out once per framing as four bits a pixel, and applied where the samples are averaged.
+
+Mesa's llvmpipe, with which Nocturne's pictures were recorded, drops a segment that crosses no border between two columns of pixels, or none between two rows, so that
+roads are dotted in small pictures. With other drivers the segments are drawn as rectangles, and the same ones dropped.
 """
 
 import ctypes
@@ -95,6 +98,29 @@ flat in int layer_of[];
 out vec4 shade;
 void main() {
     for (int i = 0; i < COUNT; i++) { gl_Layer = layer_of[i]; shade = color_to_layer[i]; gl_Position = gl_in[i].gl_Position; EmitVertex(); }
+    EndPrimitive();
+}
+"""
+LINES_GEOMETRY = """
+#version 330 core
+layout(lines) in;
+layout(triangle_strip, max_vertices = 4) out;
+in vec4 color_to_layer[];
+flat in int layer_of[];
+out vec4 shade;
+uniform vec3 window;  // left, bottom, side, in pixels
+void main() {
+    vec2 ends[2] = vec2[2](window.xy + (0.5 * gl_in[0].gl_Position.xy + 0.5) * window.z, window.xy + (0.5 * gl_in[1].gl_Position.xy + 0.5) * window.z);
+    vec2 d = ends[1] - ends[0];
+    vec2 aside = 0.5 * vec2(-d.y, d.x) / max(length(d), 1e-9), reach = abs(aside);
+    vec2 low = min(ends[0], ends[1]) - reach, high = max(ends[0], ends[1]) + reach;
+    if (any(greaterThan(ceil(low), ceil(high) - 1.0))) return;  // no column or no row of pixels begins inside
+    for (int i = 0; i < 4; i++) {
+        gl_Layer = layer_of[0];
+        shade = color_to_layer[0];
+        gl_Position = vec4(2.0 * (ends[i / 2] + (i % 2 == 0 ? aside : -aside) - window.xy) / window.z - 1.0, 0.0, 1.0);
+        EmitVertex();
+    }
     EndPrimitive();
 }
 """
@@ -206,10 +232,11 @@ class Nocturne:
         self.context, self.cache, self.gl = context, cache, context.gl
         gl = self.gl
         direct = context.extensions & {"GL_ARB_shader_viewport_layer_array", "GL_AMD_vertex_shader_layer"}
-        self.roads = self.layered(ROADS_VERTEX, "lines", "line_strip", direct)
+        self.roads = self.layered(ROADS_VERTEX, "lines", "line_strip", direct) if context.renderer.startswith("llvmpipe") else self.rectangles()
         self.bodies, self.shadows, self.rings = (self.layered(v, "triangles", "triangle_strip", direct) for v in (BODY_VERTEX, SHADOW_VERTEX, RING_VERTEX))
         self.resolve = opengl.program(gl, vertex=RESOLVE_VERTEX, fragment=RESOLVE_FRAGMENT)
-        self.places = {(p, n): opengl.uniform(gl, p, n) for p in (self.bodies, self.shadows, self.rings, self.resolve) for n in ("dist", "box", "size", "layers", "mask")}
+        self.places = {(p, n): opengl.uniform(gl, p, n) for p in (self.roads, self.bodies, self.shadows, self.rings, self.resolve)
+                       for n in ("window", "dist", "box", "size", "layers", "mask")}  # fmt: skip
         self.objects, self.polygons = (opengl.Instances(gl, sizes) for sizes in ([4, 4, 3], [4, 3, 3]))
         self.empty = opengl.new(gl, "VertexArrays")
         self.egos = opengl.new(gl, "Buffers")
@@ -229,6 +256,11 @@ class Nocturne:
         vertex = vertex.replace("LAYER_EXTENSION", "flat out int layer_of;").replace("LAYER", "layer_of").replace("COLOR", "color_to_layer")
         geometry = LAYERS_GEOMETRY.replace("INPUT", taken).replace("OUTPUT", given).replace("COUNT", str(count))
         return opengl.program(self.gl, vertex=vertex.strip(), geometry=geometry.strip(), fragment=FRAGMENT.strip())
+
+    def rectangles(self) -> int:
+        """A program that draws roads as llvmpipe does, on any driver."""
+        vertex = ROADS_VERTEX.replace("LAYER_EXTENSION", "flat out int layer_of;").replace("LAYER", "layer_of").replace("COLOR", "color_to_layer")
+        return opengl.program(self.gl, vertex=vertex.strip(), geometry=LINES_GEOMETRY.strip(), fragment=FRAGMENT.strip())
 
     def capacity(self, frame: Frame) -> int:
         """How many pictures are drawn at once."""
@@ -342,6 +374,7 @@ class Nocturne:
         gl, frame = self.gl, views.frame
         gl.glUseProgram(self.roads)
         gl.glLineWidth(1.0)
+        gl.glUniform3f(self.places[self.roads, "window"], *map(float, (frame.left, frame.size[0] - frame.top - frame.side, frame.side)))
         for scene, cones in views.by_scene().items():
             lines = self.cache.get(scene, "lines", lambda scene=scene: self.road_lines(scene))
             at = views.position[cones] - lines.origin
