@@ -1,0 +1,58 @@
+"""All five stages run on Nocturne's scenes, each reading what the one before it wrote."""
+
+import json
+
+import pytest
+
+from data import generation_script
+from data.manifest import read_manifest
+from data.shards import Dataset
+from envs.nocturne.synthetic import write_scenes
+from tests.tiny_run import call, tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with scenes, a dataset of them and a run trained on it with tiny budgets."""
+    folder = tmp_path_factory.mktemp("nocturne")
+    list(write_scenes(folder / "scenes", 3, seed=0))
+    generation_script.main(["--env", "nocturne", "--scenes", str(folder / "scenes"), "--policy", "expert=0.8,brown=0.2", "--action-noise", "0.1", "--val-fraction", "0.2",
+                            "--rootdir", str(folder / "data"), "--threads", "1"])
+    tiny("trainvae", "--dataset", folder / "data", "--logdir", folder / "run", "--colour-balance", 0.5)
+    tiny("trainmdrnn", "--logdir", folder / "run")
+    tiny("trainbc", "--logdir", folder / "run")
+    tiny("traincontroller", "--logdir", folder / "run", "--evaluate-every", 0)
+    return folder
+
+
+def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run):
+    manifest = read_manifest(run / "data")
+    assert manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 80 and manifest.complete
+    dataset = Dataset.open(run / "data")
+    assert manifest.rollouts == len(dataset.episodes) and manifest.max_steps == 80 and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
+    experts = [e.score for e in manifest.episodes if e.policy == "expert"]
+    assert sum(score > 8 for score in experts) >= 0.8 * len(experts)  # the goal was reached
+
+
+@pytest.mark.parametrize("controller", ["bc", "ctrl", "expert", "constant", "log", "random"])
+def test_everybody_is_scored_on_scenes_nobody_has_seen(run, tmp_path, controller):
+    done = call("test_controller", "--logdir", run / "run", "--controller", controller, "--episodes", 4, "--max-workers", 1, "--scenes", run / "scenes")
+    assert done.returncode == 0, done.stderr
+    score = json.loads((run / "run" / "scores" / f"{controller}-simulator.json").read_text())
+    assert {"goal_rate", "goal_rate_position", "collision_rate", "vehicle_collision_rate", "road_edge_rate", "ade", "fde", "mean"} <= set(score)
+    assert len(score["by_scene"]) == 3 and "scene all" in done.stdout and len(score["outcomes"]) == 4
+    if controller == "expert":
+        assert score["goal_rate"] == 1 and score["ade"] < 0.5
+
+
+def test_a_run_is_tested_with_the_view_it_was_trained_with(run):
+    done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 1, "--image-size", 128)
+    assert done.returncode == 1 and "was trained with --image-size 64, not 128" in done.stderr
+
+
+def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
+    done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 2, "--max-workers", 1, "--record", tmp_path / "a.mp4")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.mp4").stat().st_size > 5_000
