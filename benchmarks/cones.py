@@ -209,7 +209,7 @@ def figure(args: argparse.Namespace) -> str:
     make_folder(image.parent)
     save_png(image, np.concatenate([x for row in rows for x in (row, gap)][:-1]))
     return (f"![Nocturne's picture, ours, their difference, legible at 64 and at 128 pixels](images/{image.name})\n\nA row a scene, from the left: Nocturne's own "
-            "picture of 400 pixels, style nocturne, their difference, style legible with 64 and with 128 pixels, enlarged, with the goal. The lower, black part is cut off.")
+            "picture of 400 pixels, style nocturne, their difference, style legible with 64 and 128 pixels, enlarged, with the goal. The black part below is cut off.")
 
 
 SECTIONS = {"figure": figure, "fidelity": fidelity, "speed": speed}
