@@ -171,15 +171,15 @@ def test_a_car_ahead_is_above_the_middle_and_one_to_the_left_on_the_left(style):
 
 @pytest.mark.parametrize("style", ["legible", "nocturne"])
 def test_what_is_behind_another_object_is_hidden_and_what_is_beside_it_is_not(style):
-    def blue(*others, size=128):
+    def blue(*others, size=128, **more):
         shades = {"colors": lambda b, n: (255, 0, 0) if n < 2 else (0, 0, 255)} if style == "nocturne" else {}
         truck = car(0, 15, 0.0, CYCLIST, 8.0, 2.5)  # across the view
-        image = picture([car(0, 0), truck, *others], size, style, roads=[], **shades).astype(int)
+        image = picture([car(0, 0), truck, *others], size, style, roads=[], **shades, **more).astype(int)
         blue = (image[..., 2] - image[..., 0] > 60) & (image[..., 2] - image[..., 1] > 60) & (image[..., 0] < 100)
         blue[60:68, 60:68] = False
         return blue.sum()
 
-    assert blue(car(0, 40)) == 0
+    assert blue(car(0, 40)) == 0 < blue(car(0, 40), occlusion=False)
     assert blue(car(20, 40)) > 0
 
 

@@ -49,7 +49,7 @@ def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     from envs.nocturne.cone import render_cones
 
     who = [(0, ego)]
-    above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True)[0].numpy()
+    above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
     cone = render_cones(sim, who, SIDE, style=style)[0].numpy()
     scene, t = sim.scenes[0], int(sim.time[0])
     speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])

@@ -32,16 +32,18 @@ Colors = np.ndarray | torch.Tensor | Mapping[tuple[int, int], Sequence[int]] | C
 
 
 def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.Tensor, size: Size = 64, view_dist: float = 80.0, view_angle: float = 2.0944,
-                 padding: float = 0.0, style: str = "legible", colors: Colors = None, head_angle: float = 0.0, goal: bool = False) -> torch.Tensor:
+                 padding: float = 0.0, style: str = "legible", colors: Colors = None, head_angle: float = 0.0, goal: bool = False,
+                 occlusion: bool = True) -> torch.Tensor:
     """Pictures of what objects see: a uint8 tensor (E, h, w, 3) in the CPU's memory, row 0 ahead of the car, its left on the left.
 
     `egos`: E pairs (b, n), object n of scene b, which may repeat. `size`: of the side in pixels, or (h, w). `view_dist` in m, `view_angle` and `head_angle` in rad:
     the cone is head_angle to the left of the heading, the picture's up is the heading all the same. `padding`: pixels that stay black at each side. `goal`: show the
     ego's goal. `colors`: of the bodies in style "nocturne", a uint8 array (B, N, 3), a dict or a function of (b, n); without, the same few for all scenes.
+    `occlusion`: whether objects hide what is behind them.
 
     Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what cannot be drawn.
     """
-    views = look(sim, egos, _frame(size, view_dist, view_angle, head_angle, padding))
+    views = look(sim, egos, _frame(size, view_dist, view_angle, head_angle, padding, occlusion))
     if style not in STYLES:
         raise UserError(f'there is no style "{style}" of pictures: choose {" or ".join(STYLES)}')
     out = torch.zeros(len(views.heading), *views.frame.size, 3, dtype=torch.uint8)
@@ -71,6 +73,7 @@ class Frame:
     dist: float
     angle: float
     head: float
+    occlusion: bool
 
     @property
     def scale(self) -> float:
@@ -88,7 +91,7 @@ class Frame:
             return near & ((reach <= radius) | (off <= self.angle / 2 + np.arcsin(np.minimum(1, radius / reach))))
 
 
-def _frame(size: Size, dist: float, angle: float, head: float, padding: float) -> Frame:
+def _frame(size: Size, dist: float, angle: float, head: float, padding: float, occlusion: bool) -> Frame:
     h, w = (size, size) if isinstance(size, int | np.integer) else size
     if not (1 <= h <= LARGEST and 1 <= w <= LARGEST):
         raise UserError(f"a picture of {h} x {w} pixels was asked for: choose 1 to {LARGEST} for either side")
@@ -98,7 +101,7 @@ def _frame(size: Size, dist: float, angle: float, head: float, padding: float) -
     if not np.isfinite(head):
         raise UserError(f"head_angle is {head} where a finite angle was wanted")
     side = min(h, w) - 2 * padding  # Nocturne's rounding
-    return Frame((int(h), int(w)), int((w - side) / 2 + 0.5), int((h - side) / 2 + 0.5), int(max(side, 0) + 0.5), float(dist), float(angle), float(head))
+    return Frame((int(h), int(w)), int((w - side) / 2 + 0.5), int((h - side) / 2 + 0.5), int(max(side, 0) + 0.5), float(dist), float(angle), float(head), occlusion)
 
 
 @dataclass(frozen=True)

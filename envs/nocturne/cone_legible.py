@@ -305,7 +305,7 @@ class Legible:
         half = min(frame.angle, 2 * np.pi) / 2
         common = {"middle": (frame.left + frame.side / 2, frame.top + frame.side / 2), "size": (w, h), "number": float(cones), "scale": frame.scale,
                   "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05))}  # fmt: skip
-        self.draw_horizons(common, cones)
+        self.draw_horizons(common, cones, frame.occlusion)
         self.stack.begin(h, w, cones)
         gl.glActiveTexture(gl.GL_TEXTURE1)
         gl.glBindTexture(gl.GL_TEXTURE_2D, self.horizon)
@@ -327,7 +327,7 @@ class Legible:
         gl.glDisable(gl.GL_BLEND)
         self.stack.read(out)
 
-    def draw_horizons(self, common: dict, cones: int) -> None:
+    def draw_horizons(self, common: dict, cones: int, occlusion: bool) -> None:
         gl = self.gl
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
         if self.rows < cones:
@@ -345,7 +345,7 @@ class Legible:
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
         self.use("horizon", **common)
         gl.glBindVertexArray(self.objects.array)
-        gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 12, self.objects.number)
+        gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 12, self.objects.number * occlusion)
 
     def road(self, scene: Scene, scale: float) -> Road:
         """Draw a scene's roads from above, `FINER` times as fine as a picture with `scale` pixels per metre."""

@@ -330,7 +330,8 @@ class Nocturne:
             outer = 2 + 0.5 / np.cos(np.pi / 30)
             self.polygons.put(np.concatenate([np.arange(cones)[:, None], views.goals(), views.heading[:, None], np.tile([2, outer, 30], (cones, 1)), own / 255], 1))
             self.paint(self.rings, self.polygons, 180, frame)
-        self.paint(self.shadows, self.objects, 24, frame)
+        if frame.occlusion:
+            self.paint(self.shadows, self.objects, 24, frame)
         self.polygons.put(signs(views))
         self.paint(self.rings, self.polygons, 36, frame)
         self.read(box, views, out)

@@ -27,7 +27,7 @@ VIEW_DIST, FURTHEST = 80.0, 1000.0  # metres
 WARMUP = 10  # steps of the log before an episode begins
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
-ABOVE = 512  # pixels of the picture from above
+ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
 
 
 class Nocturne(World):
@@ -139,7 +139,7 @@ class Nocturne(World):
         """The scene from above, the ego in its middle looking up."""
         from envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, [(copy, int(self.egos[copy]))], ABOVE, view_dist=60.0, view_angle=2 * np.pi, goal=True)[0].numpy()
+        return render_cones(self.sim, [(copy, int(self.egos[copy]))], ABOVE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
 
     def _as_action(self, pair: Tensor) -> Tensor:
         if self.spec.action_scale is None:
