@@ -143,7 +143,7 @@ def test_what_nocturne_calls_visible_is_seen_in_a_legible_picture_of_64_pixels()
                 continue
             sim = replay([scene], [t])
             image = render_cones(sim, [(0, n)], 64, 80, case["view_angle"])[0].numpy().astype(int)
-            views = cone.look(sim, [(0, n)], cone._frame(64, 80, case["view_angle"], 0, 0))
+            views = cone.look(sim, [(0, n)], cone._frame(64, 80, case["view_angle"], 0, 0, True))
             for (u, v), place, ego in zip(views.at, views.place, views.is_ego, strict=True):
                 if not ego and scene.type[place] == VEHICLE and scene.ids[place] in case["visible_ids"] and np.hypot(u, v) < 79 and abs(np.arctan2(u, v)) < 1.04:
                     x, y = int(32 + 0.4 * u), int(32 - 0.4 * v)

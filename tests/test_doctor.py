@@ -29,6 +29,7 @@ def test_a_missing_requirement_is_status_1_and_a_missing_extra_is_not(monkeypatc
     def lacks(required):
         return lambda: iter([doctor.Finding(False, "thing", "is missing", "install it", required)])
 
+    monkeypatch.setattr("sys.argv", ["doctor"])
     for name in ("packages", "torch", "ffmpeg", "opengl", "programs", "machine"):
         monkeypatch.setattr(doctor, name, lacks(False))
     monkeypatch.setattr(doctor, "python", lacks(False))
