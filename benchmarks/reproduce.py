@@ -22,7 +22,7 @@ EPISODES = 100
 def stages(workers: int, gpu: bool) -> list[str]:
     """The commands, in order."""
     record = f"data/generation_script.py --env carracing-fast --policy expert=0.85,brown=0.15 --threads {workers}"
-    rollouts, epochs, generations = (560, 10, 400) if gpu else (140, 4, 100)
+    rollouts, epochs, generations = (560, 10, 400) if gpu else (140, 4, 200)
     return [
         f"{record} --rollouts {rollouts} --action-noise 0.6 --rootdir {DATA}",
         f"{record} --rollouts {rollouts // 2} --max-steps 600 --action-noise 1.5 --seed 1 --rootdir {WILD}",
