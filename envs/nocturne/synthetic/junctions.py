@@ -192,7 +192,8 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
     m.draw("lane", geo.circle_arc(np.zeros(2), ring, 0, 2 * np.pi))
     for arm in arms:
         lay_lines(m, arm.axis, section, mouth, arm.length)
-    joins = opening + 0.06
+    closest = min((arms[(k + 1) % count].angle - arm.angle) % (2 * np.pi) for k, arm in enumerate(arms))
+    joins = min(opening + 0.1, closest / 2 - 0.02)  # or the way out would come before the way in
     ways = {}
     for i, arm in enumerate(arms):
         entry = geo.bend(arm.axis.at(mouth, section.lane(0)), arm.angle + np.pi, ring * geo.unit(arm.angle + joins), arm.angle + joins + np.pi / 2, (0, 1 / ring))

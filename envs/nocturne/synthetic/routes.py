@@ -52,10 +52,17 @@ class Routes:
         return np.clip((s / step).astype(int), 0, points - 1)
 
     def place(self, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """Position (N, 2) at arc length `s` (N,), on arcs between the table's points, and straight on beyond the end."""
-        k = self.index(route, s)
-        over = s - k * self.step[route]
-        return self.xy[route, k] + over[:, None] * geo.unit(self.theta[route, k] + self.kappa[route, k] * over / 2)
+        """Position (N, 2) at arc length `s` (N,): cubic Hermite curves between the table's points, and straight on beyond the end.
+
+        Position and direction are continuous, which matters to who creeps: a jump of a tenth of a millimetre would be a turn of the wheel.
+        """
+        step = self.step[route]
+        k = np.clip((s / step).astype(int), 0, self.points[route] - 2)
+        t = (s / step - k)[:, None]
+        here, there = self.xy[route, k], self.xy[route, k + 1]
+        leaves, arrives = (step[:, None] * geo.unit(self.theta[route, column]) for column in (k, k + 1))
+        within = here + t * leaves + t**2 * (3 * (there - here) - 2 * leaves - arrives) + t**3 * (2 * (here - there) + leaves + arrives)
+        return np.where(t > 1, there + (t - 1) * arrives, within)
 
     def _slowest_within(self, i: int) -> float:
         if np.isnan(self.line[i]):
