@@ -206,14 +206,27 @@ def report(args: argparse.Namespace, env: str, seeds: list[int], episodes: list[
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def load(args: argparse.Namespace) -> tuple[dict, Agent | None]:
+def load(args: argparse.Namespace) -> tuple[str, dict, Agent | None]:
+    """The simulator's name and options, and the agent; UserError where they are not what was asked for."""
+    world, agent = trained(args)
+    if args.env and official(args.env) != world["env"]:
+        raise UserError(f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir")
+    asked, options = world_options(args), world.get("options", {})
+    for name in set(asked) - set(PLACES) if agent else ():
+        if asked[name] != options.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{args.logdir} was trained with {flag} {options.get(name)}, not {asked[name]}: leave {flag} away, or use another --logdir")
+    return args.env or world["env"], {**options, **asked}, agent
+
+
+def trained(args: argparse.Namespace) -> tuple[dict, Agent | None]:
     """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
     if args.controller in TRAINED:
         agent = load_agent(args.logdir, args.controller)
         return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
-        trained = checkpoint.path(args.logdir, "vae").exists()
-        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"] if trained else {"env": official(args.env or "carracing")}), None
+        seen = checkpoint.path(args.logdir, "vae").exists()
+        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"] if seen else {"env": official(args.env or "carracing")}), None
     vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
     return world, Agent(vae, mdrnn, None, world, parents)
 
@@ -226,15 +239,7 @@ def main() -> None:
         raise UserError("a human needs a window to drive in: add --render")
     if args.render and args.record:
         raise UserError("--render and --record exclude each other: choose one")
-    world, agent = load(args)
-    if args.env and official(args.env) != world["env"]:
-        raise UserError(f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir")
-    env, asked = args.env or world["env"], world_options(args)
-    for name in set(asked) - set(PLACES) if agent else ():
-        if asked[name] != world["options"][name]:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{args.logdir} was trained with {flag} {world['options'][name]}, not {asked[name]}: leave {flag} away, or use another --logdir")
-    options = {**world.get("options", {}), **asked}
+    env, options, agent = load(args)
     seeds = evaluation_seeds(args.seed, args.episodes)
     if args.render:
         watch(args, Episode(args, env, options, agent), seeds)

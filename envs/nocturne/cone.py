@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.nocturne.opengl import Context, delete, open_context
+from envs.nocturne.opengl import Context, delete, open_context, refuse_forked
 from envs.nocturne.scene import ABSENT, STEPS, Scene
 from utils.errors import UserError
 
@@ -43,6 +43,7 @@ def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.
 
     Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what cannot be drawn.
     """
+    refuse_forked()
     views = look(sim, egos, _frame(size, view_dist, view_angle, head_angle, padding, occlusion))
     if style not in STYLES:
         raise UserError(f'there is no style "{style}" of pictures: choose {" or ".join(STYLES)}')

@@ -72,11 +72,16 @@ class Context:
                 before.set_current()
 
 
+def refuse_forked() -> None:
+    """UserError in a child of a process that has drawn pictures. To be asked before anything else is done there: torch's threads hang in it, too."""
+    if _forked:
+        raise UserError("this process was forked from one that has drawn pictures, where OpenGL hangs: start workers by spawn (utils.workers does)")
+
+
 def open_context() -> Context:
     """This process's context, made at the first call. UserError where there is none to be had."""
     global _context
-    if _forked:
-        raise UserError("this process was forked from one that has drawn pictures, where OpenGL hangs: start workers by spawn (utils.workers does)")
+    refuse_forked()
     if _context is None:
         _context = _make()
     return _context
