@@ -92,7 +92,7 @@ class Frame:
             return near & ((reach <= radius) | (off <= self.angle / 2 + np.arcsin(np.minimum(1, radius / reach))))
 
 
-def _frame(size: Size, dist: float, angle: float, head: float, padding: float, occlusion: bool) -> Frame:
+def _frame(size: Size, dist: float, angle: float, head: float, padding: float, occlusion: bool = True) -> Frame:
     h, w = (size, size) if isinstance(size, int | np.integer) else size
     if not (1 <= h <= LARGEST and 1 <= w <= LARGEST):
         raise UserError(f"a picture of {h} x {w} pixels was asked for: choose 1 to {LARGEST} for either side")
