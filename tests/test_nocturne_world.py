@@ -3,6 +3,7 @@
 import gymnasium as gym
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.nocturne.actions import ActionGrid
@@ -193,3 +194,18 @@ def test_synthetic_scenes_follow_from_the_seed():
     names, states = made.places(), made.sim.local.clone()
     made.reset([2_000_001, 5])
     assert made.places() == names[::-1] and torch.equal(made.sim.local[0, made.egos[0]], states[1][made.egos[0]])
+
+
+def test_gymnasium_finds_nothing_wrong_with_the_environment(folder):
+    environment = gym.make("dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array")
+    check_env(environment.unwrapped)
+    environment.reset(seed=3)
+    *_, info = environment.step(environment.action_space.sample())
+    assert set(info) == {"goal", "collision", "off_road", "log_distance"} and environment.render().shape == (512, 512, 3)
+
+
+def test_frames_are_the_same_whoever_has_ended_beside(folder):
+    together, alone = (envs.make("nocturne", num=n, scenes=str(folder), restart=False) for n in (2, 1))
+    frames = [together.reset([1, 0])[1], *(together.step(together.expert_action()).obs[1] for _ in range(STEPS))]
+    wanted = [alone.reset([0])[0], *(alone.step(alone.expert_action()).obs[0] for _ in range(STEPS))]
+    assert all(torch.equal(a, b) for a, b in zip(frames, wanted, strict=True)) and not torch.equal(frames[0], frames[40])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
 
@@ -19,15 +20,16 @@ INDEX, SCHEMA = ".egos.json", 1
 NEAR_GOAL = 0.5  # metres: an ego that begins nearer to its goal has nothing to do (Nocturne leaves it out, too)
 
 
-class ScenePool:
+class ScenePool(ABC):
     """Draws (scene, place of the ego in its arrays) for simulator seeds; the same for the same seed."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup
         self._scenes: OrderedDict[str | int, Scene] = OrderedDict()
 
+    @abstractmethod
     def draw(self, seed: int) -> tuple[Scene, int]:
-        raise NotImplementedError
+        """The scene and ego of an episode."""
 
     def _remembered(self, key: str | int, make) -> Scene:
         if key not in self._scenes:

@@ -26,6 +26,7 @@ class Simulator:
 
     Fields:
         scenes: B Scenes; the same one may be there many times, and is stored once
+        origin (B, 2) float64: of each copy's scene, world metres
         local (B, N, 4) float32: x, y relative to the scene's origin, heading in [-pi, pi], speed (negative: backwards)
         collision (B, N) int8: 0 none, 1 with another object, 2 with a road edge (which outweighs 1), in the state the last step led to
         time (B,) int64: step of the log, 0 to 90
@@ -45,6 +46,7 @@ class Simulator:
         self._map: Table | None = None  # made when somebody looks
         self._latest = np.zeros(len(scenes), np.int64)  # `time`, where looking at it costs nothing
         self.time = torch.zeros(len(scenes), dtype=torch.int64, device=self.device)
+        self.origin = torch.zeros(len(scenes), 2, dtype=torch.float64, device=self.device)
         self._copies = torch.arange(len(scenes), device=self.device)
         self.reset(range(len(scenes)), scenes)
 
@@ -53,6 +55,7 @@ class Simulator:
         copies = range(len(self.scenes)) if copies is None else list(copies)
         for copy, scene in zip(copies, scenes, strict=True) if scenes is not None else ():
             self.scenes[copy] = scene
+            self.origin[copy] = torch.from_numpy(scene.origin)
             self._objects.put(copy, tables(scene)["objects"])
             self._edges.put(copy, tables(scene)["edges"])
             if self._map is not None:
@@ -94,11 +97,6 @@ class Simulator:
             for copy, scene in enumerate(self.scenes):
                 self._map.put(copy, tables(scene)["map"])
         return self._map
-
-    @property
-    def origin(self) -> Tensor:
-        """(B, 2) float64 metres."""
-        return torch.from_numpy(np.stack([scene.origin for scene in self.scenes])).to(self.device)
 
     @property
     def state(self) -> Tensor:

@@ -73,10 +73,13 @@ class Nocturne(World):
     def reset(self, seed: int | Sequence[int]) -> Tensor:
         self._seeds, self._stride = self.seeds(seed)
         drawn = [self.pool.draw(s) for s in self._seeds]
+        scenes = [scene for scene, _ in drawn]
         self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
         if self.sim is None:
-            self.sim = Simulator([scene for scene, _ in drawn], self.device)
-        self.sim.reset(range(self.num), [scene for scene, _ in drawn], self.warmup)
+            self.sim = Simulator(scenes, self.device)
+            self.sim.reset(time=self.warmup)
+        else:
+            self.sim.reset(range(self.num), scenes, self.warmup)
         self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros_like(self._terminated)
@@ -106,7 +109,7 @@ class Nocturne(World):
         terminated, truncated = self._terminated.clone(), self._truncated.clone()
         self.over = (terminated | truncated).cpu().numpy()
         info = {"goal": goal, "collision": collision, "off_road": collision == ROAD_EDGE, "log_distance": self._log_distance()}
-        self._frames = torch.where(moved[:, None, None, None], self._draw(), self._frames)
+        self._frames[moved] = self._draw(np.flatnonzero(going).tolist())  # those that have ended need no new picture
         info["final_obs"] = self._frames.clone()
         if self.restart and self.over.any():
             self._restart(np.flatnonzero(self.over).tolist())
@@ -189,7 +192,7 @@ class Nocturne(World):
 
     def _draw(self, copies: Sequence[int] | None = None) -> Tensor:
         """Frames of copies, by default all, (n, H, W, C) uint8."""
-        which = self._copies if copies is None else torch.as_tensor(copies, device=self.device)
+        which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
         if not self._seen:
             return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8, device=self.device)
         from envs.nocturne.cone import render_cones
