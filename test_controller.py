@@ -211,11 +211,13 @@ def load(args: argparse.Namespace) -> tuple[str, dict, Agent | None]:
     world, agent = trained(args)
     if args.env and official(args.env) != world["env"]:
         raise UserError(f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir")
-    asked, options = world_options(args), world.get("options", {})
+    asked, options = world_options(args), {**world.get("options", {})}
     for name in set(asked) - set(PLACES) if agent else ():
         if asked[name] != options.get(name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{args.logdir} was trained with {flag} {options.get(name)}, not {asked[name]}: leave {flag} away, or use another --logdir")
+    for place in PLACES:  # what a run was trained on says nothing of how well it drives
+        options.pop(place, None)
     return args.env or world["env"], {**options, **asked}, agent
 
 
