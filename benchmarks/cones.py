@@ -230,7 +230,7 @@ def main() -> None:
     text = "\n\n".join(SECTIONS[name](args) for name in args.sections)
     print(text)
     if set(args.sections) == set(SECTIONS):
-        write_section(args.out, "cones", f"## Cone pictures\n\n{text}\n\nMeasured on: {circumstances()}")
+        write_section(args.out, "cones", f"## Cone pictures\n\n{text}\n\nMeasured by `python -m benchmarks.cones --seconds {args.seconds:g}` on: {circumstances()}")
         print(f"written into {args.out}")
 
 

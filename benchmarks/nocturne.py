@@ -160,7 +160,7 @@ def main() -> None:
     parts.append(f"How fast it is: {COPIES} copies of a scene on {args.device}, a step of all of them counting {COPIES} times; median of {args.repetitions} (range). "
                  "Nocturne's own figures on such a machine, one process: 19,000 to 45,000 expert steps/s, 24,000 to 70,000 dynamics steps/s, 6,000 to 19,000 visible "
                  f"states/s.\n\n{table(head, rows)}")
-    text = "\n\n".join([*parts, circumstances()])
+    text = "\n\n".join(["## Nocturne's simulator", *parts, f"Measured by `python -m benchmarks.nocturne --repetitions {args.repetitions}` on: {circumstances()}"])
     write_section(args.out, "nocturne", text)
     print(text)
 
