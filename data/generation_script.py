@@ -47,7 +47,7 @@ REPORT_EVERY = 25  # frames
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
-SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller")  # follow from those, and from what is installed
+SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")  # follow from those, and from what is installed
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="spread of the bursts that disturb expert and controller, as a share of half an action's range; 0 for none")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
     p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
-    p.add_argument("--val-fraction", type=fraction, default=0.1, help="share of the episodes kept for validation")
+    p.add_argument("--val-fraction", type=fraction, default=0.1, help="share of the episodes kept for validation (with --scenes, every tenth scene is)")
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller in it")
     return p.parse_args(argv)
 
@@ -150,7 +150,8 @@ class Recorder:
 
     def _episode(self, frames: list[np.ndarray], rows: list[tuple], i: int, seed: int, name: str) -> Episode:
         action, label, reward, terminated, truncated = (np.array(column) for column in zip(*rows, strict=True))
-        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, list(self.recipe.mixture).index(name))
+        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, list(self.recipe.mixture).index(name),
+                       self._world(1).held_out(seed))
 
     def _clip(self, action: np.ndarray) -> np.ndarray:
         if isinstance(self.space, gym.spaces.Discrete):
@@ -204,11 +205,11 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
 
 
-def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float]) -> Manifest:
+def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     controller = trained_on(args.logdir, args.env).parents if "controller" in mixture else None
     return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
-                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options)
+                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options, by_place=by_place)
 
 
 def trained_on(logdir: Path, env: str) -> "Agent":
@@ -260,8 +261,9 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None]:
-    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, and how many different episodes it has, if that is limited."""
+def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
+    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many different episodes it has, if that is limited, and
+    whether it keeps places apart for validation."""
     world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False, **recipe.options)
     policy = policies.make_policy("white", world.spec)
     obs = world.reset([recording_seed(recipe.seed, 0)])
@@ -271,7 +273,8 @@ def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None]:
         frames.append(obs[0].numpy().tobytes())
         obs = world.step(policy.act(obs)).obs
     world.close()
-    return world.spec, len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64, world.episodes  # actions, rewards and the like take 64
+    frame_bytes = len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64  # actions, rewards and the like take 64
+    return world.spec, frame_bytes, world.episodes, world.held_out(recording_seed(recipe.seed, 0)) is not None
 
 
 def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float) -> None:
@@ -320,11 +323,11 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
     recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args))
     folder = cli.make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
-        spec, frame_bytes, there_are = look_at_world(recipe)
+        spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         args.rollouts = args.rollouts or there_are or ROLLOUTS
         if args.rollouts > RANGE:
             raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
-        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture), folder), folder)
+        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
         write_manifest(folder, manifest)

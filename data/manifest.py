@@ -52,6 +52,7 @@ class Manifest:
         policies: names that `policy` of an episode can have
         controller: digests of the trained run that drove "controller" episodes, or empty
         options: what else `envs.make` needs to build the world, as plain values
+        by_place: whether validation has places of its own (`World.held_out`), instead of every n-th episode
         shards, episodes: what is there, sorted
     """
 
@@ -69,6 +70,7 @@ class Manifest:
     grown_from: tuple[int, ...] = ()
     controller: dict | None = None
     options: dict = field(default_factory=dict)
+    by_place: bool = False
     shards: tuple[ShardEntry, ...] = ()
     episodes: tuple[EpisodeEntry, ...] = ()
 
@@ -83,7 +85,8 @@ class Manifest:
         value = dict(value)
         if value.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
-        value.setdefault("options", {})  # older manifests are of worlds without any
+        for name, before in (("options", {}), ("by_place", False)):
+            value.setdefault(name, before)  # in older manifests
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")
         value["shards"] = tuple(ShardEntry(**s) for s in value["shards"])
@@ -111,7 +114,8 @@ class Manifest:
         if next(recorded, None) is not None:
             raise ValueError("it lists episodes that are in no shard")
         for e in self.episodes:
-            if e.split != split(e.index, self.val_fraction) or e.policy not in self.policies or e.steps < 1 or not np.isfinite(e.score):
+            splits = ("train", "val") if self.by_place else (split(e.index, self.val_fraction),)
+            if e.split not in splits or e.policy not in self.policies or e.steps < 1 or not np.isfinite(e.score):
                 raise ValueError(f"episode {e.index} is not possible: {e}")
 
     @property

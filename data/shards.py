@@ -62,6 +62,7 @@ class Episode:
         index: number of the episode in the dataset
         seed: the simulator's seed
         policy: index into the manifest's `policies`
+        held_out: whether it happened in a place kept for validation; None if the split is by number, or on an episode read from a shard
     """
 
     obs: np.ndarray
@@ -73,6 +74,7 @@ class Episode:
     index: int
     seed: int
     policy: int
+    held_out: bool | None = None
 
     def check(self) -> None:
         """Raise ValueError unless every array has the type and the length it must have."""
@@ -98,8 +100,8 @@ class Episode:
 
 def episode_entry(episode: Episode, manifest: Manifest) -> EpisodeEntry:
     """How the manifest lists `episode`."""
-    return EpisodeEntry(episode.index, episode.seed, manifest.policies[episode.policy], len(episode.action),
-                        float(episode.reward.sum(dtype=np.float64)), split(episode.index, manifest.val_fraction))
+    part = split(episode.index, manifest.val_fraction) if episode.held_out is None else "val" if episode.held_out else "train"
+    return EpisodeEntry(episode.index, episode.seed, manifest.policies[episode.policy], len(episode.action), float(episode.reward.sum(dtype=np.float64)), part)
 
 
 @dataclass(frozen=True)

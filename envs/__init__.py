@@ -106,6 +106,10 @@ class World(ABC):
         """Where each copy's episode happens, for worlds with places that have names."""
         return [""] * self.num
 
+    def held_out(self, seed: int) -> bool | None:
+        """Whether a recording seed leads to a place that is kept for validation and model selection; None if the world keeps none apart."""
+        return None
+
     def render(self, copy: int = 0) -> np.ndarray:
         """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame itself."""
         raise UserError(f"{self.spec.name} has no picture of its own")

@@ -270,7 +270,7 @@ def test_a_dataset_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch)
 
 
 def test_the_expected_size_is_an_upper_bound_and_not_absurd(tmp_path, capsys):
-    spec, frame_bytes, _ = generation_script.look_at_world(generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path))
+    spec, frame_bytes, *_ = generation_script.look_at_world(generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path))
     assert spec.image_shape == (64, 64, 3) and 1000 < frame_bytes < 4000
     generation_script.check_space(tmp_path, 1000, 1000, frame_bytes)
     assert "1000 episodes to record" in capsys.readouterr().out

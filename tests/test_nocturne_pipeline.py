@@ -7,6 +7,7 @@ import pytest
 from data import generation_script
 from data.manifest import read_manifest
 from data.shards import Dataset
+from envs.nocturne.pool import INDEX, FolderPool
 from envs.nocturne.synthetic import write_scenes
 from tests.tiny_run import call, tiny
 
@@ -32,6 +33,10 @@ def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run
     assert manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 80 and manifest.complete
     dataset = Dataset.open(run / "data")
     assert manifest.rollouts == len(dataset.episodes) and manifest.max_steps == 80 and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
+    assert manifest.by_place and {e.split for e in manifest.episodes} == {"train", "val"}
+    last = max(json.loads((run / "scenes" / INDEX).read_text())["files"])  # of three scenes it is held out
+    held = [e.index for e in manifest.episodes if e.split == "val"]
+    assert held == [k for k, (name, _) in enumerate(FolderPool(run / "scenes", 10).episodes) if name == last]
     experts = [e.score for e in manifest.episodes if e.policy == "expert"]
     assert sum(score > 8 for score in experts) >= 0.8 * len(experts)  # the goal was reached
 

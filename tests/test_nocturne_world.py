@@ -55,6 +55,23 @@ def test_every_moving_vehicle_of_every_scene_is_an_episode(folder):
     assert [pool.draw(RANGE + k)[0] for k in range(3)] == [pool.draw(RANGE + k)[0] for k in range(3)]
 
 
+def test_selection_sees_only_scenes_that_are_held_out(tmp_path):
+    for k in range(26):
+        write(tmp_path, scene_of([car(), car(y=8.0)]), f"{k:02d}.json")
+    pool = FolderPool(tmp_path, 10)
+    assert pool.held == {"05.json", "15.json", "25.json"}
+    assert [k // 2 for k in range(52) if pool.held_out(k)] == [5, 5, 15, 15, 25, 25]
+    held = [pool.draw(k)[0] for k in range(52) if pool.held_out(k)]
+    assert {id(pool.draw(RANGE + k)[0]) for k in range(40)} == {id(scene) for scene in held}
+    assert len({id(pool.draw(seed)[0]) for seed in evaluation_seeds(0, 26)}) == 26
+
+
+def test_a_single_scene_is_not_held_out(tmp_path):
+    write(tmp_path, scene_of([car(), car(y=8.0)]))
+    pool = FolderPool(tmp_path, 10)
+    assert pool.held_out(0) is None and pool.draw(RANGE)[0] is pool.draw(0)[0]
+
+
 def test_what_a_folder_holds_is_remembered_until_a_file_changes(folder, capsys):
     before = FolderPool(folder, 10).episodes
     assert (folder / INDEX).exists()

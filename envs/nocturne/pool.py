@@ -17,6 +17,7 @@ from utils.seeds import RANGE
 
 IN_MEMORY = 128  # scenes kept, some 0.3 MB each
 INDEX, SCHEMA = ".egos.json", 1
+HELD_OUT = 10  # of so many files of a folder, one is for validation and model selection
 NEAR_GOAL = 0.5  # metres: an ego that begins nearer to its goal has nothing to do (Nocturne leaves it out, too)
 
 
@@ -31,6 +32,10 @@ class ScenePool(ABC):
     def draw(self, seed: int) -> tuple[Scene, int]:
         """The scene and ego of an episode."""
 
+    def held_out(self, seed: int) -> bool | None:
+        """Whether a recording seed leads to a scene that is kept for validation and model selection; None if none is."""
+        return None
+
     def _remembered(self, key: str | int, make) -> Scene:
         if key not in self._scenes:
             self._scenes[key] = make()
@@ -44,8 +49,11 @@ class FolderPool(ScenePool):
     """Every ego of every scene in a folder is an episode. Recording seeds 0, 1, ... take them file by file; those of selection and evaluation one of each file
     before the next of any, files in an order drawn at random, so that few episodes already see many scenes.
 
+    Every tenth file (the last one of a few) is held out: what is recorded there is for validation, and selection has no other.
+
     Attributes:
         episodes: (file name, ego's id) in the order of recording
+        held: names of the files that are held out; none if there is but one
     """
 
     def __init__(self, folder: Path, warmup: int) -> None:
@@ -57,15 +65,24 @@ class FolderPool(ScenePool):
         if not self.episodes:
             raise UserError(f"{folder} has {len(by_file)} scenes and in none of them a vehicle that moves, is there all the time and is not at its goal after "
                             f"{warmup} steps: give --scenes another folder")
+        useful = [name for name, egos in by_file.items() if egos]
+        self.held = set(useful[HELD_OUT // 2 :: HELD_OUT] or useful[1:][-1:])
         order = np.random.default_rng(0).permutation(sorted(by_file))
         rounds = max(map(len, by_file.values()))
         self._spread = [(str(name), by_file[name][k]) for k in range(rounds) for name in order if k < len(by_file[name])]
+        self._selection = [(name, ego) for name, ego in self._spread if name in self.held] or self._spread
 
     def draw(self, seed: int) -> tuple[Scene, int]:
-        episodes = self.episodes if seed < RANGE else self._spread
-        name, ego = episodes[seed % RANGE % len(episodes)]
+        name, ego = self._episode(seed)
         scene = self._remembered(name, lambda: load_scene(self.folder / name))
         return scene, scene.index(ego)
+
+    def held_out(self, seed: int) -> bool | None:
+        return self._episode(seed)[0] in self.held if self.held else None
+
+    def _episode(self, seed: int) -> tuple[str, int]:
+        episodes = (self.episodes, self._selection, self._spread)[min(seed // RANGE, 2)]
+        return episodes[seed % RANGE % len(episodes)]
 
 
 class SyntheticPool(ScenePool):

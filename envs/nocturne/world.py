@@ -138,6 +138,9 @@ class Nocturne(World):
         """The name of the scene each copy is in."""
         return [scene.name for scene in self.sim.scenes]
 
+    def held_out(self, seed: int) -> bool | None:
+        return self.pool.held_out(seed)
+
     def render(self, copy: int = 0) -> np.ndarray:
         """The scene from above, the ego in its middle looking up."""
         from envs.nocturne.cone import render_cones
