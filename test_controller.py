@@ -29,7 +29,7 @@ from data.loaders import PLACES
 from data.policies import REFERENCES, make_policy
 from envs import SCORED, make, official
 from envs.dream import DREAM_STEPS, DreamWorld
-from models.agent import Agent, load_agent, load_models, load_vae
+from models.agent import Agent, Head, load_agent, load_models, load_vae
 from models.controller import parameter_vector
 from utils import checkpoint
 from utils.cli import add_logdir, add_world_options, command_line, make_folder, natural, natural_float, parser, positive, run, world_options, write_atomically
@@ -71,14 +71,15 @@ class Episode:
         panels: names of the pictures        total, steps: return and steps so far        over: whether it has ended
     """
 
-    def __init__(self, args: argparse.Namespace, env: str, options: dict, agent: Agent | None) -> None:
+    def __init__(self, args: argparse.Namespace, env: str, options: dict, agent: Head | None) -> None:
         self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
         if self.dreaming:
             self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent")
             self.panels = ["the dream"]
         else:
             self.world = make(env, restart=False, **options)
-            self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart, *(["what V makes of it", "what M expected"] if agent else [])]
+            self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart]
+            self.panels += ["what V makes of it", "what M expected"] if isinstance(agent, Agent) else []
         self.space = self.world.spec.plain_action_space
         self.policy = make_policy(POLICIES[args.controller], self.world.spec) if args.controller in POLICIES else None
 
@@ -106,7 +107,7 @@ class Episode:
     def images(self) -> list[np.ndarray]:
         """One uint8 picture a panel."""
         shown = [self.world.render(), *([self.obs[0].numpy()] if self.world.seen_apart else [])]
-        if self.dreaming or not self.agent:
+        if self.dreaming or not isinstance(self.agent, Agent):
             return shown
         return [*shown, self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
 
@@ -165,7 +166,7 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     print(f"{path}: seed {seed}, return {episode.total:.1f}")
 
 
-def score(args: argparse.Namespace, env: str, options: dict, agent: Agent | None, seeds: list[int]) -> list[Driven]:
+def score(args: argparse.Namespace, env: str, options: dict, agent: Head | None, seeds: list[int]) -> list[Driven]:
     """An episode for each seed."""
     controller = agent.controller if args.controller in TRAINED else None
     if args.world == "dream":
@@ -206,7 +207,7 @@ def report(args: argparse.Namespace, env: str, seeds: list[int], episodes: list[
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def load(args: argparse.Namespace) -> tuple[str, dict, Agent | None]:
+def load(args: argparse.Namespace) -> tuple[str, dict, Head | None]:
     """The simulator's name and options, and the agent; UserError where they are not what was asked for."""
     world, agent = trained(args)
     if args.env and official(args.env) != world["env"]:
@@ -221,10 +222,12 @@ def load(args: argparse.Namespace) -> tuple[str, dict, Agent | None]:
     return args.env or world["env"], {**options, **asked}, agent
 
 
-def trained(args: argparse.Namespace) -> tuple[dict, Agent | None]:
+def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:
     """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
     if args.controller in TRAINED:
         agent = load_agent(args.logdir, args.controller)
+        if args.world == "dream" and not isinstance(agent, Agent):
+            raise UserError(f"{args.logdir} has no dream to drive in, its controller sees numbers of the simulator's: use --world simulator")
         return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         seen = checkpoint.path(args.logdir, "vae").exists()

@@ -28,7 +28,7 @@ from data.evaluation import Driver, Evaluator
 from envs import fast
 from envs.dream import Starts, begin, step
 from models.agent import load_models
-from models.controller import FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
 from models.mdrnn import MDRNN, draw_noise
 from utils import checkpoint
 from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     add_training(p)
     p.add_argument("--world", choices=("dream", "simulator"), default="dream",
                    help="where candidates drive: in M's dream, or in the simulator (for carracing in carracing-fast, which stands for it)")
-    p.add_argument("--features", choices=FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
+    p.add_argument("--features", choices=LATENT_FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
     p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
     p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
     p.add_argument("--most-samples", type=positive, default=16,

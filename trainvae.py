@@ -93,6 +93,9 @@ def main() -> None:
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
     world = world_of(datasets[0])
+    if len(world["image_shape"]) != 3:
+        raise UserError(f"{datasets[0].root} holds {world['image_shape'][0]} numbers a step and no pictures, which need no V: clone them with "
+                        f"`python trainbc.py --dataset {datasets[0].root}`, or record pictures")
     height, width, channels = world["image_shape"]
     if height != width or height not in SIZES:
         raise UserError(f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of {' or '.join(map(str, SIZES))}")

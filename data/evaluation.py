@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data.policies import make_policy
 from envs import World, make
 from envs.dream import DreamWorld
-from models.agent import Agent, load_models
+from models.agent import Agent, Head, load_models
 from models.controller import Controller, ControllerConfig
 from utils.workers import WorkerPool
 
@@ -126,11 +126,15 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
 
 
 class AgentDriver:
-    """Agents that share V and M, each with a head of its own."""
+    """Agents that share V and M, if they have any, each with a head of its own."""
 
     def __init__(self, driver: Driver, device: torch.device) -> None:
+        controller = Controller(ControllerConfig(**driver.head)).to(device)
+        if controller.config.features == "state":
+            self.agent = Head(controller, {}, {})
+            return
         vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
-        self.agent = Agent(vae, mdrnn, Controller(ControllerConfig(**driver.head)).to(device), world, parents)
+        self.agent = Agent(vae, mdrnn, controller, world, parents)
 
     def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray]) -> None:
         self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)).to(self.agent.device))

@@ -1,9 +1,11 @@
-"""From shards to batches: frames for V, streamed, and windows of latents for M, cut within episodes."""
+"""From shards to batches: frames for V and numbers for a clone, streamed, and windows of latents for M, cut within episodes."""
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from data.shards import CHUNK, Dataset, Shard
 from envs import official
+from models.controller import action_vector
 from utils.errors import UserError
 
-GROUP = 512  # blocks read ahead and shuffled together: 8,192 frames, 100 MB at 64x64x3
+GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 OPEN_SHARDS = 64  # files kept open while streaming
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
@@ -54,11 +57,11 @@ def require_validation(datasets: Sequence[Dataset]) -> None:
             raise UserError(f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction between 0 and 1 that gives both')
 
 
-class FrameStream:
-    """Shuffled batches of frames, read a few blocks of 16 at a time: memory does not depend on the size of the datasets.
+class BlockStream(ABC):
+    """Shuffled batches, read a few blocks of 16 frames at a time: memory does not depend on the size of the datasets.
 
     The blocks of a split are visited in an endless sequence of random orders; epoch e takes the e-th stretch of it, so it depends on (seed, e) alone.
-    Blocks are read GROUP at a time, in a thread of their own, and the frames of a group are shuffled together.
+    Blocks are read some 100 MB at a time, in a thread of their own, and what is in these is shuffled together.
     """
 
     def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
@@ -66,12 +69,18 @@ class FrameStream:
         self.blocks = _blocks(datasets, split)  # (N, 4): dataset, shard, first frame, end
         self.frames = int((self.blocks[:, 3] - self.blocks[:, 2]).sum())
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
+        shape = datasets[0].manifest.image_shape
+        self._group = max(1, GROUP_BYTES // (CHUNK * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)))  # blocks
 
-    def epoch(self, epoch: int, frames: int) -> Iterator[Tensor]:
-        """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be smaller."""
+    @abstractmethod
+    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
+        """What a block of a shard's frames gives, one row for each of them or fewer."""
+
+    def batches(self, epoch: int, frames: int) -> Iterator[np.ndarray]:
+        """The rows of about `frames` frames (all of them once, if that is more), shuffled; the last batch may be smaller."""
         blocks = self.blocks[self._order(epoch, frames)]
         rng = np.random.default_rng([self.seed, epoch, 1])
-        groups = [blocks[i : i + GROUP] for i in range(0, len(blocks), GROUP)]
+        groups = [blocks[i : i + self._group] for i in range(0, len(blocks), self._group)]
         rest = None
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, groups[0])
@@ -83,7 +92,7 @@ class FrameStream:
                 group = group if rest is None else np.concatenate([rest, group])
                 whole = len(group) - (len(group) % self.batch_size if following is not None else 0)
                 for i in range(0, whole, self.batch_size):
-                    yield torch.from_numpy(group[i : min(i + self.batch_size, whole)])
+                    yield group[i : min(i + self.batch_size, whole)]
                 rest = group[whole:]
 
     def _order(self, epoch: int, frames: int) -> np.ndarray:
@@ -95,8 +104,8 @@ class FrameStream:
         return np.array([orders[p][i] for p, i in zip(position // total, position % total, strict=True)])
 
     def _read(self, blocks: np.ndarray) -> np.ndarray:
-        """The frames of some blocks, (N, H, W, C), shard by shard."""
-        parts = [self._shard(int(d), int(s)).frames(int(first), int(end)) for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]]
+        """The rows of some blocks, shard by shard."""
+        parts = [self.rows(self._shard(int(d), int(s)), int(first), int(end)) for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]]
         return np.concatenate(parts)
 
     def _shard(self, dataset: int, shard: int) -> Shard:
@@ -107,6 +116,52 @@ class FrameStream:
             self._open[key] = self.datasets[dataset].open_shard(self.datasets[dataset].shards[shard])
         self._open.move_to_end(key)
         return self._open[key]
+
+
+class FrameStream(BlockStream):
+    """Shuffled batches of frames."""
+
+    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
+        return shard.frames(first, end)
+
+    def epoch(self, epoch: int, frames: int) -> Iterator[Tensor]:
+        """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be smaller."""
+        yield from map(torch.from_numpy, self.batches(epoch, frames))
+
+
+class LabelledStream(BlockStream):
+    """Shuffled batches of observations that are numbers, with what the expert did there."""
+
+    def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
+        super().__init__(datasets, split, batch_size, seed)
+        self._space = datasets[0].manifest.action_space
+        self._labels: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+
+    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
+        """(n, S + A or 1): an episode's last frame, on which nobody acts, and steps whose expert is unknown are left out."""
+        label, known = (values[first:end] for values in self._labelled(shard))
+        return np.concatenate([shard.frames(first, end), label], 1)[known]
+
+    @cached_property
+    def steps(self) -> int:
+        """How many there are."""
+        return sum(int(self._labelled(self._shard(int(d), int(s)))[1][first:end].sum()) for d, s, first, end in self.blocks)
+
+    def _labelled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
+        """The expert's action on each frame of a shard, and whether it is known."""
+        if shard.path not in self._labels:
+            label = shard.column("expert_action").astype(np.float32)
+            label = np.where(label < 0, np.nan, label)[:, None] if self._space["type"] == "discrete" else label
+            known = ~np.isnan(label).any(1)
+            self._labels[shard.path] = np.insert(label, shard.step_offsets[1:], np.nan, 0), np.insert(known, shard.step_offsets[1:], False)
+        return self._labels[shard.path]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All steps once: observations (B, S) and the expert's actions as `action_vector` has them (B, A)."""
+        size = self.datasets[0].manifest.image_shape[0]
+        for batch in map(torch.from_numpy, self.batches(epoch, self.frames)):
+            label = batch[:, size].long() if self._space["type"] == "discrete" else batch[:, size:]
+            yield batch[:, :size], action_vector(label, self._space)
 
 
 def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:

@@ -46,7 +46,7 @@ class Manifest:
     """All that decides what the episodes are, and what has been recorded so far.
 
     Fields:
-        env, image_shape (H, W, C), action_space (see utils.spaces), dt: what the world is
+        env, image_shape (H, W, C) or (S,), action_space (see utils.spaces), dt: what the world is
         max_steps, seed, policy, action_noise, val_fraction: as given on the command line
         rollouts: episodes wanted; grown_from: the smaller numbers that were wanted before
         policies: names that `policy` of an episode can have
@@ -57,7 +57,7 @@ class Manifest:
     """
 
     env: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     action_space: dict
     dt: float
     max_steps: int
@@ -97,7 +97,8 @@ class Manifest:
 
     def check(self) -> None:
         """Raise ValueError (or TypeError) unless the parts agree with each other."""
-        if len(self.image_shape) != 3 or not all(isinstance(n, int) and 1 <= n <= 4096 for n in self.image_shape):
+        most = {3: 4096, 1: 1 << 20}.get(len(self.image_shape), 0)  # pixels of a side, or numbers
+        if not most or not all(isinstance(n, int) and 1 <= n <= most for n in self.image_shape):
             raise ValueError(f"image_shape {self.image_shape} is not possible")
         space_from_dict(self.action_space)
         recorded = iter(self.episodes)

@@ -10,7 +10,7 @@ In an episode of T steps `action[t]` is chosen on seeing `obs[t]` and produces `
 
 A shard of E episodes, S = sum(T) steps and F = S + E frames, one episode after another:
 
-    obs             (F, H, W, C) uint8
+    obs             (F, H, W, C) uint8, or (F, S) float32 of worlds that are observed as S numbers
     action          (S, A) float32, or (S,) int64
     expert_action   like action; NaN or -1 where no expert was asked
     reward          (S,) float32
@@ -54,7 +54,7 @@ class Episode:
     """One episode of T steps; see the drawing above for what goes with what.
 
     Fields:
-        obs: uint8 (T + 1, H, W, C)
+        obs: uint8 (T + 1, H, W, C), or float32 (T + 1, S)
         action: float32 (T, A) or int64 (T,)
         expert_action: like action, NaN or -1 where unknown
         reward: float32 (T,)
@@ -83,8 +83,8 @@ class Episode:
             raise ValueError(f"episode {self.index} has no steps")
         if len(self.obs) != steps + 1:
             raise ValueError(f"obs must have one frame more than action: {len(self.obs)} != {steps} + 1 in episode {self.index}")
-        if self.obs.dtype != np.uint8 or self.obs.ndim != 4:
-            raise ValueError(f"obs must be uint8 (T + 1, H, W, C), got {self.obs.dtype} {self.obs.shape} in episode {self.index}")
+        if (self.obs.dtype, self.obs.ndim) not in ((np.uint8, 4), (np.float32, 2)):
+            raise ValueError(f"obs must be uint8 (T + 1, H, W, C) or float32 (T + 1, S), got {self.obs.dtype} {self.obs.shape} in episode {self.index}")
         if (self.action.dtype, self.action.ndim) not in ((np.float32, 2), (np.int64, 1)):
             raise ValueError(f"action must be float32 (T, A) or int64 (T,), got {self.action.dtype} {self.action.shape} in episode {self.index}")
         if (self.expert_action.dtype, self.expert_action.shape) != (self.action.dtype, self.action.shape):
@@ -92,8 +92,8 @@ class Episode:
         for name in ("reward", "terminated", "truncated"):
             if getattr(self, name).shape != (steps,):
                 raise ValueError(f"{name} must have one value a step: {getattr(self, name).shape} != ({steps},) in episode {self.index}")
-        if not (np.isfinite(self.reward).all() and np.isfinite(self.action).all()):
-            raise ValueError(f"reward and action must be finite numbers; they are not in episode {self.index}")
+        if not all(values.dtype == np.uint8 or np.isfinite(values).all() for values in (self.reward, self.action, self.obs)):
+            raise ValueError(f"obs, reward and action must be finite numbers; they are not in episode {self.index}")
         if (self.terminated[:-1] | self.truncated[:-1]).any():
             raise ValueError(f"an episode ends where terminated or truncated is set; episode {self.index} goes on after it")
 
@@ -198,7 +198,7 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
             if columns["episode"] and episode.index != columns["episode"][-1][0] + 1:
                 raise ValueError(f"episodes of a shard must be consecutive: {columns['episode'][-1][0]}, then {episode.index}")
             if frames is None:
-                frames = _create(file, "obs", (0, *episode.obs.shape[1:]), np.uint8)
+                frames = _create(file, "obs", (0, *episode.obs.shape[1:]), episode.obs.dtype)
                 rest = episode.obs[:0]
             rest = _append_whole_chunks(frames, np.concatenate([rest, episode.obs]))
             digest.update(np.ascontiguousarray(episode.obs))
@@ -314,7 +314,7 @@ class Shard:
         self._file.close()
 
     def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames `start` to `stop` (exclusive), uint8 (stop - start, H, W, C); quickest in whole chunks of 16."""
+        """Frames `start` to `stop` (exclusive), uint8 (stop - start, H, W, C) or float32 (stop - start, S); quickest in whole chunks of 16."""
         if not 0 <= start <= stop <= self.frame_offsets[-1]:
             raise IndexError(f"frames {start} to {stop} are outside the shard's {self.frame_offsets[-1]}")
         with _reading(self.path):
@@ -386,7 +386,8 @@ def _check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry |
         discrete = manifest.action_space["type"] == "discrete"
         row = () if discrete else (len(manifest.action_space["low"]),)
     action = ((steps, *row), np.int64 if discrete else np.float32)
-    wanted = {"obs": ((frames, *image_shape), np.uint8), "action": action, "expert_action": action, "reward": ((steps,), np.float32),
+    obs = ((frames, *image_shape), np.uint8 if len(image_shape) == 3 else np.float32)
+    wanted = {"obs": obs, "action": action, "expert_action": action, "reward": ((steps,), np.float32),
               "terminated": ((steps,), np.uint8), "truncated": ((steps,), np.uint8), **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
     for name, (shape, dtype) in wanted.items():
         if file[name].shape != shape or file[name].dtype != dtype:
@@ -428,8 +429,9 @@ def verify(folder: Path) -> list[str]:
 
 def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
     with open_shard(path, manifest) as shard, _reading(path):
-        for _ in shard.chunks("obs"):
-            pass
+        for chunk in shard.chunks("obs"):
+            if chunk.dtype != np.uint8 and not np.isfinite(chunk).all():
+                raise ValueError("obs holds numbers that are not finite")
         columns = {name: shard.column(name) for name in STEP_COLUMNS + EPISODE_COLUMNS}
         listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
         for b, e in enumerate(listed):

@@ -22,7 +22,7 @@ import torch
 from utils.errors import UserError
 from utils.spaces import space_to_dict
 
-NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "actions", "warmup", "drive_on")
+NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "actions", "warmup", "drive_on", "observation")
 SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 
@@ -33,7 +33,7 @@ class WorldSpec:
 
     Fields:
         name: as in `--env`, e.g. "carracing" or "gym:CartPole-v1"
-        image_shape: (H, W, C) of `obs`
+        image_shape: (H, W, C) of `obs`, uint8; or (S,) of a world that is observed as S numbers, float32
         action_space: gymnasium Box of shape (A,), or Discrete
         dt: seconds a step lasts
         max_steps: steps after which an episode is truncated
@@ -42,7 +42,7 @@ class WorldSpec:
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     action_space: gym.Space
     dt: float
     max_steps: int
@@ -60,7 +60,7 @@ class Step:
     """What one step of a world gives; B copies.
 
     Fields:
-        obs: uint8 (B, H, W, C)
+        obs: uint8 (B, H, W, C), or float32 (B, S): see WorldSpec
         reward: float32 (B,)
         terminated, truncated: bool (B,)
         info: dict; "final_obs" is always there (see the restart rule)

@@ -1,4 +1,4 @@
-"""An agent: V, M and C together, from a frame to an action."""
+"""An agent: V, M and C together, from a frame to an action; or C alone, where a world is observed as numbers."""
 
 from pathlib import Path
 
@@ -32,15 +32,22 @@ def load_models(logdir: Path, device: torch.device) -> tuple[VAE, MDRNN, dict, d
     return vae, mdrnn.to(device).eval().requires_grad_(False), saved_vae["world"], starts, {"vae": saved_vae["digest"], "mdrnn": saved["digest"]}
 
 
-def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu") -> "Agent":
+def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu") -> "Head":
     """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller."""
-    device = torch.device(device)
+    device, path = torch.device(device), checkpoint.path(logdir, controller)
+    alone = checkpoint.load(path, controller) if path.exists() else None  # V's absence is to be told before a controller's
+    if alone and alone["config"]["features"] == "state":
+        return Head(_head(alone, device), alone["world"], {controller: alone["digest"]})
     vae, mdrnn, world, _, parents = load_models(logdir, device)
-    saved = checkpoint.load_parent(logdir, controller)
-    checkpoint.check_parents(saved, parents, checkpoint.path(logdir, controller), controller)
+    saved = alone or checkpoint.load_parent(logdir, controller)
+    checkpoint.check_parents(saved, parents, path, controller)
+    return Agent(vae, mdrnn, _head(saved, device), world, {**parents, controller: saved["digest"]})
+
+
+def _head(saved: dict, device: torch.device) -> Controller:
     head = Controller(ControllerConfig(**saved["config"]))
     head.load_state_dict(saved["model"])
-    return Agent(vae, mdrnn, head.to(device).eval(), world, {**parents, controller: saved["digest"]})
+    return head.to(device).eval()
 
 
 def filled(batch: Tensor) -> Tensor:
@@ -48,9 +55,9 @@ def filled(batch: Tensor) -> Tensor:
     return torch.cat([batch, batch[-1:].expand(-len(batch) % LANES, *batch.shape[1:])])
 
 
-class Agent:
-    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions, to the last bit
-    whoever drives beside them (on a CPU with a given number of threads): see LANES.
+class Head:
+    """B copies of C alone, which acts on observations that are numbers and remembers nothing. The same numbers give the same actions, to the last bit whoever drives
+    beside them (on a CPU with a given number of threads): see LANES.
 
     Attributes:
         world: env, image_shape, action_space, dt and max_steps it was made for
@@ -58,25 +65,22 @@ class Agent:
         num: B        device: where it thinks
     """
 
-    def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
-        self.vae, self.mdrnn, self.controller, self.world, self.parents = vae, mdrnn, controller, world, parents
-        self.device = mdrnn.head.weight.device
+    def __init__(self, controller: Controller, world: dict, parents: dict[str, str]) -> None:
+        self.controller, self.world, self.parents = controller, world, parents
+        self.device = controller.layers[0].weight.device if controller else torch.device("cpu")
 
     def reset(self, num: int, parameters: Tensor | None = None) -> None:
         """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head (models.controller.parameter_vector)."""
         self.num = num
-        self._state = self.mdrnn.initial_state(num + -num % LANES)
         self._parameters = None if parameters is None else filled(parameters)
 
     def keep(self, which: Tensor) -> None:
         """Forget all copies but `which` (B,) bool."""
-        left = filled(which.nonzero()[:, 0])
         self.num = int(which.sum())
-        self._state = (self._state[0][left], self._state[1][left])
-        self._parameters = None if self._parameters is None else self._parameters[left]
+        self._parameters = None if self._parameters is None else self._parameters[filled(which.nonzero()[:, 0])]
 
     def act(self, obs: Tensor) -> Tensor:
-        """obs uint8 (B, H, W, C) -> action (B, A) float32 or (B,) int64; M then takes its step."""
+        """obs, as the world gives it -> action (B, A) float32 or (B,) int64; M, if there is one, then takes its step."""
         self.see(obs)
         action = self.choose()
         self.follow(action)
@@ -84,16 +88,40 @@ class Agent:
 
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:
-        """Take in a frame; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
-        self._z = self.vae.encode(to_float(filled(obs).to(self.device))).mu
-        self._h = self._state[0]
+        """Take in an observation; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
+        self._z = self._h = filled(obs).to(self.device)
 
     @torch.inference_mode()
     def choose(self) -> Tensor:
-        """C's action on the last frame, (B, A) float32 or (B,) int64."""
+        """C's action on the last observation, (B, A) float32 or (B,) int64."""
         if self._parameters is None:
             return self.controller(self._z, self._h)[: self.num]
         return self.controller.population_action(self._parameters, self._z[:, None], self._h[:, None])[: self.num, 0]
+
+    def follow(self, action: Tensor) -> None:
+        """`action` was taken on the last observation."""
+
+
+class Agent(Head):
+    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions."""
+
+    def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
+        super().__init__(controller, world, parents)
+        self.vae, self.mdrnn, self.device = vae, mdrnn, mdrnn.head.weight.device
+
+    def reset(self, num: int, parameters: Tensor | None = None) -> None:
+        super().reset(num, parameters)
+        self._state = self.mdrnn.initial_state(num + -num % LANES)
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        left = filled(which.nonzero()[:, 0])
+        self._state = (self._state[0][left], self._state[1][left])
+
+    @torch.inference_mode()
+    def see(self, obs: Tensor) -> None:
+        self._z = self.vae.encode(to_float(filled(obs).to(self.device))).mu
+        self._h = self._state[0]
 
     @torch.inference_mode()
     def follow(self, action: Tensor) -> None:

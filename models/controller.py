@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-FEATURES = ("z", "zh")
+LATENT_FEATURES = ("z", "zh")
+FEATURES = (*LATENT_FEATURES, "state")
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class ControllerConfig:
 
     Fields:
         latent, recurrent: Z and R
-        features: "z" for z alone, "zh" for z and h
+        features: "z" for z alone, "zh" for z and h, "state" for an observation that is Z numbers itself, without V and M
         hidden: width of a hidden tanh layer; 0 for a linear head
         action_space: as `utils.spaces.space_to_dict` writes it
     """
@@ -27,7 +28,7 @@ class ControllerConfig:
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
-            raise ValueError(f'features must be "z" or "zh", not "{self.features}"')
+            raise ValueError(f'features must be {", ".join(FEATURES)}, not "{self.features}"')
 
     @property
     def inputs(self) -> int:

@@ -1,5 +1,6 @@
 """Every frame and every step is met just once an epoch, in its own split, and lined up with what belongs to it."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_memory_does_not_grow_with_the_dataset_and_neither_buffer_nor_open_files
     assert seen(FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9)) == whole
     asked, read = [], Shard.frames
     monkeypatch.setattr(Shard, "frames", lambda self, start, stop: asked.append(stop - start) or read(self, start, stop))
-    monkeypatch.setattr(loaders, "GROUP", 3)
+    monkeypatch.setattr(loaders, "GROUP_BYTES", 3 * 16 * math.prod(SMALL))
     batches = FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9)
     first = next(batches)
     assert len(asked) <= 2 * 3 and max(asked) <= 16

@@ -108,8 +108,9 @@ def write_dataset(folder: Path, lengths: list[int], first: int = 0, per_shard: i
                   val_fraction: float = 0.25, reward: float | None = None, expert: bool = True) -> Dataset:
     """A dataset of noise in which every value says where it belongs.
 
-    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256); action[t] is (e / 100, t / 1000) or (e + t) % n; reward[t] is 1000 e + t, unless `reward`
-    is given; expert_action is -action, or n - 1 - action. Episodes below `first` are taken to be there already.
+    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256), or obs[t, :2] is (e, t) where `image` is (S,);
+    action[t] is (e / 100, t / 1000) or (e + t) % n; reward[t] is 1000 e + t, unless `reward` is given; expert_action is -action, or n - 1 - action.
+    Episodes below `first` are taken to be there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [_episode(e, steps, image, space, reward, expert) for e, steps in enumerate(lengths)]
@@ -126,9 +127,13 @@ def write_dataset(folder: Path, lengths: list[int], first: int = 0, per_shard: i
 
 
 def _episode(e: int, steps: int, image: tuple, space: dict, reward: float | None, expert: bool) -> Episode:
-    obs = np.random.default_rng(e).integers(0, 256, (steps + 1, *image), dtype=np.uint8)
-    t = np.arange(steps + 1)
-    obs[:, 0, 0] = np.stack([np.full_like(t, e), t // 256, t % 256], 1)
+    rng, t = np.random.default_rng(e), np.arange(steps + 1)
+    if len(image) == 1:
+        obs = rng.standard_normal((steps + 1, *image), np.float32)
+        obs[:, :2] = np.stack([np.full_like(t, e), t], 1)
+    else:
+        obs = rng.integers(0, 256, (steps + 1, *image), dtype=np.uint8)
+        obs[:, 0, 0] = np.stack([np.full_like(t, e), t // 256, t % 256], 1)
     t = t[:-1]
     if space["type"] == "discrete":
         action = ((e + t) % space["n"]).astype(np.int64)

@@ -17,6 +17,8 @@ from envs.nocturne.simulator import Simulator, wrap
 
 VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
 MOST = (16, 1000, 20, 4)  # nearest objects, road points, lights, stop signs that are kept: Nocturne's config.yaml
+EGO_WIDTH, OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH = 10, 8 + len(OBJECTS), 5 + len(ROADS), 3 + len(LIGHTS), 3  # numbers for one of them
+WIDTH = EGO_WIDTH + sum(most * width for most, width in zip(MOST, (OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH), strict=True))  # 13,470: the whole vector
 ASIDE = 1e-4  # rad between a ray and those beside it
 LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
 

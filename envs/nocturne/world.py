@@ -1,4 +1,4 @@
-"""Nocturne as a world: one ego a copy is driven, everybody else replays the log; a frame is what the ego sees, as a cone image.
+"""Nocturne as a world: one ego a copy is driven, everybody else replays the log; a frame is what the ego sees, as a cone image or as Nocturne's feature vector.
 
 Reward and ends are those of Nocturne's own environment (Vinitsky et al. 2022): every step (0.2 (1 - d / d0) + 0.2 (1 - |dv| / 40) + 0.2 (1 - |dh| / 2 pi)) / 10, with
 d the distance to the goal (d0 at the start), dv and dh the differences to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s and
@@ -19,10 +19,12 @@ from envs.nocturne.expert import corrective_action
 from envs.nocturne.pool import make_pool
 from envs.nocturne.scene import DT
 from envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
+from envs.nocturne.visibility import WIDTH, features
 from utils.errors import UserError
 
 SIZES = (64, 128)
 KINDS = ("continuous", "discrete")
+OBSERVATIONS = ("cone", "features")
 VIEW_DIST, FURTHEST = 80.0, 1000.0  # metres
 WARMUP = 10  # steps of the log before an episode begins
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
@@ -31,18 +33,16 @@ ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it sho
 
 
 class Nocturne(World):
-    """`num` copies; frames uint8 (size, size, 3).
+    """`num` copies; frames uint8 (size, size, 3), or float32 (13470,): see envs/nocturne/visibility.py.
 
     Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one of `grid`'s pairs.
     `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge), "off_road" (B,) bool, "log_distance" (B,) metres.
     Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
 
-    seen_apart = True
-
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
                  image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False,
-                 grid: ActionGrid | None = None) -> None:
+                 observation: str = "cone", grid: ActionGrid | None = None) -> None:
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres to every side, and the `goal`. `warmup`: steps of the log before
         an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are
         over whole logs."""
@@ -50,17 +50,21 @@ class Nocturne(World):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
         if not 1 <= view_dist <= FURTHEST:
             raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
+        if observation not in OBSERVATIONS:
+            raise UserError(f'there is no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
             raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
                             f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
         self.num, self.device, self.restart, self.warmup, self.drive_on = num, torch.device(device), restart, warmup, drive_on
-        self.image_size, self.view_dist, self.goal = image_size, view_dist, goal
+        self.image_size, self.view_dist, self.goal, self.seen_apart = image_size, view_dist, goal, observation == "cone"
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
-        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "actions": actions, "warmup": warmup}
-        self.spec = WorldSpec("nocturne", (image_size, image_size, 3), gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds),
-                              DT, min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
+        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "actions": actions, "warmup": warmup,
+                   "observation": observation}
+        space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
+        self.spec = WorldSpec("nocturne", (image_size, image_size, 3) if self.seen_apart else (WIDTH,), space, DT,
+                              min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
         self.pool = make_pool(scenes, warmup)
         self.episodes = len(self.pool.episodes) if scenes else None
         self.sim: Simulator | None = None
@@ -197,10 +201,13 @@ class Nocturne(World):
         """Frames of copies, by default all, (n, H, W, C) uint8."""
         which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
         if not self._seen:
-            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8, device=self.device)
+            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8 if self.seen_apart else torch.float32, device=self.device)
+        egos = torch.stack([which, self.egos[which]], 1)
+        if not self.seen_apart:
+            return features(self.sim, egos, self.view_dist).flat
         from envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, torch.stack([which, self.egos[which]], 1), self.image_size, self.view_dist, goal=self.goal).to(self.device)
+        return render_cones(self.sim, egos, self.image_size, self.view_dist, goal=self.goal).to(self.device)
 
 
 class NocturneEnv(gym.Env):
@@ -212,7 +219,8 @@ class NocturneEnv(gym.Env):
         self.world = Nocturne(1, restart=False, **options)
         self.render_mode = render_mode
         self.action_space = self.world.spec.action_space
-        self.observation_space = gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8)
+        shape = self.world.spec.image_shape
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8) if self.world.seen_apart else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
