@@ -20,14 +20,16 @@ from tqdm import tqdm
 
 from benchmarks.models import Interval, bootstrap, mean, reconstruct
 from benchmarks.report import table, write_section
-from envs.nocturne.cone import Frame, Views, look, render_cones
+from envs.nocturne.cone import Views, framed, look, render_cones
 from envs.nocturne.cone_legible import LEAST, PALETTE
 from envs.nocturne.pool import make_pool
 from envs.nocturne.scene import OBJECTS, Scene
 from envs.nocturne.simulator import Simulator
+from envs.nocturne.visibility import VIEW_ANGLE
+from envs.nocturne.world import ANCHOR
 from models.agent import load_vae
 from models.vae import VAE
-from utils.cli import add_logdir, parser, positive, run
+from utils.cli import add_logdir, make_folder, parser, positive, run
 from utils.errors import UserError
 from utils.seeds import evaluation_seeds
 from utils.video import save_png, strip
@@ -63,8 +65,8 @@ def cones(scene: Scene, options: dict) -> tuple[np.ndarray, Views]:
         sim.reset([b], time=time)
     pairs = [(b, scene.index(ego)) for b in range(len(TIMES)) for ego in scene.egos if sim.there[b, scene.index(ego)]]
     size, dist = options["image_size"], options["view_dist"]
-    images = render_cones(sim, pairs, size, view_dist=dist, goal=options["goal"]).numpy()
-    return images, look(sim, pairs, Frame((size, size), 0, 0, size, dist, 2.0944, 0.0, True))
+    images = render_cones(sim, pairs, size, view_dist=dist, goal=options["goal"], anchor=ANCHOR).numpy()
+    return images, look(sim, pairs, framed(size, dist, VIEW_ANGLE, anchor=ANCHOR))
 
 
 def nearest(images: np.ndarray) -> np.ndarray:
@@ -74,10 +76,10 @@ def nearest(images: np.ndarray) -> np.ndarray:
 
 
 def outlines(views: Views) -> np.ndarray:
-    """(K, size, size) bool: the pixels whose middle is inside each object as it is drawn."""
-    size, scale = views.frame.side, views.frame.scale
-    across = (np.arange(size) + 0.5 - size / 2) / scale
-    u, v = across[None, None, :] - views.at[:, 0, None, None], -across[None, :, None] - views.at[:, 1, None, None]
+    """(K, h, w) bool: the pixels whose middle is inside each object as it is drawn."""
+    frame, scale = views.frame, views.frame.scale
+    across, down = ((np.arange(n) + 0.5 - first - frame.side / 2) / scale for n, first in zip(frame.size[::-1], (frame.left, frame.top), strict=True))
+    u, v = across[None, None, :] - views.at[:, 0, None, None], -down[None, :, None] - views.at[:, 1, None, None]
     least = np.array([LEAST.get(OBJECTS[k], LEAST["vehicle"]) for k in views.type]) / scale / 2
     ahead, half = views.ahead[..., None, None], np.maximum(views.half, least)[..., None, None]
     along, aside = u * ahead[:, 0] + v * ahead[:, 1], u * ahead[:, 1] - v * ahead[:, 0]
@@ -144,7 +146,7 @@ def main() -> None:
     scenes = scenes_of(args.scenes, args.number)
     rows, picture = measure(vae, scenes, world["options"])
     name = args.name or f"nocturne-v{world['options']['image_size']}"
-    image = args.out.parent / "images" / f"{name}.png"
+    image = make_folder(args.out.parent / "images") / f"{name}.png"
     save_png(image, picture)
     options = world["options"]
     listed, where = table(["", "V", ""], rows), f"scenes of {args.scenes}" if args.scenes else "unseen synthetic scenes"

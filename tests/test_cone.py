@@ -143,7 +143,7 @@ def test_what_nocturne_calls_visible_is_seen_in_a_legible_picture_of_64_pixels()
                 continue
             sim = replay([scene], [t])
             image = render_cones(sim, [(0, n)], 64, 80, case["view_angle"])[0].numpy().astype(int)
-            views = cone.look(sim, [(0, n)], cone._frame(64, 80, case["view_angle"], 0, 0, True))
+            views = cone.look(sim, [(0, n)], cone.framed(64, 80, case["view_angle"]))
             for (u, v), place, ego in zip(views.at, views.place, views.is_ego, strict=True):
                 if not ego and scene.type[place] == VEHICLE and scene.ids[place] in case["visible_ids"] and np.hypot(u, v) < 79 and abs(np.arctan2(u, v)) < 1.04:
                     x, y = int(32 + 0.4 * u), int(32 - 0.4 * v)
@@ -479,3 +479,35 @@ def test_two_thousand_pictures_of_ever_new_scenes_take_no_more_memory():
             render_cones(sim, [(b, n) for b in range(2) for n in range(12)] * 2, 64, style=style)
         sizes.append(resident())
     assert sizes[-1] < 1.05 * sizes[8], sizes
+
+
+@pytest.mark.parametrize("size, goal", [(64, True), (128, False)])
+def test_an_anchor_moves_the_car_down_and_makes_everything_larger(size, goal):
+    scene = make_scene([car(0, 0), car(8, 20, 0.3), car(-3, 9, 0, PEDESTRIAN, 0.8, 0.8)])
+    sim = replay([scene], [0])
+    anchored = render_cones(sim, [(0, 0)], size, view_dist=40, goal=goal, anchor=0.75)[0]
+    centred = render_cones(sim, [(0, 0)], size * 3 // 2, view_dist=40, goal=goal)[0]  # the same scale
+    assert torch.equal(anchored, centred[:size, size // 4 : size // 4 + size]) and anchored.any()
+    ego = (anchored == 255).all(-1).nonzero().float().mean(0)
+    assert ego[0] == pytest.approx(0.75 * size - 0.5, abs=1.5) and ego[1] == pytest.approx(size / 2 - 0.5, abs=1)
+
+
+@pytest.mark.parametrize("goal", [(0.0, -500.0), (300.0, -60.0), (-300.0, 300.0), (0.0, 500.0)])
+def test_a_goal_that_is_out_of_an_anchored_picture_is_at_its_rim(goal):
+    scene = dataclasses.replace(make_scene([car(0, 0)], roads=[("lane", [(0, -1), (0, 1)])]), goal=np.array([goal]))
+    other = dataclasses.replace(scene, goal=np.array([[0.0, 10.0]]))
+    pictures = render_cones(replay([other, scene, other], [0, 0, 0]), [(0, 0), (1, 0), (2, 0)], 64, view_dist=40, goal=True, anchor=0.75)
+    pink = (pictures.float() - torch.tensor(PALETTE["goal"])).norm(dim=-1) < 60
+    at = pink[1].nonzero().float()
+    assert len(at) >= 6 and torch.equal(pictures[0], pictures[2])  # the whole ring is inside, and nobody else's picture
+    down, right = (at.mean(0) + 0.5 - torch.tensor([48.0, 32.0])).round().tolist()
+    assert (np.sign(right), np.sign(-down)) == tuple(np.sign(goal))
+    assert at.min() <= 2 or at.max() >= 61
+
+
+def test_an_anchor_is_for_legible_pictures_without_padding():
+    sim = replay([make_scene([car(0, 0)])], [0])
+    refused = [({"anchor": 0.4}, "from 0.5 to 1"), ({"anchor": 0.7, "padding": 3}, "without padding"), ({"anchor": 0.7, "style": "nocturne"}, "style legible")]
+    for more, complaint in refused:
+        with pytest.raises(UserError, match=complaint):
+            render_cones(sim, [(0, 0)], 64, **more)

@@ -63,7 +63,7 @@ def add_world_options(p: argparse.ArgumentParser) -> None:
     """Flags that say more about a world than its name does: see `world_options`."""
     p.add_argument("--scenes", type=Path, help="nocturne: folder of scenes in Nocturne's or GPUDrive's JSON (default: scenes of ours, made as they are needed)")
     p.add_argument("--image-size", type=int, choices=(64, 128), help="nocturne: side of a cone image, pixels (default: 64)")
-    p.add_argument("--view-dist", type=positive_float, help="nocturne: metres that a cone image reaches (default: 80)")
+    p.add_argument("--view-dist", type=positive_float, help="nocturne: metres that a cone image reaches (default: 40)")
     p.add_argument("--observation", choices=("cone", "features"), help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone)")
     p.add_argument("--goal", action=argparse.BooleanOptionalAction, help="nocturne: show the goal in cone images (default: yes)")
     p.add_argument("--actions", choices=("continuous", "discrete"), help="nocturne: acceleration and steering as numbers, or as one of 273 pairs (default: continuous)")

@@ -3,7 +3,8 @@
     images = render_cones(sim, [(0, 3), (1, 7)], size=64)              # uint8 (2, 64, 64, 3), row 0 ahead
     images = render_cones(sim, egos, size=400, style="nocturne")       # Nocturne's own picture
 
-A picture shows a square of 2 view_dist, and of it what lies within view_dist and within view_angle around the car's heading. Two styles:
+A picture shows a square of 2 view_dist around the car (or, with `anchor`, a closer look at what is ahead), and of it what lies within view_dist and within view_angle
+around the car's heading. Two styles:
   "nocturne"  Nocturne's getConeImage: roads as lines one pixel wide (dotted where the pictures are small), bodies in colours of their own, misplaced signs and all
   "legible"   for learning from small pictures: see cone_legible.py
 
@@ -33,20 +34,23 @@ Colors = np.ndarray | torch.Tensor | Mapping[tuple[int, int], Sequence[int]] | C
 
 def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.Tensor, size: Size = 64, view_dist: float = 80.0, view_angle: float = 2.0944,
                  padding: float = 0.0, style: str = "legible", colors: Colors = None, head_angle: float = 0.0, goal: bool = False,
-                 occlusion: bool = True) -> torch.Tensor:
+                 occlusion: bool = True, anchor: float = 0.5) -> torch.Tensor:
     """Pictures of what objects see: a uint8 tensor (E, h, w, 3) in the CPU's memory, row 0 ahead of the car, its left on the left.
 
     `egos`: E pairs (b, n), object n of scene b, which may repeat. `size`: of the side in pixels, or (h, w). `view_dist` in m, `view_angle` and `head_angle` in rad:
     the cone is head_angle to the left of the heading, the picture's up is the heading all the same. `padding`: pixels that stay black at each side. `goal`: show the
     ego's goal. `colors`: of the bodies in style "nocturne", a uint8 array (B, N, 3), a dict or a function of (b, n); without, the same few for all scenes.
-    `occlusion`: whether objects hide what is behind them.
+    `occlusion`: whether objects hide what is behind them. `anchor`: how far down the picture the car is, 0.5 to 1 of its height (style "legible"); view_dist metres
+    still end at the upper rim, so that beyond 0.5 everything is larger and what is far to the side is cut off.
 
     Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what cannot be drawn.
     """
     refuse_forked()
-    views = look(sim, egos, _frame(size, view_dist, view_angle, head_angle, padding, occlusion))
+    views = look(sim, egos, framed(size, view_dist, view_angle, head_angle, padding, occlusion, anchor))
     if style not in STYLES:
         raise UserError(f'there is no style "{style}" of pictures: choose {" or ".join(STYLES)}')
+    if anchor != 0.5 and (style != "legible" or padding):
+        raise UserError(f"an anchor of {anchor:g} is for style legible without padding: leave it away, or the others")
     out = torch.zeros(len(views.heading), *views.frame.size, 3, dtype=torch.uint8)
     if len(out) and views.frame.side > 0:
         renderer().draw(views, style, colors, goal, out.numpy())
@@ -65,7 +69,8 @@ def to_grayscale(images: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture is framed. The view's square takes `side` x `side` pixels whose upper left corner is (left, top); the rest of `size` (h, w) stays black."""
+    """How a picture is framed. The view's square takes `side` x `side` pixels whose upper left corner is (left, top); the rest of `size` (h, w) stays black, and what
+    of the square reaches beyond `size` is cut off."""
 
     size: tuple[int, int]
     left: int
@@ -92,17 +97,22 @@ class Frame:
             return near & ((reach <= radius) | (off <= self.angle / 2 + np.arcsin(np.minimum(1, radius / reach))))
 
 
-def _frame(size: Size, dist: float, angle: float, head: float, padding: float, occlusion: bool = True) -> Frame:
+def framed(size: Size, dist: float, angle: float, head: float = 0.0, padding: float = 0.0, occlusion: bool = True, anchor: float = 0.5) -> Frame:
+    """The framing that `render_cones` is asked for; UserError if it is not possible."""
     h, w = (size, size) if isinstance(size, int | np.integer) else size
     if not (1 <= h <= LARGEST and 1 <= w <= LARGEST):
         raise UserError(f"a picture of {h} x {w} pixels was asked for: choose 1 to {LARGEST} for either side")
     for name, value, most in (("view_dist", dist, 1e5), ("view_angle", angle, np.inf), ("padding", padding + 1e-9, np.inf)):
         if not 0 < value < most:
             raise UserError(f"{name} is {value:g} where a positive number{f' below {most:g}' if most < np.inf else ''} was wanted")
+    if not 0.5 <= anchor <= 1:
+        raise UserError(f"anchor is {anchor:g} where a number from 0.5 to 1 was wanted")
     if not np.isfinite(head):
         raise UserError(f"head_angle is {head} where a finite angle was wanted")
-    side = min(h, w) - 2 * padding  # Nocturne's rounding
-    return Frame((int(h), int(w)), int((w - side) / 2 + 0.5), int((h - side) / 2 + 0.5), int(max(side, 0) + 0.5), float(dist), float(angle), float(head), occlusion)
+    side = min(h, w) - 2 * padding
+    top = np.floor((h - side) / 2 + 0.5)  # Nocturne's rounding
+    side *= 2 * anchor
+    return Frame((int(h), int(w)), int(np.floor((w - side) / 2 + 0.5)), int(top), int(max(side, 0) + 0.5), float(dist), float(angle), float(head), occlusion)
 
 
 @dataclass(frozen=True)

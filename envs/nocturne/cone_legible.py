@@ -461,11 +461,13 @@ def fixed(views: Views) -> np.ndarray:
 
 
 def goals(views: Views) -> np.ndarray:
-    """A ring around each ego's goal, moved to the rim if it lies beyond."""
+    """A ring around each ego's goal, moved towards the ego to the rim of the view or of the picture if it lies beyond."""
     frame, at = views.frame, views.goals()
     radius = max(GOAL_RADIUS[0], GOAL_RADIUS[1] / frame.scale)
-    far = np.linalg.norm(at, axis=1, keepdims=True)
-    at = at * np.minimum(1, (frame.dist - radius) / np.maximum(far, 1e-9))
+    far, (u, v) = np.linalg.norm(at, axis=1), np.maximum(np.abs(at.T), 1e-9)
+    aside, behind = min(frame.side, frame.size[1]) / 2 / frame.scale, (frame.size[0] - frame.top) / frame.scale - frame.dist
+    fits = [(frame.dist - radius) / np.maximum(far, 1e-9), (aside - radius) / u, np.where(at[:, 1] < 0, (behind - radius) / v, 1)]
+    at = at * np.clip(np.min(fits, 0), 0, 1)[:, None]
     return marks(np.arange(len(at)), at, RING, radius, np.tile(colour("goal"), (len(at), 1)))
 
 

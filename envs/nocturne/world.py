@@ -25,7 +25,8 @@ from utils.errors import UserError
 SIZES = (64, 128)
 KINDS = ("continuous", "discrete")
 OBSERVATIONS = ("cone", "features")
-VIEW_DIST, FURTHEST = 80.0, 1000.0  # metres
+VIEW_DIST, FURTHEST = 40.0, 1000.0  # metres
+ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
 WARMUP = 10  # steps of the log before an episode begins
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
@@ -207,7 +208,7 @@ class Nocturne(World):
             return features(self.sim, egos, self.view_dist).flat
         from envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, egos, self.image_size, self.view_dist, goal=self.goal).to(self.device)
+        return render_cones(self.sim, egos, self.image_size, self.view_dist, goal=self.goal, anchor=ANCHOR).to(self.device)
 
 
 class NocturneEnv(gym.Env):
