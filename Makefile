@@ -1,5 +1,6 @@
 # make setup   .venv with everything in requirements*.txt, and the system packages that are missing
 # make demo    the same, then all five stages on CarRacing with small budgets
+# make demo-nocturne   the same in traffic: synthetic scenes to a driving clone
 # make reproduce   the same, then all of docs/results.md from nothing: many hours; stopped, it goes on where it stopped
 # make test    the same, then the tests
 # make lint    ruff
@@ -12,7 +13,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 DONE := .venv/.complete
 
-.PHONY: setup demo reproduce test lint
+.PHONY: setup demo demo-nocturne reproduce test lint
 
 setup: $(DONE)
 
@@ -20,7 +21,10 @@ $(DONE): requirements.txt requirements-dev.txt utils/setup.sh
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash utils/setup.sh $@
 
 demo: setup
-	.venv/bin/python -m benchmarks.demo
+	.venv/bin/python -m benchmarks.demo carracing
+
+demo-nocturne: setup
+	.venv/bin/python -m benchmarks.demo nocturne
 
 reproduce: setup
 	.venv/bin/python -m benchmarks.reproduce $(if $(GPU),--gpu)

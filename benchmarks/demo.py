@@ -1,9 +1,9 @@
-"""`make demo`: the five stages on CarRacing with small budgets, from nothing to a driving car and a table of scores.
+"""`make demo`, `make demo-nocturne`: all stages with small budgets, from nothing to a driver that drives and a table of scores.
 
 Reads   nothing
-Writes  datasets/demo/, exp_dir/demo/
+Writes  datasets/demo*/, exp_dir/demo*/
 
-    python -m benchmarks.demo
+    python -m benchmarks.demo carracing
 
 Every stage is the command a user would type, printed before it runs; a demo that was stopped goes on where it stopped.
 """
@@ -14,21 +14,73 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli import parser, run
 from utils.errors import UserError
 
-DATA, LOGDIR, EPISODES = Path("datasets/demo"), Path("exp_dir/demo"), 10
-STAGES = [
-    f"data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
-    f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
-    f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-    f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 --evaluate-every 5 --max-workers 2",
-    f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
-]
-DRIVERS = {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}
-PICTURES = ["vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"]
+
+@dataclass(frozen=True)
+class Demo:
+    """What is shown of a world.
+
+    Fields:
+        title: of the table of scores
+        logdir: the run
+        stages: commands, in order
+        drivers: who is scored, by --controller: what the table calls them
+        scoring: more options of test_controller.py
+        columns: of the table: title and what stands there, from a score's JSON
+        pictures: below the run's folder, that are worth looking at
+    """
+
+    title: str
+    logdir: Path
+    stages: tuple[str, ...]
+    drivers: dict[str, str]
+    scoring: str
+    columns: dict[str, Callable[[dict], str]]
+    pictures: tuple[str, ...]
+
+
+def rate(name: str) -> Callable[[dict], str]:
+    """A column of percents."""
+    return lambda score: f"{100 * score[name]:.0f} %"
+
+
+DATA, LOGDIR = Path("datasets/demo"), Path("exp_dir/demo")
+CARRACING = Demo(
+    "CarRacing-v3, official", LOGDIR,
+    (
+        f"data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
+        f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
+        f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
+        f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 --evaluate-every 5 --max-workers 2",
+        f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
+    ),
+    {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}, "--episodes 10",
+    {"mean +- std": lambda score: f"{score['mean']:.1f} +- {score['std']:.1f}", "episodes": lambda score: str(score["episodes"])},
+    ("vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
+)  # fmt: skip
+SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (Path(p) for p in ("datasets/demo-scenes", "datasets/demo-scenes-unseen", "datasets/demo-nocturne", "exp_dir/demo-nocturne"))
+NOCTURNE = Demo(
+    "Nocturne, unseen synthetic scenes", TRAFFIC_LOGDIR,
+    (
+        f"-m envs.nocturne.synthetic --scenes 60 --out {SCENES} --seed 0",
+        f"-m envs.nocturne.synthetic --scenes 40 --out {TEST} --seed 1",
+        f"data/generation_script.py --env nocturne --scenes {SCENES} --policy expert --action-noise 0.15 --rootdir {TRAFFIC} --threads 2",
+        f"trainvae.py --dataset {TRAFFIC} --logdir {TRAFFIC_LOGDIR} --latent 64 --colour-balance 0.5 --batch-size 32 --epoch-frames 50000 --epochs 3",
+        f"trainmdrnn.py --logdir {TRAFFIC_LOGDIR} --epochs 15",
+        f"trainbc.py --logdir {TRAFFIC_LOGDIR} --hidden 256 --epochs 20 --evaluate-every 5 --n-samples 48 --max-workers 2",
+    ),
+    {"random": "random driver", "constant": "constant velocity", "bc": "cloned controller", "expert": "expert"}, f"--env nocturne --scenes {TEST} --episodes 80",
+    {"goals": rate("goal_rate"), "within 1 m": rate("goal_rate_position"), "collisions": rate("collision_rate"), "ADE": lambda score: f"{score['ade']:.1f} m",
+     "episodes": lambda score: str(score["episodes"])},
+    ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
+)  # fmt: skip
+DEMOS = {"carracing": CARRACING, "nocturne": NOCTURNE}
 
 
 def call(command: str) -> str:
@@ -44,27 +96,29 @@ def call(command: str) -> str:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to go on")
-    return f"  {command.split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
+    return f"  {command.removeprefix('-m ').split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
 
 
-def table(scores: dict[str, dict]) -> str:
+def table(demo: Demo, scores: dict[str, dict]) -> str:
     """The scores as text."""
-    rows = [f"{'CarRacing-v3, official':24}{'mean':>8} +- {'std':<8}{'episodes':>8}"]
-    rows += [f"{DRIVERS[name]:24}{s['mean']:8.1f} +- {s['std']:<8.1f}{s['episodes']:8}" for name, s in scores.items()]
-    return "\n".join(rows)
+    rows = [[demo.title, *demo.columns], *([demo.drivers[name], *(column(score) for column in demo.columns.values())] for name, score in scores.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows)
 
 
 def main() -> None:
-    parser(__doc__).parse_args()
+    p = parser(__doc__)
+    p.add_argument("world", choices=DEMOS, nargs="?", default="carracing", help="what to show")
+    demo = DEMOS[p.parse_args().world]
     began = time.monotonic()
-    costs = [call(command) for command in STAGES]
-    for name in DRIVERS:
-        video = f" --record {LOGDIR / 'drive.mp4'}" if name == "bc" else ""
-        costs.append(call(f"test_controller.py --logdir {LOGDIR} --controller {name} --episodes {EPISODES} --max-workers 2{video}"))
-    scores = {name: json.loads((LOGDIR / "scores" / f"{name}-simulator.json").read_text()) for name in DRIVERS}
-    print(f"\n{table(scores)}\n\npictures and videos:")
-    for picture in PICTURES:
-        path = LOGDIR / picture
+    costs = [call(command) for command in demo.stages]
+    for name in demo.drivers:
+        video = f" --record {demo.logdir / 'drive.mp4'}" if name == "bc" else ""
+        costs.append(call(f"test_controller.py --logdir {demo.logdir} --controller {name} {demo.scoring} --max-workers 2{video}"))
+    scores = {name: json.loads((demo.logdir / "scores" / f"{name}-simulator.json").read_text()) for name in demo.drivers}
+    print(f"\n{table(demo, scores)}\n\npictures and videos:")
+    for picture in demo.pictures:
+        path = demo.logdir / picture
         print(f"  {max(path.glob('*.png')) if path.is_dir() else path}")
     print("\ntime and peak memory of a process:", *costs, sep="\n")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")

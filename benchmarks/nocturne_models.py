@@ -65,7 +65,7 @@ def cones(scene: Scene, options: dict) -> tuple[np.ndarray, Views]:
         sim.reset([b], time=time)
     pairs = [(b, scene.index(ego)) for b in range(len(TIMES)) for ego in scene.egos if sim.there[b, scene.index(ego)]]
     size, dist = options["image_size"], options["view_dist"]
-    images = render_cones(sim, pairs, size, view_dist=dist, goal=options["goal"], anchor=ANCHOR).numpy()
+    images = render_cones(sim, pairs, size, view_dist=dist, goal=options["goal"], speed=options["speed"], anchor=ANCHOR).numpy()
     return images, look(sim, pairs, framed(size, dist, VIEW_ANGLE, anchor=ANCHOR))
 
 

@@ -22,7 +22,7 @@ import torch
 from utils.errors import UserError
 from utils.spaces import space_to_dict
 
-NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "actions", "warmup", "drive_on", "observation")
+NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "speed", "actions", "warmup", "drive_on", "observation")
 SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 

@@ -66,12 +66,13 @@ def add_world_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--view-dist", type=positive_float, help="nocturne: metres that a cone image reaches (default: 40)")
     p.add_argument("--observation", choices=("cone", "features"), help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone)")
     p.add_argument("--goal", action=argparse.BooleanOptionalAction, help="nocturne: show the goal in cone images (default: yes)")
+    p.add_argument("--speed", action=argparse.BooleanOptionalAction, help="nocturne: show the driver's own speed in cone images (default: yes)")
     p.add_argument("--actions", choices=("continuous", "discrete"), help="nocturne: acceleration and steering as numbers, or as one of 273 pairs (default: continuous)")
 
 
 def world_options(args: argparse.Namespace) -> dict:
     """The options of `envs.make` that were given on the command line, as plain values."""
-    given = {name: getattr(args, name) for name in ("scenes", "image_size", "view_dist", "observation", "goal", "actions")}
+    given = {name: getattr(args, name) for name in ("scenes", "image_size", "view_dist", "observation", "goal", "speed", "actions")}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None}
 
 

@@ -34,14 +34,14 @@ Colors = np.ndarray | torch.Tensor | Mapping[tuple[int, int], Sequence[int]] | C
 
 def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.Tensor, size: Size = 64, view_dist: float = 80.0, view_angle: float = 2.0944,
                  padding: float = 0.0, style: str = "legible", colors: Colors = None, head_angle: float = 0.0, goal: bool = False,
-                 occlusion: bool = True, anchor: float = 0.5) -> torch.Tensor:
+                 occlusion: bool = True, anchor: float = 0.5, speed: bool = False) -> torch.Tensor:
     """Pictures of what objects see: a uint8 tensor (E, h, w, 3) in the CPU's memory, row 0 ahead of the car, its left on the left.
 
     `egos`: E pairs (b, n), object n of scene b, which may repeat. `size`: of the side in pixels, or (h, w). `view_dist` in m, `view_angle` and `head_angle` in rad:
     the cone is head_angle to the left of the heading, the picture's up is the heading all the same. `padding`: pixels that stay black at each side. `goal`: show the
     ego's goal. `colors`: of the bodies in style "nocturne", a uint8 array (B, N, 3), a dict or a function of (b, n); without, the same few for all scenes.
     `occlusion`: whether objects hide what is behind them. `anchor`: how far down the picture the car is, 0.5 to 1 of its height (style "legible"); view_dist metres
-    still end at the upper rim, so that beyond 0.5 everything is larger and what is far to the side is cut off.
+    still end at the upper rim, so that beyond 0.5 everything is larger and what is far to the side is cut off. `speed`: show how fast the ego is (style "legible").
 
     Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what cannot be drawn.
     """
@@ -49,11 +49,11 @@ def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.
     views = look(sim, egos, framed(size, view_dist, view_angle, head_angle, padding, occlusion, anchor))
     if style not in STYLES:
         raise UserError(f'there is no style "{style}" of pictures: choose {" or ".join(STYLES)}')
-    if anchor != 0.5 and (style != "legible" or padding):
-        raise UserError(f"an anchor of {anchor:g} is for style legible without padding: leave it away, or the others")
+    if (anchor != 0.5 and (style != "legible" or padding)) or (speed and style != "legible"):
+        raise UserError(f"{'the speed' if speed else f'an anchor of {anchor:g}'} is for style legible{'' if speed else ' without padding'}: leave it away, or the others")
     out = torch.zeros(len(views.heading), *views.frame.size, 3, dtype=torch.uint8)
     if len(out) and views.frame.side > 0:
-        renderer().draw(views, style, colors, goal, out.numpy())
+        renderer().draw(views, style, colors, goal, speed, out.numpy())
     return out
 
 
@@ -120,7 +120,7 @@ class Views:
     """What E cones see: for each the scene and the objects around, in metres to the right of the ego (u) and ahead of it (v).
 
     Fields:
-        scenes: E scenes; position (E, 2) float64, heading, time (E,) int64: of the egos; batch, index (E,): b and n
+        scenes: E scenes; position (E, 2) float64, heading, speed, time (E,) int64: of the egos; batch, index (E,): b and n
         cone (K,) int64, ascending: the cone that object k is in; place (K,): its n, in the order of the scene; is_ego (K,) bool
         at, ahead (K, 2) float32: (u, v) of its centre, and of its heading's unit vector; half (K, 2): half its length and width; type (K,) int64
     """
@@ -131,6 +131,7 @@ class Views:
     index: np.ndarray
     position: np.ndarray
     heading: np.ndarray
+    speed: np.ndarray
     time: np.ndarray
     cone: np.ndarray
     place: np.ndarray
@@ -167,7 +168,7 @@ class Views:
     def part(self, first: int, last: int) -> "Views":
         """Cones first to last - 1 alone."""
         a, b = np.searchsorted(self.cone, [first, last])
-        cones = {name: getattr(self, name)[first:last] for name in ("scenes", "batch", "index", "position", "heading", "time")}
+        cones = {name: getattr(self, name)[first:last] for name in ("scenes", "batch", "index", "position", "heading", "speed", "time")}
         objects = {name: getattr(self, name)[a:b] for name in ("place", "is_ego", "at", "ahead", "half", "type")}
         return Views(self.frame, **cones, cone=self.cone[a:b] - first, **objects)
 
@@ -196,7 +197,8 @@ def look(sim: Any, egos: Any, frame: Frame) -> Views:
         cone, place = np.nonzero((there & (state[..., 0] != ABSENT) & frame.sees(u, v, radius)) | own)
     turn = state[cone, place, 2] - ego[cone, 2]
     pick = (cone, place)
-    return Views(frame, [sim.scenes[b] for b in batch], batch, index, ego[:, :2], ego[:, 2], sim.time.cpu().numpy()[batch].clip(0, STEPS - 1), cone, place, own[pick],
+    time = sim.time.cpu().numpy()[batch].clip(0, STEPS - 1)
+    return Views(frame, [sim.scenes[b] for b in batch], batch, index, ego[:, :2], ego[:, 2], ego[:, 3], time, cone, place, own[pick],
                  np.stack([u[pick], v[pick]], -1).astype(np.float32), np.stack([-np.sin(turn), np.cos(turn)], -1).astype(np.float32),
                  half[pick].astype(np.float32), kind[pick])
 
@@ -245,7 +247,7 @@ class Renderer:
         self.styles: dict[str, Any] = {}
         self.kinds = {"nocturne": Nocturne, "legible": Legible}
 
-    def draw(self, views: Views, style: str, colors: Colors, goal: bool, out: np.ndarray) -> None:
+    def draw(self, views: Views, style: str, colors: Colors, goal: bool, speed: bool, out: np.ndarray) -> None:
         with self.context.current() as gl:
             self.cache.tidy()
             if style not in self.styles:
@@ -254,7 +256,7 @@ class Renderer:
             at_once = painter.capacity(views.frame)
             for first in range(0, len(out), at_once):
                 part = views.part(first, min(len(out), first + at_once))
-                painter.draw(part, colors, goal, out[first : first + at_once])
+                painter.draw(part, colors, goal, speed, out[first : first + at_once])
             error = gl.glGetError()
             if error:
                 raise UserError(f"OpenGL reports error {error:#x} ({self.context.renderer}): ask for smaller pictures or fewer at once, or choose another driver")

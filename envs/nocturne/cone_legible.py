@@ -3,7 +3,7 @@
 Roads are bands of their width in metres, antialiased; colours tell the classes apart (PALETTE); vehicles are blue, lighter at the front, cyclists violet, pedestrians
 orange, the ego white. Widths and objects have a least size in pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at
 all; what lies behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by them. The goal is a ring; one that
-lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone.
+lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone. The ego's speed is a tail as long as its way in half a second.
 
 How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each cone's horizon - the distance, by direction, from
 which the nearest object hides everything - is a row of a texture, a minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
@@ -20,7 +20,8 @@ from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS, Scene
 PALETTE = {
     "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),
     "crosswalk": (70, 112, 112), "speed_bump": (120, 90, 70),
-    "vehicle": (40, 130, 255), "pedestrian": (255, 130, 20), "cyclist": (190, 70, 255), "ego": (255, 255, 255), "goal": (255, 0, 170), "stop_sign": (150, 0, 30),
+    "vehicle": (40, 130, 255), "pedestrian": (255, 130, 20), "cyclist": (190, 70, 255), "ego": (255, 255, 255), "goal": (255, 0, 170), "speed": (0, 200, 200),
+    "stop_sign": (150, 0, 30),
     "light_unknown": (140, 150, 190), "light_stop": (255, 30, 30), "light_caution": (255, 225, 0), "light_go": (0, 225, 60), "light_arrow_stop": (255, 90, 110),
     "light_arrow_caution": (255, 235, 120), "light_arrow_go": (120, 240, 150), "light_flashing_stop": (200, 20, 70), "light_flashing_caution": (205, 185, 0),
 }  # fmt: skip
@@ -37,6 +38,7 @@ ROAD_LAYERS = (
 )
 LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
 LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
+TAIL, TAIL_WIDTH = 0.5, (1.6, 1.6)  # seconds; metres, and the least in pixels
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
@@ -294,14 +296,14 @@ class Legible:
                 values = value if isinstance(value, tuple) else (value,)
                 (gl.glUniform1f, gl.glUniform2f, gl.glUniform3f, gl.glUniform4f)[len(values) - 1](where, *map(float, values))
 
-    def draw(self, views: Views, colors: Colors, goal: bool, out: np.ndarray) -> None:
+    def draw(self, views: Views, colors: Colors, goal: bool, speed: bool, out: np.ndarray) -> None:
         """Paint the cones of `views` into `out` (E, h, w, 3); `colors` is not for this style."""
         gl, frame, cones = self.gl, views.frame, len(out)
         h, w = frame.size
         groups = {scene: (numbers, self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)))
                   for scene, numbers in views.by_scene().items()}  # fmt: skip
         rows = objects(views)
-        self.objects.put(np.concatenate([fixed(views), rows, goals(views) if goal else rows[:0]]))
+        self.objects.put(np.concatenate([fixed(views), rows, tails(views) if speed else rows[:0], goals(views) if goal else rows[:0]]))
         half = min(frame.angle, 2 * np.pi) / 2
         common = {"middle": (frame.left + frame.side / 2, frame.top + frame.side / 2), "size": (w, h), "number": float(cones), "scale": frame.scale,
                   "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05))}  # fmt: skip
@@ -458,6 +460,17 @@ def fixed(views: Views) -> np.ndarray:
             shade = np.array([colour(f"light_{name}") for name in LIGHTS])[states]
         rows.append(marks(cone, at, DISC, radius, shade))
     return np.concatenate(rows)
+
+
+def tails(views: Views) -> np.ndarray:
+    """What each ego drags behind it, by its speed."""
+    rows = objects(views)[-len(views.heading) :]  # the egos, who are last
+    rows = rows[np.argsort(rows[:, 0])]
+    half = TAIL * np.abs(views.speed) / 2
+    rows[:, 1], rows[:, 2] = 0, -rows[:, 6] - half
+    rows[:, 6], rows[:, 7] = half, max(TAIL_WIDTH[0], TAIL_WIDTH[1] / views.frame.scale) / 2
+    rows[:, 12:] = colour("speed")
+    return rows
 
 
 def goals(views: Views) -> np.ndarray:

@@ -306,8 +306,8 @@ class Nocturne:
                 gl.glTexParameteri(gl.GL_TEXTURE_2D, name, gl.GL_NEAREST)
         return box
 
-    def draw(self, views: Views, colors: Colors, goal: bool, out: np.ndarray) -> None:
-        """Paint the cones of `views` into `out` (E, h, w, 3)."""
+    def draw(self, views: Views, colors: Colors, goal: bool, speed: bool, out: np.ndarray) -> None:
+        """Paint the cones of `views` into `out` (E, h, w, 3); `speed` is not for this style."""
         gl, frame = self.gl, views.frame
         h, cones = frame.size[0], len(out)
         self.allocate(frame, cones)

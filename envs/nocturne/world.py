@@ -42,10 +42,10 @@ class Nocturne(World):
     """
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
-                 image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, actions: str = "continuous", warmup: int = WARMUP, drive_on: bool = False,
-                 observation: str = "cone", grid: ActionGrid | None = None) -> None:
-        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres to every side, and the `goal`. `warmup`: steps of the log before
-        an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are
+                 image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, speed: bool = True, actions: str = "continuous",
+                 warmup: int = WARMUP, drive_on: bool = False, observation: str = "cone", grid: ActionGrid | None = None) -> None:
+        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and the ego's `speed`. `warmup`: steps of the log
+        before an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are
         over whole logs."""
         if num < 1 or (max_steps is not None and max_steps < 1):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
@@ -57,12 +57,12 @@ class Nocturne(World):
             raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
                             f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
         self.num, self.device, self.restart, self.warmup, self.drive_on = num, torch.device(device), restart, warmup, drive_on
-        self.image_size, self.view_dist, self.goal, self.seen_apart = image_size, view_dist, goal, observation == "cone"
+        self.image_size, self.view_dist, self.marks, self.seen_apart = image_size, view_dist, {"goal": goal, "speed": speed}, observation == "cone"
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
-        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "actions": actions, "warmup": warmup,
-                   "observation": observation}
+        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "speed": speed, "actions": actions,
+                   "warmup": warmup, "observation": observation}
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
         self.spec = WorldSpec("nocturne", (image_size, image_size, 3) if self.seen_apart else (WIDTH,), space, DT,
                               min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
@@ -208,7 +208,7 @@ class Nocturne(World):
             return features(self.sim, egos, self.view_dist).flat
         from envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, egos, self.image_size, self.view_dist, goal=self.goal, anchor=ANCHOR).to(self.device)
+        return render_cones(self.sim, egos, self.image_size, self.view_dist, **self.marks, anchor=ANCHOR).to(self.device)
 
 
 class NocturneEnv(gym.Env):
