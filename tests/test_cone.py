@@ -511,3 +511,14 @@ def test_an_anchor_is_for_legible_pictures_without_padding():
     for more, complaint in refused:
         with pytest.raises(UserError, match=complaint):
             render_cones(sim, [(0, 0)], 64, **more)
+
+
+def test_the_tail_is_as_long_as_the_way_of_half_a_second():
+    sim = replay([make_scene([car(0, 0)])] * 4, [0] * 4)
+    sim.state[:, 0, 3] = torch.tensor([0.0, 4.0, 12.0, -4.0])  # 1.2 pixels a metre
+    pictures = render_cones(sim, [(b, 0) for b in range(4)], 64, view_dist=40, speed=True, anchor=0.75)
+    rows = (pictures[:, 51:, :, 2] > 60).any(2).sum(1).tolist()  # the car ends at row 50.8
+    assert rows[0] == 0 and abs(rows[1] - 2.4) < 1 and abs(rows[2] - 7.2) < 1 and rows[3] == rows[1]
+    assert torch.equal(pictures[0, :50], pictures[2, :50])
+    with pytest.raises(UserError, match="the speed is for style legible"):
+        render_cones(sim, [(0, 0)], 64, style="nocturne", speed=True)
