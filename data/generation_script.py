@@ -12,6 +12,7 @@ Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -42,7 +43,7 @@ from utils.workers import run_tasks
 if TYPE_CHECKING:
     from models.agent import Agent
 
-MOST_EPISODES_A_SHARD = 10  # recorded as one batch: 120 MB of frames
+SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125  # of frames that are recorded as one batch: ten episodes of CarRacing
 REPORT_EVERY = 25  # frames
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
@@ -199,8 +200,10 @@ def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
 def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     """(file, first, last) of every shard; follows from the numbers of rollouts wanted, now and before."""
     bounds = []
+    step_bytes = math.prod(manifest.image_shape) * (1 if len(manifest.image_shape) == 3 else 4)
+    most = min(max(SHARD_BYTES // (manifest.max_steps * step_bytes), 1), MOST_EPISODES_A_SHARD)
     for first, last in zip((0, *manifest.grown_from), (*manifest.grown_from, manifest.rollouts), strict=True):
-        size = min(max(last // 16, 1), MOST_EPISODES_A_SHARD)
+        size = min(max(last // 16, 1), most)
         bounds += [(start, min(start + size, last)) for start in range(first, last, size)]
     return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
 
