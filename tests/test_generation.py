@@ -1,5 +1,6 @@
 """Stage 1: the same command gives the same bytes whatever happens in between, and every wrong command one sentence."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -205,16 +206,18 @@ def test_a_larger_rollouts_appends_shards_and_changes_none(uninterrupted, tmp_pa
     assert "40 episodes and --rollouts is 6: give 40 or more" in complaint(generate(tmp_path, *MIXED))
 
 
-def test_shards_hold_a_number_of_episodes_that_follows_from_the_rollouts_alone(uninterrupted):
-    head = read_manifest(uninterrupted)
+def test_shards_hold_a_number_of_episodes_that_follows_from_their_size_and_the_rollouts_alone(uninterrupted):
+    head = dataclasses.replace(read_manifest(uninterrupted), image_shape=(64, 64, 3), max_steps=1000)
 
-    def sizes(rollouts, grown_from=()):
-        planned = generation_script.plan(generation_script.replace(head, rollouts=rollouts, grown_from=grown_from))
+    def sizes(rollouts, grown_from=(), **other):
+        planned = generation_script.plan(dataclasses.replace(head, rollouts=rollouts, grown_from=grown_from, **other))
         assert [first for _, first, _ in planned] == [0, *(last for _, _, last in planned[:-1])] and planned[-1][2] == rollouts
         return [last - first for _, first, last in planned]
 
     assert sizes(1) == [1] and sizes(40) == [2] * 20 and sizes(1000) == [10] * 100
     assert sizes(100, (3, 50)) == [1] * 3 + [3] * 15 + [2] + [6] * 8 + [2]
+    assert sizes(2500, max_steps=80) == [125] * 20 and sizes(62, max_steps=80, image_shape=(128, 128, 3)) == [3] * 20 + [2]
+    assert sizes(1000, max_steps=80, image_shape=(13470,)) == [28] * 35 + [20] and sizes(100, max_steps=10**6) == [1] * 100
 
 
 @pytest.mark.parametrize(("option", "value", "said"), [
