@@ -1,13 +1,16 @@
 """The tables that benchmarks write."""
 
+import argparse
 import json
 import re
 
 import numpy as np
 import pytest
 
-from benchmarks import results
+from benchmarks import nocturne_models, results, synthetic, traffic
 from benchmarks.report import write_section
+from envs.nocturne.scene import OBJECTS
+from envs.nocturne.synthetic.scenes import KINDS
 from utils.errors import UserError
 from utils.metrics import write_csv
 
@@ -64,3 +67,30 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path):
     write_section(page, "a", "second")
     text = page.read_text()
     assert "by hand" in text and "second" in text and "other" in text and "first" not in text
+
+
+def test_vehicles_survive_a_perfect_copy_and_none_an_empty_one():
+    scenes = nocturne_models.scenes_of(None, 2)
+    options = {"image_size": 64, "view_dist": 40.0, "goal": True, "speed": True}
+    for scene in scenes:
+        images, views = nocturne_models.cones(scene, options)
+        seen, kept = nocturne_models.survivors(images, images, views)["vehicle"]
+        assert seen == kept > 10 and nocturne_models.survivors(images, np.zeros_like(images), views)["vehicle"].tolist() == [seen, 0]
+        others = (views.type == OBJECTS.index("vehicle")) & ~views.is_ego
+        assert seen < others.sum() and (nocturne_models.outlines(views)[others].sum((1, 2)) <= 100).all()
+        (error, pixels), (_, drawn) = nocturne_models.squared_errors(images, images // 2)
+        assert 0 < drawn < pixels == images.any(-1).sum() and error > 0
+
+
+def test_the_traffic_table_has_a_row_for_every_run_that_is_given(tmp_path):
+    args = argparse.Namespace(logdir=tmp_path, features=None, evolved=tmp_path / "e")
+    assert [row.name for row in traffic.rows(args)] == ["random", "constant velocity", "cloned from cone images", "evolved",
+                                                        "the log's actions, each the nearest of 273, open loop", "expert, each action the nearest of 273", "expert"]
+    score = {"outcomes": {"1": {"goal_rate": 1.0}, "2": {"goal_rate": 0.0}}}
+    assert traffic.measured(score, "goal_rate", 100.0) == "50.0 [0.0, 100.0]"
+
+
+def test_a_synthetic_scene_is_counted():
+    kind, counted, seconds = synthetic.look_at((0, 1))
+    assert kind in KINDS and counted["scenes"] == 1 and counted["egos"] >= 2 and seconds > 0
+    assert counted["collide"] == counted["on an edge"] == counted["goal missed"] == 0 and counted["must act"] >= counted["must yield"]
