@@ -41,13 +41,15 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
     p.add_argument("--colour-balance", type=natural_float, default=0.0,
                    help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their own survive")
+    p.add_argument("--beta", type=natural_float, default=1.0, help="weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict")
     p.add_argument("--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)")
     add_fitting(p, batch_size=64, unit="frames", halved_after=HALVED_AFTER, patience=8)
     p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
     return p.parse_args()
 
 
-def run_epoch(model: VAE, batches, weights: torch.Tensor | None, optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm) -> dict[str, float]:
+def run_epoch(model: VAE, batches, weights: torch.Tensor | None, beta: float, optimizer: torch.optim.Optimizer | None, precision: str,
+              bar: tqdm) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the losses."""
     where = next(model.parameters()).device
     mean = Mean()
@@ -58,7 +60,7 @@ def run_epoch(model: VAE, batches, weights: torch.Tensor | None, optimizer: torc
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
             reconstruction, posterior = model(obs)
         with torch.set_grad_enabled(optimizer is not None):
-            losses = vae_loss(obs, reconstruction, posterior, weight)
+            losses = vae_loss(obs, reconstruction, posterior, weight, beta)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision fp32, and run again")
@@ -115,9 +117,11 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
+    settings = {"colour_balance": args.colour_balance, "beta": args.beta}
     history, best, best_epoch = [], math.inf, 0
     if state:
         checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset", "size": "--dataset"})
+        checkpoint.check_config({"config": state.get("settings", {})}, settings, {"colour_balance": "--colour-balance", "beta": "--beta"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         model.load_state_dict(state["model"])
@@ -136,8 +140,8 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), weights, optimizer, args.precision, bar)
-            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), weights, None, args.precision, bar)
+            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), weights, args.beta, optimizer, args.precision, bar)
+            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), weights, args.beta, None, args.precision, bar)
         scheduler.step(measured["loss"])
         history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
         print(line(history[-1]))
@@ -149,7 +153,7 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        checkpoint.save(folder / "checkpoint.tar", "vae", **common, best=best, best_epoch=best_epoch, history=history,
+        checkpoint.save(folder / "checkpoint.tar", "vae", **common, best=best, best_epoch=best_epoch, history=history, settings=settings,
                         optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
         write_csv(folder / "metrics.csv", history)
         curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")], "V")

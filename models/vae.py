@@ -91,8 +91,8 @@ class VAE(nn.Module):
         return asdict(self.config)
 
 
-def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None) -> dict[str, Tensor]:
-    """Negative evidence lower bound with free bits, a mean over the batch.
+def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None, beta: float = 1.0) -> dict[str, Tensor]:
+    """Negative evidence lower bound with free bits, a mean over the batch; `beta` weighs its second part (Higgins et al. 2017).
 
     reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times `weight` (B, 1, H, W) if there is one
     KL(q || N(0, 1)) summed over Z, at least FREE_BITS * Z per frame
@@ -102,7 +102,7 @@ def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: 
     mu, logsigma = posterior.mu.float(), posterior.logsigma.float()
     kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)  # (B,), Kingma & Welling 2014, appendix B
     free = torch.full_like(kl, FREE_BITS * mu.shape[1])
-    return {"loss": squared + torch.maximum(kl, free).mean(), "reconstruction": squared, "kl": kl.mean()}
+    return {"loss": squared + beta * torch.maximum(kl, free).mean(), "reconstruction": squared, "kl": kl.mean()}
 
 
 def colour_index(obs: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
         torch.testing.assert_close(losses["kl"], kl.mean())
         expected = nn.functional.mse_loss(reconstruction, obs, reduction="sum") / 3 + kl.clamp(min=FREE_BITS * 32).mean()
         torch.testing.assert_close(losses["loss"], expected)
+        weighed = vae_loss(obs, reconstruction, posterior, beta=0.25)["loss"]
+        torch.testing.assert_close(weighed, expected - 0.75 * kl.clamp(min=FREE_BITS * 32).mean())
 
 
 def test_balanced_colours_weigh_the_same_in_all():
