@@ -3,7 +3,8 @@
 Roads are bands of their width in metres, antialiased; colours tell the classes apart (PALETTE); vehicles are blue, lighter at the front, cyclists violet, pedestrians
 orange, the ego white. Widths and objects have a least size in pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at
 all; what lies behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by them. The goal is a ring; one that
-lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone. The ego's speed is a tail as long as its way in half a second.
+lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone. Below the ego are instruments: a tail as long as its way in
+half a second; on its left, in the goal's colour, the speed that is wanted there, in the same measure; on its right the way to the goal, a tenth as long.
 
 How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each cone's horizon - the distance, by direction, from
 which the nearest object hides everything - is a row of a texture, a minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
@@ -38,7 +39,8 @@ ROAD_LAYERS = (
 )
 LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
 LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
-TAIL, TAIL_WIDTH = 0.5, (1.6, 1.6)  # seconds; metres, and the least in pixels
+SPEED_BAR, GOAL_BAR = 0.5, 0.1  # seconds whose way a bar shows; metres for a metre of the way to the goal
+BAR_WIDTH, BAR_APART, LONGEST_BAR = (1.6, 1.6), 3.0, 12.0  # metres, and the least in pixels; metres; metres
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
@@ -303,7 +305,7 @@ class Legible:
         groups = {scene: (numbers, self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)))
                   for scene, numbers in views.by_scene().items()}  # fmt: skip
         rows = objects(views)
-        self.objects.put(np.concatenate([fixed(views), rows, tails(views) if speed else rows[:0], goals(views) if goal else rows[:0]]))
+        self.objects.put(np.concatenate([fixed(views), rows, instruments(views, goal) if speed else rows[:0], goals(views) if goal else rows[:0]]))
         half = min(frame.angle, 2 * np.pi) / 2
         common = {"middle": (frame.left + frame.side / 2, frame.top + frame.side / 2), "size": (w, h), "number": float(cones), "scale": frame.scale,
                   "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05))}  # fmt: skip
@@ -462,14 +464,22 @@ def fixed(views: Views) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def tails(views: Views) -> np.ndarray:
-    """What each ego drags behind it, by its speed."""
-    rows = objects(views)[-len(views.heading) :]  # the egos, who are last
-    rows = rows[np.argsort(rows[:, 0])]
-    half = TAIL * np.abs(views.speed) / 2
-    rows[:, 1], rows[:, 2] = 0, -rows[:, 6] - half
-    rows[:, 6], rows[:, 7] = half, max(TAIL_WIDTH[0], TAIL_WIDTH[1] / views.frame.scale) / 2
-    rows[:, 12:] = colour("speed")
+def instruments(views: Views, goal: bool) -> np.ndarray:
+    """Bars below each ego: its speed; and if there is a `goal`, the speed wanted there and the way to it."""
+    wanted = np.array([scene.goal_speed[n] for scene, n in zip(views.scenes, views.index, strict=True)])
+    rear = -views.half[views.is_ego][:, 0]
+    bars = [bar(views, 0.0, rear, SPEED_BAR * np.abs(views.speed), "speed")]
+    if goal:
+        far = np.linalg.norm(views.goals(), axis=1)
+        bars += [bar(views, -BAR_APART, rear, SPEED_BAR * wanted, "goal"), bar(views, BAR_APART, rear, GOAL_BAR * far, "goal")]
+    return np.concatenate(bars)
+
+
+def bar(views: Views, u: float, top: np.ndarray, length: np.ndarray, name: str) -> np.ndarray:
+    """Rows for OBJECT of bars that hang down from (u, top), one a cone."""
+    rows, half = np.zeros((len(top), 15)), np.minimum(length, LONGEST_BAR) / 2
+    rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 5], rows[:, 6] = np.arange(len(top)), u, top - half, BOX, 1, half
+    rows[:, 7], rows[:, 12:] = max(BAR_WIDTH[0], BAR_WIDTH[1] / views.frame.scale) / 2, colour(name)
     return rows
 
 
