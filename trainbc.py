@@ -209,45 +209,46 @@ def save_dream(args: argparse.Namespace, folder: Path, model: Controller) -> Non
 
 def main() -> None:
     args = parse_args()
-    with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        numbers = args.dataset and len(world_of(open_datasets(args.dataset)[0])["image_shape"]) == 1
-        best = (clone_numbers if numbers else clone_latents)(args, folder)
-    print(f"{folder / 'best.tar'}: mean return {best:.1f} over {args.n_samples} episodes; "
+    numbers = args.dataset and len(world_of(open_datasets(args.dataset)[0])["image_shape"]) == 1
+    best = clone_numbers(args) if numbers else clone_latents(args)
+    print(f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
           f"next: python test_controller.py --logdir {args.logdir} --controller bc")
 
 
-def clone_latents(args: argparse.Namespace, folder: Path) -> float:
+def clone_latents(args: argparse.Namespace) -> float:
     """Clone what V and M see; returns the best score in the simulator."""
     where = device(args.device)
     vae, saved = load_vae(args.logdir, where)
     _, mdrnn, world, _, parents = load_models(args.logdir, where)
     datasets = open_datasets(args.dataset or checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
-    state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
-    cache_latents(args.logdir, vae, saved["digest"], datasets, where)
-    data = load_sequences(args.logdir, saved["digest"], datasets)
-    steps = {split: labelled_steps(data, mdrnn, split) for split in ("train", "val")}
-    config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
-    best = train(args, folder, config, datasets, steps, world, parents, state)
-    model = Controller(config)
-    model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
-    save_dream(args, folder, model)
+    with checkpoint.stage_folder(args.logdir, "bc") as folder:
+        state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
+        cache_latents(args.logdir, vae, saved["digest"], datasets, where)
+        data = load_sequences(args.logdir, saved["digest"], datasets)
+        steps = {split: labelled_steps(data, mdrnn, split) for split in ("train", "val")}
+        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
+        best = train(args, folder, config, datasets, steps, world, parents, state)
+        model = Controller(config)
+        model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
+        save_dream(args, folder, model)
     return best
 
 
-def clone_numbers(args: argparse.Namespace, folder: Path) -> float:
+def clone_numbers(args: argparse.Namespace) -> float:
     """Clone what the world's numbers say; returns the best score in the simulator."""
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
     world = world_of(datasets[0])
     if args.features:
         raise UserError(f"--features {args.features} is for latents, and {datasets[0].root} holds numbers, which the clone sees as they are: leave --features away")
-    state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
-    scale = state.get("scale") if state else None
-    steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
-    steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
-    config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
-    return train(args, folder, config, datasets, steps, world, {}, state)
+    with checkpoint.stage_folder(args.logdir, "bc") as folder:
+        state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
+        scale = state.get("scale") if state else None
+        steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
+        steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
+        config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
+        return train(args, folder, config, datasets, steps, world, {}, state)
 
 
 def train(args: argparse.Namespace, folder: Path, config: ControllerConfig, datasets: Sequence[Dataset], data: dict[str, Steps] | dict[str, NumberSteps], world: dict,

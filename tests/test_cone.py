@@ -522,3 +522,14 @@ def test_the_tail_is_as_long_as_the_way_of_half_a_second():
     assert torch.equal(pictures[0, :50], pictures[2, :50])
     with pytest.raises(UserError, match="the speed is for style legible"):
         render_cones(sim, [(0, 0)], 64, style="nocturne", speed=True)
+
+
+def test_the_bars_show_the_speed_at_the_goal_and_the_one_that_leads_there_in_time():
+    """Lengths in pixels: half a second's way, 1.2 pixels a metre."""
+    scene = make_scene([car(0, 0)])
+    scene = dataclasses.replace(scene, speed=np.full_like(scene.speed, 10.0))  # the goal is 30 m ahead
+    pictures = render_cones(replay([scene] * 3, [0, 60, 87]), [(b, 0) for b in range(3)], 64, view_dist=40, goal=True, speed=True, anchor=0.75)
+    lit = (pictures[:, 51:, :, 0] > 60).int().sum(1)  # (3, 64): of a column
+    left, right = lit[:, 27:30].amax(1).tolist(), lit[:, 34:38].amax(1).tolist()
+    assert all(abs(n - 6) <= 1 for n in left)
+    assert [abs(n - wanted) <= 1 for n, wanted in zip(right, (2.0, 6.0, 14.0), strict=True)] == [True] * 3  # 3.3 and 10 m/s, and no more than 24

@@ -42,7 +42,7 @@ def render_cones(sim: Any, egos: Sequence[tuple[int, int]] | np.ndarray | torch.
     ego's goal. `colors`: of the bodies in style "nocturne", a uint8 array (B, N, 3), a dict or a function of (b, n); without, the same few for all scenes.
     `occlusion`: whether objects hide what is behind them. `anchor`: how far down the picture the car is, 0.5 to 1 of its height (style "legible"); view_dist metres
     still end at the upper rim, so that beyond 0.5 everything is larger and what is far to the side is cut off. `speed`: show how fast the ego is,
-    and with `goal` the speed that is wanted there and the way to it (style "legible").
+    and with `goal` the speeds that are wanted there and on the way (style "legible").
 
     Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what cannot be drawn.
     """

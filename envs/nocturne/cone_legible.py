@@ -4,7 +4,7 @@ Roads are bands of their width in metres, antialiased; colours tell the classes 
 orange, the ego white. Widths and objects have a least size in pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at
 all; what lies behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by them. The goal is a ring; one that
 lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone. Below the ego are instruments: a tail as long as its way in
-half a second; on its left, in the goal's colour, the speed that is wanted there, in the same measure; on its right the way to the goal, a tenth as long.
+half a second; in the goal's colour and the same measure, on its left the speed that is wanted there, on its right the one that leads there by the end of the log.
 
 How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each cone's horizon - the distance, by direction, from
 which the nearest object hides everything - is a row of a texture, a minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
@@ -16,7 +16,7 @@ import numpy as np
 
 from envs.nocturne import opengl
 from envs.nocturne.cone import Colors, Frame, SceneCache, Views
-from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS, Scene
+from envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
 
 PALETTE = {
     "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),
@@ -39,7 +39,7 @@ ROAD_LAYERS = (
 )
 LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
 LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
-SPEED_BAR, GOAL_BAR = 0.5, 0.1  # seconds whose way a bar shows; metres for a metre of the way to the goal
+SPEED_BAR, LEAST_TIME = 0.5, 1.0  # seconds whose way a bar shows; that are left for the way to the goal, at least
 BAR_WIDTH, BAR_APART, LONGEST_BAR = (1.6, 1.6), 3.0, 12.0  # metres, and the least in pixels; metres; metres
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
@@ -465,13 +465,13 @@ def fixed(views: Views) -> np.ndarray:
 
 
 def instruments(views: Views, goal: bool) -> np.ndarray:
-    """Bars below each ego: its speed; and if there is a `goal`, the speed wanted there and the way to it."""
+    """Bars below each ego: its speed; and if there is a `goal`, the speed wanted there and the one that leads there in time, as the crow flies."""
     wanted = np.array([scene.goal_speed[n] for scene, n in zip(views.scenes, views.index, strict=True)])
     rear = -views.half[views.is_ego][:, 0]
     bars = [bar(views, 0.0, rear, SPEED_BAR * np.abs(views.speed), "speed")]
     if goal:
-        far = np.linalg.norm(views.goals(), axis=1)
-        bars += [bar(views, -BAR_APART, rear, SPEED_BAR * wanted, "goal"), bar(views, BAR_APART, rear, GOAL_BAR * far, "goal")]
+        needed = np.linalg.norm(views.goals(), axis=1) / np.maximum((STEPS - 1 - views.time) * DT, LEAST_TIME)
+        bars += [bar(views, side, rear, SPEED_BAR * speed, "goal") for side, speed in ((-BAR_APART, wanted), (BAR_APART, needed))]
     return np.concatenate(bars)
 
 
