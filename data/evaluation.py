@@ -12,11 +12,12 @@ from data.policies import make_policy
 from envs import World, make
 from envs.dream import DreamWorld
 from models.agent import Agent, Head, load_models
-from models.controller import Controller, ControllerConfig
+from models.controller import Controller, ControllerConfig, set_parameters
 from utils.workers import WorkerPool
 
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
+LARGE = 100_000  # parameters of a head that is sent and held once, where all episodes have the same
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Evaluator:
         rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        head = tasks[0][0]
+        alike = head is not None and head.numel() >= LARGE and all(p is head for p, _ in tasks)  # of all tasks, not of a group: what is computed must not depend on these
         found: list[list[Driven]] = [[] for _ in groups]
         driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
 
@@ -86,7 +89,8 @@ class Evaluator:
             if bar is not None:
                 bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
-        self._pool.run([([None if p is None else p.numpy() for p, _ in group], [seed for _, seed in group]) for group in groups], keep, progress)
+        heads = [head.numpy() if alike else [None if p is None else p.numpy() for p, _ in group] for group in groups]
+        self._pool.run([(own, [seed for _, seed in group]) for own, group in zip(heads, groups, strict=True)], keep, progress)
         return [driven for group in found for driven in group]
 
 
@@ -136,8 +140,13 @@ class AgentDriver:
         vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
         self.agent = Agent(vae, mdrnn, controller, world, parents)
 
-    def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray]) -> None:
-        self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)).to(self.agent.device))
+    def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray] | np.ndarray) -> None:
+        """`parameters`: of a head for each episode, or (n,) of one for all."""
+        if isinstance(parameters, np.ndarray):
+            set_parameters(self.agent.controller, torch.from_numpy(parameters).to(self.agent.device))
+            self.agent.reset(len(seeds))
+        else:
+            self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)).to(self.agent.device))
 
     def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
         """Actions of the copies that are still going, from the frames of all."""

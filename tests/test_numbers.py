@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import envs
-from data import shards
+from data import evaluation, shards
+from data.evaluation import Driver, Evaluator
 from data.loaders import LabelledStream, open_datasets
 from data.shards import Dataset
 from envs.nocturne.visibility import WIDTH, features
 from models.agent import Agent, Head, load_agent
-from models.controller import Controller, ControllerConfig
+from models.controller import Controller, ControllerConfig, parameter_vector
 from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from tests.tiny_scene import car, scene_of, write
 from trainbc import NumberSteps
@@ -110,3 +111,16 @@ def test_latents_of_numbers_and_dreams_of_them_are_refused(run):
     assert "is for latents" in complaint(done)
     done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--world", "dream")
     assert "has no dream to drive in" in complaint(done)
+
+
+def test_a_large_head_is_held_once_and_drives_as_if_each_episode_had_its_own(run, monkeypatch):
+    head = load_agent(run / "run", "bc").controller
+    driver, scenes = Driver("agent", None, head.config_dict()), {"scenes": str(run / "scenes"), "observation": "features"}
+    vector, held = parameter_vector(head), []
+    with Evaluator("nocturne", driver, 1, options=scenes) as evaluator:
+        monkeypatch.setattr(evaluator._pool, "run", lambda tasks, keep, progress, send=evaluator._pool.run: held.append(tasks) or send(tasks, keep, progress))
+        together = evaluator.returns([(vector, seed) for seed in (0, 3, 5)])
+        monkeypatch.setattr(evaluation, "LARGE", 10**9)
+        apart = evaluator.returns([(vector, seed) for seed in (0, 3, 5)])
+    assert vector.numel() > 100_000 and [type(tasks[0][0]) for tasks in held] == [np.ndarray, list]
+    assert together == pytest.approx(apart, abs=1e-3)
