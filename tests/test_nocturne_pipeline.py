@@ -30,7 +30,7 @@ def run(tmp_path_factory):
 
 def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run):
     manifest = read_manifest(run / "data")
-    assert manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 80 and manifest.complete
+    assert manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 40 and manifest.complete
     dataset = Dataset.open(run / "data")
     assert manifest.rollouts == len(dataset.episodes) and manifest.max_steps == 80 and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
     assert manifest.by_place and {e.split for e in manifest.episodes} == {"train", "val"}
