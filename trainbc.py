@@ -71,21 +71,23 @@ class Steps:
     Fields:
         mu, logsigma: (N, Z) posterior of the frame acted upon        h: (N, R) M's output before it
         action: (N, A) the expert's, one-hot for a discrete space
+        size: B, of a batch
     """
 
     mu: Tensor
     logsigma: Tensor
     h: Tensor
     action: Tensor
+    size: int
 
     def __len__(self) -> int:
         return len(self.action)
 
-    def batches(self, size: int, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's mean."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
         order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
-        for chosen in order.split(size):
+        for chosen in order.split(self.size):
             z = self.mu[chosen]
             if rng:
                 z = z + self.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
@@ -112,8 +114,8 @@ class NumberSteps:
     def __len__(self) -> int:
         return self._stream.steps
 
-    def batches(self, size: int, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Observations (B, S), nothing, and action (B, A) of all steps, shuffled as (seed, epoch) say; `size` was given before."""
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Observations (B, S), nothing, and action (B, A) of all steps, shuffled as (seed, epoch) say."""
         for obs, action in self._stream.epoch(epoch if rng else 0):
             yield self._scaled(obs), obs[:, :0], action
 
@@ -147,7 +149,7 @@ class NumberSteps:
 
 
 @torch.inference_mode()
-def labelled_steps(data: Sequences, mdrnn: MDRNN, split: str) -> Steps:
+def labelled_steps(data: Sequences, mdrnn: MDRNN, split: str, size: int) -> Steps:
     """Every step of the split for which the expert's action is known; M runs over the whole episode from its start, as it will in use."""
     where = mdrnn.head.weight.device
     parts: dict[str, list[Tensor]] = {"mu": [], "logsigma": [], "h": [], "action": []}
@@ -165,7 +167,7 @@ def labelled_steps(data: Sequences, mdrnn: MDRNN, split: str) -> Steps:
             frames = slice(start, start + steps)
             for name, value in {"mu": data.mu[frames], "logsigma": data.logsigma[frames], "h": before[row, :steps], "action": expert}.items():
                 parts[name].append(value[known])
-    return Steps(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()})
+    return Steps(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()}, size=size)
 
 
 def clone_loss(outputs: Tensor, action: Tensor, discrete: bool) -> Tensor:
@@ -209,24 +211,25 @@ def save_dream(args: argparse.Namespace, folder: Path, model: Controller) -> Non
 
 def main() -> None:
     args = parse_args()
-    numbers = args.dataset and len(world_of(open_datasets(args.dataset)[0])["image_shape"]) == 1
-    best = clone_numbers(args) if numbers else clone_latents(args)
+    datasets = open_datasets(args.dataset) if args.dataset else None
+    numbers = datasets and len(world_of(datasets[0])["image_shape"]) == 1
+    best = clone_numbers(args, datasets) if numbers else clone_latents(args, datasets)
     print(f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
           f"next: python test_controller.py --logdir {args.logdir} --controller bc")
 
 
-def clone_latents(args: argparse.Namespace) -> float:
-    """Clone what V and M see; returns the best score in the simulator."""
+def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> float:
+    """Clone what V and M see, on `datasets` or those M was trained on; returns the best score in the simulator."""
     where = device(args.device)
     vae, saved = load_vae(args.logdir, where)
     _, mdrnn, world, _, parents = load_models(args.logdir, where)
-    datasets = open_datasets(args.dataset or checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
+    datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
-        steps = {split: labelled_steps(data, mdrnn, split) for split in ("train", "val")}
+        steps = {split: labelled_steps(data, mdrnn, split, args.batch_size) for split in ("train", "val")}
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
         best = train(args, folder, config, datasets, steps, world, parents, state)
         model = Controller(config)
@@ -235,9 +238,8 @@ def clone_latents(args: argparse.Namespace) -> float:
     return best
 
 
-def clone_numbers(args: argparse.Namespace) -> float:
+def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
     """Clone what the world's numbers say; returns the best score in the simulator."""
-    datasets = open_datasets(args.dataset)
     require_validation(datasets)
     world = world_of(datasets[0])
     if args.features:
@@ -275,8 +277,8 @@ def train(args: argparse.Namespace, folder: Path, config: ControllerConfig, data
         for epoch in range(len(history) + 1, args.epochs + 1):
             bar.set_description(f"epoch {epoch} of {args.epochs}")
             rng = seed_everything(args.seed, STAGE, epoch)
-            loss = run_epoch(model, data["train"].batches(args.batch_size, epoch, rng), optimizer, bar)
-            val_loss = run_epoch(model, data["val"].batches(args.batch_size, epoch, None), None, bar)
+            loss = run_epoch(model, data["train"].batches(epoch, rng), optimizer, bar)
+            val_loss = run_epoch(model, data["val"].batches(epoch, None), None, bar)
             row = {"epoch": epoch, "loss": loss, "val_loss": val_loss, "return_mean": None, "return_std": None}
             common = {"config": model.config_dict(), "parents": parents, "world": world, "epoch": epoch}
             if epoch % args.evaluate_every == 0 or epoch == args.epochs:

@@ -12,7 +12,6 @@ Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
 import argparse
-import math
 import os
 import shutil
 import sys
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 import envs
 from data import policies, shards
-from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest, write_manifest
+from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, frame_bytes, read_manifest, write_manifest
 from data.shards import Episode
 from envs import World, WorldSpec, official
 from utils import cli
@@ -200,8 +199,7 @@ def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
 def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     """(file, first, last) of every shard; follows from the numbers of rollouts wanted, now and before."""
     bounds = []
-    step_bytes = math.prod(manifest.image_shape) * (1 if len(manifest.image_shape) == 3 else 4)
-    most = min(max(SHARD_BYTES // (manifest.max_steps * step_bytes), 1), MOST_EPISODES_A_SHARD)
+    most = min(max(SHARD_BYTES // (manifest.max_steps * frame_bytes(manifest.image_shape)), 1), MOST_EPISODES_A_SHARD)
     for first, last in zip((0, *manifest.grown_from), (*manifest.grown_from, manifest.rollouts), strict=True):
         size = min(max(last // 16, 1), most)
         bounds += [(start, min(start + size, last)) for start in range(first, last, size)]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.manifest import frame_bytes
 from data.shards import CHUNK, Dataset, Shard
 from envs import official
 from models.controller import action_vector
@@ -69,8 +70,7 @@ class BlockStream(ABC):
         self.blocks = _blocks(datasets, split)  # (N, 4): dataset, shard, first frame, end
         self.frames = int((self.blocks[:, 3] - self.blocks[:, 2]).sum())
         self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
-        shape = datasets[0].manifest.image_shape
-        self._group = max(1, GROUP_BYTES // (CHUNK * int(np.prod(shape)) * (1 if len(shape) == 3 else 4)))  # blocks
+        self._group = max(1, GROUP_BYTES // (CHUNK * frame_bytes(datasets[0].manifest.image_shape)))  # blocks
 
     @abstractmethod
     def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:

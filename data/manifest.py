@@ -1,7 +1,9 @@
 """The manifest of a dataset: what decides its episodes, which shards hold them, and the split into training and validation."""
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -122,6 +124,16 @@ class Manifest:
     @property
     def complete(self) -> bool:
         return len(self.episodes) == self.rollouts
+
+
+def frame_type(shape: Sequence[int]) -> np.dtype:
+    """Of observations with this shape: uint8 of pictures (H, W, C), float32 of numbers (S,)."""
+    return np.dtype(np.uint8 if len(shape) == 3 else np.float32)
+
+
+def frame_bytes(shape: Sequence[int]) -> int:
+    """Of one observation with this shape."""
+    return math.prod(shape) * frame_type(shape).itemsize
 
 
 def split(index: int, val_fraction: float) -> str:

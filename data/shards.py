@@ -35,7 +35,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest, reason, split
+from data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, frame_type, read_manifest, reason, split
 from utils.cli import fsync_folder, parser, run
 from utils.errors import UserError
 
@@ -386,7 +386,7 @@ def _check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry |
         discrete = manifest.action_space["type"] == "discrete"
         row = () if discrete else (len(manifest.action_space["low"]),)
     action = ((steps, *row), np.int64 if discrete else np.float32)
-    obs = ((frames, *image_shape), np.uint8 if len(image_shape) == 3 else np.float32)
+    obs = ((frames, *image_shape), frame_type(image_shape))
     wanted = {"obs": obs, "action": action, "expert_action": action, "reward": ((steps,), np.float32),
               "terminated": ((steps,), np.uint8), "truncated": ((steps,), np.uint8), **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
     for name, (shape, dtype) in wanted.items():

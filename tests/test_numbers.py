@@ -38,7 +38,7 @@ def test_the_head_that_is_saved_does_with_numbers_what_the_trained_one_does_with
     steps = NumberSteps(open_datasets([tmp_path / "data"]), "train", 16, 0)
     model = Controller(ControllerConfig(6, 0, "state", 8, BOX))
     raw, _ = next(steps._stream.epoch(1))
-    scaled, h, _ = next(steps.batches(16, 1, np.random.default_rng(0)))
+    scaled, h, _ = next(steps.batches(1, np.random.default_rng(0)))
     assert scaled.std(0).max() < 3 and raw.std(0).max() > 3
     torch.testing.assert_close(steps.deployed(model).outputs(raw, h), model.outputs(scaled, h), atol=1e-4, rtol=1e-4)
 
