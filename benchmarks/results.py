@@ -5,7 +5,8 @@ Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/r
 
     python -m benchmarks.results --logdir exp_dir --episodes 100
 
-z alone and an untrained M are cloned just like the full clone, so that the three differ in nothing else. What is there already is not made again.
+z alone and an untrained M are cloned, and evolved for a shorter while, just like z and h, so that the three differ in nothing else. What is there already is not made
+again.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"
 CLONE_SIGMA = 0.003  # at 0.01 candidates lose a quarter of the clone's score
 MODELS = ("vae", "latents", "mdrnn")
 TEMPERATURES = (0.5, 1.0, 1.15, 1.3)
-DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-z", "evolved-untrained-m", "from-clone", "second", "dreams", "expert")
+DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-short", "evolved-z", "evolved-untrained-m", "from-clone", "second", "dreams", "expert")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=200, help="of evolution in the simulator")
+    p.add_argument("--ablation-generations", type=positive, default=60, help="of evolution in the simulator for the ablations, and for z and h beside them")
     p.add_argument("--clone-generations", type=positive, default=60, help="of evolution of the clone's last layer")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
@@ -70,9 +72,11 @@ def parse_args() -> argparse.Namespace:
 def drivers(args: argparse.Namespace) -> list[Row]:
     """The rows of `args.drivers`."""
     logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
-    z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-only", "untrained-m", "from-clone"))
+    short, z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-and-h", "z-only", "untrained-m", "from-clone"))
     cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
-    evolving, polishing = (f"--world simulator {SIMULATOR} --generations {g} {workers}" for g in (args.simulator_generations, args.clone_generations))
+    evolving, ablating, polishing = (f"--world simulator {SIMULATOR} --generations {g} {workers}"
+                                     for g in (args.simulator_generations, args.ablation_generations, args.clone_generations))
+    alike = f"evolved in the simulator, {args.ablation_generations} generations"
     second = f"{args.dataset[0]}-second" if args.dataset else ""
     untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
     rows = {
@@ -81,9 +85,10 @@ def drivers(args: argparse.Namespace) -> list[Row]:
         "clone-z": [Row("cloned, z alone", z, "bc", (f"trainbc.py --logdir {z} --features z {cloning}",), MODELS)],
         "clone-untrained-m": [Row("cloned, z and h of an untrained M", untrained, "bc", (untrain, f"trainbc.py --logdir {untrained} {cloning}"), MODELS[:2])],
         "evolved": [Row("evolved in the simulator, z and h", logdir, "ctrl", (f"traincontroller.py --logdir {logdir} {evolving}",))],
-        "evolved-z": [Row("evolved in the simulator, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {evolving}",), MODELS)],
-        "evolved-untrained-m": [Row("evolved in the simulator, z and h of an untrained M", untrained, "ctrl",
-                                    (untrain, f"traincontroller.py --logdir {untrained} {evolving}"), MODELS[:2])],
+        "evolved-short": [Row(f"{alike}, z and h", short, "ctrl", (f"traincontroller.py --logdir {short} {ablating}",), MODELS)],
+        "evolved-z": [Row(f"{alike}, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {ablating}",), MODELS)],
+        "evolved-untrained-m": [Row(f"{alike}, z and h of an untrained M", untrained, "ctrl",
+                                    (untrain, f"traincontroller.py --logdir {untrained} {ablating}"), MODELS[:2])],
         "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
             f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {polishing}",), (*MODELS, "bc"))],
         "second": [Row("evolved anew, with V and M that were also shown what that controller sees", logdir / "second", "ctrl", (
