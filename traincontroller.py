@@ -54,6 +54,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
     p.add_argument("--most-samples", type=positive, default=16,
                    help=f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell enough while all drive badly")
+    p.add_argument("--give-up", type=natural, default=0,
+                   help="in the simulator a candidate's episode ends after so many steps without a reward above 0, the rest counting like its last step; 0: never")
     p.add_argument("--generations", type=positive, default=100, help="evolve up to this generation; more than before goes on")
     p.add_argument("--target-return", type=float, default=math.inf, help="stop when the score best.tar is chosen by reaches it")
     p.add_argument("--sigma", type=positive_float, default=0.1, help="initial step size of CMA-ES")
@@ -119,7 +121,8 @@ class SimulatorFitness:
         most = max(self.args.n_samples, self.args.most_samples)
         seeds = (selection_seeds(self.args.seed, samples, generation) if fresh
                  else [recording_seed(self.args.seed, generation * most + k) for k in range(samples)])
-        returns = self.evaluator.returns([(p, seed) for seed in seeds for p in parameters], bar)  # candidates on one track follow each other
+        returns = self.evaluator.returns([(p, seed) for seed in seeds for p in parameters], bar,  # candidates on one track follow each other
+                                         0 if fresh else self.args.give_up)
         return torch.tensor(returns).view(samples, len(parameters)).mean(0)
 
     @property
@@ -213,7 +216,7 @@ def evolved_part(args: argparse.Namespace, controller: Controller) -> Tensor:
 def settings_of(args: argparse.Namespace) -> dict:
     """The flags that a resumed search must share with the one it goes on from."""
     return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "most_samples", "sigma", "diagonal", "evolve", "temperature",
-                                                 "horizon", "evaluate_every", "seed")}
+                                                 "horizon", "evaluate_every", "seed", "give_up")}
 
 
 def samples_now(args: argparse.Namespace, history: list[dict]) -> int:

@@ -30,6 +30,8 @@ VARIANTS = {  # population, episodes a candidate, more flags
     "32 x 2": (32, 2, ""),
     "64 x 2": (64, 2, ""),
     "16 x 2, separable": (16, 2, "--diagonal"),
+    "16 x 2, given up after 100": (16, 2, "--give-up 100"),
+    "16 x 2, given up after 50": (16, 2, "--give-up 50"),
     "16 x 2, sigma 0.05": (16, 2, "--sigma 0.05"),
     "16 x 2, sigma 0.2": (16, 2, "--sigma 0.2"),
 }
@@ -38,7 +40,7 @@ VARIANTS = {  # population, episodes a candidate, more flags
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive")
+    p.add_argument("--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive, in whole episodes")
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows of the table")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
@@ -59,14 +61,15 @@ def main() -> None:
              f"--generations {generations} --evaluate-every {max(1, generations // SCORINGS)} --max-workers {args.max_workers}")
         curves[name] = found = curve(folder / "ctrl")
         late = found["score"][len(found["score"]) // 2 :]
-        rows.append([name, str(generations), f"{max(found['score']):.1f}", f"{statistics.fmean(late):.1f}", f"{found['score'][-1]:.1f}", f"{found['hours'][-1]:.2f}"])
+        rows.append([name, str(generations), f"{max(found['score']):.1f}", f"{statistics.fmean(late):.1f}", f"{found['score'][-1]:.1f}",
+                     f"{found['frames'][-1]:,.0f}", f"{found['hours'][-1]:.2f}"])
     rows.sort(key=lambda row: -float(row[3]))
     picture = args.out.parent / "images" / "study.png"
     draw(curves, picture, paper=False)
-    head = ["candidates x episodes", "generations", "best mean", "second half", "last mean", "hours"]
+    head = ["candidates x episodes", "generations", "best mean", "second half", "last mean", "frames", "hours"]
     text = table(head, rows)
     print(text)
-    about = (f"Score of the search's mean on 32 selection tracks of carracing-fast, {args.frames:,} frames a variant, one seed: the best of {SCORINGS} scorings, "
+    about = (f"Score of the search's mean on 32 selection tracks of carracing-fast, candidates driving {args.frames // EPISODE:,} episodes a variant, one seed: the best of {SCORINGS} scorings, "
              "the mean of the later half of them, by which the rows are sorted, and the last.")
     write_section(args.out, "study", f"{about}\n\n{text}\n\n![score against frames and hours](images/{picture.name})\n\n{circumstances()}")
 

@@ -66,12 +66,15 @@ class Evaluator:
     def __exit__(self, *exception) -> None:
         self._pool.__exit__(*exception)
 
-    def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[float]:
+    def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0) -> list[float]:
         """Undiscounted return of each task; see `episodes`."""
-        return [driven.score for driven in self.episodes(tasks, bar)]
+        return [driven.score for driven in self.episodes(tasks, bar, give_up)]
 
-    def episodes(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None) -> list[Driven]:
-        """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven of them."""
+    def episodes(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0) -> list[Driven]:
+        """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven of them.
+
+        give_up: after so many steps without a reward above 0 an episode ends, and what is left counts like its last step; 0 for never.
+        """
         rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
@@ -90,17 +93,17 @@ class Evaluator:
                 bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
         heads = [head.numpy() if alike else [None if p is None else p.numpy() for p, _ in group] for group in groups]
-        self._pool.run([(own, [seed for _, seed in group]) for own, group in zip(heads, groups, strict=True)], keep, progress)
+        self._pool.run([(own, [seed for _, seed in group], give_up) for own, group in zip(heads, groups, strict=True)], keep, progress)
         return [driven for group in found for driven in group]
 
 
 def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
-    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds) -> (the episodes, steps driven)."""
+    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, give_up) -> (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
     drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
 
     def episodes(task, report) -> tuple[list[Driven], int]:
-        parameters, seeds = task
+        parameters, seeds, give_up = task
         if len(seeds) not in worlds:
             worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False, **options)
             if isinstance(drive, PolicyDriver):
@@ -109,12 +112,18 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
         obs = world.reset(seeds)
         drive.reset(world, seeds, parameters)
         total, going, driven, steps, share = torch.zeros(len(seeds), dtype=torch.float64, device=device), torch.arange(len(seeds), device=device), 0, 0, 0.0
+        idle = torch.zeros(len(seeds), dtype=torch.int64, device=device)  # steps since a reward above 0
         action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32, device=device)
         while len(going):
             action[going] = drive.act(obs, going).to(device)  # those that have ended are frozen, whatever they are told
             step = world.step(action)
             obs, total, driven, steps = step.obs, total + step.reward, driven + len(going), steps + 1
             over = (step.terminated | step.truncated)[going]
+            idle = torch.where(step.reward > 0, 0, idle + 1)
+            if give_up and (hopeless := ~over & (idle[going] >= give_up)).any():
+                total[going[hopeless]] += step.reward[going[hopeless]] * (world.spec.max_steps - steps)
+                world.truncate(going[hopeless].tolist())
+                over |= hopeless
             share += len(going) / world.spec.max_steps + float(over.sum()) * (1 - steps / world.spec.max_steps)
             if steps % REPORT_EVERY == 0 or over.all():
                 report(share)

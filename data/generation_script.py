@@ -46,6 +46,7 @@ SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125  # of frames that
 REPORT_EVERY = 25  # frames
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
+VAL_FRACTION = 0.1
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")  # follow from those, and from what is installed
 
@@ -62,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="spread of the bursts that disturb expert and controller, as a share of half an action's range; 0 for none")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
     p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
-    p.add_argument("--val-fraction", type=fraction, default=0.1, help="share of the episodes kept for validation (with --scenes, every tenth scene is)")
+    p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller in it")
     return p.parse_args(argv)
 
@@ -208,9 +209,12 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
 
 def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
+    if by_place and args.val_fraction is not None:
+        raise UserError(f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for validation; leave it out")
+    val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
     controller = trained_on(args.logdir, args.env).parents if "controller" in mixture else None
     return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
-                    args.action_noise, args.val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options, by_place=by_place)
+                    args.action_noise, val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options, by_place=by_place)
 
 
 def trained_on(logdir: Path, env: str) -> "Agent":

@@ -50,6 +50,11 @@ class WorldSpec:
     options: dict = field(default_factory=dict)
 
     @property
+    def pictures(self) -> bool:
+        """Whether observations are pictures, not numbers."""
+        return len(self.image_shape) == 3
+
+    @property
     def plain_action_space(self) -> dict:
         """The action space as utils.spaces writes it."""
         return space_to_dict(self.action_space, self.action_scale)
@@ -89,6 +94,10 @@ class World(ABC):
     @abstractmethod
     def step(self, action: torch.Tensor) -> Step:
         """Advance every copy by one step; action (B, A) float32 within the action space, or (B,) int64."""
+
+    def truncate(self, copies: Sequence[int]) -> None:
+        """End the episodes of some copies now; for worlds with restart=False."""
+        raise UserError(f"{self.spec.name} cannot end an episode before its time: use --give-up 0")
 
     def expert_action(self) -> torch.Tensor:
         """What the world's own expert would do now, shaped like `action`; UserError where a world has none."""

@@ -91,6 +91,9 @@ class GymWorld(World):
             info["state"] = self.state
         return Step(self._frames.clone() if over else final_obs, self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
 
+    def truncate(self, copies: Sequence[int]) -> None:
+        self._truncated[copies] = True
+
     def expert_action(self) -> torch.Tensor:
         """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have none."""
         experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]

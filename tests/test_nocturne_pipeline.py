@@ -10,6 +10,7 @@ from data.shards import Dataset
 from envs.nocturne.pool import INDEX, FolderPool
 from envs.nocturne.synthetic import write_scenes
 from tests.tiny_run import call, tiny
+from utils.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,7 @@ def run(tmp_path_factory):
     """A folder with scenes, a dataset of them and a run trained on it with tiny budgets."""
     folder = tmp_path_factory.mktemp("nocturne")
     list(write_scenes(folder / "scenes", 3, seed=0))
-    generation_script.main(["--env", "nocturne", "--scenes", str(folder / "scenes"), "--policy", "expert=0.8,brown=0.2", "--action-noise", "0.1", "--val-fraction", "0.2",
+    generation_script.main(["--env", "nocturne", "--scenes", str(folder / "scenes"), "--policy", "expert=0.8,brown=0.2", "--action-noise", "0.1",
                             "--rootdir", str(folder / "data"), "--threads", "1"])
     tiny("trainvae", "--dataset", folder / "data", "--logdir", folder / "run", "--colour-balance", 0.5)
     tiny("trainmdrnn", "--logdir", folder / "run")
@@ -39,6 +40,11 @@ def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run
     assert held == [k for k, (name, _) in enumerate(FolderPool(run / "scenes", 10).episodes) if name == last]
     experts = [e.score for e in manifest.episodes if e.policy == "expert"]
     assert sum(score > 8 for score in experts) >= 0.8 * len(experts)  # the goal was reached
+
+
+def test_a_share_of_the_episodes_is_refused_where_places_are_kept_apart(run):
+    with pytest.raises(UserError, match="--val-fraction 0.2 is not possible: the world keeps every tenth"):
+        generation_script.main(["--env", "nocturne", "--scenes", str(run / "scenes"), "--val-fraction", "0.2", "--rootdir", str(run / "other"), "--threads", "1"])
 
 
 @pytest.mark.parametrize("controller", ["bc", "ctrl", "expert", "constant", "log", "random"])

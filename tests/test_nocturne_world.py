@@ -213,8 +213,9 @@ def test_synthetic_scenes_follow_from_the_seed():
     assert made.places() == names[::-1] and torch.equal(made.sim.local[0, made.egos[0]], states[1][made.egos[0]])
 
 
-def test_gymnasium_finds_nothing_wrong_with_the_environment(folder):
-    environment = gym.make("dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array")
+@pytest.mark.parametrize("observation", ["cone", "features"])
+def test_gymnasium_finds_nothing_wrong_with_the_environment(folder, observation):
+    environment = gym.make("dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array", observation=observation)
     check_env(environment.unwrapped)
     environment.reset(seed=3)
     *_, info = environment.step(environment.action_space.sample())

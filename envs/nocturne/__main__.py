@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     show.add_argument("--t", type=cli.natural, default=20, help=f"step of the log, 0 to {STEPS - 1}")
     show.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
     show.add_argument("--video", type=Path, help="write the whole log as a video instead, e.g. scene.mp4")
-    show.add_argument("--style", choices=("legible", "nocturne"), default="legible", help="of the cone image: one to learn from, or Nocturne's own")
+    show.add_argument("--style", choices=("legible", "nocturne"), default="legible", help="of the cone image: the one learners see, or Nocturne's own")
     check = commands.add_parser("check", help="read every scene of a folder", formatter_class=cli.HelpFormatter)
     check.add_argument("folder", type=Path, help="folder with JSON files")
     for command in (show, check):
@@ -47,10 +47,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     """The scene from above and the ego's cone, side by side."""
     from envs.nocturne.cone import render_cones
+    from envs.nocturne.world import ANCHOR, VIEW_DIST
 
+    learner = {"view_dist": VIEW_DIST, "goal": True, "speed": True, "anchor": ANCHOR}  # as Nocturne's world has it
     who = [(0, ego)]
     above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
-    cone = render_cones(sim, who, SIDE, style=style)[0].numpy()
+    cone = render_cones(sim, who, SIDE, style=style, **learner if style == "legible" else {})[0].numpy()
     scene, t = sim.scenes[0], int(sim.time[0])
     speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])
     text = f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} m/s   goal in {goal:.1f} m"

@@ -57,15 +57,16 @@ class Nocturne(World):
             raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
                             f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
         self.num, self.device, self.restart, self.warmup, self.drive_on = num, torch.device(device), restart, warmup, drive_on
-        self.image_size, self.view_dist, self.marks, self.seen_apart = image_size, view_dist, {"goal": goal, "speed": speed}, observation == "cone"
+        self.image_size, self.view_dist, self.marks = image_size, view_dist, {"goal": goal, "speed": speed}
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
         options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "speed": speed, "actions": actions,
                    "warmup": warmup, "observation": observation}
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
-        self.spec = WorldSpec("nocturne", (image_size, image_size, 3) if self.seen_apart else (WIDTH,), space, DT,
+        self.spec = WorldSpec("nocturne", (image_size, image_size, 3) if observation == "cone" else (WIDTH,), space, DT,
                               min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
+        self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup)
         self.episodes = len(self.pool.episodes) if scenes else None
         self.sim: Simulator | None = None
@@ -119,6 +120,9 @@ class Nocturne(World):
         if self.restart and self.over.any():
             self._restart(np.flatnonzero(self.over).tolist())
         return Step(self._frames.clone(), reward, terminated, truncated, info)
+
+    def truncate(self, copies: Sequence[int]) -> None:
+        self._truncated[copies], self.over[copies] = True, True
 
     def expert_action(self) -> Tensor:
         """What leads the ego back to its logged path and pace, shaped like `action`; on the log, what the log does."""
@@ -202,9 +206,9 @@ class Nocturne(World):
         """Frames of copies, by default all, (n, H, W, C) uint8."""
         which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
         if not self._seen:
-            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8 if self.seen_apart else torch.float32, device=self.device)
+            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8 if self.spec.pictures else torch.float32, device=self.device)
         egos = torch.stack([which, self.egos[which]], 1)
-        if not self.seen_apart:
+        if not self.spec.pictures:
             return features(self.sim, egos, self.view_dist).flat
         from envs.nocturne.cone import render_cones
 
@@ -221,7 +225,7 @@ class NocturneEnv(gym.Env):
         self.render_mode = render_mode
         self.action_space = self.world.spec.action_space
         shape = self.world.spec.image_shape
-        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8) if self.world.seen_apart else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8) if self.world.spec.pictures else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
