@@ -69,8 +69,8 @@ def main() -> None:
     head = ["candidates x episodes", "generations", "best mean", "second half", "last mean", "frames", "hours"]
     text = table(head, rows)
     print(text)
-    about = (f"Score of the search's mean on 32 selection tracks of carracing-fast, candidates driving {args.frames // EPISODE:,} episodes a variant, one seed: the best of {SCORINGS} scorings, "
-             "the mean of the later half of them, by which the rows are sorted, and the last.")
+    about = (f"Score of the search's mean on 32 selection tracks of carracing-fast, candidates driving {args.frames // EPISODE:,} episodes a variant, one seed: "
+             f"the best of {SCORINGS} scorings, the mean of the later half of them, by which the rows are sorted, and the last.")
     write_section(args.out, "study", f"{about}\n\n{text}\n\n![score against frames and hours](images/{picture.name})\n\n{circumstances()}")
 
 
