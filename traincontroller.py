@@ -41,7 +41,6 @@ STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
 STALE = 3  # evaluations without a better mean after which candidates drive more episodes
-EPISODES = 32  # in the simulator, of --evaluate-every
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,7 +62,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=1000, help="steps of a dream")
     p.add_argument("--evaluate-every", type=natural, default=10,
-                   help=f"generations between two drives of the search's mean over {EPISODES} tracks of the simulator, the last one included; 0 for none")
+                   help="generations between two drives of the search's mean in the simulator, the last one included, and with --init the clone itself; 0 for none")
+    p.add_argument("--selection-episodes", type=positive, default=32, help="of such a drive")
     p.add_argument("--init", type=Path, help="begin from this clone, e.g. exp_dir/bc/best.tar")
     p.add_argument("--evolve", choices=("all", "last"), default="all", help="all weights of the controller, or those of its last layer, the rest as in --init")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -216,7 +216,7 @@ def evolved_part(args: argparse.Namespace, controller: Controller) -> Tensor:
 def settings_of(args: argparse.Namespace) -> dict:
     """The flags that a resumed search must share with the one it goes on from."""
     return {name: getattr(args, name) for name in ("world", "features", "pop_size", "n_samples", "most_samples", "sigma", "diagonal", "evolve", "temperature",
-                                                 "horizon", "evaluate_every", "seed", "give_up")}
+                                                 "horizon", "evaluate_every", "selection_episodes", "seed", "give_up")}
 
 
 def samples_now(args: argparse.Namespace, history: list[dict]) -> int:
@@ -255,6 +255,15 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
         """Parameters of a controller (..., N) from those that are evolved (..., n)."""
         return torch.cat([fixed.expand(*part.shape[:-1], -1), part], -1)
 
+    def drive_mean() -> float:
+        """The score of the search's mean in the simulator, always on the same seeds."""
+        seeds = selection_seeds(args.seed, args.selection_episodes)
+        with tqdm(total=len(seeds), desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
+            return float(np.mean(evaluator.returns([(whole(search.mean), seed) for seed in seeds], bar)))
+
+    def save_best(generation: int) -> None:
+        checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
+
     search, history, recorded, best = Search(found, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
     if state:
         history, recorded, best = state["history"], state["scores"], state["best"]
@@ -263,6 +272,10 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
                             "with: go on where it was made, or start afresh with --noreload")
     write_args(folder, args)
+    if state is None and args.init and args.evaluate_every:
+        best = drive_mean()
+        print(f"generation 0  simulator {best:.4g}", flush=True)
+        save_best(0)
     began, first = time.monotonic(), len(history)
     clock = read_csv(folder / "clock.csv")[:first]
     rescoring = args.world == "dream" or not args.evaluate_every
@@ -279,10 +292,8 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
             search.tell(scores)
             rescored = float(fitness(whole(search.mean)[None], generation, samples, True, bar)[0]) if rescoring else None
         rate = (fitness.steps - steps) / (time.monotonic() - since)
-        driven = None
-        if args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations):
-            with tqdm(total=EPISODES, desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
-                driven = float(np.mean(evaluator.returns([(whole(search.mean), seed) for seed in selection_seeds(args.seed, EPISODES)], bar)))
+        judged = args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations)
+        driven = drive_mean() if judged else None
         recorded = torch.cat([recorded, scores[None]])
         frames = evaluator.steps - frames + (history[-1]["frames"] if history else 0)
         history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
@@ -294,13 +305,13 @@ def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitne
         score = driven if args.evaluate_every else rescored
         if score is not None and score > best:
             best = score
-            checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
+            save_best(generation)
         checkpoint.save(folder / "checkpoint.tar", "ctrl", config, controller.state_dict(), parents, settings=settings, start=start, scores=recorded,
                         mean=search.mean, history=history, best=best)
         write_csv(folder / "metrics.csv", history)
         write_csv(folder / "clock.csv", clock)
-        judged = ("simulator",) if args.evaluate_every else ()
-        panels = [("best", "mean", *judged), ("sigma",)] if not rescoring else [("best", "mean", "rescored"), *([judged] if judged else []), ("sigma",)]
+        real = ("simulator",) if args.evaluate_every else ()
+        panels = [("best", "mean", *real), ("sigma",)] if not rescoring else [("best", "mean", "rescored"), *([real] if real else []), ("sigma",)]
         curves(folder / "fitness.png", history, "generation", panels, f"C in the {args.world}")
     return best
 

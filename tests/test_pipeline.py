@@ -18,7 +18,6 @@ from data.latents import load_sequences
 from data.loaders import open_datasets
 from models.agent import load_agent
 from models.controller import parameter_vector
-from traincontroller import EPISODES
 from utils import checkpoint
 from utils.seeds import evaluation_seeds, selection_seeds
 
@@ -186,7 +185,8 @@ def test_evolution_in_the_simulator_scores_its_mean_on_seeds_of_the_selection_ra
 @pytest.mark.parametrize("world", ["dream", "simulator"])
 def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained, tmp_path):
     run = copy_run(trained, tmp_path)
-    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--world", world, "--sigma", 1, "--generations", 3, "--evaluate-every", 2)
+    tiny("traincontroller", "--logdir", run.logdir, "--noreload", "--world", world, "--sigma", 1, "--generations", 3, "--evaluate-every", 2,
+         "--selection-episodes", 20)
     state, saved = checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl"), checkpoint.load_parent(run.logdir, "ctrl")
     driven = [row["simulator"] for row in state["history"]]
     assert driven[0] is None and saved["best"] == max(driven[1:])  # every second generation, and the last
@@ -194,7 +194,7 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
     assert saved["generation"] == 2 + driven[1:].index(saved["best"])
     agent = load_agent(run.logdir)
     with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
-        assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, EPISODES)])) == saved["best"]
+        assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 20)])) == saved["best"]
 
 
 def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):
@@ -205,6 +205,19 @@ def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):
     before, after = checkpoint.load(clone, "bc")["model"], checkpoint.load_parent(run.logdir, "ctrl")["model"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"layers.1.weight", "layers.1.bias"}
+
+
+def test_a_clone_that_evolution_does_not_better_is_kept(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    clone = run.logdir / "bc" / "best.tar"
+    flags = ("--logdir", run.logdir, "--init", clone, "--selection-episodes", 10, "--evaluate-every", 1)
+    tiny("traincontroller", *flags, "--noreload", "--generations", 1, "--sigma", 50)
+    saved = checkpoint.load_parent(run.logdir, "ctrl")
+    state = checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl")
+    assert saved["generation"] == 0 and saved["best"] == state["best"] >= state["history"][0]["simulator"]
+    assert all(torch.equal(saved["model"][name], value) for name, value in checkpoint.load(clone, "bc")["model"].items())
+    tiny("traincontroller", *flags, "--generations", 2, "--sigma", 50)
+    assert checkpoint.load_parent(run.logdir, "ctrl")["generation"] == 0
 
 
 def test_a_search_too_large_for_its_covariance_matrix_is_refused(trained, tmp_path):
