@@ -213,6 +213,7 @@ def test_synthetic_scenes_follow_from_the_seed():
     assert made.places() == names[::-1] and torch.equal(made.sim.local[0, made.egos[0]], states[1][made.egos[0]])
 
 
+@pytest.mark.filterwarnings("ignore:.*(minimum|maximum) value is (-)?infinity.*")  # features have no bounds
 @pytest.mark.parametrize("observation", ["cone", "features"])
 def test_gymnasium_finds_nothing_wrong_with_the_environment(folder, observation):
     environment = gym.make("dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array", observation=observation)
