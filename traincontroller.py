@@ -201,7 +201,7 @@ def main() -> None:
         else:
             fitness = SimulatorFitness(args, evaluator)
         with evaluator:
-            best = evolve(args, folder, controller, fitness, evaluator, parents, state)
+            best = Evolution(args, folder, controller, fitness, evaluator, parents, state).run()
     where = "simulator" if args.evaluate_every else args.world
     print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")
 
@@ -240,80 +240,102 @@ def resumed(args: argparse.Namespace, folder: Path, controller: Controller, pare
     return state
 
 
-def evolve(args: argparse.Namespace, folder: Path, controller: Controller, fitness, evaluator: Evaluator, parents: dict[str, str],
-           state: dict | None) -> float:
-    """Ask, score, tell up to generation `args.generations`, from the beginning or from `state`, the content of checkpoint.tar.
+class Evolution:
+    """A search from its start, or from `state`, the content of checkpoint.tar, up to generation `args.generations`.
 
-    Returns the best score of the search's mean: with --evaluate-every in the simulator, else on fresh starts.
+    Attributes:
+        history: rows of metrics.csv        scores: (G, P) of all candidates so far
+        best: score of best.tar: of the search's mean, with --evaluate-every in the simulator, else on fresh starts
     """
-    seed_everything(args.seed, STAGE)
-    start, settings, config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
-    found = evolved_part(args, controller)
-    fixed = start[: len(start) - len(found)]
 
-    def whole(part: Tensor) -> Tensor:
-        """Parameters of a controller (..., N) from those that are evolved (..., n)."""
-        return torch.cat([fixed.expand(*part.shape[:-1], -1), part], -1)
+    def __init__(self, args: argparse.Namespace, folder: Path, controller: Controller, fitness: DreamFitness | SimulatorFitness, evaluator: Evaluator,
+                 parents: dict[str, str], state: dict | None) -> None:
+        seed_everything(args.seed, STAGE)
+        self.args, self.folder, self.controller, self.fitness, self.evaluator, self.parents = args, folder, controller, fitness, evaluator, parents
+        self.start, self.settings, self.config = parameter_vector(controller).cpu(), settings_of(args), controller.config_dict()
+        found = evolved_part(args, controller)
+        self.fixed = self.start[: len(self.start) - len(found)]
+        self.search, self.history, self.best = Search(found, args), [], -math.inf
+        self.scores = torch.empty(0, args.pop_size, dtype=torch.float64)
+        self.rescoring = args.world == "dream" or not args.evaluate_every
+        if state:
+            self.history, self.scores, self.best = state["history"], state["scores"], state["best"]
+            self.search.replay(self.scores)
+            if not torch.equal(self.search.mean, state["mean"]):
+                raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
+                                "with: go on where it was made, or start afresh with --noreload")
+        self.clock = read_csv(folder / "clock.csv")[: len(self.history)]
 
-    def drive_mean() -> float:
-        """The score of the search's mean in the simulator, always on the same seeds."""
-        seeds = selection_seeds(args.seed, args.selection_episodes)
-        with tqdm(total=len(seeds), desc="its mean in the simulator", unit="episode", leave=False, disable=not args.display) as bar:
-            return float(np.mean(evaluator.returns([(whole(search.mean), seed) for seed in seeds], bar)))
+    def run(self) -> float:
+        """Ask, score, tell; returns the best score."""
+        args, began, first = self.args, time.monotonic(), len(self.history)
+        write_args(self.folder, args)
+        if not first and args.init and args.evaluate_every:
+            self.best = self.drive_mean()
+            print(f"generation 0  simulator {self.best:.4g}", flush=True)
+            self.save_best(0)
+        for generation in range(first + 1, args.generations + 1):
+            if self.best >= args.target_return:
+                print(f"target return {args.target_return} reached")
+                break
+            since = time.monotonic()
+            rate = self.advance(generation)
+            self.clock.append({"generation": generation, "seconds": round(time.monotonic() - since, 3)})
+            left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
+            print(f"{line(self.history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
+            self.publish()
+        return self.best
 
-    def save_best(generation: int) -> None:
-        checkpoint.save(folder / "best.tar", "ctrl", config, controller.state_dict(), parents, generation=generation, best=best, settings=settings)
-
-    search, history, recorded, best = Search(found, args), [], torch.empty(0, args.pop_size, dtype=torch.float64), -math.inf
-    if state:
-        history, recorded, best = state["history"], state["scores"], state["best"]
-        search.replay(recorded)
-        if not torch.equal(search.mean, state["mean"]):
-            raise UserError(f"replaying {folder / 'checkpoint.tar'} gave another population, so NumPy, pycma or the processor differ from those it was made "
-                            "with: go on where it was made, or start afresh with --noreload")
-    write_args(folder, args)
-    if state is None and args.init and args.evaluate_every:
-        best = drive_mean()
-        print(f"generation 0  simulator {best:.4g}", flush=True)
-        save_best(0)
-    began, first = time.monotonic(), len(history)
-    clock = read_csv(folder / "clock.csv")[:first]
-    rescoring = args.world == "dream" or not args.evaluate_every
-    for generation in range(first + 1, args.generations + 1):
-        if best >= args.target_return:
-            print(f"target return {args.target_return} reached")
-            break
-        samples = samples_now(args, history)
-        episodes = (args.pop_size + rescoring) * samples if args.world == "simulator" else args.pop_size
-        since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
-        with tqdm(total=episodes, desc=f"generation {generation} of {args.generations}", unit="episode", leave=False, disable=not args.display) as bar:
-            candidates = search.ask()
-            scores = finite(fitness(whole(candidates), generation, samples, False, bar)).double()
-            search.tell(scores)
-            rescored = float(fitness(whole(search.mean)[None], generation, samples, True, bar)[0]) if rescoring else None
-        rate = (fitness.steps - steps) / (time.monotonic() - since)
+    def advance(self, generation: int) -> float:
+        """Go through a generation; returns the steps a second that its candidates drove."""
+        args, samples = self.args, samples_now(self.args, self.history)
+        episodes = (args.pop_size + self.rescoring) * samples if args.world == "simulator" else args.pop_size
+        since, steps, frames = time.monotonic(), self.fitness.steps, self.evaluator.steps
+        with self.bar(episodes, f"generation {generation} of {args.generations}") as bar:
+            scores = finite(self.fitness(self.whole(self.search.ask()), generation, samples, False, bar)).double()
+            self.search.tell(scores)
+            rescored = float(self.fitness(self.whole(self.search.mean)[None], generation, samples, True, bar)[0]) if self.rescoring else None
+        rate = (self.fitness.steps - steps) / (time.monotonic() - since)
         judged = args.evaluate_every and (generation % args.evaluate_every == 0 or generation == args.generations)
-        driven = drive_mean() if judged else None
-        recorded = torch.cat([recorded, scores[None]])
-        frames = evaluator.steps - frames + (history[-1]["frames"] if history else 0)
-        history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
-                        "simulator": driven, "sigma": float(search.es.sigma), "samples": samples, "frames": frames})
-        left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
-        print(f"{line(history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
-        clock.append({"generation": generation, "seconds": round(time.monotonic() - since, 3)})
-        set_parameters(controller, whole(search.mean).to(next(controller.parameters()).device))
-        score = driven if args.evaluate_every else rescored
-        if score is not None and score > best:
-            best = score
-            save_best(generation)
-        checkpoint.save(folder / "checkpoint.tar", "ctrl", config, controller.state_dict(), parents, settings=settings, start=start, scores=recorded,
-                        mean=search.mean, history=history, best=best)
-        write_csv(folder / "metrics.csv", history)
-        write_csv(folder / "clock.csv", clock)
-        real = ("simulator",) if args.evaluate_every else ()
-        panels = [("best", "mean", *real), ("sigma",)] if not rescoring else [("best", "mean", "rescored"), *([real] if real else []), ("sigma",)]
-        curves(folder / "fitness.png", history, "generation", panels, f"C in the {args.world}")
-    return best
+        driven = self.drive_mean() if judged else None
+        self.scores = torch.cat([self.scores, scores[None]])
+        frames = self.evaluator.steps - frames + (self.history[-1]["frames"] if self.history else 0)
+        self.history.append({"generation": generation, "best": float(scores.max()), "mean": float(scores.mean()), "rescored": rescored,
+                             "simulator": driven, "sigma": float(self.search.es.sigma), "samples": samples, "frames": frames})
+        return rate
+
+    def publish(self) -> None:
+        """Write what the last generation has brought."""
+        row = self.history[-1]
+        set_parameters(self.controller, self.whole(self.search.mean).to(next(self.controller.parameters()).device))
+        score = row["simulator"] if self.args.evaluate_every else row["rescored"]
+        if score is not None and score > self.best:
+            self.best = score
+            self.save_best(row["generation"])
+        checkpoint.save(self.folder / "checkpoint.tar", "ctrl", self.config, self.controller.state_dict(), self.parents, settings=self.settings, start=self.start,
+                        scores=self.scores, mean=self.search.mean, history=self.history, best=self.best)
+        write_csv(self.folder / "metrics.csv", self.history)
+        write_csv(self.folder / "clock.csv", self.clock)
+        real = ("simulator",) if self.args.evaluate_every else ()
+        panels = [("best", "mean", "rescored"), *([real] if real else []), ("sigma",)] if self.rescoring else [("best", "mean", *real), ("sigma",)]
+        curves(self.folder / "fitness.png", self.history, "generation", panels, f"C in the {self.args.world}")
+
+    def save_best(self, generation: int) -> None:
+        checkpoint.save(self.folder / "best.tar", "ctrl", self.config, self.controller.state_dict(), self.parents, generation=generation, best=self.best,
+                        settings=self.settings)
+
+    def drive_mean(self) -> float:
+        """The score of the search's mean in the simulator, always on the same seeds."""
+        seeds = selection_seeds(self.args.seed, self.args.selection_episodes)
+        with self.bar(len(seeds), "its mean in the simulator") as bar:
+            return float(np.mean(self.evaluator.returns([(self.whole(self.search.mean), seed) for seed in seeds], bar)))
+
+    def whole(self, part: Tensor) -> Tensor:
+        """Parameters of a controller (..., N) from those that are evolved (..., n)."""
+        return torch.cat([self.fixed.expand(*part.shape[:-1], -1), part], -1)
+
+    def bar(self, episodes: int, what: str) -> tqdm:
+        return tqdm(total=episodes, desc=what, unit="episode", leave=False, disable=not self.args.display)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=200, help="of evolution in the simulator")
-    p.add_argument("--ablation-generations", type=positive, default=60, help="of evolution in the simulator for the ablations, and for z and h beside them")
+    p.add_argument("--ablation-generations", type=positive, default=60, help="of evolution in the simulator for ablations, for second, and for z and h beside them")
     p.add_argument("--clone-generations", type=positive, default=60, help="of evolution of the clone's last layer")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
@@ -91,12 +91,12 @@ def drivers(args: argparse.Namespace) -> list[Row]:
                                     (untrain, f"traincontroller.py --logdir {untrained} {ablating}"), MODELS[:2])],
         "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
             f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {polishing}",), (*MODELS, "bc"))],
-        "second": [Row("evolved anew, with V and M that were also shown what that controller sees", logdir / "second", "ctrl", (
+        "second": [Row(f"{alike}, with V and M that were also shown what the evolved controller sees", logdir / "second", "ctrl", (
             f"data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 --logdir {logdir} --action-noise 0.6 --seed 2 "
             f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
             f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir / 'second'} --epochs {args.vae_epochs}",
             f"trainmdrnn.py --logdir {logdir / 'second'} --epochs 30",
-            f"traincontroller.py --logdir {logdir / 'second'} {evolving}"))],
+            f"traincontroller.py --logdir {logdir / 'second'} {ablating}"))],
         "dreams": [Row(f"evolved in the dream, temperature {t}", logdir / "ablations" / f"dream-{t}", "ctrl", (
             f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature {t} {DREAM} --generations {args.generations} {workers}",),
             MODELS, t) for t in TEMPERATURES],
