@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
     p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller, or shares such as brown=0.5,expert=0.5")
     p.add_argument("--action-noise", type=noise, default=0.0,
-                   help="spread of the bursts that disturb expert and controller, as a share of half an action's range; 0 for none")
+                   help="spread of the bursts that disturb expert and controller, in an action's typical size (half its range where a world does not say); 0: none")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
     p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
     p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
@@ -115,7 +115,7 @@ class Recorder:
         recipe, world, copies = self.recipe, self._world(len(indices)), range(len(indices))
         names = [policies.draw_policy(recipe.mixture, recipe.seed, i) for i in indices]
         seeds = [recording_seed(recipe.seed, i) for i in indices]
-        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", "controller") else 0, self.space, np.random.default_rng([recipe.seed, i, 1]))
+        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", "controller") else 0, world.spec, np.random.default_rng([recipe.seed, i, 1]))
                    for name, i in zip(names, indices, strict=True)]
         obs = world.reset(seeds)
         for name in set(names):  # each acts in all copies, and is listened to in its own

@@ -19,9 +19,9 @@ from utils.errors import UserError
 
 BROWN_DT = 1 / 50  # seconds; as in ctallec/world-models
 HOLD = 0.9  # probability that a random discrete action is kept for another step
-CALM = (30, 90)  # steps between disturbances: time to recover, and to drive well
-BURST = (10, 30)  # steps a disturbance lasts: enough to leave the road's middle, seldom the road
-CORRELATION = 10  # steps after which 1/e of a disturbance is left
+CALM = (0.6, 1.8)  # seconds between disturbances: time to recover, and to drive well
+BURST = (0.2, 0.6)  # seconds a disturbance lasts: enough to leave the road's middle, seldom the road
+CORRELATION = 0.2  # seconds after which 1/e of a disturbance is left
 GOLDEN = (5**0.5 - 1) / 2
 REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
 NAMES = ("brown", "white", "expert", *REFERENCES, "controller")
@@ -139,16 +139,22 @@ class Controller(Policy):
 class Disturbance:
     """What --action-noise adds to one driver's actions: calm stretches, and bursts that push it off its line, from which it then recovers.
 
-    In a burst the push on each component is an Ornstein-Uhlenbeck process, with a spread of `scale` times half the component's range, so that it
-    pulls one way for long enough to matter. A discrete action is replaced, with probability `scale` a step, by one that is held for the burst.
+    In a burst the push on each component is an Ornstein-Uhlenbeck process, so that it pulls one way for long enough to matter, with a spread of `scale` times
+    the component's typical size (WorldSpec.action_scale; half its range where a world does not say). A discrete action is replaced, with probability `scale`
+    a step, by one that is held for the burst.
     """
 
-    def __init__(self, scale: float, space: gym.Space, rng: np.random.Generator):
-        self.scale, self.space, self.rng = scale, space, rng
+    def __init__(self, scale: float, spec: WorldSpec, rng: np.random.Generator):
+        self.scale, self.space, self.rng = scale, spec.action_space, rng
+        self.kept = np.exp(-spec.dt / CORRELATION)  # of a push, from a step to the next
+        self._calm_steps, self._burst_steps = (tuple(max(1, round(seconds / spec.dt)) for seconds in span) for span in (CALM, BURST))
+        if isinstance(self.space, gym.spaces.Box) and scale:
+            if not self.space.is_bounded():
+                raise UserError(f"--action-noise {scale} needs an action space with bounds, and this one is {self.space}: use --action-noise 0")
+            typical = (self.space.high - self.space.low) / 2 if spec.action_scale is None else np.array(spec.action_scale, np.float32)
+            self.spread = scale * typical
         self.calm = True
-        self.left = int(rng.integers(*CALM))
-        if isinstance(space, gym.spaces.Box) and scale and not space.is_bounded():
-            raise UserError(f"--action-noise {scale} needs an action space with bounds, and this one is {space}: use --action-noise 0")
+        self.left = int(rng.integers(*self._calm_steps, endpoint=self._calm_steps[0] == self._calm_steps[1]))
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """The action to execute, (A,) or (), instead of the driver's."""
@@ -156,7 +162,7 @@ class Disturbance:
             return action
         if self.left == 0:
             self.calm = not self.calm
-            self.left = int(self.rng.integers(*(CALM if self.calm else BURST), endpoint=True))
+            self.left = int(self.rng.integers(*(self._calm_steps if self.calm else self._burst_steps), endpoint=True))
             self.push = self._first_push()
         self.left -= 1
         return action if self.calm else self._push(action)
@@ -169,10 +175,8 @@ class Disturbance:
     def _push(self, action: np.ndarray) -> np.ndarray:
         if isinstance(self.space, gym.spaces.Discrete):
             return self.push if self.rng.random() < self.scale else action
-        kept = np.exp(-1 / CORRELATION)
-        self.push = kept * self.push + np.sqrt(1 - kept**2) * self.rng.standard_normal(self.space.shape)
-        half = (self.space.high - self.space.low) / 2
-        return np.clip(action + self.scale * half * self.push, self.space.low, self.space.high).astype(np.float32)
+        self.push = self.kept * self.push + np.sqrt(1 - self.kept**2) * self.rng.standard_normal(self.space.shape)
+        return np.clip(action + self.spread * self.push, self.space.low, self.space.high).astype(np.float32)
 
 
 def uniform(space: gym.Space, rng: np.random.Generator) -> np.ndarray:

@@ -355,8 +355,8 @@ def test_only_expert_episodes_have_the_experts_action_and_it_is_the_executed_one
 
 
 def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_executed_one():
-    space = TinyWorld("tiny", max_steps=9, restart=False).spec.action_space
-    disturb = policies.Disturbance(0.5, space, np.random.default_rng(0))
+    spec = TinyWorld("tiny", max_steps=9, restart=False).spec
+    space, disturb = spec.action_space, policies.Disturbance(0.5, spec, np.random.default_rng(0))
     chosen = np.array([0.1, 0.5], np.float32)
     executed = np.stack([disturb(chosen) for _ in range(20_000)])
     disturbed = (executed != chosen).any(1)
@@ -369,6 +369,16 @@ def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_e
     assert np.corrcoef(push[:-1], push[1:])[0, 1] > 0.7  # one way for long enough to matter
     e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record([next(i for i in range(99) if len(recorder(seed=2).record([i])[0].action) > 55)])[0]
     assert (e.action != e.expert_action).any() and (e.action[:25] == e.expert_action[:25]).all() and np.isfinite(e.expert_action).all()
+
+
+def test_action_noise_is_in_seconds_and_in_typical_sizes_of_the_world():
+    spec = dataclasses.replace(TinyWorld("tiny", max_steps=9, restart=False).spec, dt=0.1, action_scale=(0.02, 0.1))
+    disturb, chosen = policies.Disturbance(1.0, spec, np.random.default_rng(0)), np.array([0.1, 0.5], np.float32)
+    push = np.stack([disturb(chosen) for _ in range(20_000)]) - chosen
+    disturbed = push.any(1)
+    runs = np.diff(np.flatnonzero(np.diff(disturbed.astype(int), prepend=0, append=0)))
+    assert (runs[::2].min(), runs[::2].max(), runs[1::2].min(), runs[1::2].max()) == (2, 6, 6, 18)
+    np.testing.assert_allclose(push[disturbed].std(0), [0.02, 0.1], rtol=0.1)
 
 
 def test_brown_and_white_are_not_disturbed():
