@@ -22,7 +22,11 @@ import torch
 from utils.errors import UserError
 from utils.spaces import space_to_dict
 
-NOCTURNE_OPTIONS = ("scenes", "image_size", "view_dist", "goal", "speed", "actions", "warmup", "drive_on", "observation")
+OPTIONS = {  # of `make`, by the part of a world's name before the colon; those that are common to all worlds left out
+    "nocturne": ("scenes", "image_size", "view_dist", "goal", "speed", "actions", "warmup", "drive_on", "observation"),
+    "atari": ("observation", "sticky", "noops", "fire", "one_life"),
+    **{kind: ("observation",) for kind in ("cartpole", "mountaincar", "gym")},
+}
 SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
 STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
 
@@ -32,7 +36,7 @@ class WorldSpec:
     """What a world is: all that later stages need to know of it.
 
     Fields:
-        name: as in `--env`, e.g. "carracing" or "gym:CartPole-v1"
+        name: as in `--env`, e.g. "carracing", "atari:Breakout" or "gym:CartPole-v1"
         image_shape: (H, W, C) of `obs`, uint8; or (S,) of a world that is observed as S numbers, float32
         action_space: gymnasium Box of shape (A,), or Discrete
         dt: seconds a step lasts
@@ -151,12 +155,15 @@ def fast(name: str) -> str:
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
     """Build a world of `num` copies by its `--env` name.
 
-    Names: "carracing", "carracing-fast", "nocturne", "gym:<id>". Options common to all: `max_steps` (truncate earlier than the world itself would), `restart`
-    (see the restart rule); those of nocturne: envs/nocturne/world.py. UserError for an option that a world does not have.
+    Names: "carracing", "carracing-fast", "nocturne", "atari:<Game>", "cartpole", "mountaincar", "gym:<id>". Options common to all: `max_steps` (truncate earlier than
+    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained where these are. UserError for one that a world does not have.
     """
-    foreign = [option for option in NOCTURNE_OPTIONS if option in options and name != "nocturne"]
-    if foreign:
-        raise UserError(f"{name} has no option {foreign[0].replace('_', ' ')}: only nocturne does")
+    kind = name.partition(":")[0]
+    for option in options:
+        theirs = [world for world, known in OPTIONS.items() if option in known]
+        if theirs and kind not in theirs:
+            verb = "does" if len(theirs) == 1 else "do"
+            raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
     if name == "nocturne":
         from envs.nocturne.world import Nocturne
 
@@ -169,8 +176,21 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
         from envs.carracing_fast import CarRacingFast
 
         return CarRacingFast(num, device, **options)
+    if kind == "atari":
+        from envs.atari import Atari
+
+        return Atari(name.partition(":")[2], num, device, **options)
+    if name == "cartpole":
+        from envs.classic import CartPole
+
+        return CartPole(num, device, **options)
+    if name == "mountaincar":
+        from envs.classic import MountainCar
+
+        return MountainCar(num, device, **options)
     if name.startswith("gym:"):
         from envs.gym_adapter import GymWorld
 
         return GymWorld(name.removeprefix("gym:"), num, device, **options)
-    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast, nocturne or gym:<id>, e.g. gym:CartPole-v1')
+    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast, nocturne, atari:<Game>, cartpole, mountaincar '
+                    "or gym:<id>, e.g. atari:Breakout or gym:Acrobot-v1")

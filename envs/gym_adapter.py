@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.spaces import space_from_dict, space_to_dict
 
 DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
+OBSERVATIONS = ("picture", "state")
 DEFAULT_FPS = 30  # where the environment's metadata has no frame rate
 
 
@@ -37,23 +38,30 @@ class Advance(NamedTuple):
 class GymWorld(World):
     """`num` copies of an environment; obs is the environment's own image, or else the picture it renders, area-resized.
 
-    An observation that is not an image, flattened to float32, is in `step.info["state"]` (B, S), of the moment of `step.obs`, and in `world.state`.
+    An observation that is not an image, flattened to float32, is in `step.info["state"]` (B, S), of the moment of `step.obs`, and in `world.state`;
+    with observation="state" it is obs itself, and nothing is drawn.
     `max_steps` counts steps in the world: it replaces the environment's registered limit.
     """
 
     def __init__(self, id: str, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True,
-                 frame_size: int = 64):
+                 frame_size: int = 64, observation: str = "picture", **arguments):
+        """`arguments` go to the environment when it is made."""
+        if observation not in OBSERVATIONS:
+            raise UserError(f'gym:{id} has no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         for name, value in {"num": num, "max_steps": max_steps, "frame_size": frame_size}.items():
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: it must be 1 or more")
         self.num, self.device, self.restart = num, torch.device(device), restart
         package, registered = find_environment(id)
-        self._environments = [make_environment(package, registered) for _ in range(num)]
+        self._environments = [make_environment(package, registered, **arguments) for _ in range(num)]
         first = self._environments[0]
         metadata = first.metadata or {}
         fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
         limit = max_steps or registered.max_episode_steps or DEFAULT_MAX_STEPS
-        self.spec = WorldSpec(f"gym:{id}", (frame_size, frame_size, 3), plain_space(first.action_space), 1 / fps, limit)
+        shape = (frame_size, frame_size, 3) if observation == "picture" else numbers_shape(id, first.observation_space)
+        options = {} if observation == "picture" else {"observation": observation}
+        self.spec = WorldSpec(f"gym:{id}", shape, plain_space(first.action_space), 1 / fps, limit, options=options)
+        self._seen = True
         self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
         self._states: list[np.ndarray | None] = [None] * num
 
@@ -67,7 +75,7 @@ class GymWorld(World):
         self._seeds, self._seed_stride = self.seeds(seed)
         self._steps = [0] * self.num
         self._terminated, self._truncated = np.zeros(self.num, bool), np.zeros(self.num, bool)
-        self._frames = torch.zeros(self.num, *self.spec.image_shape, dtype=torch.uint8, device=self.device)
+        self._frames = torch.zeros(self.num, *self.spec.image_shape, dtype=torch.uint8 if self.spec.pictures else torch.float32, device=self.device)
         self._look(list(range(self.num)), [self._start(copy, s) for copy, s in enumerate(self._seeds)])
         return self._frames.clone()
 
@@ -100,6 +108,9 @@ class GymWorld(World):
         if experts[0] is None:
             return super().expert_action()
         return self._tensor(np.stack([expert() for expert in experts]).astype(self.spec.action_space.dtype))
+
+    def look_away(self) -> None:
+        self._seen = False
 
     def render(self, copy: int = 0) -> np.ndarray:
         """The environment's own picture of one copy, uint8 (h, w, 3)."""
@@ -159,14 +170,15 @@ class GymWorld(World):
         return self._start(copy, self._seeds[copy])
 
     def _frame(self, copy: int, observation: Any) -> np.ndarray:
-        """The frame of one copy, whose state is noted."""
-        if is_image(observation):
-            picture = observation
-        else:
-            picture = self.render(copy)
-            if isinstance(observation, (np.ndarray, np.number, float, int)):
-                self._states[copy] = np.array(observation, np.float32).ravel()
-        return area_resize(picture, *self.spec.image_shape[:2])
+        """What one copy shows; its state is noted."""
+        image = is_image(observation)
+        if not image and isinstance(observation, (np.ndarray, np.number, float, int)):
+            self._states[copy] = np.array(observation, np.float32).ravel()
+        if not self.spec.pictures:
+            return self._states[copy]
+        if not self._seen:
+            return self._frames[copy].cpu().numpy()
+        return area_resize(observation if image else self.render(copy), *self.spec.image_shape[:2])
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -175,6 +187,14 @@ class GymWorld(World):
 def is_image(value: Any) -> bool:
     """Whether `value` is uint8 (h, w, 3)."""
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+
+
+def numbers_shape(id: str, space: Any) -> tuple[int]:
+    """(S,) of an environment that is observed as S numbers; UserError where it does not say how many."""
+    shape = getattr(space, "shape", None)
+    if type(space).__name__ != "Box" or shape is None or math.prod(shape) < 1 or (len(shape) == 3 and space.dtype == np.uint8):
+        raise UserError(f"gym:{id} cannot be observed as numbers, its observations are {space}: leave --observation state away")
+    return (math.prod(shape),)
 
 
 def plain_space(space: Any) -> gymnasium.Space:
@@ -228,18 +248,18 @@ def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return ((2 * total + area) // (2 * area)).astype(np.uint8)
 
 
-def make_environment(package: Any, registered: Any) -> Any:
-    """Build one environment of a package, given its spec, without its time limit; UserError where it lacks another package."""
+def make_environment(package: Any, registered: Any, **arguments) -> Any:
+    """Build one environment of a package, given its spec and arguments, without its time limit; UserError where it lacks another package."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame only draws into memory here: no window, no complaint about a missing screen
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     try:
         try:
-            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True)  # old gym's checker fails on NumPy 2
+            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True, **arguments)  # old gym's checker fails on NumPy 2
         except TypeError as error:
             if "render_mode" not in str(error):
                 raise
-            environment = package.make(registered, disable_env_checker=True)
+            environment = package.make(registered, disable_env_checker=True, **arguments)
     except package.error.DependencyNotInstalled as error:
         raise UserError(f"{registered.id} needs a package that is not installed here: {str(error).strip()}") from None
     while type(environment).__name__ == "TimeLimit":  # the world counts steps, and this wrapper cannot read an old answer of four

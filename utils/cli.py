@@ -68,15 +68,22 @@ def add_world_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--scenes", type=Path, help="nocturne: folder of scenes in Nocturne's or GPUDrive's JSON (default: scenes of ours, made as they are needed)")
     p.add_argument("--image-size", type=int, choices=(64, 128), help="nocturne: side of a cone image, pixels (default: 64)")
     p.add_argument("--view-dist", type=positive_float, help="nocturne: metres that a cone image reaches (default: 40)")
-    p.add_argument("--observation", choices=("cone", "features"), help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone)")
+    p.add_argument("--observation", choices=("cone", "features", "stack", "picture", "state"),
+                   help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone); atari: the last 4 frames of 84x84 in grey, or a picture "
+                        "of 64x64 in colour, as V takes it (default: stack); cartpole, mountaincar and gym: a picture, or the numbers behind it (default: picture)")
     p.add_argument("--goal", action=argparse.BooleanOptionalAction, help="nocturne: show the goal in cone images (default: yes)")
     p.add_argument("--speed", action=argparse.BooleanOptionalAction, help="nocturne: show the driver's own speed in cone images (default: yes)")
+    p.add_argument("--sticky", type=float, help="atari: probability that a frame repeats the key of the frame before, whatever is pressed (default: 0)")
+    p.add_argument("--noops", type=natural, help="atari: a game begins after 1 to so many idle frames (default: 30)")
+    p.add_argument("--fire", action=argparse.BooleanOptionalAction, help="atari: the world presses FIRE itself when a life begins (default: yes)")
+    p.add_argument("--one-life", action=argparse.BooleanOptionalAction, help="atari: an episode ends with the first life lost (default: no)")
     p.add_argument("--actions", choices=("continuous", "discrete"), help="nocturne: acceleration and steering as numbers, or as one of 273 pairs (default: continuous)")
 
 
 def world_options(args: argparse.Namespace) -> dict:
     """The options of `envs.make` that were given on the command line, as plain values."""
-    given = {name: getattr(args, name) for name in ("scenes", "image_size", "view_dist", "observation", "goal", "speed", "actions")}
+    names = ("scenes", "image_size", "view_dist", "observation", "goal", "speed", "actions", "sticky", "noops", "fire", "one_life")
+    given = {name: getattr(args, name) for name in names}
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value is not None}
 
 
