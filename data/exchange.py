@@ -1,6 +1,8 @@
-"""Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from; export a run, small enough to hand on.
+"""Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from, and the Atari demonstrations of ncps; export a run, small enough
+to hand on.
 
     python -m data.exchange import-npz DIR --out datasets/x
+    python -m data.exchange import-ncps DIR --out datasets/x
     python -m data.exchange import-checkpoint DIR --logdir exp_dir
     python -m data.exchange export --logdir exp_dir --out pretrained/mine
 
@@ -10,6 +12,10 @@ import-npz reads DIR/**/*.npz, one rollout each, with members observations (N, H
     theirs    -   a0  o0  a1  o1  a2  o2  ...  a(N-1)  o(N-1)
     ours               o0  a0  o1  a1  o2  ...          oT
 
+import-ncps reads DIR/train_*.npz and DIR/val_*.npz, as ncps' AtariCloningDataset does: sequences cut from games, each with members obs uint8 (32, 84, 84, 4) and
+actions (32,), where `actions[t]` was chosen on seeing `obs[t]` and nobody knows what it brought. So a sequence becomes an episode of T = 31 steps, whose action is the
+expert's, without rewards, and truncated; the last action, whose frame is missing, is left out. Its files keep their split.
+
 import-checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole 96x96 observation, instrument panel
 included, so the imported run is one of the world gym:CarRacing-v3, whose frames are made in this way.
 
@@ -18,6 +24,8 @@ export writes every best.tar of a run with its weights in half precision: what d
 
 import argparse
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +36,7 @@ from tqdm import tqdm
 
 from data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
 from data.shards import Episode, episode_entry, write_shard
+from envs import make
 from envs.carracing import frame
 from models.controller import Controller, ControllerConfig
 from models.mdrnn import MDRNN, MDRNNConfig
@@ -41,6 +50,64 @@ MEMBERS = ("observations", "rewards", "actions", "terminals")
 SHARD_EPISODES = 10
 MAX_STEPS = 1000  # CarRacing's own limit: a rollout of this length was cut, not ended
 DT = 1 / 50
+NCPS = {"obs": (32, 84, 84, 4), "actions": (32,)}
+NCPS_SHARD = 125  # sequences
+LARGEST = 1 << 30  # bytes of a member of an .npz file, unpacked
+
+
+def import_ncps(source: Path, out: Path, game: str) -> Manifest:
+    """Make a dataset in `out` of the sequences in `source`, which were played in `game`; returns its manifest."""
+    files = [*sorted(source.glob("train_*.npz")), *sorted(source.glob("val_*.npz"))]
+    if not files:
+        raise UserError(f"{source} holds no train_*.npz and no val_*.npz: give the folder of one game, e.g. data_atari_seq/breakout")
+    world = make(f"atari:{game}")
+    known, space = world.spec.action_space.n, world.spec.plain_action_space
+    world.close()
+    if make_folder(out).joinpath(MANIFEST).exists():
+        raise UserError(f"{out} holds a dataset already: choose another --out")
+    manifest = Manifest(world.spec.name, world.spec.image_shape, space, world.spec.dt, world.spec.max_steps, 0, "imported", 0.0, 0.0, len(files), ("imported",),
+                        options=world.spec.options, by_place=True)
+    return write_episodes(manifest, out, len(files), NCPS_SHARD, lambda i: read_sequence(files[i], i, known))
+
+
+def read_sequence(file: Path, index: int, known: int) -> Episode:
+    """One sequence as an episode, of a game with `known` actions."""
+    values = read_archive(file, tuple(NCPS), "a sequence of ncps' AtariCloningDataset")
+    obs, actions = values["obs"], values["actions"]
+    if obs.shape != NCPS["obs"] or obs.dtype != np.uint8:
+        raise UserError(f"{file} has obs {obs.dtype} {obs.shape}: uint8 {NCPS['obs']} is wanted; move it away")
+    if actions.shape != NCPS["actions"] or not np.issubdtype(actions.dtype, np.integer):
+        raise UserError(f"{file} has actions {actions.dtype} {actions.shape}: whole numbers {NCPS['actions']} are wanted; move it away")
+    if (actions < 0).any() or (actions >= known).any():
+        raise UserError(f"{file} has actions from {actions.min()} to {actions.max()}, and the game knows 0 to {known - 1}: name another --game, or move it away")
+    action, steps = actions[:-1].astype(np.int64), len(actions) - 1
+    nothing = np.zeros(steps, bool)
+    return Episode(obs, action, action.copy(), np.zeros(steps, np.float32), nothing, np.arange(steps) == steps - 1, index, index, 0,
+                   file.name.startswith("val_"))
+
+
+def write_episodes(manifest: Manifest, out: Path, count: int, at_once: int, read: Callable[[int], Episode]) -> Manifest:
+    """Write the dataset of `manifest`, of the `count` episodes that `read` gives by number, `at_once` to a shard; returns the whole manifest."""
+    for first in tqdm(range(0, count, at_once), desc="importing", unit="shard"):
+        episodes = [read(i) for i in range(first, min(first + at_once, count))]
+        entry = ShardEntry(**write_shard(out / f"shard_{first // at_once:05d}.h5", episodes))
+        manifest = replace(manifest, shards=(*manifest.shards, entry), episodes=(*manifest.episodes, *(episode_entry(e, manifest) for e in episodes)))
+    write_manifest(out, manifest)
+    return manifest
+
+
+def read_archive(file: Path, members: tuple[str, ...], what: str) -> dict[str, np.ndarray]:
+    """Some members of an .npz file, without running anything that is in it; UserError where it is not `what`."""
+    try:
+        with zipfile.ZipFile(file) as packed:
+            sizes = [packed.getinfo(f"{name}.npy").file_size for name in members]
+        if max(sizes) > LARGEST:
+            raise ValueError(f"it unpacks to {max(sizes)} bytes")
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in members}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is not {what} that can be read ({reason}): it must hold {', '.join(members)} as plain arrays; move it away or restore it") from None
 
 
 def import_npz(source: Path, out: Path, val_fraction: float) -> Manifest:
@@ -51,21 +118,12 @@ def import_npz(source: Path, out: Path, val_fraction: float) -> Manifest:
     if make_folder(out).joinpath(MANIFEST).exists():
         raise UserError(f"{out} holds a dataset already: choose another --out")
     manifest = Manifest("carracing", (64, 64, 3), CARRACING, DT, MAX_STEPS, 0, "imported", 0.0, val_fraction, len(files), ("imported",))
-    for first in tqdm(range(0, len(files), SHARD_EPISODES), desc="importing", unit="shard"):
-        episodes = [read_rollout(file, first + i) for i, file in enumerate(files[first : first + SHARD_EPISODES])]
-        entry = ShardEntry(**write_shard(out / f"shard_{first // SHARD_EPISODES:05d}.h5", episodes))
-        manifest = replace(manifest, shards=(*manifest.shards, entry), episodes=(*manifest.episodes, *(episode_entry(e, manifest) for e in episodes)))
-    write_manifest(out, manifest)
-    return manifest
+    return write_episodes(manifest, out, len(files), SHARD_EPISODES, lambda i: read_rollout(files[i], i))
 
 
 def read_rollout(file: Path, index: int) -> Episode:
     """One rollout as an episode, shifted and cut as the drawing above shows."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            values = {name: archive[name] for name in MEMBERS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is not a rollout that can be read ({error}): it must hold {', '.join(MEMBERS)} as plain arrays; move it away or restore it") from None
+    values = read_archive(file, MEMBERS, "a rollout")
     observations, rewards, actions, terminals = (values[name] for name in MEMBERS)
     n = len(observations)
     shape = observations.shape[1:]
@@ -219,6 +277,10 @@ def parse_args() -> argparse.Namespace:
     npz.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
     npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
     npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation")
+    ncps = commands.add_parser("import-ncps", help="Atari demonstrations of ncps to a dataset", formatter_class=HelpFormatter)
+    ncps.add_argument("dir", type=Path, help="folder that holds train_*.npz and val_*.npz")
+    ncps.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
+    ncps.add_argument("--game", default="Breakout", help="that was played, spelt as in gymnasium")
     saved = commands.add_parser("import-checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
     saved.add_argument("dir", type=Path, help="that project's --logdir")
     add_logdir(saved)
@@ -234,6 +296,10 @@ def main() -> None:
         manifest = import_npz(args.dir, args.out, args.val_fraction)
         print(f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode begins one step later: "
               "its first action was dropped, and actions beyond the last frame were cut off.")
+    elif args.command == "import-ncps":
+        manifest = import_ncps(args.dir, args.out, args.game)
+        print(f"{args.out}: {len(manifest.episodes)} sequences of {manifest.env}, {sum(e.split == 'val' for e in manifest.episodes)} of them for validation. "
+              "They hold no rewards, and end where they were cut.")
     elif args.command == "export":
         stages = export(args.logdir, args.out)
         size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)

@@ -31,8 +31,9 @@ PLANNED = 4  # steps that are tried out; nothing is pressed after them
 FURTHEST = 160  # frames looked ahead: no ball takes as long to come down
 RISING, NEAR = 16, 24.0  # frames, pixels: below a ball that rises the paddle is to be as near, as soon
 GOLDEN = (5**0.5 - 1) / 2
-SPREAD = 8.0  # pixels
-STUCK = 4  # returns
+FAR = 4.0  # pixels from the paddle's middle
+STUCK = 4  # returns without a brick
+DARING, KEEN = 6.5, 6.0  # then: pixels that are safe enough, and what missing the aim by a pixel costs
 
 
 class Driver:
@@ -55,14 +56,16 @@ class Driver:
         self._count(memory[SCORE].tobytes(), y, speed_y)
         if y < 1:
             return FIRE
-        if speed_y <= 0 and self._returns >= STUCK:
-            return (RIGHT, LEFT)[self._returns % 2]
+        stuck = self._returns >= STUCK
+        if speed_y <= 0 and stuck and self._returns % 3:
+            return (RIGHT, LEFT)[self._returns % 3 - 1]
         path = self._fall(x, y, speed_x, speed_y) if speed_y > 0 else [(RISING, x)]
         ends = self._ends(int(memory[PADDLE]), KNOB - int(memory[KNOB_AT]), path[-1][0])
         places = np.stack([where - ends[frame] for frame, where in path]) - MIDDLE  # (frames, N): on the paddle, from its middle
         if speed_y > 0:
-            aim = SPREAD * ((0.5 + self._returns * GOLDEN) % 1 - 0.5)
-            cost = np.abs(places - aim) + 10 * np.maximum(np.abs(places) - SAFE, 0) + np.arange(len(path))[:, None]
+            aim = ((0.5 + self._returns * GOLDEN) % 1 - 0.5) * 2 * FAR
+            cost = (KEEN if stuck else 1) * np.abs(places - (np.copysign(FAR, aim) if stuck else aim)) + np.arange(len(path))[:, None]
+            cost += 10 * np.maximum(np.abs(places) - (DARING if stuck else SAFE), 0)
         else:
             cost = np.maximum(np.abs(places) - NEAR, 0)
         return (STILL, RIGHT, LEFT)[self._moves[(cost.min(0) + self._effort).argmin(), 0]]

@@ -1,13 +1,18 @@
-"""Imports from ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of our runs."""
+"""Imports of Atari demonstrations, and from ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of our runs."""
+
+import io
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import call, complaint
 from torch import nn
 
-from data.exchange import export, import_checkpoint, import_npz, read_rollout
-from data.shards import Dataset
+from data.exchange import export, import_checkpoint, import_ncps, import_npz, read_rollout, read_sequence
+from data.shards import Dataset, verify
+from envs import make
 from envs.carracing import frame
 from envs.dream import DreamWorld
 from models.agent import load_agent
@@ -182,3 +187,89 @@ def test_an_export_without_v_or_onto_another_run_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="exists already"):
         export(trained.logdir, trained.logdir)
     assert (trained.logdir / "vae" / "best.tar").read_bytes() == before
+
+
+def sequence(seed=0, **change):
+    rng = np.random.default_rng(seed)
+    return {"obs": rng.integers(0, 256, (32, 84, 84, 4), dtype=np.uint8), "actions": rng.integers(0, 4, 32), **change}
+
+
+def test_imported_sequences_of_ncps_keep_frames_actions_and_split(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, seed in (("train_0", 0), ("train_1", 1), ("val_0", 2)):
+        np.savez_compressed(tmp_path / "in" / f"{name}.npz", **sequence(seed))
+    import_ncps(tmp_path / "in", tmp_path / "out", "Breakout")
+    assert verify(tmp_path / "out") == []
+    dataset = Dataset.open(tmp_path / "out")
+    assert [e.split for e in dataset.episodes] == ["train", "train", "val"] and dataset.manifest.env == "atari:Breakout"
+    with dataset.open_shard(dataset.shards[0]) as shard:
+        for i in range(3):
+            theirs = sequence(i)
+            frames, steps = (slice(offsets[i], offsets[i + 1]) for offsets in (shard.frame_offsets, shard.step_offsets))
+            np.testing.assert_array_equal(shard.frames(frames.start, frames.stop), theirs["obs"])
+            for column in ("action", "expert_action"):
+                np.testing.assert_array_equal(shard.column(column)[steps], theirs["actions"][:31])  # nobody sees what the last one led to
+            assert shard.column("truncated")[steps].tolist() == [0] * 30 + [1] and not shard.column("terminated")[steps].any()
+
+
+def test_what_ncps_demonstrations_show_is_what_the_world_shows(tmp_path):
+    """So that they can be trained on together: the manifests agree in all that datasets of one run must agree in."""
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "train_0.npz", **sequence())
+    imported = import_ncps(tmp_path / "in", tmp_path / "out", "Breakout")
+    spec = make("atari:Breakout").spec
+    assert (imported.env, imported.image_shape, imported.action_space, imported.options) == (spec.name, spec.image_shape, spec.plain_action_space, spec.options)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"obs": np.zeros((31, 84, 84, 4), np.uint8)}, r"obs uint8 \(31, 84, 84, 4\)"),
+    ({"obs": np.zeros((32, 84, 84, 4), np.float32)}, "obs float32"),
+    ({"actions": np.zeros((32, 1), np.int64)}, r"actions int64 \(32, 1\)"),
+    ({"actions": np.zeros(32)}, "actions float64"),
+    ({"actions": np.full(32, 4)}, "the game knows 0 to 3"),
+    ({"actions": np.full(32, -1)}, "from -1 to -1"),
+    ({"actions": np.array([object()] * 32)}, "cannot|can be read"),
+])
+def test_bad_sequences_are_named(tmp_path, change, message):
+    np.savez(tmp_path / "train_0.npz", **sequence(**change))
+    with pytest.raises(UserError, match=message) as error:
+        read_sequence(tmp_path / "train_0.npz", 0, 4)
+    assert "train_0.npz" in str(error.value) and "\n" not in str(error.value)
+
+
+def header(shape):
+    """An .npy file that says it holds uint8 of this shape, and holds nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("members", [
+    {"obs.npy": b"", "actions.npy": b""}, {"obs.npy": header((1 << 40,)), "actions.npy": header((32,))}, {"obs.npy": b"\x93NUMPY" + b"\xff" * 40, "actions.npy": b"x"},
+    {"obs": b"raw", "actions": b"raw"}, {},
+])
+def test_hostile_archives_are_refused_in_a_sentence(tmp_path, members):
+    with zipfile.ZipFile(tmp_path / "train_0.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match="train_0.npz is not a sequence") as error:
+        read_sequence(tmp_path / "train_0.npz", 0, 4)
+    assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.exchange.LARGEST", 100_000)
+    np.savez_compressed(tmp_path / "train_0.npz", **sequence(obs=np.zeros((32, 84, 84, 4), np.uint8)))
+    with pytest.raises(UserError, match="it unpacks to 9031"):
+        read_sequence(tmp_path / "train_0.npz", 0, 4)
+
+
+def test_a_file_that_is_no_archive_and_a_folder_without_any_are_refused(tmp_path):
+    (tmp_path / "train_0.npz").write_bytes(b"not a zip file")
+    with pytest.raises(UserError, match="train_0.npz is not a sequence"):
+        read_sequence(tmp_path / "train_0.npz", 0, 4)
+    (tmp_path / "empty").mkdir()
+    said = complaint(call("data.exchange", "import-ncps", tmp_path / "empty", "--out", tmp_path / "out"))
+    assert "holds no train_*.npz and no val_*.npz" in said and not (tmp_path / "out").exists()
+    said = complaint(call("data.exchange", "import-ncps", tmp_path, "--out", tmp_path / "out", "--game", "Nothing"))
+    assert 'there is no Atari game "Nothing"' in said

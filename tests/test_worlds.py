@@ -1,4 +1,4 @@
-"""What every world promises (envs/__init__.py), shown on the official CarRacing and on CartPole."""
+"""What every world promises (envs/__init__.py), shown on the official CarRacing, on Breakout and on CartPole."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from envs import fast, make, official
 from utils.errors import UserError
 
-NAMES = ["carracing", "carracing-fast", "gym:CartPole-v1"]
+NAMES = ["carracing", "carracing-fast", "atari:Breakout", "cartpole", "gym:CartPole-v1"]
 
 
 def some_action(world, value=1.0):

@@ -69,8 +69,8 @@ def add_world_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--image-size", type=int, choices=(64, 128), help="nocturne: side of a cone image, pixels (default: 64)")
     p.add_argument("--view-dist", type=positive_float, help="nocturne: metres that a cone image reaches (default: 40)")
     p.add_argument("--observation", choices=("cone", "features", "stack", "picture", "state"),
-                   help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone); atari: the last 4 frames of 84x84 in grey, or a picture "
-                        "of 64x64 in colour, as V takes it (default: stack); cartpole, mountaincar and gym: a picture, or the numbers behind it (default: picture)")
+                   help="nocturne: cone images, or Nocturne's feature vector, which needs no V and M (default: cone); atari: the last 4 frames of 84x84 in grey, or a "
+                        "picture of 64x64 in colour, as V takes it (default: stack); cartpole, mountaincar, gym: a picture, or the numbers behind it (default: picture)")
     p.add_argument("--goal", action=argparse.BooleanOptionalAction, help="nocturne: show the goal in cone images (default: yes)")
     p.add_argument("--speed", action=argparse.BooleanOptionalAction, help="nocturne: show the driver's own speed in cone images (default: yes)")
     p.add_argument("--sticky", type=float, help="atari: probability that a frame repeats the key of the frame before, whatever is pressed (default: 0)")
