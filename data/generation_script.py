@@ -53,7 +53,8 @@ SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_pl
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
-    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne or gym:<id>")
+    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
+                   "atari:<Game>, cartpole, mountaincar or gym:<id>")
     cli.add_world_options(p)
     p.add_argument("--rollouts", type=cli.positive, help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)")
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")

@@ -156,7 +156,7 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
     """Build a world of `num` copies by its `--env` name.
 
     Names: "carracing", "carracing-fast", "nocturne", "atari:<Game>", "cartpole", "mountaincar", "gym:<id>". Options common to all: `max_steps` (truncate earlier than
-    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained where these are. UserError for one that a world does not have.
+    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained in their classes. UserError for one that it does not have.
     """
     kind = name.partition(":")[0]
     for option in options:

@@ -37,8 +37,8 @@ class Atari(GymWorld):
 
     def __init__(self, game: str, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, observation: str = "stack",
                  sticky: float = 0.0, noops: int = 30, fire: bool = True, one_life: bool = False) -> None:
-        """`observation`: "stack", or "picture" in colour. `sticky`: probability that a frame repeats the key of the frame before, whatever is pressed (Machado et al. 2018).
-        `noops`: most idle frames before a game, at least one unless it is 0. `fire`: FIRE is pressed for a step when a life begins; with False that is left to the player."""
+        """`observation`: "stack", or "picture" in colour. `sticky`: probability that a frame repeats the key of the frame before, whatever is pressed (Machado et al.
+        2018). `noops`: a game begins after 1 to so many idle frames. `fire`: FIRE is pressed for a step when a life begins; else that is left to the player."""
         if observation not in OBSERVATIONS:
             raise UserError(f'atari:{game} has no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         if not 0 <= sticky < 1 or noops < 0:

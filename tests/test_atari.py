@@ -110,9 +110,10 @@ def test_an_episode_is_a_game_or_its_first_life():
     for one_life in (False, True):
         world = game(fire=True, one_life=one_life)
         world.reset(0)
-        for steps in range(1, 1000):
-            if press(world, 0).terminated:
-                break
+        steps, over = 0, False
+        while not over:
+            over, steps = bool(press(world, 0).terminated), steps + 1
+            assert steps < 1000
         lengths[one_life] = (steps, int(world.lives))
     assert lengths[True][1] == 4 and lengths[False][1] == 0 and lengths[True][0] < lengths[False][0] / 3
 

@@ -1,4 +1,4 @@
-"""Imports of Atari demonstrations, and from ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of our runs."""
+"""Imports of ncps' demonstrations, and of ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of runs."""
 
 import io
 import zipfile
