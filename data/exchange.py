@@ -104,7 +104,10 @@ def read_archive(file: Path, members: tuple[str, ...], what: str) -> dict[str, n
         if max(sizes) > LARGEST:
             raise ValueError(f"it unpacks to {max(sizes)} bytes")
         with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in members}
+            values = {name: archive[name] for name in members}
+        if not all(isinstance(value, np.ndarray) for value in values.values()):  # NumPy gives a member that is no array as bytes
+            raise ValueError("a member is no array")
+        return values
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file} is not {what} that can be read ({reason}): it must hold {', '.join(members)} as plain arrays; move it away or restore it") from None

@@ -260,7 +260,7 @@ def test_hostile_archives_are_refused_in_a_sentence(tmp_path, members):
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr("data.exchange.LARGEST", 100_000)
     np.savez_compressed(tmp_path / "train_0.npz", **sequence(obs=np.zeros((32, 84, 84, 4), np.uint8)))
-    with pytest.raises(UserError, match="it unpacks to 9031"):
+    with pytest.raises(UserError, match="it unpacks to 903296 bytes"):
         read_sequence(tmp_path / "train_0.npz", 0, 4)
 
 
