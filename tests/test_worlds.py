@@ -49,7 +49,7 @@ def test_an_int_seeds_copy_b_with_seed_plus_b(name):
     alone, _ = drive(make(name), 7, 3)
     assert torch.equal(together, one_by_one)
     assert torch.equal(together[:, 2], alone[:, 0])
-    assert not torch.equal(together[:, 0], together[:, 1])
+    assert not torch.equal(together[:, 0], together[:, 2])  # Breakout has few different starts
 
 
 @pytest.mark.parametrize("name", NAMES)
