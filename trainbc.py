@@ -1,22 +1,28 @@
-"""Stage 4b: clone the recorded expert, (z, h) -> action, on cached latents; or, of a dataset that holds numbers and no pictures, numbers -> action, without V and M.
+"""Stage 4b: clone the recorded expert, (z, h) -> action, on cached latents, and go on in the dream; or, of a dataset that holds numbers and no pictures, clone
+numbers -> action, without V and M.
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/latents/             and the expert's actions in the datasets
 Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds of the model-selection range)
         exp_dir/bc/checkpoint.tar    to go on from: run the same command again
         exp_dir/bc/metrics.csv, loss.png, args.json
-        exp_dir/bc/dream.mp4, dream.png   the clone driving in the dream, if there is one
+        exp_dir/bc/dream.mp4, dream.png   the clone's dream, below what the expert saw from the same frame on
+        exp_dir/bc/distance.png      how far dreams of clone and others are from what experts saw
+        exp_dir/bc/dream-and-reality.png   scores in the dream against scores in the simulator
+        exp_dir/bc/dagger_000/ ...   with --method dagger --world simulator: what the clone recorded
 
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
+    python trainbc.py --logdir exp_dir --hidden 256 --epochs 30 --method ditto --dream-epochs 20
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
+
+--method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
 """
 
 import argparse
 import math
 import os
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +31,32 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from data import generation_script, policies
+from data.dream_report import film, plot_distances, plot_relation
 from data.evaluation import Driver, Evaluator
+from data.imagination import ExpertLatents, Nearest, drift, expert_latents, judge
 from data.latents import cache_latents, load_sequences
-from data.loaders import LabelledStream, Sequences, check_world, open_datasets, require_validation, world_of
+from data.loaders import check_world, open_datasets, require_validation, world_of
 from data.shards import Dataset
+from data.steps import NumberSteps, Steps
 from envs import fast
-from envs.dream import DreamWorld
 from models.agent import load_models, load_vae
-from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
+from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector, parameter_vector
+from models.ditto import Ditto, similarity
 from models.mdrnn import MDRNN
+from models.vae import VAE
 from utils import checkpoint
-from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, run, seed_everything, write_args
+from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
-from utils.seeds import selection_seeds
-from utils.video import VideoWriter, save_png, strip
+from utils.seeds import RANGE, STRIDE, selection_seeds
+from utils.spaces import space_from_dict
 
 STAGE = 5
-EPISODES_AT_ONCE = 32  # run through M together
-DREAM_STEPS, STRIP_STRIDE = 300, 25
-SCALE_STEPS = 16_384  # that the spread of observed numbers is measured on
+METHODS = ("bc", "dagger", "ditto")
+PASSES = 5  # of dagger over all it has, after each time it has grown
+DRIFT_STRIDE = 4  # steps of a dream between two that dagger asks about
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,120 +65,27 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those M was trained on)")
     p.add_argument("--features", choices=LATENT_FEATURES, help="what the clone sees: z alone, or z and h (default: zh)")
     p.add_argument("--hidden", type=natural, default=0, help="width of a hidden layer; 0 for the linear head evolution uses")
-    p.add_argument("--epochs", type=positive, default=30, help="train up to this epoch; more than before goes on")
+    p.add_argument("--epochs", type=positive, default=30, help="of cloning; more than before goes on")
     p.add_argument("--batch-size", type=positive, default=256, help="steps")
     p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help="AdamW's")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
     p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    dreaming = p.add_argument_group("in the dream, after cloning")
+    dreaming.add_argument("--method", choices=METHODS, default="bc", help="bc: nothing more. dagger: the clone drifts off on its own, what the expert would do there "
+                          "is added, and all is cloned again. ditto: reinforcement learning in the dream, rewarded for seeing what the expert saw")
+    dreaming.add_argument("--dream-epochs", type=positive, default=20, help="of dagger or ditto, after --epochs")
+    dreaming.add_argument("--horizon", type=positive, default=24, help="steps of a dream, which begins where an expert was")
+    dreaming.add_argument("--dreams", type=positive, default=256, help="at once")
+    dreaming.add_argument("--temperature", type=natural_float, default=0.0, help="of the dream")
+    dreaming.add_argument("--updates", type=positive, default=100, help="ditto: of actor and critic in an epoch")
+    dreaming.add_argument("--dream-rate", type=learning_rate, default=3e-4, help="ditto: learning rate of actor and critic")
+    dreaming.add_argument("--spread", type=positive_float, default=0.2, help="ditto: of the pushes that actions are explored with, in an action's typical size")
+    dreaming.add_argument("--world", choices=("dream", "simulator"), default="dream",
+                          help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is")
+    dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch")
     return p.parse_args()
-
-
-@dataclass
-class Steps:
-    """Recorded steps with the expert's action, in memory.
-
-    Fields:
-        mu, logsigma: (N, Z) posterior of the frame acted upon        h: (N, R) M's output before it
-        action: (N, A) the expert's, one-hot for a discrete space
-        size: B, of a batch
-    """
-
-    mu: Tensor
-    logsigma: Tensor
-    h: Tensor
-    action: Tensor
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.action)
-
-    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's mean."""
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
-        order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
-        for chosen in order.split(self.size):
-            z = self.mu[chosen]
-            if rng:
-                z = z + self.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
-            yield z, self.h[chosen], self.action[chosen]
-
-    def deployed(self, model: Controller) -> Controller:
-        """The head that acts on what a driver sees."""
-        return model
-
-    def scale(self) -> dict[str, Tensor]:
-        """What a resumed run must have the same."""
-        return {}
-
-
-class NumberSteps:
-    """Recorded steps of a world that is observed as S numbers, streamed from the dataset. The head is trained on them in units of their spread, less their mean;
-    numbers that never change are left out."""
-
-    def __init__(self, datasets: Sequence[Dataset], split: str, size: int, seed: int, scale: dict[str, Tensor] | None = None) -> None:
-        """`scale`: "mean" and "factor" (S,), or None to measure them here."""
-        self._stream = LabelledStream(datasets, split, size, seed)
-        self._scale = scale or self._measured()
-
-    def __len__(self) -> int:
-        return self._stream.steps
-
-    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Observations (B, S), nothing, and action (B, A) of all steps, shuffled as (seed, epoch) say."""
-        for obs, action in self._stream.epoch(epoch if rng else 0):
-            yield self._scaled(obs), obs[:, :0], action
-
-    def deployed(self, model: Controller) -> Controller:
-        """The head that acts on the numbers as they are: the scale has gone into its first layer."""
-        plain, layer = deepcopy(model), model.layers[0]
-        mean, factor = (self._scale[name].to(layer.weight.device) for name in ("mean", "factor"))
-        plain.layers[0].weight.data = layer.weight.data * factor
-        plain.layers[0].bias.data = layer.bias.data - plain.layers[0].weight.data @ mean
-        return plain
-
-    def scale(self) -> dict[str, Tensor]:
-        """What a resumed run must have the same."""
-        return self._scale
-
-    def _scaled(self, obs: Tensor) -> Tensor:
-        return (obs - self._scale["mean"]) * self._scale["factor"]
-
-    def _measured(self) -> dict[str, Tensor]:
-        count, total, squares = 0, 0.0, 0.0
-        for obs, _ in self._stream.epoch(0):
-            obs = obs.double()
-            count, total, squares = count + len(obs), total + obs.sum(0), squares + obs.square().sum(0)
-            if count >= SCALE_STEPS:
-                break
-        if not count:
-            return {}
-        mean = total / count
-        spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-        return {"mean": mean.float(), "factor": torch.where(spread > 1e-6, 1 / spread, 0.0).float()}
-
-
-@torch.inference_mode()
-def labelled_steps(data: Sequences, mdrnn: MDRNN, split: str, size: int) -> Steps:
-    """Every step of the split for which the expert's action is known; M runs over the whole episode from its start, as it will in use."""
-    where = mdrnn.head.weight.device
-    parts: dict[str, list[Tensor]] = {"mu": [], "logsigma": [], "h": [], "action": []}
-    episodes = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()]
-    for first in tqdm(range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False):
-        chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
-        length = int(data.steps[chosen].max())
-        windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
-        h, _ = mdrnn.hidden(windows.z.to(where), windows.action.to(where))
-        before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1).cpu()  # (B, T, R): what M knew when it saw frame t
-        for row, e in enumerate(chosen):
-            steps, start = int(data.steps[e]), int(data.frame_offset[e])
-            expert = data.episode(e)[2]
-            known = ~torch.isnan(expert).any(-1)
-            frames = slice(start, start + steps)
-            for name, value in {"mu": data.mu[frames], "logsigma": data.logsigma[frames], "h": before[row, :steps], "action": expert}.items():
-                parts[name].append(value[known])
-    return Steps(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()}, size=size)
 
 
 def clone_loss(outputs: Tensor, action: Tensor, discrete: bool) -> Tensor:
@@ -195,18 +113,46 @@ def run_epoch(model: Controller, batches: Iterator[tuple[Tensor, Tensor, Tensor]
     return mean.result()["loss"]
 
 
-@torch.inference_mode()
-def save_dream(args: argparse.Namespace, folder: Path, model: Controller) -> None:
-    """The clone in the dream, decoded: dream.mp4 and dream.png."""
-    world = DreamWorld(args.logdir, 1, "cpu", horizon=DREAM_STEPS, restart=False)
-    model = model.cpu()
-    frames = [world.reset(args.seed)[0].numpy()]
-    with VideoWriter(folder / "dream.mp4", 1 / world.spec.dt, scale=6) as video:
-        video.add(frames[0])
-        for _ in range(DREAM_STEPS):
-            frames.append(world.step(model(world.dream.z, world.dream.h)).obs[0].numpy())
-            video.add(frames[-1])
-    save_png(folder / "dream.png", strip([("the clone's dream", frames[::STRIP_STRIDE])]))
+def random_action(space: dict, where: torch.device, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Uniformly random actions, as vectors."""
+    rng, known = np.random.default_rng(seed), space_from_dict(space)
+    return lambda z, h: action_vector(torch.from_numpy(np.stack([policies.uniform(known, rng) for _ in z])).to(where), space)
+
+
+class Dreams:
+    """What a clone needs to dream: V and M of a run, and where experts were.
+
+    Attributes:
+        experts: ExpertLatents of "train" and "val", the former on M's device
+        steps: of a dream that is judged; no more than validation episodes have
+    """
+
+    def __init__(self, args: argparse.Namespace, vae: VAE, saved: dict, mdrnn: MDRNN, datasets: Sequence[Dataset]) -> None:
+        self.args, self.vae, self.saved, self.mdrnn, self.datasets = args, vae, saved, mdrnn, datasets
+        self.where = mdrnn.head.weight.device
+        mdrnn.train()  # it has nothing that trains; cuDNN wants it, to look back through an LSTM
+        self.experts = {split: self.latents(datasets, split).to(self.where) for split in ("train", "val")}
+
+    def latents(self, datasets: Sequence[Dataset], split: str) -> ExpertLatents:
+        """What V and M make of the experts' episodes of some datasets."""
+        cache_latents(self.args.logdir, self.vae, self.saved["digest"], datasets, self.where)
+        return expert_latents(load_sequences(self.args.logdir, self.saved["digest"], datasets), self.mdrnn, split)
+
+    @property
+    def steps(self) -> int:
+        experts = self.experts["val"]
+        return min(self.args.horizon, int(experts.left[experts.starts].max()))
+
+    def starts(self, rng: np.random.Generator, num: int) -> Tensor:
+        """(num,) numbers of starts of the train split with --horizon steps after them; UserError if there are none."""
+        long = self.experts["train"].long(self.args.horizon)
+        if not len(long):
+            raise UserError(f"no episode with an expert has {self.args.horizon} steps after a moment where dreams begin: choose a smaller --horizon")
+        return long[torch.from_numpy(rng.integers(len(long), size=num)).to(self.where)]
+
+    def act(self, model: Controller) -> Callable[[Tensor, Tensor], Tensor]:
+        """What `model` does, as vectors."""
+        return lambda z, h: action_vector(model(z, h), model.config.action_space)
 
 
 def main() -> None:
@@ -227,15 +173,13 @@ def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> f
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
-        cache_latents(args.logdir, vae, saved["digest"], datasets, where)
-        data = load_sequences(args.logdir, saved["digest"], datasets)
-        steps = {split: labelled_steps(data, mdrnn, split, args.batch_size) for split in ("train", "val")}
+        dreams = Dreams(args, vae, saved, mdrnn, datasets)
+        steps = {split: experts.steps(args.batch_size) for split, experts in dreams.experts.items()}
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
-        best = train(args, folder, config, datasets, steps, world, parents, state)
-        model = Controller(config)
-        model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
-        save_dream(args, folder, model)
-    return best
+        cloning = Cloning(args, folder, config, datasets, steps, world, parents, dreams, state)
+        cloning.run()
+        cloning.report()
+    return cloning.best
 
 
 def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
@@ -244,57 +188,200 @@ def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
     world = world_of(datasets[0])
     if args.features:
         raise UserError(f"--features {args.features} is for latents, and {datasets[0].root} holds numbers, which the clone sees as they are: leave --features away")
+    if args.method != "bc":
+        raise UserError(f"--method {args.method} dreams, and {datasets[0].root} holds numbers, of which there is no V and no M: leave --method away")
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
         scale = state.get("scale") if state else None
         steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
         steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
         config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
-        return train(args, folder, config, datasets, steps, world, {}, state)
+        cloning = Cloning(args, folder, config, datasets, steps, world, {}, None, state)
+        cloning.run()
+    return cloning.best
 
 
-def train(args: argparse.Namespace, folder: Path, config: ControllerConfig, datasets: Sequence[Dataset], data: dict[str, Steps] | dict[str, NumberSteps], world: dict,
-          parents: dict[str, str], state: dict | None) -> float:
-    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the best score in the simulator."""
-    for split, steps in data.items():
-        if not len(steps):
-            raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
-                            "record episodes with `--policy expert`, or a mixture that has enough of it")
-    seed_everything(args.seed, STAGE)
-    model = Controller(config).to(device(args.device))
-    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay)
-    history, best = [], -math.inf
-    if state:
-        checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "features": "--features", "latent": "--dataset"})
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, best = state["history"], state["best"]
-    write_args(folder, args)
-    seeds, pace = selection_seeds(args.seed, args.n_samples), len(data["train"]) + len(data["val"])
-    driver = Driver("agent", args.logdir, model.config_dict())
-    with (Evaluator(fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")) as evaluator,
-          tqdm(total=args.epochs * pace, initial=len(history) * pace, desc="cloning", unit="step", unit_scale=True) as bar):
-        for epoch in range(len(history) + 1, args.epochs + 1):
-            bar.set_description(f"epoch {epoch} of {args.epochs}")
-            rng = seed_everything(args.seed, STAGE, epoch)
-            loss = run_epoch(model, data["train"].batches(epoch, rng), optimizer, bar)
-            val_loss = run_epoch(model, data["val"].batches(epoch, None), None, bar)
-            row = {"epoch": epoch, "loss": loss, "val_loss": val_loss, "return_mean": None, "return_std": None}
-            common = {"config": model.config_dict(), "parents": parents, "world": world, "epoch": epoch}
-            if epoch % args.evaluate_every == 0 or epoch == args.epochs:
-                deployed = data["train"].deployed(model)
-                returns = np.array(evaluator.returns([(parameter_vector(deployed).cpu(), seed) for seed in seeds]))
-                row.update(return_mean=float(returns.mean()), return_std=float(returns.std()))
-                if row["return_mean"] > best:
-                    best = row["return_mean"]
-                    checkpoint.save(folder / "best.tar", "bc", **common, model=deployed.state_dict(), best=best)
-            history.append(row)
-            tqdm.write(line(row))
-            checkpoint.save(folder / "checkpoint.tar", "bc", **common, model=model.state_dict(), best=best, history=history, optimizer=optimizer.state_dict(),
-                            scale=data["train"].scale())
-            write_csv(folder / "metrics.csv", history)
-    curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("return_mean",)], "the clone")
-    return best
+class Cloning:
+    """A run of this stage, from the beginning or from the content of checkpoint.tar.
+
+    Attributes:
+        model: the head            cloned: parameters of the one that drove best before it dreamt, and its score
+        drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
+        history: rows of metrics.csv           best: highest mean return so far
+    """
+
+    def __init__(self, args: argparse.Namespace, folder: Path, config: ControllerConfig, datasets: Sequence[Dataset], data: dict[str, Steps] | dict[str, NumberSteps],
+                 world: dict, parents: dict[str, str], dreams: Dreams | None, state: dict | None) -> None:
+        for split, steps in data.items():
+            if not len(steps):
+                raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
+                                "record episodes with `--policy expert`, or a mixture that has enough of it")
+        self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
+        seed_everything(args.seed, STAGE)
+        self.model = Controller(config).to(device(args.device))
+        self.optimizer, self.ditto = self._optimizer(), None
+        self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
+        if state:
+            self._resume(state)
+        write_args(folder, args)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.parameters(), self.args.learning_rate, weight_decay=self.args.weight_decay)
+
+    def _resume(self, state: dict) -> None:
+        args = self.args
+        checkpoint.check_config(state, self.model.config_dict(), {"hidden": "--hidden", "features": "--features", "latent": "--dataset"})
+        self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
+        dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
+        if dreamt and (args.method != dreamt[0] or args.epochs != len(self.history) - len(dreamt)):
+            raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
+                            f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
+        self.model.load_state_dict(state["model"])
+        if dreamt and args.method == "ditto":
+            self._start_ditto()
+            self.ditto.load_state_dict(state["ditto"])
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def run(self) -> None:
+        """Clone up to epoch --epochs, then dream for --dream-epochs more, as far as that has not been done."""
+        args = self.args
+        last = args.epochs + (args.dream_epochs if args.method != "bc" else 0)
+        driver = Driver("agent", args.logdir, self.model.config_dict())
+        with Evaluator(fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")) as self.evaluator:
+            for method, first, end in (("bc", 0, args.epochs), (args.method, args.epochs, last)):
+                begun = max(first, len(self.history))
+                if begun >= end:
+                    continue
+                if begun == first and method != "bc":
+                    self._enter_dream()
+                pace = {"ditto": args.updates * args.dreams * args.horizon, "dagger": PASSES * len(self.data["train"])}.get(method, len(self.data["train"]))
+                pace += len(self.data["val"])
+                with tqdm(total=(end - first) * pace, initial=(begun - first) * pace, desc=method, unit="step", unit_scale=True) as bar:
+                    for epoch in range(begun + 1, end + 1):
+                        bar.set_description(f"{method}, epoch {epoch} of {last}")
+                        self._epoch(method, epoch, epoch == end, bar)
+        curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), ("return_mean",)], "the clone")
+
+    def _enter_dream(self) -> None:
+        """Take the clone that drove best, which dreams begin with."""
+        self.model.load_state_dict(self.cloned["model"])
+        self.optimizer = self._optimizer()
+        for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
+            shutil.rmtree(leftover)
+        if self.args.method == "ditto":
+            self._start_ditto()
+
+    def _start_ditto(self) -> None:
+        m = self.dreams.mdrnn.config
+        self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"])
+
+    def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
+        rng = seed_everything(self.args.seed, STAGE, epoch)
+        row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
+        row["val_loss"] = run_epoch(self.model, self.data["val"].batches(epoch, None), None, bar)
+        row |= {"return_mean": None, "return_std": None}
+        if epoch % self.args.evaluate_every == 0 or final:
+            row |= self._score(epoch, method)
+        self.history.append(row)
+        tqdm.write(line(row))
+        checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
+                        optimizer=self.optimizer.state_dict(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
+                        ditto=self.ditto and self.ditto.state_dict())
+        write_csv(self.folder / "metrics.csv", self.history)
+
+    def _common(self, epoch: int) -> dict:
+        return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
+
+    def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
+        return {"loss": run_epoch(self.model, self.data["train"].batches(epoch, rng), self.optimizer, bar)}
+
+    def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
+        if self.args.world == "simulator":
+            steps = self._drive(epoch)
+        else:
+            self._drift(rng)
+            z, h, action = (self.drifted[name].float() for name in ("z", "h", "action"))
+            steps = self.data["train"].joined(Steps(z, torch.full_like(z, -math.inf), h, action, self.args.batch_size))  # sampled by M already
+        for _ in range(PASSES):
+            loss = run_epoch(self.model, steps.batches(epoch, rng), self.optimizer, bar)
+        return {"loss": loss, "steps": len(steps)}
+
+    @torch.no_grad()
+    def _drift(self, rng: np.random.Generator) -> None:
+        """Let the clone dream, and note what the expert did where it saw what was most like it."""
+        args, dreams = self.args, self.dreams
+        experts, generator = dreams.experts["train"], torch.Generator(dreams.where).manual_seed(int(rng.integers(2**31)))
+        begun = experts.begin(dreams.starts(rng, args.dreams))
+        z, h, _, alive, _ = drift(dreams.mdrnn, begun, args.horizon, dreams.act(self.model), args.temperature, generator)
+        chosen = alive[::DRIFT_STRIDE] > 0
+        z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
+        fresh = {"z": z, "h": h, "action": Nearest(experts).action(z, h)}
+        before = self.drifted or {name: value[:0] for name, value in fresh.items()}
+        self.drifted = {name: torch.cat([before[name], value.half().cpu()]) for name, value in fresh.items()}
+
+    def _drive(self, epoch: int) -> Steps:
+        """Let the clone that drove best so far drive in the simulator, whose expert says what it would do; returns all steps there are."""
+        args = self.args
+        folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
+        order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--rootdir", str(folders[-1]),
+                                              "--rollouts", str(args.rollouts), "--threads", str(args.max_workers),
+                                              "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
+        vars(order).update(self.world.get("options", {}))
+        generation_script.generate(order)
+        latents = self.dreams.latents(open_datasets(folders), "train")
+        return self.data["train"].joined(latents.steps(args.batch_size))
+
+    def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
+        args, dreams, ditto, mean = self.args, self.dreams, self.ditto, Mean()
+        experts, generator = dreams.experts["train"], torch.Generator(dreams.where).manual_seed(int(rng.integers(2**31)))
+        for _ in range(args.updates):
+            chosen = dreams.starts(rng, args.dreams)
+            ditto.begin(args.dreams, generator)
+            with torch.set_grad_enabled(not ditto.discrete):
+                z, h, action, alive, _ = drift(dreams.mdrnn, experts.begin(chosen), args.horizon, ditto.act, args.temperature, generator)
+                reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, args.horizon))[1:])
+            learnt = ditto.learn(z, h, action, alive, reward)
+            if not math.isfinite(learnt["loss"]):
+                raise UserError(f"the actor's loss became {float(learnt['loss'])} in epoch {epoch}: lower --dream-rate and run again")
+            mean.add(learnt)
+            bar.update(args.dreams * args.horizon)
+        return mean.result()
+
+    def _score(self, epoch: int, method: str) -> dict:
+        """Drive in the simulator and be judged in the dream; keeps best.tar."""
+        args, deployed = self.args, self.data["train"].deployed(self.model)
+        returns = np.array(self.evaluator.returns([(parameter_vector(deployed).cpu(), seed) for seed in selection_seeds(args.seed, args.n_samples)]))
+        row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
+        if self.dreams:
+            judged = self._judge(self.dreams.act(self.model))
+            row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
+        if method == "bc" and (self.cloned is None or row["return_mean"] > self.cloned["score"]):
+            self.cloned = {"model": {name: value.clone() for name, value in self.model.state_dict().items()}, "score": row["return_mean"]}
+        if row["return_mean"] > self.best:
+            self.best = row["return_mean"]
+            checkpoint.save(self.folder / "best.tar", "bc", **self._common(epoch), model=deployed.state_dict())
+            tqdm.write(f"best.tar is now of epoch {epoch} ({method})")
+        return row
+
+    def _judge(self, act: Callable[[Tensor, Tensor], Tensor]):
+        dreams = self.dreams
+        return judge(dreams.mdrnn, dreams.experts["val"], act, dreams.steps, self.args.temperature, self.args.seed)
+
+    def report(self) -> None:
+        """Pictures of what has become of it."""
+        args, dreams, space = self.args, self.dreams, self.world["action_space"]
+        model = Controller(self.model.config).to(dreams.where)
+        model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
+        drivers = {"clone": dreams.act(model)}
+        if args.method != "bc":
+            before = Controller(self.model.config).to(dreams.where)
+            before.load_state_dict(self.cloned["model"])
+            drivers["clone before it dreamt"] = dreams.act(before)
+        drivers["random"] = random_action(space, dreams.where, args.seed)
+        plot_distances(self.folder / "distance.png", {name: self._judge(act).distance for name, act in drivers.items()}, self.world["dt"])
+        plot_relation(self.folder / "dream-and-reality.png", self.history)
+        film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Writes  datasets/<name>/manifest.json       what was recorded, and the split into training and validation
         datasets/<name>/shard_00000.h5 ...  the episodes (format: data/shards.py)
         datasets/<name>/args.json           the command
-Reads   exp_dir/                            a trained run, where --policy has a controller in it
+Reads   exp_dir/                            a trained run, where --policy has a controller or a clone in it
 
     python data/generation_script.py --env carracing --rollouts 1000 --rootdir datasets/carracing --threads 8
 
@@ -59,13 +59,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rollouts", type=cli.positive, help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)")
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
-    p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller, or shares such as brown=0.5,expert=0.5")
+    p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5")
     p.add_argument("--action-noise", type=noise, default=0.0,
-                   help="spread of the bursts that disturb expert and controller, in an action's typical size (half its range where a world does not say); 0: none")
+                   help="spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its range where none is known); 0: none")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
     p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
     p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
-    p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller in it")
+    p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller or a clone in it")
     return p.parse_args(argv)
 
 
@@ -116,7 +116,7 @@ class Recorder:
         recipe, world, copies = self.recipe, self._world(len(indices)), range(len(indices))
         names = [policies.draw_policy(recipe.mixture, recipe.seed, i) for i in indices]
         seeds = [recording_seed(recipe.seed, i) for i in indices]
-        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", "controller") else 0, world.spec, np.random.default_rng([recipe.seed, i, 1]))
+        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", *policies.TRAINED) else 0, world.spec, np.random.default_rng([recipe.seed, i, 1]))
                    for name, i in zip(names, indices, strict=True)]
         obs = world.reset(seeds)
         for name in set(names):  # each acts in all copies, and is listened to in its own
@@ -127,11 +127,12 @@ class Recorder:
         while going:
             driving = {names[b] for b in going}
             chosen = {name: self._policies[name].act(obs).numpy() for name in driving}
-            opinions = self._opinions(world) if "controller" in driving else None
+            opinions = self._opinions(world) if driving & set(policies.TRAINED) else None
             labels = {}
             for b in going:
                 choice = self._clip(chosen[names[b]][b])
-                labels[b] = choice if names[b] == "expert" else self._clip(opinions[b]) if names[b] == "controller" and opinions is not None else self._unknown()
+                asked = names[b] in policies.TRAINED and opinions is not None
+                labels[b] = choice if names[b] == "expert" else self._clip(opinions[b]) if asked else self._unknown()
                 action[b] = disturb[b](choice)
             step = world.step(torch.from_numpy(action))
             obs = step.obs
@@ -161,7 +162,7 @@ class Recorder:
         return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
     def _opinions(self, world: World) -> np.ndarray | None:
-        """What the expert would do in a controller's place (B, ...), as DAgger wants it; None if the world has no expert."""
+        """What the expert would do in the place of a controller or a clone (B, ...), as DAgger wants it; None if the world has no expert."""
         try:
             return world.expert_action().numpy()
         except UserError:
@@ -213,16 +214,16 @@ def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str
     if by_place and args.val_fraction is not None:
         raise UserError(f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for validation; leave it out")
     val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
-    controller = trained_on(args.logdir, args.env).parents if "controller" in mixture else None
+    trained = {stage: digest for name in policies.TRAINED if name in mixture for stage, digest in trained_on(args.logdir, args.env, name).parents.items()} or None
     return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
-                    args.action_noise, val_fraction, args.rollouts, tuple(mixture), controller=controller, options=spec.options, by_place=by_place)
+                    args.action_noise, val_fraction, args.rollouts, tuple(mixture), controller=trained, options=spec.options, by_place=by_place)
 
 
-def trained_on(logdir: Path, env: str) -> "Agent":
-    """The agent of a run; UserError if it was trained for another world than `env`."""
+def trained_on(logdir: Path, env: str, policy: str) -> "Agent":
+    """The agent of a run that is called `policy`; UserError if it was trained for another world than `env`."""
     from models.agent import load_agent
 
-    agent = load_agent(logdir)
+    agent = load_agent(logdir, policies.TRAINED[policy])
     if agent.world["env"] != official(env):
         raise UserError(f"{logdir} was trained for {agent.world['env']} and --env is {env}: choose another --logdir, or --env {agent.world['env']}")
     return agent

@@ -1,4 +1,4 @@
-"""Who drives while recording: brown, white, expert or a trained controller, mixtures of them, and a disturbance that shows how to recover.
+"""Who drives while recording: brown, white, expert, a trained controller or a clone, mixtures of them, and a disturbance that shows how to recover.
 
 A policy drives the B copies of a world:
 
@@ -24,15 +24,16 @@ BURST = (0.2, 0.6)  # seconds a disturbance lasts: enough to leave the road's mi
 CORRELATION = 0.2  # seconds after which 1/e of a disturbance is left
 GOLDEN = (5**0.5 - 1) / 2
 REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
-NAMES = ("brown", "white", "expert", *REFERENCES, "controller")
+TRAINED = {"controller": "ctrl", "clone": "bc"}  # in a run: evolved, or cloned
+NAMES = ("brown", "white", "expert", *REFERENCES, *TRAINED)
 
 
 def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None) -> "Policy":
-    """The policy called `name` for worlds like `spec`; "controller" is the one trained in `logdir`."""
-    if name == "controller":
+    """The policy called `name` for worlds like `spec`; those of TRAINED come from `logdir`."""
+    if name in TRAINED:
         if logdir is None:
-            raise UserError("the policy controller needs the folder of a trained run: give --logdir")
-        return Controller(logdir)
+            raise UserError(f"the policy {name} needs the folder of a trained run: give --logdir")
+        return Controller(logdir, TRAINED[name])
     if name == "expert":
         return Expert()
     if name in REFERENCES:
@@ -121,12 +122,12 @@ class Reference(Policy):
 
 
 class Controller(Policy):
-    """The trained run in `logdir`."""
+    """The trained run in `logdir`, with its evolved ("ctrl") or cloned ("bc") controller."""
 
-    def __init__(self, logdir: Path):
+    def __init__(self, logdir: Path, controller: str):
         from models.agent import load_agent
 
-        self.agent = load_agent(logdir)
+        self.agent = load_agent(logdir, controller)
 
     def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
         super().reset(rngs, world)

@@ -11,12 +11,12 @@ from data import evaluation, shards
 from data.evaluation import Driver, Evaluator
 from data.loaders import LabelledStream, open_datasets
 from data.shards import Dataset
+from data.steps import NumberSteps
 from envs.nocturne.visibility import WIDTH, features
 from models.agent import Agent, Head, load_agent
 from models.controller import Controller, ControllerConfig, parameter_vector
 from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from tests.tiny_scene import car, scene_of, write
-from trainbc import NumberSteps
 
 LENGTHS = [5, 40, 1, 17]  # episode 3 is for validation
 

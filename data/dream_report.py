@@ -1,0 +1,102 @@
+"""A clone's dream beside what the expert saw: as a film, as a strip, and as the distance between the two; and what scores in the dream say of scores in reality."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.imagination import ExpertLatents, drift
+from data.shards import Dataset
+from models.mdrnn import MDRNN
+from models.vae import VAE, to_uint8
+from utils.cli import write_atomically
+from utils.video import VideoWriter, fit, save_png, strip, with_lines
+
+LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
+HEIGHT, WIDTH = 192, 288  # of a panel of the film
+
+
+def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.ndarray:
+    """Frames `first` to `end` (exclusive) of those of all datasets, one after another, uint8 (n, H, W, C)."""
+    parts, before = [], 0
+    for dataset in datasets:
+        for entry in dataset.shards:
+            low, high = max(first - before, 0), min(end - before, entry.frames)
+            if low < high:
+                with dataset.open_shard(entry) as shard:
+                    parts.append(shard.frames(low, high))
+            before += entry.frames
+    return np.concatenate(parts)
+
+
+def says(action: Tensor, space: dict) -> str:
+    """An action as a vector (A,), in words."""
+    return f"action {int(action.argmax())}" if space["type"] == "discrete" else "action " + " ".join(f"{value:+.2f}" for value in action.tolist())
+
+
+@torch.no_grad()
+def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets: Sequence[Dataset], act: Callable[[Tensor, Tensor], Tensor], space: dict, dt: float,
+         temperature: float, seed: int) -> None:
+    """dream.mp4 and dream.png in `folder`: above, what the expert really saw in its longest episode; below, the clone's dream from the same frame, decoded."""
+    start = int(experts.left[experts.starts].argmax())
+    first, steps = int(experts.starts[start]), min(LONGEST, int(experts.left[experts.starts[start]]))
+    frame = int(experts.frame[first])
+    real = list(recorded_frames(datasets, frame, frame + steps + 1))
+    generator = torch.Generator(experts.mu.device).manual_seed(seed)
+    chosen = torch.tensor([start], device=experts.mu.device)
+    z, _, actions, alive, _ = drift(mdrnn, experts.begin(chosen), steps, act, temperature, generator)
+    dreamt = list(to_uint8(vae.decode(z[: int(alive.sum()), 0])).cpu().numpy())
+    with VideoWriter(folder / "dream.mp4", 1 / dt) as video:
+        for t in range(steps):
+            rows = (("the expert, really", real, experts.action[first + t]), ("the clone, dreaming", dreamt, actions[t, 0]))
+            video.add(np.concatenate([with_lines(np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
+                                                 (name, says(action, space) if t < len(frames) else "the dream is over"), width=WIDTH) for name, frames, action in rows]))
+    save_png(folder / "dream.png", strip([("the expert,\nreally", real[::STRIP_STRIDE]), ("the clone,\ndreaming", dreamt[::STRIP_STRIDE])]))
+
+
+def plot(path: Path, size: tuple[float, float], paint: Callable) -> None:
+    """A PNG of what paint(figure) draws."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: nothing global, no display asked for
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    paint(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def plot_distances(path: Path, distances: dict[str, Tensor], dt: float) -> None:
+    """How far dreams (T,) are from what the expert saw, step by step, a curve for each driver."""
+    def paint(figure) -> None:
+        axes = figure.add_subplot()
+        for name, values in distances.items():
+            axes.plot(dt * (1 + np.arange(len(values))), values.cpu().numpy(), label=name)
+        axes.set(xlabel="seconds of the dream", ylabel="distance from the expert's latents", title="dreams from where experts were")
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+    plot(path, (6, 4), paint)
+
+
+def plot_relation(path: Path, history: Sequence[dict]) -> None:
+    """Scores in the dream against those in the simulator, of the epochs that have both."""
+    rows = [row for row in history if row.get("return_mean") is not None and row.get("likeness") is not None]
+
+    def paint(figure) -> None:
+        for i, name in enumerate(("likeness", "dream_reward")):
+            axes = figure.add_subplot(1, 2, i + 1)
+            for method in dict.fromkeys(row["method"] for row in rows):
+                own = [row for row in rows if row["method"] == method]
+                axes.scatter([row[name] for row in own], [row["return_mean"] for row in own], label=method)
+            axes.set(xlabel={"likeness": "likeness to the expert in the dream", "dream_reward": "reward of a dreamt step, as M expects it"}[name],
+                     ylabel="mean return in the simulator")
+            axes.grid(alpha=0.3)
+            axes.legend()
+
+    if rows:
+        plot(path, (10, 4), paint)

@@ -1,0 +1,172 @@
+"""Clones in the dream: where experts were, as latents; dreams that begin there; and what an expert would have done where a clone drifts to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.loaders import Sequences
+from data.steps import Steps
+from envs import dream
+from envs.dream import Dream
+from models.ditto import similarity
+from models.mdrnn import MDRNN, draw_noise
+
+EPISODES_AT_ONCE = 32  # run through M together
+STRIDE = 10  # frames between two places where a dream may begin
+ASKED_AT_ONCE = 1024
+JUDGED = 256  # dreams
+
+
+@dataclass
+class ExpertLatents:
+    """Episodes with an expert's actions, one after another, as V and M see them.
+
+    Fields:
+        mu, logsigma: (F, Z) posterior of every frame
+        h: (F, R) M's output before it
+        action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an episode's last frame
+        left: (F,) steps to the last frame of its episode
+        frame: (F,) its number among the frames of all episodes of the dataset
+        starts: (S,) every STRIDE-th frame of each episode, with c: (S, R) M's cell before it
+    """
+
+    mu: Tensor
+    logsigma: Tensor
+    h: Tensor
+    action: Tensor
+    left: Tensor
+    frame: Tensor
+    starts: Tensor
+    c: Tensor
+
+    def to(self, device: torch.device) -> "ExpertLatents":
+        return ExpertLatents(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def known(self) -> Tensor:
+        """(N,) the frames where the expert's action is known."""
+        return (~self.action.isnan().any(-1)).nonzero()[:, 0]
+
+    def steps(self, size: int) -> Steps:
+        """Every step for which the expert's action is known, in batches of `size`."""
+        known = self.known()
+        return Steps(self.mu[known], self.logsigma[known], self.h[known], self.action[known], size)
+
+    def long(self, steps: int) -> Tensor:
+        """(N,) numbers of the starts after which an episode has `steps` more steps."""
+        return (self.left[self.starts] >= steps).nonzero()[:, 0]
+
+    def begin(self, chosen: Tensor) -> Dream:
+        """Dreams from the starts number `chosen` (B,), z at the posterior's mean."""
+        at = self.starts[chosen]
+        return Dream(self.mu[at], (self.h[at], self.c[chosen]))
+
+    def after(self, chosen: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """What was really seen from the starts number `chosen` (B,) on: z (steps + 1, B, Z) and h (steps + 1, B, R)."""
+        at = self.starts[chosen] + torch.arange(steps + 1, device=chosen.device)[:, None]
+        return self.mu[at], self.h[at]
+
+    def embed(self, z: Tensor, h: Tensor) -> Tensor:
+        """z (..., Z), h (..., R) -> (..., Z + R): both less the experts' mean and in units of their spread, so that z and h count alike in distances."""
+        mean_z, mean_h, spread_z, spread_h = self._moments
+        return torch.cat([(z - mean_z) / spread_z, (h - mean_h) / spread_h], -1)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means of z (Z,) and h (R,), and the root of each one's variance, summed."""
+        spread = (values.var(0, unbiased=False).sum().sqrt().clamp_min(1e-6) for values in (self.mu, self.h))
+        return self.mu.mean(0), self.h.mean(0), *spread
+
+
+@torch.no_grad()
+def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
+    """The episodes of "train" or "val" in which an expert was asked; M runs over each from its start, as it will in use."""
+    where = mdrnn.head.weight.device
+    parts: dict[str, list[Tensor]] = {name: [] for name in (field.name for field in fields(ExpertLatents))}
+    episodes, frames = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()], 0
+    for first in tqdm(range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False):
+        chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
+        length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
+        windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
+        state = mdrnn.initial_state(len(chosen))
+        h, c = [state[0][:, None]], [state[1]]
+        for t in range(0, length, STRIDE):
+            after, state = mdrnn.hidden(windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where), state)
+            h.append(after)
+            c.append(state[1])
+        h, c = torch.cat(h, 1).cpu(), torch.stack(c, 1).cpu()  # (B, length + 1, R), (B, length / STRIDE + 1, R)
+        for row, e in enumerate(chosen):
+            steps, start = int(data.steps[e]), int(data.frame_offset[e])
+            own, begins = slice(start, start + steps + 1), torch.arange(0, steps, STRIDE)
+            expert = data.episode(e)[2]
+            unknown = torch.full_like(expert[:1], torch.nan)
+            values = {"mu": data.mu[own], "logsigma": data.logsigma[own], "h": h[row, : steps + 1], "action": torch.cat([expert, unknown]),
+                      "left": torch.arange(steps, -1, -1), "frame": torch.arange(start, start + steps + 1), "starts": frames + begins, "c": c[row, : len(begins)]}
+            for name, value in values.items():
+                parts[name].append(value)
+            frames += steps + 1
+    return ExpertLatents(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()})
+
+
+def drift(mdrnn: MDRNN, begun: Dream, steps: int, act: Callable[[Tensor, Tensor], Tensor], temperature: float,
+          generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Dream on for `steps` steps, T, with act(z (B, Z), h (B, R)) -> action (B, A) as a vector.
+
+    Returns z (T + 1, B, Z), h (T + 1, B, R), the actions (T, B, A), alive (T + 1, B): 1 until the dream's end, 0 after it, and the rewards M expects (T, B).
+    """
+    now, alive = begun, begun.z.new_ones(len(begun.z))
+    seen, done = [(now.z, now.h, alive)], []
+    for _ in range(steps):
+        action = act(now.z, now.h)
+        now, reward, terminated = dream.step(mdrnn, now, action, temperature, draw_noise(mdrnn.config, len(alive), generator))
+        done.append((action, reward * alive))
+        alive = alive * ~terminated
+        seen.append((now.z, now.h, alive))
+    z, h, alive = (torch.stack(values) for values in zip(*seen, strict=True))
+    action, reward = (torch.stack(values) for values in zip(*done, strict=True))
+    return z, h, action, alive, reward
+
+
+class Nearest:
+    """What an expert did where it saw something most like what is asked about."""
+
+    def __init__(self, experts: ExpertLatents) -> None:
+        known = experts.known()
+        self._experts, self._action = experts, experts.action[known]
+        self._seen = experts.embed(experts.mu[known], experts.h[known])
+
+    @torch.no_grad()
+    def action(self, z: Tensor, h: Tensor) -> Tensor:
+        """(N, A) for z (N, Z) and h (N, R)."""
+        return torch.cat([self._action[torch.cdist(asked, self._seen).argmin(1)] for asked in self._experts.embed(z, h).split(ASKED_AT_ONCE)])
+
+
+@dataclass
+class Judgement:
+    """What dreams of a clone are worth that begin where an expert was.
+
+    Fields:
+        distance: (T,) from what the expert saw, step by step, a mean over the dreams (Euclidean, in `ExpertLatents.embed`)
+        likeness: mean of DITTO's reward
+        reward: that M expects, a mean over steps
+    """
+
+    distance: Tensor
+    likeness: float
+    reward: float
+
+
+@torch.no_grad()
+def judge(mdrnn: MDRNN, experts: ExpertLatents, act: Callable[[Tensor, Tensor], Tensor], steps: int, temperature: float, seed: int) -> Judgement:
+    """JUDGED dreams of `steps` steps, the same starts and luck for everybody who is judged with one seed."""
+    where = experts.mu.device
+    generator = torch.Generator(where).manual_seed(seed)
+    long = experts.long(steps)
+    chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=where)]
+    z, h, _, alive, reward = drift(mdrnn, experts.begin(chosen), steps, act, temperature, generator)
+    mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
+    return Judgement((mine - theirs).norm(dim=-1).mean(1), float((similarity(mine, theirs) * alive[1:]).mean()), float(reward.mean()))

@@ -1,0 +1,103 @@
+"""What a clone learns from: steps with the expert's action, as latents in memory, or as a world's own numbers, streamed."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.loaders import LabelledStream
+from data.shards import Dataset
+from models.controller import Controller
+
+SCALE_STEPS = 16_384  # that the spread of observed numbers is measured on
+
+
+@dataclass
+class Steps:
+    """Recorded steps with the expert's action, in memory.
+
+    Fields:
+        mu, logsigma: (N, Z) posterior of the frame acted upon        h: (N, R) M's output before it
+        action: (N, A) the expert's, one-hot for a discrete space
+        size: B, of a batch
+    """
+
+    mu: Tensor
+    logsigma: Tensor
+    h: Tensor
+    action: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's mean."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
+        order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
+        for chosen in order.split(self.size):
+            z = self.mu[chosen]
+            if rng:
+                z = z + self.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
+            yield z, self.h[chosen], self.action[chosen]
+
+    def joined(self, other: "Steps") -> "Steps":
+        """These steps and others."""
+        return Steps(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in ("mu", "logsigma", "h", "action")), self.size)
+
+    def deployed(self, model: Controller) -> Controller:
+        """The head that acts on what a driver sees."""
+        return model
+
+    def scale(self) -> dict[str, Tensor]:
+        """What a resumed run must have the same."""
+        return {}
+
+
+class NumberSteps:
+    """Recorded steps of a world that is observed as S numbers, streamed from the dataset. The head is trained on them in units of their spread, less their mean;
+    numbers that never change are left out."""
+
+    def __init__(self, datasets: Sequence[Dataset], split: str, size: int, seed: int, scale: dict[str, Tensor] | None = None) -> None:
+        """`scale`: "mean" and "factor" (S,), or None to measure them here."""
+        self._stream = LabelledStream(datasets, split, size, seed)
+        self._scale = scale or self._measured()
+
+    def __len__(self) -> int:
+        return self._stream.steps
+
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Observations (B, S), nothing, and action (B, A) of all steps, shuffled as (seed, epoch) say."""
+        for obs, action in self._stream.epoch(epoch if rng else 0):
+            yield self._scaled(obs), obs[:, :0], action
+
+    def deployed(self, model: Controller) -> Controller:
+        """The head that acts on the numbers as they are: the scale has gone into its first layer."""
+        plain, layer = deepcopy(model), model.layers[0]
+        mean, factor = (self._scale[name].to(layer.weight.device) for name in ("mean", "factor"))
+        plain.layers[0].weight.data = layer.weight.data * factor
+        plain.layers[0].bias.data = layer.bias.data - plain.layers[0].weight.data @ mean
+        return plain
+
+    def scale(self) -> dict[str, Tensor]:
+        """What a resumed run must have the same."""
+        return self._scale
+
+    def _scaled(self, obs: Tensor) -> Tensor:
+        return (obs - self._scale["mean"]) * self._scale["factor"]
+
+    def _measured(self) -> dict[str, Tensor]:
+        count, total, squares = 0, 0.0, 0.0
+        for obs, _ in self._stream.epoch(0):
+            obs = obs.double()
+            count, total, squares = count + len(obs), total + obs.sum(0), squares + obs.square().sum(0)
+            if count >= SCALE_STEPS:
+                break
+        if not count:
+            return {}
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+        return {"mean": mean.float(), "factor": torch.where(spread > 1e-6, 1 / spread, 0.0).float()}
