@@ -227,7 +227,7 @@ def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:
     if args.controller in TRAINED:
         agent = load_agent(args.logdir, args.controller)
         if args.world == "dream" and not isinstance(agent, Agent):
-            raise UserError(f"{args.logdir} has no dream to drive in, its controller sees numbers of the simulator's: use --world simulator")
+            raise UserError(f"{args.logdir} has no dream to drive in, its controller sees the simulator itself: use --world simulator")
         return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         seen = checkpoint.path(args.logdir, "vae").exists()

@@ -1,5 +1,5 @@
-"""Stage 4b: clone the recorded expert, (z, h) -> action, on cached latents, and go on in the dream; or, of a dataset that holds numbers and no pictures, clone
-numbers -> action, without V and M.
+"""Stage 4b: clone the recorded expert, (z, h) -> action, on cached latents, and go on in the dream; or, without V and M, numbers -> action of a dataset that holds no
+pictures, or with --model frames -> action by a network that remembers.
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/latents/             and the expert's actions in the datasets
@@ -14,6 +14,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30 --method ditto --dream-epochs 20
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
+    python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1 --n-samples 10
 
 --method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
 """
@@ -22,41 +23,39 @@ import argparse
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
-from data import generation_script, policies
+from data import generation_script
 from data.dream_report import film, plot_distances, plot_relation
 from data.evaluation import Driver, Evaluator
-from data.imagination import ExpertLatents, Nearest, drift, expert_latents, judge
-from data.latents import cache_latents, load_sequences
+from data.imagination import Dreams, Setting, random_action
 from data.loaders import check_world, open_datasets, require_validation, world_of
+from data.sequences import FrameSequences
 from data.shards import Dataset
 from data.steps import NumberSteps, Steps
 from envs import fast
-from models.agent import load_models, load_vae
-from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector, parameter_vector
-from models.ditto import Ditto, similarity
-from models.mdrnn import MDRNN
-from models.vae import VAE
+from models.agent import load_models, load_vae, make_head
+from models.cloning import run_epoch, run_sequences
+from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
+from models.ditto import Ditto
+from models.policy import MEMORIES, Policy, PolicyConfig
 from utils import checkpoint
 from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
 from utils.errors import UserError
-from utils.metrics import Mean, line, write_csv
+from utils.metrics import line, write_csv
 from utils.plots import curves
 from utils.seeds import RANGE, STRIDE, selection_seeds
-from utils.spaces import space_from_dict
 
 STAGE = 5
 METHODS = ("bc", "dagger", "ditto")
+FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 PASSES = 5  # of dagger over all it has, after each time it has grown
-DRIFT_STRIDE = 4  # steps of a dream between two that dagger asks about
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,8 +64,13 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those M was trained on)")
     p.add_argument("--features", choices=LATENT_FEATURES, help="what the clone sees: z alone, or z and h (default: zh)")
     p.add_argument("--hidden", type=natural, default=0, help="width of a hidden layer; 0 for the linear head evolution uses")
+    p.add_argument("--model", choices=MEMORIES, help="clone frames themselves, without V and M: convolutions and this memory (mlp: none)")
+    p.add_argument("--units", type=positive, default=64, help="of the memory of --model")
+    p.add_argument("--width", type=positive, default=16, help="channels of the first convolution of --model; the others have twice as many")
+    p.add_argument("--sequence", type=positive, default=32, help="frames that --model is trained to look back through")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning; more than before goes on")
-    p.add_argument("--batch-size", type=positive, default=256, help="steps")
+    p.add_argument("--batch-size", type=positive, default=256, help="steps; of --model in whole sequences")
+    p.add_argument("--label-smoothing", type=natural_float, default=0.0, help="of discrete actions: the share that goes to all alike")
     p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help="AdamW's")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
@@ -88,78 +92,11 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def clone_loss(outputs: Tensor, action: Tensor, discrete: bool) -> Tensor:
-    """Cross-entropy of a one-hot action (B, n), or squared error summed over a box's components (B, A); a mean over the batch."""
-    if discrete:
-        return F.cross_entropy(outputs, action)
-    return (outputs - action).square().sum(1).mean()
-
-
-def run_epoch(model: Controller, batches: Iterator[tuple[Tensor, Tensor, Tensor]], optimizer: torch.optim.Optimizer | None, bar: tqdm) -> float:
-    """One pass over `batches` of z, h and action; trains with an optimizer, else measures. Mean loss."""
-    where, mean = next(model.parameters()).device, Mean()
-    discrete = model.config.action_space["type"] == "discrete"
-    for number, (z, h, action) in enumerate(batches):
-        with torch.set_grad_enabled(optimizer is not None):
-            loss = clone_loss(model.outputs(z.to(where), h.to(where)), action.to(where), discrete)
-        if not math.isfinite(loss.item()):
-            raise UserError(f"the loss became {loss.item()} in batch {number} of {bar.desc}: lower --learning-rate and run again")
-        if optimizer:
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        mean.add({"loss": loss}, len(action))
-        bar.update(len(action))
-    return mean.result()["loss"]
-
-
-def random_action(space: dict, where: torch.device, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Uniformly random actions, as vectors."""
-    rng, known = np.random.default_rng(seed), space_from_dict(space)
-    return lambda z, h: action_vector(torch.from_numpy(np.stack([policies.uniform(known, rng) for _ in z])).to(where), space)
-
-
-class Dreams:
-    """What a clone needs to dream: V and M of a run, and where experts were.
-
-    Attributes:
-        experts: ExpertLatents of "train" and "val", the former on M's device
-        steps: of a dream that is judged; no more than validation episodes have
-    """
-
-    def __init__(self, args: argparse.Namespace, vae: VAE, saved: dict, mdrnn: MDRNN, datasets: Sequence[Dataset]) -> None:
-        self.args, self.vae, self.saved, self.mdrnn, self.datasets = args, vae, saved, mdrnn, datasets
-        self.where = mdrnn.head.weight.device
-        mdrnn.train()  # it has nothing that trains; cuDNN wants it, to look back through an LSTM
-        self.experts = {split: self.latents(datasets, split).to(self.where) for split in ("train", "val")}
-
-    def latents(self, datasets: Sequence[Dataset], split: str) -> ExpertLatents:
-        """What V and M make of the experts' episodes of some datasets."""
-        cache_latents(self.args.logdir, self.vae, self.saved["digest"], datasets, self.where)
-        return expert_latents(load_sequences(self.args.logdir, self.saved["digest"], datasets), self.mdrnn, split)
-
-    @property
-    def steps(self) -> int:
-        experts = self.experts["val"]
-        return min(self.args.horizon, int(experts.left[experts.starts].max()))
-
-    def starts(self, rng: np.random.Generator, num: int) -> Tensor:
-        """(num,) numbers of starts of the train split with --horizon steps after them; UserError if there are none."""
-        long = self.experts["train"].long(self.args.horizon)
-        if not len(long):
-            raise UserError(f"no episode with an expert has {self.args.horizon} steps after a moment where dreams begin: choose a smaller --horizon")
-        return long[torch.from_numpy(rng.integers(len(long), size=num)).to(self.where)]
-
-    def act(self, model: Controller) -> Callable[[Tensor, Tensor], Tensor]:
-        """What `model` does, as vectors."""
-        return lambda z, h: action_vector(model(z, h), model.config.action_space)
-
-
 def main() -> None:
     args = parse_args()
     datasets = open_datasets(args.dataset) if args.dataset else None
     numbers = datasets and len(world_of(datasets[0])["image_shape"]) == 1
-    best = clone_numbers(args, datasets) if numbers else clone_latents(args, datasets)
+    best = clone_frames(args, datasets) if args.model else clone_numbers(args, datasets) if numbers else clone_latents(args, datasets)
     print(f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
           f"next: python test_controller.py --logdir {args.logdir} --controller bc")
 
@@ -173,10 +110,10 @@ def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> f
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
-        dreams = Dreams(args, vae, saved, mdrnn, datasets)
-        steps = {split: experts.steps(args.batch_size) for split, experts in dreams.experts.items()}
+        dreams = Dreams(args.logdir, vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, args.dreams, args.temperature, args.seed))
+        steps = {split: latents.steps(args.batch_size) for split, latents in dreams.recorded.items()}
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
-        cloning = Cloning(args, folder, config, datasets, steps, world, parents, dreams, state)
+        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, parents, dreams, state)
         cloning.run()
         cloning.report()
     return cloning.best
@@ -196,7 +133,28 @@ def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
         steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
         steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
         config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
-        cloning = Cloning(args, folder, config, datasets, steps, world, {}, None, state)
+        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
+        cloning.run()
+    return cloning.best
+
+
+def clone_frames(args: argparse.Namespace, datasets: list[Dataset] | None) -> float:
+    """Clone frames -> action; returns the best score in the simulator."""
+    if not datasets:
+        raise UserError(f"--model {args.model} learns from frames: say which, with --dataset")
+    require_validation(datasets)
+    world = world_of(datasets[0])
+    if len(world["image_shape"]) == 1:
+        raise UserError(f"--model {args.model} learns from frames, and {datasets[0].root} holds {world['image_shape'][0]} numbers a step: leave --model away")
+    for flag, given in (("--features", args.features), ("--hidden", args.hidden), ("--method", args.method != "bc")):
+        if given:
+            raise UserError(f"{flag} is for clones on latents, and --model {args.model} sees frames: leave one of the two away")
+    with checkpoint.stage_folder(args.logdir, "bc") as folder:
+        state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
+        lanes = max(1, args.batch_size // args.sequence)
+        steps = {split: FrameSequences(datasets, split, args.sequence, lanes) for split in ("train", "val")}
+        config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
+        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
         cloning.run()
     return cloning.best
 
@@ -210,15 +168,17 @@ class Cloning:
         history: rows of metrics.csv           best: highest mean return so far
     """
 
-    def __init__(self, args: argparse.Namespace, folder: Path, config: ControllerConfig, datasets: Sequence[Dataset], data: dict[str, Steps] | dict[str, NumberSteps],
-                 world: dict, parents: dict[str, str], dreams: Dreams | None, state: dict | None) -> None:
+    def __init__(self, args: argparse.Namespace, folder: Path, config: dict, datasets: Sequence[Dataset],
+                 data: dict[str, Steps] | dict[str, NumberSteps] | dict[str, FrameSequences], world: dict, parents: dict[str, str], dreams: Dreams | None,
+                 state: dict | None) -> None:
         for split, steps in data.items():
             if not len(steps):
                 raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
                                 "record episodes with `--policy expert`, or a mixture that has enough of it")
         self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
         seed_everything(args.seed, STAGE)
-        self.model = Controller(config).to(device(args.device))
+        self.model = make_head(config).to(device(args.device))
+        self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
         self.optimizer, self.ditto = self._optimizer(), None
         self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
         if state:
@@ -230,7 +190,9 @@ class Cloning:
 
     def _resume(self, state: dict) -> None:
         args = self.args
-        checkpoint.check_config(state, self.model.config_dict(), {"hidden": "--hidden", "features": "--features", "latent": "--dataset"})
+        if "cloned" not in state:
+            raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
+        checkpoint.check_config(state, self.model.config_dict(), FLAGS)
         self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
         if dreamt and (args.method != dreamt[0] or args.epochs != len(self.history) - len(dreamt)):
@@ -261,7 +223,8 @@ class Cloning:
                     for epoch in range(begun + 1, end + 1):
                         bar.set_description(f"{method}, epoch {epoch} of {last}")
                         self._epoch(method, epoch, epoch == end, bar)
-        curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), ("return_mean",)], "the clone")
+        rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
+        curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
 
     def _enter_dream(self) -> None:
         """Take the clone that drove best, which dreams begin with."""
@@ -279,7 +242,7 @@ class Cloning:
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
-        row["val_loss"] = run_epoch(self.model, self.data["val"].batches(epoch, None), None, bar)
+        row |= {f"val_{name}": value for name, value in self.run_epoch(self.model, self.data["val"].batches(epoch, None), None, bar).items()}
         row |= {"return_mean": None, "return_std": None}
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
@@ -294,31 +257,17 @@ class Cloning:
         return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
 
     def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        return {"loss": run_epoch(self.model, self.data["train"].batches(epoch, rng), self.optimizer, bar)}
+        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.optimizer, bar, self.args.label_smoothing)
 
     def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         if self.args.world == "simulator":
             steps = self._drive(epoch)
         else:
-            self._drift(rng)
-            z, h, action = (self.drifted[name].float() for name in ("z", "h", "action"))
-            steps = self.data["train"].joined(Steps(z, torch.full_like(z, -math.inf), h, action, self.args.batch_size))  # sampled by M already
+            self.drifted = self.dreams.drift(self.model, self.drifted, rng)
+            steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
         for _ in range(PASSES):
-            loss = run_epoch(self.model, steps.batches(epoch, rng), self.optimizer, bar)
-        return {"loss": loss, "steps": len(steps)}
-
-    @torch.no_grad()
-    def _drift(self, rng: np.random.Generator) -> None:
-        """Let the clone dream, and note what the expert did where it saw what was most like it."""
-        args, dreams = self.args, self.dreams
-        experts, generator = dreams.experts["train"], torch.Generator(dreams.where).manual_seed(int(rng.integers(2**31)))
-        begun = experts.begin(dreams.starts(rng, args.dreams))
-        z, h, _, alive, _ = drift(dreams.mdrnn, begun, args.horizon, dreams.act(self.model), args.temperature, generator)
-        chosen = alive[::DRIFT_STRIDE] > 0
-        z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
-        fresh = {"z": z, "h": h, "action": Nearest(experts).action(z, h)}
-        before = self.drifted or {name: value[:0] for name, value in fresh.items()}
-        self.drifted = {name: torch.cat([before[name], value.half().cpu()]) for name, value in fresh.items()}
+            learnt = run_epoch(self.model, steps.batches(epoch, rng), self.optimizer, bar, self.args.label_smoothing)
+        return {**learnt, "steps": len(steps)}
 
     def _drive(self, epoch: int) -> Steps:
         """Let the clone that drove best so far drive in the simulator, whose expert says what it would do; returns all steps there are."""
@@ -330,31 +279,23 @@ class Cloning:
         vars(order).update(self.world.get("options", {}))
         generation_script.generate(order)
         latents = self.dreams.latents(open_datasets(folders), "train")
-        return self.data["train"].joined(latents.steps(args.batch_size))
+        known = latents.known()
+        return self.data["train"].joined(latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known])
 
     def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        args, dreams, ditto, mean = self.args, self.dreams, self.ditto, Mean()
-        experts, generator = dreams.experts["train"], torch.Generator(dreams.where).manual_seed(int(rng.integers(2**31)))
-        for _ in range(args.updates):
-            chosen = dreams.starts(rng, args.dreams)
-            ditto.begin(args.dreams, generator)
-            with torch.set_grad_enabled(not ditto.discrete):
-                z, h, action, alive, _ = drift(dreams.mdrnn, experts.begin(chosen), args.horizon, ditto.act, args.temperature, generator)
-                reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, args.horizon))[1:])
-            learnt = ditto.learn(z, h, action, alive, reward)
-            if not math.isfinite(learnt["loss"]):
-                raise UserError(f"the actor's loss became {float(learnt['loss'])} in epoch {epoch}: lower --dream-rate and run again")
-            mean.add(learnt)
-            bar.update(args.dreams * args.horizon)
-        return mean.result()
+        learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar)
+        if not math.isfinite(learnt["loss"]):
+            raise UserError(f"the actor's loss became {learnt['loss']} in epoch {epoch}: lower --dream-rate and run again")
+        return learnt
 
     def _score(self, epoch: int, method: str) -> dict:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
         args, deployed = self.args, self.data["train"].deployed(self.model)
-        returns = np.array(self.evaluator.returns([(parameter_vector(deployed).cpu(), seed) for seed in selection_seeds(args.seed, args.n_samples)]))
+        parameters = parameter_vector(deployed).cpu()
+        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)]))
         row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
         if self.dreams:
-            judged = self._judge(self.dreams.act(self.model))
+            judged = self.dreams.judge(self.dreams.act(self.model))
             row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
         if method == "bc" and (self.cloned is None or row["return_mean"] > self.cloned["score"]):
             self.cloned = {"model": {name: value.clone() for name, value in self.model.state_dict().items()}, "score": row["return_mean"]}
@@ -363,10 +304,6 @@ class Cloning:
             checkpoint.save(self.folder / "best.tar", "bc", **self._common(epoch), model=deployed.state_dict())
             tqdm.write(f"best.tar is now of epoch {epoch} ({method})")
         return row
-
-    def _judge(self, act: Callable[[Tensor, Tensor], Tensor]):
-        dreams = self.dreams
-        return judge(dreams.mdrnn, dreams.experts["val"], act, dreams.steps, self.args.temperature, self.args.seed)
 
     def report(self) -> None:
         """Pictures of what has become of it."""
@@ -379,7 +316,7 @@ class Cloning:
             before.load_state_dict(self.cloned["model"])
             drivers["clone before it dreamt"] = dreams.act(before)
         drivers["random"] = random_action(space, dreams.where, args.seed)
-        plot_distances(self.folder / "distance.png", {name: self._judge(act).distance for name, act in drivers.items()}, self.world["dt"])
+        plot_distances(self.folder / "distance.png", {name: dreams.judge(act).distance for name, act in drivers.items()}, self.world["dt"])
         plot_relation(self.folder / "dream-and-reality.png", self.history)
         film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
 

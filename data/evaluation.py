@@ -11,8 +11,9 @@ from tqdm import tqdm
 from data.policies import make_policy
 from envs import World, make
 from envs.dream import DreamWorld
-from models.agent import Agent, Head, load_models
-from models.controller import Controller, ControllerConfig, set_parameters
+from models.agent import ALONE, Agent, load_models, make_head
+from models.controller import Controller, set_parameters
+from models.policy import FRAMES
 from utils.workers import WorkerPool
 
 REPORT_EVERY = 20  # steps between two reports of a worker
@@ -57,6 +58,7 @@ class Evaluator:
     def __init__(self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu", options: dict | None = None) -> None:
         self.steps = 0  # driven so far
         self.workers = workers
+        self._sees_frames = driver.head is not None and driver.head["features"] == FRAMES
         self._pool = WorkerPool(_driving, (env, driver, str(device), options or {}), workers)
 
     def __enter__(self) -> "Evaluator":
@@ -79,7 +81,8 @@ class Evaluator:
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         head = tasks[0][0]
-        alike = head is not None and head.numel() >= LARGE and all(p is head for p, _ in tasks)  # of all tasks, not of a group: what is computed must not depend on these
+        large = head is not None and (self._sees_frames or head.numel() >= LARGE)
+        alike = large and all(p is head for p, _ in tasks)  # of all tasks, not of a group: what is computed must not depend on these
         found: list[list[Driven]] = [[] for _ in groups]
         driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
 
@@ -142,9 +145,9 @@ class AgentDriver:
     """Agents that share V and M, if they have any, each with a head of its own."""
 
     def __init__(self, driver: Driver, device: torch.device) -> None:
-        controller = Controller(ControllerConfig(**driver.head)).to(device)
-        if controller.config.features == "state":
-            self.agent = Head(controller, {}, {})
+        controller = make_head(driver.head).to(device).eval()
+        if controller.config.features in ALONE:
+            self.agent = ALONE[controller.config.features](controller, {}, {})
             return
         vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
         self.agent = Agent(vae, mdrnn, controller, world, parents)

@@ -1,24 +1,34 @@
 """Clones in the dream: where experts were, as latents; dreams that begin there; and what an expert would have done where a clone drifts to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.latents import cache_latents, load_sequences
 from data.loaders import Sequences
+from data.policies import uniform
+from data.shards import Dataset
 from data.steps import Steps
 from envs import dream
 from envs.dream import Dream
-from models.ditto import similarity
+from models.controller import Controller, action_vector
+from models.ditto import Ditto, similarity
 from models.mdrnn import MDRNN, draw_noise
+from models.vae import VAE
+from utils.errors import UserError
+from utils.metrics import Mean
+from utils.spaces import space_from_dict
 
 EPISODES_AT_ONCE = 32  # run through M together
 STRIDE = 10  # frames between two places where a dream may begin
 ASKED_AT_ONCE = 1024
+DRIFT_STRIDE = 4  # steps of a dream between two that are asked about
 JUDGED = 256  # dreams
 
 
@@ -53,8 +63,7 @@ class ExpertLatents:
 
     def steps(self, size: int) -> Steps:
         """Every step for which the expert's action is known, in batches of `size`."""
-        known = self.known()
-        return Steps(self.mu[known], self.logsigma[known], self.h[known], self.action[known], size)
+        return Steps(self.mu, self.logsigma, self.h, self.action, self.known(), size)
 
     def long(self, steps: int) -> Tensor:
         """(N,) numbers of the starts after which an episode has `steps` more steps."""
@@ -109,7 +118,10 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
             for name, value in values.items():
                 parts[name].append(value)
             frames += steps + 1
-    return ExpertLatents(**{name: torch.cat(values) if values else torch.empty(0) for name, values in parts.items()})
+    if not episodes:
+        latent, hidden, none = data.mu.shape[1], mdrnn.config.hidden, torch.empty(0, dtype=torch.long)
+        return ExpertLatents(*(torch.empty(0, size) for size in (latent, latent, hidden, data.action.shape[1])), none, none, none, torch.empty(0, hidden))
+    return ExpertLatents(**{name: torch.cat(values) for name, values in parts.items()})
 
 
 def drift(mdrnn: MDRNN, begun: Dream, steps: int, act: Callable[[Tensor, Tensor], Tensor], temperature: float,
@@ -160,13 +172,97 @@ class Judgement:
     reward: float
 
 
-@torch.no_grad()
-def judge(mdrnn: MDRNN, experts: ExpertLatents, act: Callable[[Tensor, Tensor], Tensor], steps: int, temperature: float, seed: int) -> Judgement:
-    """JUDGED dreams of `steps` steps, the same starts and luck for everybody who is judged with one seed."""
-    where = experts.mu.device
-    generator = torch.Generator(where).manual_seed(seed)
-    long = experts.long(steps)
-    chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=where)]
-    z, h, _, alive, reward = drift(mdrnn, experts.begin(chosen), steps, act, temperature, generator)
-    mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
-    return Judgement((mine - theirs).norm(dim=-1).mean(1), float((similarity(mine, theirs) * alive[1:]).mean()), float(reward.mean()))
+@dataclass(frozen=True)
+class Setting:
+    """How clones dream.
+
+    Fields:
+        horizon: steps of a dream
+        num: dreams at once
+        temperature: of the mixture
+        seed: of the dreams that clones are judged by
+    """
+
+    horizon: int
+    num: int
+    temperature: float
+    seed: int
+
+
+class Dreams:
+    """Dreams that begin where experts were, with V and M of a run.
+
+    Attributes:
+        recorded: ExpertLatents of "train" and "val"        experts: the same, on M's device
+    """
+
+    def __init__(self, logdir: Path, vae: VAE, vae_digest: str, mdrnn: MDRNN, datasets: Sequence[Dataset], setting: Setting) -> None:
+        self.logdir, self.vae, self.vae_digest, self.mdrnn, self.datasets, self.setting = logdir, vae, vae_digest, mdrnn, datasets, setting
+        self.where = mdrnn.head.weight.device
+        mdrnn.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
+        self.recorded = {split: self.latents(datasets, split) for split in ("train", "val")}
+        self.experts = {split: latents.to(self.where) for split, latents in self.recorded.items()}
+
+    def latents(self, datasets: Sequence[Dataset], split: str) -> ExpertLatents:
+        """What V and M make of the experts' episodes of some datasets."""
+        cache_latents(self.logdir, self.vae, self.vae_digest, datasets, self.where)
+        return expert_latents(load_sequences(self.logdir, self.vae_digest, datasets), self.mdrnn, split)
+
+    def act(self, model: Controller) -> Callable[[Tensor, Tensor], Tensor]:
+        """What `model` does, as vectors."""
+        return lambda z, h: action_vector(model(z, h), model.config.action_space)
+
+    @torch.no_grad()
+    def drift(self, model: Controller, before: dict[str, Tensor] | None, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Let `model` dream, and ask what the expert did where it saw what was most like it: z (N, Z), h (N, R), action (N, A) as float16, added to `before`."""
+        experts, generator = self.experts["train"], self._generator(rng)
+        z, h, _, alive, _ = drift(self.mdrnn, experts.begin(self._starts(rng)), self.setting.horizon, self.act(model), self.setting.temperature, generator)
+        chosen = alive[::DRIFT_STRIDE] > 0
+        z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
+        fresh = {"z": z, "h": h, "action": self._nearest.action(z, h)}
+        return {name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()}
+
+    def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm) -> dict[str, float]:
+        """So many updates of actor and critic; means of what `Ditto.learn` says. `bar` counts dreamt steps."""
+        experts, generator, mean = self.experts["train"], self._generator(rng), Mean()
+        horizon, num = self.setting.horizon, self.setting.num
+        for _ in range(updates):
+            chosen = self._starts(rng)
+            ditto.begin(num, generator)
+            with torch.set_grad_enabled(not ditto.discrete):
+                z, h, action, alive, _ = drift(self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator)
+                reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
+            mean.add(ditto.learn(z, h, action, alive, reward))
+            bar.update(num * horizon)
+        return mean.result()
+
+    @torch.no_grad()
+    def judge(self, act: Callable[[Tensor, Tensor], Tensor]) -> Judgement:
+        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody."""
+        experts, generator = self.experts["val"], torch.Generator(self.where).manual_seed(self.setting.seed)
+        steps = min(self.setting.horizon, int(experts.left[experts.starts].max()))
+        long = experts.long(steps)
+        chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=self.where)]
+        z, h, _, alive, reward = drift(self.mdrnn, experts.begin(chosen), steps, act, self.setting.temperature, generator)
+        mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
+        return Judgement((mine - theirs).norm(dim=-1).mean(1), float((similarity(mine, theirs) * alive[1:]).mean()), float(reward.mean()))
+
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.experts["train"])
+
+    def _generator(self, rng: np.random.Generator) -> torch.Generator:
+        return torch.Generator(self.where).manual_seed(int(rng.integers(2**31)))
+
+    def _starts(self, rng: np.random.Generator) -> Tensor:
+        """(num,) numbers of starts of the train split with a whole horizon after them; UserError if there are none."""
+        long = self.experts["train"].long(self.setting.horizon)
+        if not len(long):
+            raise UserError(f"no episode with an expert has {self.setting.horizon} steps after a moment where dreams begin: choose a smaller --horizon")
+        return long[torch.from_numpy(rng.integers(len(long), size=self.setting.num)).to(self.where)]
+
+
+def random_action(space: dict, where: torch.device, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Uniformly random actions, as vectors."""
+    rng, known = np.random.default_rng(seed), space_from_dict(space)
+    return lambda z, h: action_vector(torch.from_numpy(np.stack([uniform(known, rng) for _ in z])).to(where), space)

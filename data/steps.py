@@ -20,8 +20,9 @@ class Steps:
     """Recorded steps with the expert's action, in memory.
 
     Fields:
-        mu, logsigma: (N, Z) posterior of the frame acted upon        h: (N, R) M's output before it
-        action: (N, A) the expert's, one-hot for a discrete space
+        mu, logsigma: (F, Z) posterior of frames        h: (F, R) M's output before them
+        action: (F, A) the expert's, one-hot for a discrete space
+        rows: (N,) those that are steps to learn from
         size: B, of a batch
     """
 
@@ -29,24 +30,27 @@ class Steps:
     logsigma: Tensor
     h: Tensor
     action: Tensor
+    rows: Tensor
     size: int
 
     def __len__(self) -> int:
-        return len(self.action)
+        return len(self.rows)
 
     def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's mean."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
         order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
-        for chosen in order.split(self.size):
+        for chosen in self.rows[order].split(self.size):
             z = self.mu[chosen]
             if rng:
                 z = z + self.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
             yield z, self.h[chosen], self.action[chosen]
 
-    def joined(self, other: "Steps") -> "Steps":
-        """These steps and others."""
-        return Steps(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in ("mu", "logsigma", "h", "action")), self.size)
+    def joined(self, mu: Tensor, h: Tensor, action: Tensor, logsigma: Tensor | None = None) -> "Steps":
+        """These steps and others: mu (N, Z), h (N, R), action (N, A); without logsigma (N, Z), mu is z itself."""
+        parts = {"mu": mu, "logsigma": torch.full_like(mu, -torch.inf) if logsigma is None else logsigma, "h": h, "action": action}
+        return Steps(**{name: torch.cat([getattr(self, name)[self.rows], value]) for name, value in parts.items()}, rows=torch.arange(len(self) + len(mu)),
+                     size=self.size)
 
     def deployed(self, model: Controller) -> Controller:
         """The head that acts on what a driver sees."""

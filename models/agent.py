@@ -1,4 +1,4 @@
-"""An agent: V, M and C together, from a frame to an action; or C alone, where a world is observed as numbers."""
+"""An agent: V, M and C together, from a frame to an action; C alone, where a world is observed as numbers; or a policy that sees frames without V and M."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.controller import Controller, ControllerConfig, action_vector
 from models.mdrnn import MDRNN, MDRNNConfig
+from models.policy import FRAMES, Policy, PolicyConfig
 from models.vae import VAE, VAEConfig, to_float, to_uint8
 from utils import checkpoint
 
@@ -36,16 +37,21 @@ def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.devic
     """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller."""
     device, path = torch.device(device), checkpoint.path(logdir, controller)
     alone = checkpoint.load(path, controller) if path.exists() else None  # V's absence is to be told before a controller's
-    if alone and alone["config"]["features"] == "state":
-        return Head(_head(alone, device), alone["world"], {controller: alone["digest"]})
+    if alone and alone["config"]["features"] in ALONE:
+        return ALONE[alone["config"]["features"]](_head(alone, device), alone["world"], {controller: alone["digest"]})
     vae, mdrnn, world, _, parents = load_models(logdir, device)
     saved = alone or checkpoint.load_parent(logdir, controller)
     checkpoint.check_parents(saved, parents, path, controller)
     return Agent(vae, mdrnn, _head(saved, device), world, {**parents, controller: saved["digest"]})
 
 
-def _head(saved: dict, device: torch.device) -> Controller:
-    head = Controller(ControllerConfig(**saved["config"]))
+def make_head(config: dict) -> Controller | Policy:
+    """The untrained head of a checkpoint's config."""
+    return Policy(PolicyConfig(**config)) if config["features"] == FRAMES else Controller(ControllerConfig(**config))
+
+
+def _head(saved: dict, device: torch.device) -> Controller | Policy:
+    head = make_head(saved["config"])
     head.load_state_dict(saved["model"])
     return head.to(device).eval()
 
@@ -102,6 +108,33 @@ class Head:
         """`action` was taken on the last observation."""
 
 
+class PolicyHead(Head):
+    """B copies of a policy that sees frames and remembers them itself."""
+
+    def __init__(self, policy: Policy, world: dict, parents: dict[str, str]) -> None:
+        self.controller, self.world, self.parents, self.device = policy, world, parents, policy.head.weight.device
+
+    def reset(self, num: int, parameters: Tensor | None = None) -> None:
+        if parameters is not None:
+            raise ValueError("copies of a policy on frames all have the same parameters")
+        self.num, self._state = num, self.controller.initial_state(num + -num % LANES)
+
+    def keep(self, which: Tensor) -> None:
+        self.num = int(which.sum())
+        self._state = self._state[filled(which.nonzero()[:, 0])]
+
+    @torch.inference_mode()
+    def see(self, obs: Tensor) -> None:
+        outputs, self._next = self.controller(filled(obs).to(self.device)[:, None], self._state)
+        self._outputs = outputs[: self.num, 0]
+
+    def choose(self) -> Tensor:
+        return self.controller.to_action(self._outputs)
+
+    def follow(self, action: Tensor) -> None:
+        self._state = self._next
+
+
 class Agent(Head):
     """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions."""
 
@@ -150,3 +183,6 @@ class Agent(Head):
         pred = self.mdrnn.predict(self.h)
         index = pred.logpi.argmax(-1)[:, None, None].expand(-1, 1, pred.mu.shape[-1])
         return to_uint8(self.vae.decode(pred.mu.gather(1, index)[:, 0]))
+
+
+ALONE = {"state": Head, FRAMES: PolicyHead}  # by what a head sees: those that drive without V and M

@@ -1,0 +1,115 @@
+"""Sequences of recorded frames with the expert's actions, streamed, for a clone that remembers.
+
+An episode is cut into stretches, and a batch is the next few frames of some stretches side by side: what the clone remembers goes on from one batch to the next until
+the stretches are over, as it will in use, where an episode is longer than what can be looked back through at once.
+
+    episode      |----------------------------------------------|
+    stretches    |--------|================|================|---|        cut elsewhere in each epoch
+    batches               |====|====|====|====|
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.shards import Dataset, Shard
+from models.controller import action_vector
+from models.policy import Policy
+
+STRETCH = 8  # batches
+
+
+@dataclass
+class Glimpse:
+    """A batch.
+
+    Fields:
+        frames: uint8 (B, T, H, W, C)
+        action: (B, T, A) the expert's, as `action_vector` has it; known: (B, T) whether there is one
+        begins: whether these are the first frames of their stretches
+    """
+
+    frames: Tensor
+    action: Tensor
+    known: Tensor
+    begins: bool
+
+
+class FrameSequences:
+    """The episodes of a split in which the expert's action is known."""
+
+    def __init__(self, datasets: Sequence[Dataset], split: str, length: int, lanes: int) -> None:
+        """Batches of `lanes` stretches, `length` frames of each at a time."""
+        self.datasets, self.length, self.lanes = datasets, length, lanes
+        self.space = datasets[0].manifest.action_space
+        self._shards: dict[tuple[int, int], Shard] = {}
+        self._labels: dict[tuple[int, int], np.ndarray] = {}
+        self._episodes = []  # (dataset, shard, first frame, first step, steps)
+        for d, dataset in enumerate(datasets):
+            splits = {e.index: e.split for e in dataset.episodes}
+            for s, entry in enumerate(dataset.shards):
+                shard = self._shards[d, s] = dataset.open_shard(entry)
+                label = self._labels[d, s] = self._column(shard)
+                for row, index in enumerate(shard.episode):
+                    step, steps = int(shard.step_offsets[row]), int(shard.length[row])
+                    if splits[int(index)] == split and not np.isnan(label[step : step + steps]).all():
+                        self._episodes.append((d, s, int(shard.frame_offsets[row]), step, steps))
+
+    def __len__(self) -> int:
+        """Steps with a known action."""
+        return sum(int((~np.isnan(self._labels[d, s][step : step + steps]).any(1)).sum()) for d, s, _, step, steps in self._episodes)
+
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[Glimpse]:
+        """All steps once, stretches in random order and cut at random; or in order, without `rng`."""
+        stretches = self._cut(rng)
+        turns = [(group, k) for i in range(0, len(stretches), self.lanes) for group in [stretches[i : i + self.lanes]]
+                 for k in range(-(-max(steps for *_, steps in group) // self.length))]
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, *turns[0]) if turns else None
+            for following in [*turns[1:], None][: len(turns)]:
+                glimpse = ahead.result()
+                if following is not None:
+                    ahead = reader.submit(self._read, *following)
+                yield glimpse
+
+    def deployed(self, model: Policy) -> Policy:
+        """The policy that acts on what a driver sees."""
+        return model
+
+    def scale(self) -> dict[str, Tensor]:
+        """What a resumed run must have the same."""
+        return {}
+
+    def _cut(self, rng: np.random.Generator | None) -> list[tuple[int, int, int, int, int]]:
+        size, stretches = STRETCH * self.length, []
+        for d, s, frame, step, steps in self._episodes:
+            offset = int(rng.integers(size)) if rng is not None else 0
+            for start in range(-offset, steps, size):
+                low, high = max(start, 0), min(start + size, steps)
+                if low < high:
+                    stretches.append((d, s, frame + low, step + low, high - low))
+        return stretches if rng is None else [stretches[i] for i in rng.permutation(len(stretches))]
+
+    def _read(self, group: list[tuple[int, int, int, int, int]], k: int) -> Glimpse:
+        """The `k`-th batch of a group of stretches; those that are over are black, without an action."""
+        shape = self.datasets[0].manifest.image_shape
+        frames = np.zeros((len(group), self.length, *shape), np.uint8)
+        label = np.full((len(group), self.length, self._labels[group[0][:2]].shape[1]), np.nan, np.float32)
+        for b, (d, s, frame, step, steps) in enumerate(group):
+            low, high = min(k * self.length, steps), min((k + 1) * self.length, steps)
+            if low < high:
+                frames[b, : high - low] = self._shards[d, s].frames(frame + low, frame + high)
+                label[b, : high - low] = self._labels[d, s][step + low : step + high]
+        label = torch.from_numpy(label)
+        known = ~label.isnan().any(-1)
+        action = label.nan_to_num()
+        return Glimpse(torch.from_numpy(frames), action_vector(action[..., 0] if self.space["type"] == "discrete" else action, self.space), known, k == 0)
+
+    def _column(self, shard: Shard) -> np.ndarray:
+        """The expert's action on each step of a shard, (S, A) or (S, 1); NaN where unknown."""
+        label = shard.column("expert_action").astype(np.float32)
+        return np.where(label < 0, np.nan, label)[:, None] if self.space["type"] == "discrete" else label
