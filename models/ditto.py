@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.controller import Controller, action_vector
 
-DISCOUNT, MIX = 0.9, 0.95  # gamma and lambda of the returns. With more, what the critic says of the dream's last state outweighs the dream, and the actor seeks its errors
+DISCOUNT, MIX = 0.9, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
 ENTROPY = 1e-3  # what a nat of it is worth, for choices; where actions are numbers the spread of the exploration is given, and its entropy with it
 CORRELATION = 0.2  # seconds after which 1/e of a push is left: independent ones would cancel each other before the car has moved
 SLOW = 0.02  # share of the critic that its slow copy, from which returns are bootstrapped, takes over at each update
