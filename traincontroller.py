@@ -40,6 +40,7 @@ from utils.seeds import recording_seed, selection_seeds
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
+SIZES = {"dream": (64, 16), "simulator": (16, 2)}  # P and S: the paper's, and what reaches most with a million frames (docs/results.md)
 STALE = 3  # evaluations without a better mean after which candidates drive more episodes
 
 
@@ -49,8 +50,8 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--world", choices=("dream", "simulator"), default="dream",
                    help="where candidates drive: in M's dream, or in the simulator (for carracing in carracing-fast, which stands for it)")
     p.add_argument("--features", choices=LATENT_FEATURES, default="zh", help="what the controller sees: z alone, or z and h")
-    p.add_argument("--pop-size", type=positive, default=64, help="P, candidates of a generation")
-    p.add_argument("--n-samples", type=positive, default=16, help="S, episodes each candidate drives")
+    p.add_argument("--pop-size", type=positive, help=f"P, candidates of a generation (default: {SIZES['dream'][0]}; in the simulator {SIZES['simulator'][0]})")
+    p.add_argument("--n-samples", type=positive, help=f"S, episodes each candidate drives (default: {SIZES['dream'][1]}; in the simulator {SIZES['simulator'][1]})")
     p.add_argument("--most-samples", type=positive, default=16,
                    help=f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell enough while all drive badly")
     p.add_argument("--give-up", type=natural, default=0,
@@ -68,7 +69,10 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--evolve", choices=("all", "last"), default="all", help="all weights of the controller, or those of its last layer, the rest as in --init")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
-    return p.parse_args()
+    args = p.parse_args()
+    sizes = SIZES[args.world]
+    args.pop_size, args.n_samples = args.pop_size or sizes[0], args.n_samples or sizes[1]
+    return args
 
 
 @torch.inference_mode()

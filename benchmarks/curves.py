@@ -35,7 +35,7 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = Tru
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     for i, x in enumerate(("frames", "hours")):
         axes = figure.add_subplot(1, 2, i + 1)
@@ -47,8 +47,7 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = Tru
         axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
         axes.set_ylabel("mean return, selection tracks of carracing-fast")
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")  # the first panel has them all
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, format="png")
     make_folder(out.parent)

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=200, help="of evolution in the simulator")
-    p.add_argument("--ablation-generations", type=positive, default=60, help="of evolution in the simulator for ablations, for second, and for z and h beside them")
+    p.add_argument("--ablation-generations", type=positive, default=40, help="of evolution in the simulator for ablations, for second, and for z and h beside them")
     p.add_argument("--clone-generations", type=positive, default=60, help="of evolution of the clone's last layer")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")

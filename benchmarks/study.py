@@ -27,7 +27,6 @@ VARIANTS = {  # population, episodes a candidate, more flags
     "16 x 2": (16, 2, ""),
     "16 x 4": (16, 4, ""),
     "32 x 1": (32, 1, ""),
-    "32 x 2": (32, 2, ""),
     "64 x 2": (64, 2, ""),
     "16 x 2, separable": (16, 2, "--diagonal"),
     "16 x 2, given up after 100": (16, 2, "--give-up 100"),

@@ -45,7 +45,7 @@ def test_the_score_table_has_a_row_for_every_driver_and_trains_none_that_is_scor
     assert page.startswith("# Results\n")
     assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | | |" in re.sub(" +", " ", page)
     for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream, temperature 1.15",
-                 "evolved in the simulator, 60 generations, z alone", "expert"):
+                 "evolved in the simulator, 40 generations, z alone", "expert"):
         assert page.count(f"| {name} ") == 1
     assert page.count("12,345 | ") == page.count(" 2.5 |") == 10
     each = json.loads(scored.with_suffix(".json").read_text())
