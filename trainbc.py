@@ -86,6 +86,7 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--updates", type=positive, default=100, help="ditto: of actor and critic in an epoch")
     dreaming.add_argument("--dream-rate", type=learning_rate, default=3e-4, help="ditto: learning rate of actor and critic")
     dreaming.add_argument("--spread", type=positive_float, default=0.2, help="ditto: of the pushes that actions are explored with, in an action's typical size")
+    dreaming.add_argument("--anchor", type=natural_float, default=0.0, help="ditto: weight of the loss of cloning beside the return; 0, as in the paper, for none")
     dreaming.add_argument("--world", choices=("dream", "simulator"), default="dream",
                           help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is")
     dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch")
@@ -237,7 +238,7 @@ class Cloning:
 
     def _start_ditto(self) -> None:
         m = self.dreams.mdrnn.config
-        self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"])
+        self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor)
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)

@@ -225,14 +225,15 @@ class Dreams:
     def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm) -> dict[str, float]:
         """So many updates of actor and critic; means of what `Ditto.learn` says. `bar` counts dreamt steps."""
         experts, generator, mean = self.experts["train"], self._generator(rng), Mean()
-        horizon, num = self.setting.horizon, self.setting.num
+        horizon, num, known = self.setting.horizon, self.setting.num, experts.known()
         for _ in range(updates):
             chosen = self._starts(rng)
             ditto.begin(num, generator)
             with torch.set_grad_enabled(not ditto.discrete):
                 z, h, action, alive, _ = drift(self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator)
                 reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
-            mean.add(ditto.learn(z, h, action, alive, reward))
+            at = known[torch.from_numpy(rng.integers(len(known), size=num)).to(self.where)]
+            mean.add(ditto.learn(z, h, action, alive, reward, (experts.mu[at], experts.h[at], experts.action[at])))
             bar.update(num * horizon)
         return mean.result()
 

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.cloning import clone_loss
 from models.controller import Controller, action_vector
 
 DISCOUNT, MIX = 0.9, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
@@ -60,8 +61,10 @@ class Ditto:
         ditto.learn(z, h, action, alive, reward)
     """
 
-    def __init__(self, controller: Controller, latent: int, recurrent: int, learning_rate: float, spread: float, dt: float) -> None:
-        """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a step."""
+    def __init__(self, controller: Controller, latent: int, recurrent: int, learning_rate: float, spread: float, dt: float, anchor: float = 0.0) -> None:
+        """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a step; `anchor`: weight of the loss of cloning,
+        which DITTO does without."""
+        self.anchor = anchor
         self.actor, self.spread, self.kept = controller, spread, math.exp(-dt / CORRELATION)
         self.discrete = controller.config.action_space["type"] == "discrete"
         where = next(controller.parameters()).device
@@ -85,8 +88,9 @@ class Ditto:
         self._push = self.kept * self._push + math.sqrt(1 - self.kept**2) * noise
         return action_vector(self.actor.to_action(outputs + self.spread * self._push), self.actor.config.action_space)
 
-    def learn(self, z: Tensor, h: Tensor, action: Tensor, alive: Tensor, reward: Tensor) -> dict[str, Tensor]:
-        """One update from dreams z (T + 1, B, Z), h (T + 1, B, R), their actions (T, B, A), alive (T + 1, B) and the rewards (T, B) of their steps."""
+    def learn(self, z: Tensor, h: Tensor, action: Tensor, alive: Tensor, reward: Tensor, recorded: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """One update from dreams z (T + 1, B, Z), h (T + 1, B, R), their actions (T, B, A), alive (T + 1, B) and the rewards (T, B) of their steps; and, with an anchor,
+        from steps of the expert z (N, Z), h (N, R) and action (N, A)."""
         weight, value = alive[:-1], self.slow(z, h) * alive
         returns = lambda_returns(reward * alive[1:], DISCOUNT * alive[1:], value, MIX)
         if self.discrete:
@@ -97,6 +101,8 @@ class Ditto:
         else:
             gain = returns
         actor_loss = -(gain * weight).sum() / weight.sum()
+        if self.anchor:
+            actor_loss = actor_loss + self.anchor * clone_loss(self.actor.outputs(*recorded[:2]), recorded[2], self.discrete)
         critic_loss = ((self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight).sum() / weight.sum()
         for loss, optimizer in zip((actor_loss, critic_loss), self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
