@@ -1,0 +1,139 @@
+"""Ways of cloning compared at equal data: plain cloning, dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the expert; three training seeds.
+
+Reads   a run with V and M (--logdir), which all clones share
+Writes  datasets/experts-<world>-<n>/, <logdir>/imitation/<n>-<method>-<seed>/, docs/images/imitation-<world>.png, its section of docs/results.md
+
+    python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
+
+Every clone is chosen among as many epochs, by as many episodes of the selection seeds. Stopped, it goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+from pathlib import Path
+
+from benchmarks.demo import call
+from benchmarks.report import circumstances, table, write_section
+from data.dream_report import plot
+from data.manifest import split
+from envs import fast
+from utils import checkpoint
+from utils.cli import add_logdir, parser, positive, run
+
+VAL_FRACTION = 0.1
+RECORDING_SEED = 50  # episodes that no other dataset of ours has
+METHODS = {  # flags of trainbc.py
+    "bc": "--epochs 50",
+    "dagger": "--epochs 30 --method dagger --dream-epochs 20",
+    "ditto": "--epochs 30 --method ditto --dream-epochs 20",
+    "dagger in the simulator": "--epochs 30 --method dagger --dream-epochs 20 --world simulator",
+}
+STAGES = ("vae", "latents", "mdrnn")
+MEASURES = {  # by world: column -> (outcome of an episode, factor)
+    "carracing": {"return": ("return", 1.0)},
+    "nocturne": {"goals, %": ("goal_rate", 100.0), "collisions, %": ("collision_rate", 100.0)},
+}
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # quantiles for 95 % intervals of a mean over so many seeds
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    add_logdir(p)
+    p.add_argument("--experts", type=positive, nargs="+", default=[10, 50, 200], help="episodes of the expert to learn from; a ninth more is for validation")
+    p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows")
+    p.add_argument("--seeds", type=positive, default=3, help="training seeds, 0 upwards")
+    p.add_argument("--episodes", type=positive, default=100, help="that every clone is scored on")
+    p.add_argument("--n-samples", type=positive, default=16, help="episodes that choose between its epochs")
+    p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
+    p.add_argument("--score", default="", help="more flags of test_controller.py")
+    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    return p.parse_args()
+
+
+def rollouts(experts: int) -> int:
+    """Episodes to record, so that `experts` of them are to train on and one at least to validate."""
+    total = experts + 1
+    while sum(split(i, VAL_FRACTION) == "train" for i in range(total)) < experts or all(split(i, VAL_FRACTION) == "train" for i in range(total)):
+        total += 1
+    return total
+
+
+def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: int, commands: list[str]) -> dict:
+    """The score of one clone, trained and measured unless it has been; the commands are added to `commands`."""
+    data = Path("datasets") / f"experts-{world}-{experts}"
+    folder = args.logdir / "imitation" / f"{experts}-{method.replace(' ', '-')}-{seed}"
+    needed = [
+        f"data/generation_script.py --env {fast(world)} --policy expert --rollouts {rollouts(experts)} --val-fraction {VAL_FRACTION} --seed {RECORDING_SEED} "
+        f"--rootdir {data} --threads {args.max_workers} {args.record}".strip(),
+        f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method]} --evaluate-every 5 --n-samples {args.n_samples} --seed {seed} "
+        f"--max-workers {args.max_workers}",
+        f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),
+    ]
+    score = folder / "scores" / "bc-simulator.json"
+    if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
+        for stage in STAGES:
+            if not (folder / stage).exists():
+                shutil.copytree(args.logdir / stage, folder / stage, copy_function=os.link)  # files are only ever replaced
+        for command in needed:
+            call(command)
+    commands += needed
+    return json.loads(score.read_text())
+
+
+def measure(score: dict, what: str, factor: float) -> float:
+    """The mean of an outcome over a clone's episodes."""
+    return score["mean"] if what == "return" else factor * statistics.fmean(outcome[what] for outcome in score["outcomes"].values())
+
+
+def interval(values: list[float]) -> float:
+    """Half of the 95 % interval of the mean over training seeds (Student's t); 0 for a single one."""
+    return STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:
+    """Mean and interval against the number of episodes, a line for each method, a panel for each column."""
+    def paint(figure) -> None:
+        for i, column in enumerate(columns):
+            axes = figure.add_subplot(1, len(columns), i + 1)
+            for method in dict.fromkeys(method for method, _ in found):
+                there = [n for n in experts if (method, n) in found]
+                values = [found[method, n][column] for n in there]
+                axes.errorbar(there, [statistics.fmean(v) for v in values], [interval(v) for v in values], marker="o", capsize=4, label=method)
+            axes.set(xscale="log", xlabel="episodes of the expert", ylabel=column, xticks=experts, xticklabels=experts)
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+            axes.legend()
+
+    plot(path, (6 * len(columns), 4), paint)
+
+
+def main() -> None:
+    args = parse_args()
+    world = checkpoint.load_parent(args.logdir, "vae")["world"]["env"]
+    columns, commands = MEASURES[world], []
+    found: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for experts in args.experts:
+        for seed in range(args.seeds):
+            for method in args.methods:
+                score = cell(args, world, experts, method, seed, commands)
+                values = found.setdefault((method, experts), {column: [] for column in columns})
+                for column, (what, factor) in columns.items():
+                    values[column].append(measure(score, what, factor))
+    rows = [[f"{experts}, {method}", *(text for column in columns for text in (f"{statistics.fmean(v := values[column]):.1f} +- {interval(v):.1f}",
+                                                                               ", ".join(f"{x:.1f}" for x in v)))]
+            for (method, experts), values in found.items()]
+    text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
+    picture = args.out.parent / "images" / f"imitation-{world}.png"
+    draw(picture, found, args.experts, list(columns))
+    listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
+    print(text)
+    write_section(args.out, f"imitation-{world}", f"Means over {args.seeds} training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t).\n\n{text}\n\n"
+                  f"![against the number of episodes](images/{picture.name})\n\n{circumstances()}\n\n```\n{listing}\n```\n")
+
+
+if __name__ == "__main__":
+    run(main)
