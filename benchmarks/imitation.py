@@ -94,6 +94,11 @@ def interval(values: list[float]) -> float:
     return STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
+def cells(values: list[float]) -> tuple[str, str]:
+    """Mean and interval, and the values themselves."""
+    return f"{statistics.fmean(values):.1f} +- {interval(values):.1f}", ", ".join(f"{value:.1f}" for value in values)
+
+
 def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:
     """Mean and interval against the number of episodes, a line for each method, a panel for each column."""
     def paint(figure) -> None:
@@ -123,16 +128,15 @@ def main() -> None:
                 values = found.setdefault((method, experts), {column: [] for column in columns})
                 for column, (what, factor) in columns.items():
                     values[column].append(measure(score, what, factor))
-    rows = [[f"{experts}, {method}", *(text for column in columns for text in (f"{statistics.fmean(v := values[column]):.1f} +- {interval(v):.1f}",
-                                                                               ", ".join(f"{x:.1f}" for x in v)))]
-            for (method, experts), values in found.items()]
+    rows = [[f"{experts}, {method}", *(text for column in columns for text in cells(values[column]))] for (method, experts), values in found.items()]
     text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
     picture = args.out.parent / "images" / f"imitation-{world}.png"
     draw(picture, found, args.experts, list(columns))
     listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
     print(text)
-    write_section(args.out, f"imitation-{world}", f"Means over {args.seeds} training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t).\n\n{text}\n\n"
-                  f"![against the number of episodes](images/{picture.name})\n\n{circumstances()}\n\n```\n{listing}\n```\n")
+    about = f"Means over {args.seeds} training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
+    shown = f"![against the number of episodes](images/{picture.name})"
+    write_section(args.out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import nocturne_models, results, synthetic, traffic
+from benchmarks import imitation, nocturne_models, results, synthetic, traffic
 from benchmarks.report import write_section
+from data.manifest import split
 from envs.nocturne.scene import OBJECTS
 from envs.nocturne.synthetic.scenes import KINDS
 from utils.errors import UserError
@@ -95,3 +96,14 @@ def test_a_synthetic_scene_is_counted():
     kind, counted, seconds = synthetic.look_at((0, 1))
     assert kind in KINDS and counted["scenes"] == 1 and counted["egos"] >= 2 and seconds > 0
     assert counted["collide"] == counted["on an edge"] == counted["goal missed"] == 0 and counted["must act"] >= counted["must yield"]
+
+
+@pytest.mark.parametrize("experts", [1, 10, 50, 200])
+def test_clones_are_compared_at_just_so_many_episodes(experts):
+    splits = [split(i, imitation.VAL_FRACTION) for i in range(imitation.rollouts(experts))]
+    assert splits.count("train") == experts and "val" in splits
+
+
+def test_intervals_over_training_seeds_are_students():
+    assert imitation.interval([5.0]) == 0 and imitation.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=5e-3)
+    assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0")
