@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def rollouts(experts: int) -> int:
-    """Episodes to record, so that `experts` of them are to train on and one at least to validate."""
+    """Episodes to record, so that `experts` of them (9 at least) are to train on and one at least to validate."""
     total = experts + 1
     while sum(split(i, VAL_FRACTION) == "train" for i in range(total)) < experts or all(split(i, VAL_FRACTION) == "train" for i in range(total)):
         total += 1
