@@ -178,7 +178,7 @@ def test_ditto_learns_choices_from_the_returns_alone():
     ditto = Ditto(Controller(ControllerConfig(2, 1, "z", 0, DISCRETE)), 2, 1, 1e-2, 0.2, 0.02)
     generator = torch.Generator().manual_seed(0)
     z, h, alive = torch.randn(5, 64, 2, generator=generator), torch.zeros(5, 64, 1), torch.ones(5, 64)
-    for _ in range(150):
+    for _ in range(300):
         ditto.begin(64, generator)
         with torch.no_grad():
             action = torch.stack([ditto.act(z[t], h[t]) for t in range(4)])
