@@ -7,12 +7,12 @@ Writes  docs/images/curves.png
 """
 
 import argparse
-import io
 from pathlib import Path
 
-from utils.cli import add_logdir, make_folder, parser, run, write_atomically
+from utils.cli import add_logdir, parser, run
 from utils.errors import UserError
 from utils.metrics import read_csv
+from utils.plots import figure
 
 RUNS = {"z and h": ".", "z and h, from the clone": "ablations/from-clone", "z and h of an untrained M": "ablations/untrained-m", "z alone": "ablations/z-only"}
 # Ha & Schmidhuber 2018: their published training logs, recomputed (frames, score)
@@ -32,26 +32,18 @@ def curve(folder: Path) -> dict[str, list[float]]:
 
 def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = True) -> None:
     """The curves as a PNG; with `paper`, PAPER beside them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, x in enumerate(("frames", "hours")):
-        axes = figure.add_subplot(1, 2, i + 1)
-        for name, values in curves.items():
-            axes.plot(values[x], values["score"], marker=".", label=name)
-        if paper and x == "frames":
-            axes.plot(*zip(*PAPER, strict=True), "k*--", label="Ha & Schmidhuber 2018")
-            axes.set_xscale("log")
-        axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
-        axes.set_ylabel("mean return, selection tracks of carracing-fast")
-        axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")  # the first panel has them all
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    make_folder(out.parent)
-    write_atomically(out, buffer.getvalue())
+    with figure(out, 13, 4.2) as drawn:
+        for i, x in enumerate(("frames", "hours")):
+            axes = drawn.add_subplot(1, 2, i + 1)
+            for name, values in curves.items():
+                axes.plot(values[x], values["score"], marker=".", label=name)
+            if paper and x == "frames":
+                axes.plot(*zip(*PAPER, strict=True), "k*--", label="Ha & Schmidhuber 2018")
+                axes.set_xscale("log")
+            axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
+            axes.set_ylabel("mean return, selection tracks of carracing-fast")
+            axes.grid(alpha=0.3)
+        drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside right upper")  # the first panel has them all
 
 
 def parse_args() -> argparse.Namespace:

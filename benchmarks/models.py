@@ -12,7 +12,6 @@ All intervals are 95 %, by bootstrap over episodes. Latents are drawn from V's p
 """
 
 import argparse
-import io
 import json
 import shutil
 import subprocess
@@ -34,8 +33,9 @@ from models.agent import load_models, load_vae
 from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
 from models.vae import VAE, to_float, to_uint8
 from utils import checkpoint
-from utils.cli import add_logdir, make_folder, parser, positive, run, write_atomically
+from utils.cli import add_logdir, make_folder, parser, positive, run
 from utils.errors import UserError
+from utils.plots import figure
 from utils.video import save_png, strip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,22 +293,15 @@ def dream_rows(drift: dict[str, Drift], owner: np.ndarray) -> list[list[str]]:
 
 def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
     """Root mean squared distance from the truth over the steps of the dream, in latents and in pixels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = zip(figure.subplots(1, 2), (("latent", range(1, HORIZON + 1), "per latent dimension"), ("pixel", SHOWN, "grey levels, 0 to 255")), strict=True)
-    for axes, (space, steps, unit) in panels:
-        for name, d in drift.items():
-            style = {"color": "black", "linewidth": 2.5} if name == "frozen frame" else {"linestyle": "--" if name.startswith("mean") else "-"}
-            axes.plot(steps, np.sqrt(getattr(d, space).mean(0)), label=name, **style)
-        axes.set(title=f"distance from the truth, {space}s", xlabel="steps dreamt with the real actions", ylabel=f"root mean square, {unit}")
-        axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    write_atomically(path, buffer.getvalue())
+    with figure(path, 13, 4.2) as drawn:
+        panels = zip(drawn.subplots(1, 2), (("latent", range(1, HORIZON + 1), "per latent dimension"), ("pixel", SHOWN, "grey levels, 0 to 255")), strict=True)
+        for axes, (space, steps, unit) in panels:
+            for name, d in drift.items():
+                style = {"color": "black", "linewidth": 2.5} if name == "frozen frame" else {"linestyle": "--" if name.startswith("mean") else "-"}
+                axes.plot(steps, np.sqrt(getattr(d, space).mean(0)), label=name, **style)
+            axes.set(title=f"distance from the truth, {space}s", xlabel="steps dreamt with the real actions", ylabel=f"root mean square, {unit}")
+            axes.grid(alpha=0.3)
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
 
 
 # The run

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny_run import TINY, call, contents, copy_run, tiny, user
 
+import traincontroller
 from data.evaluation import Driver, Evaluator
 from data.latents import load_sequences
 from data.loaders import open_datasets
@@ -195,6 +196,15 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
     agent = load_agent(run.logdir)
     with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
         assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 20)])) == saved["best"]
+
+
+@pytest.mark.parametrize("given, wanted", [
+    ((), (64, 16)), (("--world", "simulator"), (16, 2)), (("--world", "simulator", "--pop-size", "5", "--n-samples", "3"), (5, 3)),
+])
+def test_the_search_is_as_large_as_suits_its_world(monkeypatch, given, wanted):
+    monkeypatch.setattr("sys.argv", ["traincontroller.py", *given])
+    args = traincontroller.parse_args()
+    assert (args.pop_size, args.n_samples) == wanted
 
 
 def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):
