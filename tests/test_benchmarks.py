@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import nocturne_models, results, synthetic, traffic
+from benchmarks import nocturne_models, results, stages, synthetic, traffic
 from benchmarks.report import write_section
+from data.loaders import open_datasets
 from envs.nocturne.scene import OBJECTS
 from envs.nocturne.synthetic.scenes import KINDS
 from utils.errors import UserError
@@ -95,3 +96,9 @@ def test_a_synthetic_scene_is_counted():
     kind, counted, seconds = synthetic.look_at((0, 1))
     assert kind in KINDS and counted["scenes"] == 1 and counted["egos"] >= 2 and seconds > 0
     assert counted["collide"] == counted["on an edge"] == counted["goal missed"] == 0 and counted["must act"] >= counted["must yield"]
+
+
+def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp_path):
+    dataset = open_datasets([trained.data])[0]
+    assert stages.our_vae(dataset)(0.1) > 0
+    assert stages.our_mdrnn(dataset, tmp_path)(0.1) > 0
