@@ -117,7 +117,7 @@ def our_vae(dataset: Dataset) -> Racer:
         epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
         with tqdm(disable=True) as bar:
             counted = Counted(epochs, start + seconds)
-            trainvae.run_epoch(model, counted, None, optimizer, "auto", bar)
+            trainvae.run_epoch(model, counted, None, 1.0, optimizer, "auto", bar)
         return counted.frames / (time.perf_counter() - start)
 
     return racer

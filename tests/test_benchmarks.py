@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import imitation, nocturne_models, results, synthetic, traffic
+from benchmarks import imitation, nocturne_models, results, stages, synthetic, traffic
 from benchmarks.report import write_section
+from data.loaders import open_datasets
 from data.manifest import split
 from envs.nocturne.scene import OBJECTS
 from envs.nocturne.synthetic.scenes import KINDS
@@ -107,3 +108,9 @@ def test_clones_are_compared_at_just_so_many_episodes(experts):
 def test_intervals_over_training_seeds_are_students():
     assert imitation.interval([5.0]) == 0 and imitation.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=5e-3)
     assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0")
+
+
+def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp_path):
+    dataset = open_datasets([trained.data])[0]
+    assert stages.our_vae(dataset)(0.1) > 0
+    assert stages.our_mdrnn(dataset, tmp_path)(0.1) > 0
