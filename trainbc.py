@@ -41,12 +41,12 @@ from data.shards import Dataset
 from data.steps import NumberSteps, Steps
 from envs import fast
 from models.agent import load_models, load_vae, make_head
-from models.cloning import run_epoch, run_sequences
+from models.cloning import CloneLoss, run_epoch, run_sequences
 from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
 from models.ditto import Ditto
 from models.policy import MEMORIES, Policy, PolicyConfig
 from utils import checkpoint
-from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, share, write_args
 from utils.errors import UserError
 from utils.metrics import line, write_csv
 from utils.plots import curves
@@ -54,6 +54,8 @@ from utils.seeds import RANGE, STRIDE, selection_seeds
 
 STAGE = 5
 METHODS = ("bc", "dagger", "ditto")
+LOSSES = ("squared", "gaussian")
+NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 PASSES = 5  # of dagger over all it has, after each time it has grown
 
@@ -70,7 +72,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--sequence", type=positive, default=32, help="frames that --model is trained to look back through")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning; more than before goes on")
     p.add_argument("--batch-size", type=positive, default=256, help="steps; of --model in whole sequences")
-    p.add_argument("--label-smoothing", type=natural_float, default=0.0, help="of discrete actions: the share that goes to all alike")
+    p.add_argument("--loss", choices=LOSSES, default="squared", help="of actions that are numbers: squared error, or the likelihood of a normal distribution, "
+                   "whose spread is learnt for each of an action's components")
+    p.add_argument("--action-noise", type=natural_float, default=0.0,
+                   help="of actions that are numbers: spread of noise on the expert's, drawn anew each time, in an action's typical size")
+    p.add_argument("--label-smoothing", type=share, default=0.0, help="of actions that are choices: the share of the expert's that goes to all alike")
     p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help="AdamW's")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
@@ -176,9 +182,14 @@ class Cloning:
             if not len(steps):
                 raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
                                 "record episodes with `--policy expert`, or a mixture that has enough of it")
+        for flag, given, kind in (("--loss", args.loss != LOSSES[0], "box"), ("--action-noise", args.action_noise, "box"),
+                                  ("--label-smoothing", args.label_smoothing, "discrete")):
+            if given and config["action_space"]["type"] != kind:
+                raise UserError(f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are {NAMES[config['action_space']['type']]}: leave it away")
         self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
         seed_everything(args.seed, STAGE)
         self.model = make_head(config).to(device(args.device))
+        self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
         self.optimizer, self.ditto = self._optimizer(), None
         self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
@@ -187,19 +198,22 @@ class Cloning:
         write_args(folder, args)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.model.parameters(), self.args.learning_rate, weight_decay=self.args.weight_decay)
+        groups = [{"params": list(self.model.parameters())}, {"params": list(self.criterion.parameters()), "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
 
     def _resume(self, state: dict) -> None:
         args = self.args
         if "cloned" not in state:
             raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
+        checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
         self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
         if dreamt and (args.method != dreamt[0] or args.epochs != len(self.history) - len(dreamt)):
             raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
                             f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
         self.model.load_state_dict(state["model"])
+        self.criterion.load_state_dict(state["criterion"])
         if dreamt and args.method == "ditto":
             self._start_ditto()
             self.ditto.load_state_dict(state["ditto"])
@@ -243,22 +257,26 @@ class Cloning:
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
-        row |= {f"val_{name}": value for name, value in self.run_epoch(self.model, self.data["val"].batches(epoch, None), None, bar).items()}
+        row |= {f"val_{name}": value for name, value in self.run_epoch(self.model, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
         row |= {"return_mean": None, "return_std": None}
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
         self.history.append(row)
         tqdm.write(line(row))
         checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
-                        optimizer=self.optimizer.state_dict(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
-                        ditto=self.ditto and self.ditto.state_dict())
+                        optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(), settings=self._settings(),
+                        scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted, ditto=self.ditto and self.ditto.state_dict())
         write_csv(self.folder / "metrics.csv", self.history)
+
+    def _settings(self) -> dict:
+        """What may not change when a run goes on, beside the head's sizes."""
+        return {"loss": self.args.loss}
 
     def _common(self, epoch: int) -> dict:
         return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
 
     def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.optimizer, bar, self.args.label_smoothing)
+        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar)
 
     def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         if self.args.world == "simulator":
@@ -267,7 +285,7 @@ class Cloning:
             self.drifted = self.dreams.drift(self.model, self.drifted, rng)
             steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
         for _ in range(PASSES):
-            learnt = run_epoch(self.model, steps.batches(epoch, rng), self.optimizer, bar, self.args.label_smoothing)
+            learnt = run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar)
         return {**learnt, "steps": len(steps)}
 
     def _drive(self, epoch: int) -> Steps:

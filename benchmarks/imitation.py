@@ -17,11 +17,11 @@ from pathlib import Path
 
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
-from data.dream_report import plot
 from data.manifest import split
 from envs import fast
 from utils import checkpoint
 from utils.cli import add_logdir, parser, positive, run
+from utils.plots import figure
 
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
@@ -101,9 +101,9 @@ def cells(values: list[float]) -> tuple[str, str]:
 
 def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:
     """Mean and interval against the number of episodes, a line for each method, a panel for each column."""
-    def paint(figure) -> None:
+    with figure(path, 6 * len(columns), 4) as drawn:
         for i, column in enumerate(columns):
-            axes = figure.add_subplot(1, len(columns), i + 1)
+            axes = drawn.add_subplot(1, len(columns), i + 1)
             for method in dict.fromkeys(method for method, _ in found):
                 there = [n for n in experts if (method, n) in found]
                 values = [found[method, n][column] for n in there]
@@ -112,8 +112,6 @@ def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], exper
             axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend()
-
-    plot(path, (6 * len(columns), 4), paint)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """A clone's dream beside what the expert saw: as a film, as a strip, and as the distance between the two; and what scores in the dream say of scores in reality."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from data.imagination import ExpertLatents, drift
 from data.shards import Dataset
 from models.mdrnn import MDRNN
 from models.vae import VAE, to_uint8
-from utils.cli import write_atomically
+from utils.plots import figure
 from utils.video import VideoWriter, fit, save_png, strip, with_lines
 
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
@@ -57,39 +56,25 @@ def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets:
     save_png(folder / "dream.png", strip([("the expert,\nreally", real[::STRIP_STRIDE]), ("the clone,\ndreaming", dreamt[::STRIP_STRIDE])]))
 
 
-def plot(path: Path, size: tuple[float, float], paint: Callable) -> None:
-    """A PNG of what paint(figure) draws."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: nothing global, no display asked for
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    paint(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    write_atomically(path, buffer.getvalue())
-
-
 def plot_distances(path: Path, distances: dict[str, Tensor], dt: float) -> None:
     """How far dreams (T,) are from what the expert saw, step by step, a curve for each driver."""
-    def paint(figure) -> None:
-        axes = figure.add_subplot()
+    with figure(path, 6, 4) as drawn:
+        axes = drawn.add_subplot()
         for name, values in distances.items():
             axes.plot(dt * (1 + np.arange(len(values))), values.cpu().numpy(), label=name)
         axes.set(xlabel="seconds of the dream", ylabel="distance from the expert's latents", title="dreams from where experts were")
         axes.grid(alpha=0.3)
         axes.legend()
 
-    plot(path, (6, 4), paint)
-
 
 def plot_relation(path: Path, history: Sequence[dict]) -> None:
     """Scores in the dream against those in the simulator, of the epochs that have both."""
     rows = [row for row in history if row.get("return_mean") is not None and row.get("likeness") is not None]
-
-    def paint(figure) -> None:
+    if not rows:
+        return
+    with figure(path, 10, 4) as drawn:
         for i, name in enumerate(("likeness", "dream_reward")):
-            axes = figure.add_subplot(1, 2, i + 1)
+            axes = drawn.add_subplot(1, 2, i + 1)
             for method in dict.fromkeys(row["method"] for row in rows):
                 own = [row for row in rows if row["method"] == method]
                 axes.scatter([row[name] for row in own], [row["return_mean"] for row in own], label=method)
@@ -97,6 +82,3 @@ def plot_relation(path: Path, history: Sequence[dict]) -> None:
                      ylabel="mean return in the simulator")
             axes.grid(alpha=0.3)
             axes.legend()
-
-    if rows:
-        plot(path, (10, 4), paint)

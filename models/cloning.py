@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.metrics import Mean
 
 CLIP = 1.0  # of the norm of the gradient of a network that remembers
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class Glimpse(Protocol):
@@ -32,11 +33,30 @@ class Glimpse(Protocol):
     begins: bool
 
 
-def clone_loss(outputs: Tensor, action: Tensor, discrete: bool, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of a one-hot action (B, n), or squared error summed over a box's components (B, A); a mean over the batch."""
-    if discrete:
-        return F.cross_entropy(outputs, action, label_smoothing=smoothing)
-    return (outputs - action).square().sum(1).mean()
+class CloneLoss(nn.Module):
+    """What a head's outputs (B, A) cost against the expert's actions (B, A) as `action_vector` has them, a mean over the batch.
+
+    discrete: cross-entropy, with `smoothing` the share of the label that goes to all alike (Szegedy et al. 2016, section 7)
+    squared: squared error, summed over components
+    gaussian: negative log-likelihood of a normal distribution around the outputs whose spread is learnt, one for each component, the same everywhere: a component
+        that can be told well then counts for more
+
+    In training, the expert's numbers get noise of spread `noise` each time they are seen; when measuring, neither that nor smoothing.
+    """
+
+    def __init__(self, space: dict, kind: str = "squared", smoothing: float = 0.0, noise: float = 0.0) -> None:
+        super().__init__()
+        self.discrete, self.smoothing, self.noise = space["type"] == "discrete", smoothing, noise
+        self.log_spread = nn.Parameter(torch.zeros(len(space["low"]))) if kind == "gaussian" and not self.discrete else None
+
+    def forward(self, outputs: Tensor, action: Tensor) -> Tensor:
+        if self.discrete:
+            return F.cross_entropy(outputs, action, label_smoothing=self.smoothing if self.training else 0.0)
+        if self.noise and self.training:
+            action = action + self.noise * torch.randn_like(action)
+        if self.log_spread is None:
+            return (outputs - action).square().sum(1).mean()
+        return ((outputs - action).square() * (-2 * self.log_spread).exp() / 2 + self.log_spread + HALF_LOG_TAU).sum(1).mean()
 
 
 def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf) -> None:
@@ -51,26 +71,26 @@ def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, ba
         optimizer.step()
 
 
-def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]], optimizer: torch.optim.Optimizer | None, bar: tqdm,
-              smoothing: float = 0.0) -> dict[str, float]:
+def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None,
+              bar: tqdm) -> dict[str, float]:
     """One pass over `batches` of z, h and action; trains with an optimizer, else measures. Means of the loss and, of discrete actions, the accuracy."""
     where, mean = next(model.parameters()).device, Mean()
-    discrete = model.config.action_space["type"] == "discrete"
+    criterion.train(optimizer is not None)
     for number, (z, h, action) in enumerate(batches):
         action = action.to(where)
         with torch.set_grad_enabled(optimizer is not None):
             outputs = model.outputs(z.to(where), h.to(where))
-            loss = clone_loss(outputs, action, discrete, smoothing if optimizer else 0.0)
+            loss = criterion(outputs, action)
         learn(loss, optimizer, number, bar)
-        mean.add({"loss": loss, **accuracy(outputs, action, discrete)}, len(action))
+        mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
         bar.update(len(action))
     return mean.result()
 
 
-def run_sequences(model: Policy, batches: Iterable[Glimpse], optimizer: torch.optim.Optimizer | None, bar: tqdm, smoothing: float = 0.0) -> dict[str, float]:
+def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm) -> dict[str, float]:
     """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back through it."""
     where, mean, state = model.head.weight.device, Mean(), None
-    discrete = model.config.action_space["type"] == "discrete"
+    criterion.train(optimizer is not None)
     for number, glimpse in enumerate(batches):
         state = model.initial_state(len(glimpse.frames)) if glimpse.begins else state.detach()
         if not glimpse.known.any():
@@ -79,9 +99,9 @@ def run_sequences(model: Policy, batches: Iterable[Glimpse], optimizer: torch.op
             outputs, state = model(glimpse.frames.to(where), state)
             known = glimpse.known.to(where)
             outputs, action = outputs[known], glimpse.action.to(where)[known]
-            loss = clone_loss(outputs, action, discrete, smoothing if optimizer else 0.0)
+            loss = criterion(outputs, action)
         learn(loss, optimizer, number, bar, CLIP)
-        mean.add({"loss": loss, **accuracy(outputs, action, discrete)}, len(action))
+        mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
         bar.update(len(action))
         bar.set_postfix_str(f"loss {mean.result()['loss']:.3f}", refresh=False)
     return mean.result()

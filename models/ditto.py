@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.cloning import clone_loss
+from models.cloning import CloneLoss
 from models.controller import Controller, action_vector
 
 DISCOUNT, MIX = 0.9, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
@@ -64,7 +64,7 @@ class Ditto:
     def __init__(self, controller: Controller, latent: int, recurrent: int, learning_rate: float, spread: float, dt: float, anchor: float = 0.0) -> None:
         """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a step; `anchor`: weight of the loss of cloning,
         which DITTO does without."""
-        self.anchor = anchor
+        self.anchor, self._cloning = anchor, CloneLoss(controller.config.action_space)
         self.actor, self.spread, self.kept = controller, spread, math.exp(-dt / CORRELATION)
         self.discrete = controller.config.action_space["type"] == "discrete"
         where = next(controller.parameters()).device
@@ -102,7 +102,7 @@ class Ditto:
             gain = returns
         actor_loss = -(gain * weight).sum() / weight.sum()
         if self.anchor:
-            actor_loss = actor_loss + self.anchor * clone_loss(self.actor.outputs(*recorded[:2]), recorded[2], self.discrete)
+            actor_loss = actor_loss + self.anchor * self._cloning(self.actor.outputs(*recorded[:2]), recorded[2])
         critic_loss = ((self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight).sum() / weight.sum()
         for loss, optimizer in zip((actor_loss, critic_loss), self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)

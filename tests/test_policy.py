@@ -9,7 +9,7 @@ from data.evaluation import Driver, Evaluator
 from data.loaders import open_datasets
 from data.sequences import STRETCH, FrameSequences
 from models.agent import LANES, PolicyHead, load_agent
-from models.cloning import run_sequences
+from models.cloning import CloneLoss, run_sequences
 from models.policy import MEMORIES, Policy, PolicyConfig
 from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from utils import checkpoint
@@ -102,7 +102,7 @@ def test_a_policy_learns_what_only_memory_tells(memory):
             self.action, self.known, self.begins = torch.eye(3)[before], torch.ones(16, 12, dtype=torch.bool), True
 
     with tqdm(disable=True) as bar:
-        learnt = [run_sequences(model, [Batch()], optimizer, bar) for _ in range(120)][-1]
+        learnt = [run_sequences(model, [Batch()], CloneLoss(DISCRETE), optimizer, bar) for _ in range(120)][-1]
     assert (learnt["accuracy"] > 0.6) == (memory != "mlp"), learnt
 
 
@@ -120,7 +120,7 @@ def test_what_is_remembered_goes_on_over_batches_and_begins_anew(tmp_path):
                 begins.append(glimpse.begins)
                 yield glimpse
 
-        run_sequences(model, watched(), None, bar)
+        run_sequences(model, watched(), CloneLoss(DISCRETE), None, bar)
     assert len(begins) == len(states) and all((state == 0).all() == begin for state, begin in zip(states, begins, strict=True)) and 1 < sum(begins) < len(begins)
 
 

@@ -119,6 +119,14 @@ def natural_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """argparse type: 0 up to 1, which is excluded."""
+    value = natural_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 or more and less than 1, not {text}")
+    return value
+
+
 def learning_rate(text: str) -> float:
     """argparse type: above 0, and at most 1, where Adam's steps are as large as weights are."""
     value = positive_float(text)

@@ -1,0 +1,70 @@
+"""Losses of supervised cloning."""
+
+import pytest
+import torch
+from tiny_run import BOX, DISCRETE, call, complaint, contents, copy_run
+from torch.distributions import Categorical, Normal
+from tqdm import tqdm
+
+from models.cloning import CloneLoss, run_epoch
+from models.controller import Controller, ControllerConfig
+from utils import checkpoint
+
+
+@pytest.fixture
+def steps():
+    """Outputs and an expert's actions (64, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(64, 2, generator=generator), torch.randn(64, 2, generator=generator)
+
+
+def test_squared_error_is_summed_over_components(steps):
+    assert CloneLoss(BOX)(*steps) == pytest.approx(float(((steps[0] - steps[1]) ** 2).sum() / 64))
+
+
+def test_the_gaussian_loss_is_a_likelihood(steps):
+    criterion = CloneLoss(BOX, "gaussian")
+    criterion.log_spread.data = torch.tensor([0.3, -0.5])
+    expected = -Normal(steps[0], criterion.log_spread.exp()).log_prob(steps[1]).sum(1).mean()
+    torch.testing.assert_close(criterion(*steps), expected)
+
+
+def test_cross_entropy_is_a_likelihood_too():
+    outputs, action = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    torch.testing.assert_close(CloneLoss(DISCRETE)(outputs, torch.eye(3)[action]), -Categorical(logits=outputs).log_prob(action).mean())
+
+
+def test_noise_and_smoothing_are_for_training_only(steps):
+    for space, options, labels in ((BOX, {"noise": 0.5}, steps[1]), (DISCRETE, {"smoothing": 0.3}, torch.eye(3)[torch.arange(64) % 3])):
+        outputs = steps[0] if space is BOX else torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        plain, criterion = CloneLoss(space)(outputs, labels), CloneLoss(space, **options)
+        assert not torch.isclose(criterion.train()(outputs, labels), plain, rtol=0.01) and criterion.eval()(outputs, labels) == plain
+
+
+def test_the_spread_that_is_learnt_is_that_of_the_errors():
+    """An expert that nothing can be told of but its mean, 0.5 in both components, of spread 1 and 0.1."""
+    torch.manual_seed(0)
+    model, criterion = Controller(ControllerConfig(2, 0, "z", 0, BOX)), CloneLoss(BOX, "gaussian")
+    optimizer = torch.optim.Adam([*model.parameters(), *criterion.parameters()], 1e-2)
+    action = 0.5 + torch.randn(512, 2) * torch.tensor([1.0, 0.1])
+    with tqdm(disable=True) as bar:
+        for _ in range(600):
+            run_epoch(model, [(torch.randn(512, 2), torch.zeros(512, 0), action)], criterion, optimizer, bar)
+    torch.testing.assert_close(criterion.log_spread.exp().detach(), action.std(0), rtol=0.1, atol=0)
+    torch.testing.assert_close(model.layers[0].bias.detach(), action.mean(0), rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("options, reason", [
+    (("--loss", "gaussian"), "--loss is for actions that are numbers, and those of gym:CartPole-v1 are choices"),
+    (("--action-noise", 0.1), "--action-noise is for actions that are numbers"), (("--label-smoothing", 1), "less than 1, not 1"),
+])
+def test_losses_of_another_kind_of_action_are_refused(trained, options, reason):
+    before = contents(trained.logdir)
+    assert reason in complaint(call("trainbc", "--logdir", trained.logdir, "--epochs", 9, *options)) and contents(trained.logdir) == before
+
+
+def test_a_smoothed_clone_is_trained(trained, tmp_path):
+    run = copy_run(trained, tmp_path / "run")
+    done = call("trainbc", "--logdir", run.logdir, "--noreload", "--epochs", 1, "--n-samples", 1, "--max-workers", 1, "--label-smoothing", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(run.logdir / "bc" / "checkpoint.tar", "bc")["settings"] == {"loss": "squared"}
