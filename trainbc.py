@@ -16,6 +16,9 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
     python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1 --n-samples 10
 
+    python trainbc.py --teacher --env mountaincar --logdir exp_dir/lesson
+
+--teacher serves a web page on which you teach a clone by hand, see teacher/lesson.py; its files are exp_dir/bc/taught, snapshots and lesson.png.
 --method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
 """
 
@@ -40,11 +43,13 @@ from data.sequences import FrameSequences
 from data.shards import Dataset
 from data.steps import NumberSteps, Steps
 from envs import fast
+from envs.dream import DREAM_STEPS
 from models.agent import load_models, load_vae, make_head
 from models.cloning import CloneLoss, run_epoch, run_sequences
 from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
 from models.ditto import Ditto
 from models.policy import MEMORIES, Policy, PolicyConfig
+from teacher import lesson
 from utils import checkpoint
 from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, share, write_args
 from utils.errors import UserError
@@ -57,6 +62,7 @@ METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
+BATCH, HORIZON = 256, 24  # steps
 PASSES = 5  # of dagger over all it has, after each time it has grown
 
 
@@ -65,13 +71,13 @@ def parse_args() -> argparse.Namespace:
     add_training(p)
     p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those M was trained on)")
     p.add_argument("--features", choices=LATENT_FEATURES, help="what the clone sees: z alone, or z and h (default: zh)")
-    p.add_argument("--hidden", type=natural, default=0, help="width of a hidden layer; 0 for the linear head evolution uses")
+    p.add_argument("--hidden", type=natural, help=f"width of a hidden layer; 0 for the linear head evolution uses (default: 0, with --teacher {lesson.HIDDEN})")
     p.add_argument("--model", choices=MEMORIES, help="clone frames themselves, without V and M: convolutions and this memory (mlp: none)")
     p.add_argument("--units", type=positive, default=64, help="of the memory of --model")
     p.add_argument("--width", type=positive, default=16, help="channels of the first convolution of --model; the others have twice as many")
     p.add_argument("--sequence", type=positive, default=32, help="frames that --model is trained to look back through")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning; more than before goes on")
-    p.add_argument("--batch-size", type=positive, default=256, help="steps; of --model in whole sequences")
+    p.add_argument("--batch-size", type=positive, help=f"steps; of --model in whole sequences (default: {BATCH}, with --teacher {lesson.BATCH})")
     p.add_argument("--loss", choices=LOSSES, default="squared", help="of actions that are numbers: squared error, or the likelihood of a normal distribution, "
                    "whose spread is learnt for each of an action's components")
     p.add_argument("--action-noise", type=natural_float, default=0.0,
@@ -86,21 +92,29 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--method", choices=METHODS, default="bc", help="bc: nothing more. dagger: the clone drifts off on its own, what the expert would do there "
                           "is added, and all is cloned again. ditto: reinforcement learning in the dream, rewarded for seeing what the expert saw")
     dreaming.add_argument("--dream-epochs", type=positive, default=20, help="of dagger or ditto, after --epochs")
-    dreaming.add_argument("--horizon", type=positive, default=24, help="steps of a dream, which begins where an expert was")
+    dreaming.add_argument("--horizon", type=positive, help=f"steps of a dream, which begins where an expert was (default: {HORIZON}, with --teacher {DREAM_STEPS})")
     dreaming.add_argument("--dreams", type=positive, default=256, help="at once")
     dreaming.add_argument("--temperature", type=natural_float, default=0.0, help="of the dream")
     dreaming.add_argument("--updates", type=positive, default=100, help="ditto: of actor and critic in an epoch")
     dreaming.add_argument("--dream-rate", type=learning_rate, default=3e-4, help="ditto: learning rate of actor and critic")
     dreaming.add_argument("--spread", type=positive_float, default=0.2, help="ditto: of the pushes that actions are explored with, in an action's typical size")
     dreaming.add_argument("--anchor", type=natural_float, default=0.0, help="ditto: weight of the loss of cloning beside the return; 0, as in the paper, for none")
-    dreaming.add_argument("--world", choices=("dream", "simulator"), default="dream",
-                          help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is")
+    dreaming.add_argument("--world", choices=("dream", "simulator"),
+                          help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is "
+                               "(default: the dream). --teacher: where to teach (default: the simulator)")
     dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch")
-    return p.parse_args()
+    lesson.add_flags(p.add_argument_group("by a teacher, in the browser"))
+    args = p.parse_args()
+    if not args.teacher:
+        args.hidden, args.batch_size, args.horizon, args.world = args.hidden or 0, args.batch_size or BATCH, args.horizon or HORIZON, args.world or "dream"
+    return args
 
 
 def main() -> None:
     args = parse_args()
+    if args.teacher:
+        lesson.teach(args, STAGE)
+        return
     datasets = open_datasets(args.dataset) if args.dataset else None
     numbers = datasets and len(world_of(datasets[0])["image_shape"]) == 1
     best = clone_frames(args, datasets) if args.model else clone_numbers(args, datasets) if numbers else clone_latents(args, datasets)
@@ -203,6 +217,9 @@ class Cloning:
 
     def _resume(self, state: dict) -> None:
         args = self.args
+        if "learner" in state:
+            raise UserError(f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain from its trials in another --logdir with "
+                            f"--dataset {self.folder / 'taught'}")
         if "cloned" not in state:
             raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)

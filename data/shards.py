@@ -18,6 +18,11 @@ A shard of E episodes, S = sum(T) steps and F = S + E frames, one episode after 
     length          (E,) int64, T       episode     (E,) int64, index in the dataset
     seed            (E,) int64, the simulator's         policy  (E,) int64, index into the manifest's `policies`
 
+and, where a teacher taught (teacher/), two more:
+
+    clone_action    like action: what the clone would have done
+    demonstration   (S,) uint8: 1 where the teacher acted, 0 where the clone did and the teacher let it
+
 A shard is never changed once it has its name. Flipped bits do not pass: libver="latest" puts checksums on HDF5's own records, fletcher32 on the data.
 """
 
@@ -43,7 +48,9 @@ CHUNK = 16  # frames
 COLUMN_CHUNK = 4096  # steps, or episodes
 FILTERS = [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
 STEP_COLUMNS = ("action", "expert_action", "reward", "terminated", "truncated")
+TAUGHT_COLUMNS = ("clone_action", "demonstration")  # of steps
 EPISODE_COLUMNS = ("length", "episode", "seed", "policy")
+FLAGS = ("terminated", "truncated", "demonstration")
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)  # what h5py raises on damaged files
@@ -63,6 +70,7 @@ class Episode:
         seed: the simulator's seed
         policy: index into the manifest's `policies`
         held_out: whether it happened in a place kept for validation; None if the split is by number, or on an episode read from a shard
+        clone_action: like action, and demonstration: bool or uint8 (T,), of an episode that was taught; else None
     """
 
     obs: np.ndarray
@@ -75,6 +83,12 @@ class Episode:
     seed: int
     policy: int
     held_out: bool | None = None
+    clone_action: np.ndarray | None = None
+    demonstration: np.ndarray | None = None
+
+    @property
+    def step_columns(self) -> tuple[str, ...]:
+        return STEP_COLUMNS if self.clone_action is None else STEP_COLUMNS + TAUGHT_COLUMNS
 
     def check(self) -> None:
         """Raise ValueError unless every array has the type and the length it must have."""
@@ -87,9 +101,11 @@ class Episode:
             raise ValueError(f"obs must be uint8 (T + 1, H, W, C) or float32 (T + 1, S), got {self.obs.dtype} {self.obs.shape} in episode {self.index}")
         if (self.action.dtype, self.action.ndim) not in ((np.float32, 2), (np.int64, 1)):
             raise ValueError(f"action must be float32 (T, A) or int64 (T,), got {self.action.dtype} {self.action.shape} in episode {self.index}")
-        if (self.expert_action.dtype, self.expert_action.shape) != (self.action.dtype, self.action.shape):
-            raise ValueError(f"expert_action must be like action {self.action.shape}, got {self.expert_action.shape} in episode {self.index}")
-        for name in ("reward", "terminated", "truncated"):
+        for name in ("expert_action", "clone_action"):
+            values = getattr(self, name)
+            if values is not None and (values.dtype, values.shape) != (self.action.dtype, self.action.shape):
+                raise ValueError(f"{name} must be like action {self.action.shape}, got {values.shape} in episode {self.index}")
+        for name in ("reward", "terminated", "truncated", *(["demonstration"] if self.clone_action is not None else [])):
             if getattr(self, name).shape != (steps,):
                 raise ValueError(f"{name} must have one value a step: {getattr(self, name).shape} != ({steps},) in episode {self.index}")
         if not all(values.dtype == np.uint8 or np.isfinite(values).all() for values in (self.reward, self.action, self.obs)):
@@ -189,12 +205,15 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
 
     It is built in memory, compressed, because HDF5 does not survive a disk that fills up while it writes.
     """
-    columns: dict[str, list] = {name: [] for name in STEP_COLUMNS + EPISODE_COLUMNS}
+    columns: dict[str, list] = {}
     digest = hashlib.sha256()
     with _new_file() as file:
         frames, rest = None, None
         for episode in episodes:
             episode.check()
+            columns = columns or {name: [] for name in episode.step_columns + EPISODE_COLUMNS}
+            if set(columns) != {*episode.step_columns, *EPISODE_COLUMNS}:
+                raise ValueError("of the episodes of a shard either all were taught, or none")
             if columns["episode"] and episode.index != columns["episode"][-1][0] + 1:
                 raise ValueError(f"episodes of a shard must be consecutive: {columns['episode'][-1][0]}, then {episode.index}")
             if frames is None:
@@ -202,7 +221,7 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
                 rest = episode.obs[:0]
             rest = _append_whole_chunks(frames, np.concatenate([rest, episode.obs]))
             digest.update(np.ascontiguousarray(episode.obs))
-            for name in STEP_COLUMNS:
+            for name in episode.step_columns:
                 columns[name].append(getattr(episode, name))
             for name, value in zip(EPISODE_COLUMNS, (len(episode.action), episode.index, episode.seed, episode.policy), strict=True):
                 columns[name].append(np.array([value], np.int64))
@@ -244,7 +263,7 @@ def _chunks(name: str, row: tuple) -> tuple:
 
 def _column_type(name: str, values: np.ndarray) -> np.dtype:
     """On disk flags are uint8, rewards float32; actions stay what they are."""
-    return np.dtype({"terminated": np.uint8, "truncated": np.uint8, "reward": np.float32}.get(name, values.dtype))
+    return np.dtype({**dict.fromkeys(FLAGS, np.uint8), "reward": np.float32}.get(name, values.dtype))
 
 
 def _append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
@@ -322,9 +341,14 @@ class Shard:
 
     def column(self, name: str) -> np.ndarray:
         """All values of a member other than obs."""
-        assert name in STEP_COLUMNS + EPISODE_COLUMNS, name
+        assert name in STEP_COLUMNS + TAUGHT_COLUMNS + EPISODE_COLUMNS, name
         with _reading(self.path):
             return self._file[name][:]
+
+    @property
+    def taught(self) -> bool:
+        """Whether the TAUGHT_COLUMNS are there."""
+        return TAUGHT_COLUMNS[0] in self._file
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
         """The values of any member, a chunk at a time."""
@@ -349,7 +373,7 @@ def _check_members(file: h5py.File) -> None:
     if attribute.dtype != np.int64 or attribute.shape != () or file.attrs["schema"] != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}, the one this version reads: use the version it was written with, or record it again")
     names = set(file)
-    if names != {"obs", *STEP_COLUMNS, *EPISODE_COLUMNS}:
+    if names - set(TAUGHT_COLUMNS) != {"obs", *STEP_COLUMNS, *EPISODE_COLUMNS} or len(names.intersection(TAUGHT_COLUMNS)) == 1:
         raise ValueError(f"it must have exactly the members obs, {', '.join(STEP_COLUMNS + EPISODE_COLUMNS)}, not {', '.join(sorted(names))[:200]}")
     for name in sorted(names):
         if type(file.get(name, getlink=True)) is not h5py.HardLink:
@@ -388,8 +412,9 @@ def _check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry |
     action = ((steps, *row), np.int64 if discrete else np.float32)
     obs = ((frames, *image_shape), frame_type(image_shape))
     wanted = {"obs": obs, "action": action, "expert_action": action, "reward": ((steps,), np.float32),
-              "terminated": ((steps,), np.uint8), "truncated": ((steps,), np.uint8), **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
-    for name, (shape, dtype) in wanted.items():
+              "clone_action": action, **{name: ((steps,), np.uint8) for name in FLAGS}, **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
+    for name in file:
+        shape, dtype = wanted[name]
         if file[name].shape != shape or file[name].dtype != dtype:
             raise ValueError(f"{name} is {file[name].dtype} {file[name].shape} instead of {np.dtype(dtype)} {shape}")
     if frames != steps + episodes:
@@ -432,11 +457,13 @@ def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
         for chunk in shard.chunks("obs"):
             if chunk.dtype != np.uint8 and not np.isfinite(chunk).all():
                 raise ValueError("obs holds numbers that are not finite")
-        columns = {name: shard.column(name) for name in STEP_COLUMNS + EPISODE_COLUMNS}
+        taught = TAUGHT_COLUMNS if shard.taught else ()
+        columns = {name: shard.column(name) for name in STEP_COLUMNS + taught + EPISODE_COLUMNS}
         listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
         for b, e in enumerate(listed):
             steps = slice(shard.step_offsets[b], shard.step_offsets[b + 1])
-            Episode(np.zeros((e.steps + 1, 1, 1, 1), np.uint8), *(columns[name][steps] for name in STEP_COLUMNS), e.index, e.seed, 0).check()
+            Episode(np.zeros((e.steps + 1, 1, 1, 1), np.uint8), *(columns[name][steps] for name in STEP_COLUMNS), e.index, e.seed, 0,
+                    **{name: columns[name][steps] for name in taught}).check()
             if columns["seed"][b] != e.seed or manifest.policies[columns["policy"][b]] != e.policy:
                 raise ValueError(f"seed or policy of episode {e.index} differ from the manifest's")
             if float(columns["reward"][steps].sum(dtype=np.float64)) != e.score:

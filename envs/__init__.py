@@ -111,6 +111,10 @@ class World(ABC):
         """What one of the world's simple drivers, to compare others with, would do now, shaped like `action`; UserError where a world has none of that name."""
         raise UserError(f'{self.spec.name} has no driver "{name}": choose another --policy or --controller')
 
+    def action_names(self) -> list[str]:
+        """What each choice of a Discrete action space means; empty where nobody knows."""
+        return []
+
     def outcome(self) -> dict[str, torch.Tensor]:
         """What became of each copy's episode so far besides its return, by name: numbers (B,). A mean over episodes goes by the same name."""
         return {}

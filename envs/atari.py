@@ -59,6 +59,10 @@ class Atari(GymWorld):
             return World.expert_action(self)
         return super().expert_action()
 
+    def action_names(self) -> list[str]:
+        """As ale-py spells them: NOOP, FIRE, UPRIGHT, ..."""
+        return [key.name for key in self._environments[0].unwrapped.keys]
+
     def look_away(self) -> None:
         for environment in self._environments:
             environment.unwrapped.blind = True

@@ -32,6 +32,9 @@ class CartPole(GymWorld):
         super().__init__("CartPole-v1", num, device, max_steps, restart, observation=observation)
         self.spec = replace(self.spec, name="cartpole")
 
+    def action_names(self) -> list[str]:
+        return ["push left", "push right"]
+
     def expert_action(self) -> torch.Tensor:
         """(B,) int64: a linear law."""
         return self._tensor((np.stack(self._states) @ BALANCE > 0).astype(np.int64))
@@ -43,6 +46,9 @@ class MountainCar(GymWorld):
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, observation: str = "picture") -> None:
         super().__init__("MountainCar-v0", num, device, max_steps, restart, observation=observation)
         self.spec = replace(self.spec, name="mountaincar")
+
+    def action_names(self) -> list[str]:
+        return ["accelerate left", "do not accelerate", "accelerate right"]
 
     def expert_action(self) -> torch.Tensor:
         """(B,) int64: the way that takes the fewest steps."""

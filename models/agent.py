@@ -11,6 +11,7 @@ from models.policy import FRAMES, Policy, PolicyConfig
 from models.vae import VAE, VAEConfig, to_float, to_uint8
 from utils import checkpoint
 
+ENCODED_AT_ONCE = 256  # frames
 LANES = 4  # copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last bit
 
 
@@ -97,6 +98,20 @@ class Head:
         """Take in an observation; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
         self._z = self._h = filled(obs).to(self.device)
 
+    @property
+    def z(self) -> Tensor:
+        """(B, Z): latent of the last frame; or the last numbers (B, S)."""
+        return self._z[: self.num]
+
+    @property
+    def h(self) -> Tensor:
+        """(B, R): M's output before the last frame."""
+        return self._h[: self.num]
+
+    def outputs(self) -> Tensor:
+        """C's raw outputs on the last observation, (B, A), before clipping or argmax."""
+        return self.controller.outputs(self._z, self._h)[: self.num]
+
     @torch.inference_mode()
     def choose(self) -> Tensor:
         """C's action on the last observation, (B, A) float32 or (B,) int64."""
@@ -127,6 +142,9 @@ class PolicyHead(Head):
     def see(self, obs: Tensor) -> None:
         outputs, self._next = self.controller(filled(obs).to(self.device)[:, None], self._state)
         self._outputs = outputs[: self.num, 0]
+
+    def outputs(self) -> Tensor:
+        return self._outputs
 
     def choose(self) -> Tensor:
         return self.controller.to_action(self._outputs)
@@ -162,15 +180,15 @@ class Agent(Head):
         vector = filled(action_vector(action.to(self.device), self.world["action_space"]))
         _, self._state = self.mdrnn.hidden(self._z[:, None], vector[:, None], self._state)
 
-    @property
-    def z(self) -> Tensor:
-        """(B, Z): latent of the last frame."""
-        return self._z[: self.num]
+    def imagine(self, z: Tensor, h: Tensor) -> None:
+        """Instead of `see`: be in a dream at z (B, Z), h (B, R)."""
+        self._z, self._h = filled(z), filled(h)
 
-    @property
-    def h(self) -> Tensor:
-        """(B, R): M's output before the last frame."""
-        return self._h[: self.num]
+    def latents(self, frames: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """What was `z` (T, Z) and `h` (T, R) at each frame of an episode, uint8 (T, H, W, C), in which action (T, A) was taken, as vectors."""
+        z = torch.cat([self.vae.encode(to_float(part.to(self.device))).mu for part in frames.split(ENCODED_AT_ONCE)])
+        h, _ = self.mdrnn.hidden(z[None], action[None].to(self.device), self.mdrnn.initial_state(1))
+        return z, torch.cat([torch.zeros_like(h[0, :1]), h[0, :-1]])
 
     @torch.inference_mode()
     def reconstruction(self) -> Tensor:

@@ -1,0 +1,162 @@
+"""What was taught, on disk: a journal of the trial that is on, step by step, and a dataset of those that are over.
+
+A step is in the journal before anybody learns from it, so that a process killed at any moment loses none. The journal is a file that is only ever appended to: a first
+record with the trial's number, seed and first observation, then one for each step; each is compressed and has its length and checksum in front, so that a last one
+that was cut off is told from the others. At the end of the trial it becomes an ordinary shard; what a killed process left becomes one at the next start.
+"""
+
+import contextlib
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data.manifest import MANIFEST, EpisodeEntry, Manifest, ShardEntry, frame_bytes, frame_type, read_manifest, write_manifest
+from data.shards import Dataset, Episode, episode_entry, write_shard
+from envs import World
+from utils.cli import make_folder
+from utils.errors import UserError
+from utils.seeds import recording_seed
+
+FOLDER, JOURNAL = "taught", "trial.journal"
+VAL_FRACTION = 0.2  # of the trials, for those who train on them afterwards
+SYNC = 1.0  # seconds after which the journal is on the disk itself, so that a power cut loses no more; a kill loses nothing
+HEADER = struct.Struct("<II")  # length of a record and its checksum
+FIRST = struct.Struct("<qq")  # number of the trial and its seed
+
+
+class Book:
+    """The trials of one run.
+
+    Attributes:
+        manifest: of those that are over
+    """
+
+    def __init__(self, folder: Path, world: World, env: str, seed: int, fresh: bool) -> None:
+        """`folder`: the run's exp_dir/bc. What is there is gone on with; UserError if it is of another world or another --seed. `fresh`: it must be empty of trials."""
+        self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
+        self._journal, self._file = folder / JOURNAL, None
+        spec = world.spec
+        held_out = world.held_out(recording_seed(seed, 0)) is not None
+        wanted = Manifest(env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), spec.max_steps, seed, "teacher", 0.0, VAL_FRACTION, 0, ("teacher",),
+                          options=spec.options, by_place=held_out)
+        there = (self.folder / MANIFEST).exists()
+        if fresh and (there or self._journal.exists()):
+            raise UserError(f"{self.folder} holds {len(read_manifest(self.folder).episodes) if there else 'the beginning of'} trials, which are never deleted: "
+                            "leave --noreload away to go on from them, move that folder away, or use another --logdir")
+        self.manifest = read_manifest(self.folder) if there else wanted
+        for name in ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "options"):
+            if getattr(self.manifest, name) != getattr(wanted, name):
+                raise UserError(f"{self.folder} was taught with {name} {getattr(self.manifest, name)}, and now it is {getattr(wanted, name)}: "
+                                "give the same as then, or use another --logdir")
+        row = (np.int64,) if spec.plain_action_space["type"] == "discrete" else (np.float32, spec.action_space.shape)
+        self._step = np.dtype([("action", *row), ("clone_action", *row), ("demonstration", np.uint8), ("reward", np.float32), ("terminated", np.uint8),
+                               ("truncated", np.uint8)])
+        self._disk, self._synced = ThreadPoolExecutor(1), time.monotonic()
+        self._recover()
+
+    @property
+    def trial(self) -> int:
+        """Number of the next trial, which follows from those that were."""
+        return len(self.manifest.episodes)
+
+    def begin(self, obs: np.ndarray) -> None:
+        """A trial begins with this observation."""
+        self._file = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        self._write(FIRST.pack(self.trial, recording_seed(self.seed, self.trial)) + obs.tobytes())
+
+    def add(self, obs: np.ndarray, **step) -> None:
+        """A step and the observation after it; `step` has the columns of a shard."""
+        self._write(np.array([tuple(step[name] for name in self._step.names)], self._step).tobytes() + obs.tobytes())
+        if time.monotonic() - self._synced > SYNC:
+            self._synced = time.monotonic()
+            self._disk.submit(sync, os.dup(self._file))
+
+    def finish(self) -> Episode | None:
+        """The trial is over: its journal becomes a shard. None if it had no step."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        episode = self._read()
+        if episode is not None and episode.index == self.trial:
+            self._publish(episode)
+        self._journal.unlink(missing_ok=True)
+        return episode
+
+    def episodes(self) -> Iterator[Episode]:
+        """All trials that are over."""
+        if not self.manifest.episodes:
+            return
+        dataset = Dataset.open(self.folder)
+        for entry in dataset.shards:
+            with dataset.open_shard(entry) as shard:
+                columns = {name: shard.column(name) for name in (*self._step.names, "expert_action")}
+                for k, index in enumerate(shard.episode.tolist()):
+                    steps = slice(shard.step_offsets[k], shard.step_offsets[k + 1])
+                    yield Episode(shard.frames(shard.frame_offsets[k], shard.frame_offsets[k + 1]), index=index, seed=recording_seed(self.seed, index), policy=0,
+                                  **{name: values[steps] for name, values in columns.items()})
+
+    def _publish(self, episode: Episode) -> None:
+        name = f"shard_{episode.index:05d}.h5"
+        entry = write_shard(self.folder / name, [episode])
+        listed: EpisodeEntry = episode_entry(episode, self.manifest)
+        self.manifest = replace(self.manifest, shards=(*self.manifest.shards, ShardEntry(**entry)), episodes=(*self.manifest.episodes, listed),
+                                rollouts=episode.index + 1)
+        write_manifest(self.folder, self.manifest)
+
+    def _recover(self) -> None:
+        """Make a shard of what a process that was killed had in its journal."""
+        if self._journal.exists():
+            self.finish()
+
+    def _write(self, content: bytes) -> None:
+        packed = zlib.compress(content, 1)
+        record = HEADER.pack(len(packed), zlib.crc32(packed)) + packed
+        try:
+            written = os.write(self._file, record)
+        except OSError as error:
+            raise UserError(f"{self._journal} could not be written ({error.strerror}): free some space and start again; what was taught so far is kept") from None
+        if written != len(record):
+            raise UserError(f"{self._journal} could not be written whole: free some space and start again; what was taught so far is kept")
+
+    def _read(self) -> Episode | None:
+        """The trial in the journal, as far as its records are whole; None if there is not one step."""
+        shape = self.manifest.image_shape
+        size, records = frame_bytes(shape), list(whole_records(self._journal))
+        if len(records) < 2 or len(records[0]) != FIRST.size + size or any(len(record) != self._step.itemsize + size for record in records[1:]):
+            return None
+        index, seed = FIRST.unpack(records[0][: FIRST.size])
+        obs = np.stack([np.frombuffer(record[-size:], frame_type(shape)).reshape(shape) for record in records])
+        steps = np.concatenate([np.frombuffer(record[:-size], self._step) for record in records[1:]])
+        columns = {name: np.ascontiguousarray(steps[name]) for name in self._step.names}
+        if not (columns["terminated"][-1] or columns["truncated"][-1]):
+            columns["truncated"][-1] = 1  # the teacher, or a kill, ended it before its time
+        held_out = self._world.held_out(seed) if self.manifest.by_place else None
+        return Episode(obs, expert_action=columns["action"].copy(), index=index, seed=seed, policy=0, held_out=held_out, **columns)
+
+
+def sync(file: int) -> None:
+    """Have a file reach the disk, and close it."""
+    with contextlib.suppress(OSError):
+        os.fsync(file)
+    os.close(file)
+
+
+def whole_records(path: Path) -> Iterator[bytes]:
+    """The records of a journal up to the first that is damaged or cut off."""
+    content = path.read_bytes()
+    start = 0
+    while start + HEADER.size <= len(content):
+        length, checksum = HEADER.unpack_from(content, start)
+        packed = content[start + HEADER.size : start + HEADER.size + length]
+        if len(packed) != length or zlib.crc32(packed) != checksum:
+            return
+        yield zlib.decompress(packed)
+        start += HEADER.size + length
+

@@ -1,0 +1,139 @@
+"""The clone that learns while it is taught: a gradient step for every new sample, in a thread of its own, and a snapshot every so many steps."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.cloning import CLIP, CloneLoss
+from models.controller import Controller
+from models.policy import Policy
+from teacher.memory import FrameMemory, VectorMemory
+from utils.errors import UserError
+
+BATCH = 32
+SNAPSHOT = 100  # training steps
+LEAST_SPREAD = 1e-4  # of observed numbers: less is taken for this
+SMOOTH = 0.98  # of the loss that is shown
+NICE = 0.002  # seconds a training step leaves to others, who have a picture to show
+
+
+class Learner(threading.Thread):
+    """Trains `model` on `memory`.
+
+    Attributes:
+        steps: of training so far        loss: of late, nan before the first
+        newest: parameters (state_dict) of the last snapshot, which the next trial is driven by, and its number of steps
+        failure: what ended it before its time
+    """
+
+    def __init__(self, model: Controller | Policy, memory: VectorMemory | FrameMemory, learning_rate: float, weight_decay: float, seed: int, batch: int,
+                 saved: dict | None, keep: Callable[["Learner"], None]) -> None:
+        """`saved`: what `state` gave when it was kept; `keep` is called for every snapshot."""
+        super().__init__(name="learner", daemon=True)
+        self.model, self.memory, self._keep, self._batch = model, memory, keep, batch
+        self._criterion = CloneLoss(model.config.action_space)
+        self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
+        self._scaled = isinstance(model, Controller) and model.config.features == "state"
+        self._mean, self._spread = torch.zeros(model.config.inputs if self._scaled else 0), torch.ones(model.config.inputs if self._scaled else 0)
+        self.steps, self.loss, self.failure = 0, math.nan, None
+        if saved:
+            model.load_state_dict(saved["training"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            self.steps, self._mean, self._spread = saved["steps"], saved["mean"], saved["spread"]
+        self._rng = np.random.default_rng([seed, self.steps])
+        self.newest = (self.deployed().state_dict(), self.steps)
+        self._news, self._ending = threading.Condition(), False
+
+    def add(self, seen: np.ndarray, action: np.ndarray, learnt: bool, begins: bool) -> None:
+        """A new sample, which must be on disk."""
+        with self._news:
+            self.memory.add(seen, action, learnt, begins)
+            self._news.notify()
+
+    @property
+    def owed(self) -> int:
+        """Training steps that samples have been given for and that are not done yet."""
+        return len(self.memory) - self.steps
+
+    def run(self) -> None:
+        try:
+            while True:
+                with self._news:
+                    self._news.wait_for(lambda: self._ending or self.owed > 0)
+                    if self._ending:
+                        return
+                    batch = self.memory.batch(self._rng, self._batch)
+                self._step(*batch)
+                if self.steps % SNAPSHOT == 0:
+                    self.snapshot()
+                time.sleep(NICE)
+        except BaseException as error:
+            self.failure = error
+
+    def finish(self, all_of_it: bool) -> None:
+        """End the thread, after the training steps that are owed if `all_of_it`; then take a last snapshot."""
+        while all_of_it and self.owed > 0 and self.is_alive():
+            time.sleep(0.05)
+        with self._news:
+            self._ending = True
+            self._news.notify()
+        if self.is_alive():
+            self.join()
+        if self.failure is None and self.newest[1] != self.steps:
+            self.snapshot()
+
+    def snapshot(self) -> None:
+        """Make what has been learnt so far the newest, and have it kept. For numbers the scale is measured anew, so that training goes on in units of their spread."""
+        if self._scaled:
+            self._rescale()
+        self.newest = (self.deployed().state_dict(), self.steps)
+        self._keep(self)
+
+    def state(self) -> dict:
+        """All there is to go on from."""
+        return {"training": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "steps": self.steps, "mean": self._mean, "spread": self._spread}
+
+    def deployed(self) -> Controller | Policy:
+        """The head that acts on what it sees as it is: the scale has gone into its first layer."""
+        plain = deepcopy(self.model)
+        if self._scaled:
+            weight = plain.layers[0].weight.data / self._spread
+            plain.layers[0].bias.data -= weight @ self._mean
+            plain.layers[0].weight.data = weight
+        return plain
+
+    def _rescale(self) -> None:
+        """Measure mean and spread of all numbers seen; the head still does the same."""
+        with self._news:
+            seen = torch.from_numpy(np.stack(self.memory.seen))
+        raw = self.deployed().layers[0]
+        self._mean, self._spread = seen.mean(0), seen.std(0, unbiased=False).clamp_min(LEAST_SPREAD)
+        layer = self.model.layers[0]
+        layer.weight.data.copy_(raw.weight.data * self._spread)
+        layer.bias.data.copy_(raw.bias.data + raw.weight.data @ self._mean)
+
+    def _step(self, *batch: torch.Tensor) -> None:
+        self._criterion.train()
+        if isinstance(self.model, Policy):
+            frames, action, counts = batch
+            outputs = self.model(frames, self.model.initial_state(len(frames)))[0][counts]
+            action = action[counts]
+        else:
+            seen, action = batch
+            seen = (seen - self._mean) / self._spread if self._scaled else seen
+            outputs = self.model.outputs(*seen.split([self.model.config.latent, seen.shape[1] - self.model.config.latent], 1))
+        loss = self._criterion(outputs, action)
+        if not math.isfinite(loss.item()):
+            raise UserError(f"the loss became {loss.item()} at training step {self.steps}: lower --learning-rate and start again; all samples are kept")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self._optimizer.step()
+        self.steps += 1
+        self.loss = loss.item() if math.isnan(self.loss) else SMOOTH * self.loss + (1 - SMOOTH) * loss.item()

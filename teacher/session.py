@@ -1,0 +1,207 @@
+"""A lesson: trial after trial the clone drives, and the teacher takes over by holding keys. World, clone and book are stepped in one thread, at a steady pace; the clone
+learns in another (teacher/learner.py), and whoever shows the picture (teacher/server.py) is told of it by `show` and `tell`.
+
+A step: the clone looks and chooses; the picture is shown; when the step is due, what the teacher holds is looked at: with no key that means anything, the clone's choice
+is taken and counts as approved, else the teacher's action is taken and counts as a demonstration. The step goes into the book, and then to the learner.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.shards import Episode
+from envs import World
+from models.controller import action_vector
+from teacher.book import Book
+from teacher.clone import Driver
+from teacher.keys import Keys
+from teacher.learner import Learner
+from utils.metrics import read_csv, write_csv
+from utils.plots import curves
+from utils.seeds import recording_seed
+
+RATE = 30.0  # steps and pictures a second, at speed 1
+SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+REST = 1.0  # seconds the last picture of a trial stays
+LONGEST_WAIT = 0.02  # seconds between two looks at the orders
+RUNNING, PAUSED, COUNTING, OVER, DONE = "running", "paused", "count-down", "over", "done"
+
+
+class Held:
+    """The keys a teacher holds. They are let go by themselves unless that is confirmed again within `EXPIRY`: no key is stuck when a connection dies."""
+
+    EXPIRY = 0.15  # seconds
+
+    def __init__(self) -> None:
+        self._keys, self._until = frozenset(), 0.0
+
+    def hold(self, keys: frozenset[str]) -> None:
+        self._keys, self._until = keys, time.monotonic() + self.EXPIRY
+
+    def now(self) -> frozenset[str]:
+        return self._keys if time.monotonic() < self._until else frozenset()
+
+
+class Session:
+    """A lesson of `trials` trials (None: until it is stopped).
+
+    Attributes:
+        held: what the teacher holds        orders: what else is wanted, as (what, value): see `_obey`
+        present: set while there is a teacher; without one nothing moves, since nobody could object
+        rows: of metrics.csv, one a trial
+    """
+
+    def __init__(self, folder: Path, world: World, driver: Driver, learner: Learner, book: Book, keys: Keys, only_demonstrations: bool, trials: int | None,
+                 countdown: float, show: Callable[[np.ndarray, dict], None], tell: Callable[[dict], None]) -> None:
+        self.folder, self.world, self.driver, self.learner, self.book, self.keys = folder, world, driver, learner, book, keys
+        self.only, self.trials, self.countdown, self._show, self._tell = only_demonstrations, trials, countdown, show, tell
+        self.held, self.orders, self.present = Held(), queue.SimpleQueue(), threading.Event()
+        self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = 1.0, False, False, False, False, False
+        self._due, self._shown, self._phase = time.monotonic(), 0.0, COUNTING
+        self._taught = self._differs = False  # whether the last step was the teacher's, and whether the clone would have done something else
+        old = {row["trial"]: row for row in read_csv(folder / "metrics.csv")}
+        self.rows, self.samples, self.demonstrations = [], 0, 0
+        for episode in book.episodes():
+            self._take_in(episode, old.get(str(episode.index), {}))
+
+    def run(self) -> None:
+        """All trials; returns when there are enough, or soon after `end`."""
+        try:
+            while not self.stopping and (self.trials is None or self.book.trial < self.trials):
+                self._trial()
+        finally:
+            self._tell(self.status(DONE))
+
+    def end(self, *_) -> None:
+        """Stop at the next step; what was taught is kept."""
+        self.stopping = True
+
+    def status(self, phase: str | None = None) -> dict:
+        """All the page shows beside the picture and what changes with every step."""
+        return {"phase": phase or self._phase, "trial": self.book.trial + 1, "trials": self.trials, "samples": self.samples, "demonstrations": self.demonstrations,
+                "shares": [round(row["overridden"], 4) for row in self.rows], "returns": [round(row["return"], 2) for row in self.rows], "speed": self.speed,
+                "paused": self.paused, "seen": self.seen}
+
+    def _trial(self) -> None:
+        """One trial, from its count-down to its shard."""
+        obs = self.world.reset([recording_seed(self.book.seed, self.book.trial)])
+        parameters, self._snapshot = self.learner.newest
+        self.driver.model.load_state_dict(parameters)
+        self.driver.reset()
+        self.book.begin(obs[0].numpy())
+        self._step, self._return, self._overridden, previous, self._reset = 0, 0.0, 0, None, False
+        self._enter(COUNTING)
+        for tick in range(round(self.countdown * RATE)):
+            self._picture(count=int(np.ceil(self.countdown - tick / RATE)))
+            self._wait(free=True)
+        self._enter(RUNNING)
+        begins, over = True, False
+        while not over:
+            sample = self.driver.see(obs)
+            choice = self.driver.choose()
+            self._picture(choice=choice, obs=obs)
+            self._wait()
+            if self.stopping or self._reset:
+                break
+            action = self.keys.action(self.held.now(), previous)
+            shown = action is not None
+            action = action if shown else choice
+            step = self.world.step(torch.as_tensor(np.asarray(action))[None])
+            terminated, truncated = bool(step.terminated), bool(step.truncated)
+            self.book.add(step.obs[0].numpy(), action=action, clone_action=choice, demonstration=shown, reward=float(step.reward), terminated=terminated,
+                          truncated=truncated)
+            self.driver.follow(action)
+            vector = action_vector(torch.as_tensor(np.asarray(action)), self.keys.space).numpy()
+            self.learner.add(sample, vector, shown or not self.only, begins)
+            if self.learner.failure is not None:
+                raise self.learner.failure
+            self.samples, self.demonstrations = self.samples + 1, self.demonstrations + shown
+            self._taught, self._differs = shown, shown and not np.array_equal(action, choice)
+            self._overridden += self._differs
+            self._step, self._return, previous, begins, obs = self._step + 1, self._return + float(step.reward), action, False, step.obs
+            over = terminated or truncated
+        self._finish(obs)
+
+    def _finish(self, obs: torch.Tensor) -> None:
+        """The end of a trial, by whatever."""
+        self._taught = self._differs = False
+        self._enter(OVER)
+        self._picture(obs=obs)
+        episode = self.book.finish()
+        if episode is not None:
+            self.samples, self.demonstrations = self.samples - len(episode.action), self.demonstrations - int(episode.demonstration.sum())
+            self._take_in(episode, {"loss": self.learner.loss, "training_steps": self.learner.steps, "snapshot": self._snapshot})
+            write_csv(self.folder / "metrics.csv", self.rows)
+            curves(self.folder / "lesson.png", self.rows, "trial", [("overridden", "demonstrated"), ("return",), ("loss",)], "the lesson")
+        self._enter(OVER)
+        for _ in range(round(min(REST, self.countdown) * RATE)):
+            self._wait(free=True)
+
+    def _take_in(self, episode: Episode, known: dict) -> None:
+        """Count a trial that is over; `known`: what only its time could tell."""
+        differs = (episode.action != episode.clone_action).reshape(len(episode.action), -1).any(1)
+        self.samples, self.demonstrations = self.samples + len(episode.action), self.demonstrations + int(episode.demonstration.sum())
+        self.rows.append({"trial": episode.index, "seed": episode.seed, "steps": len(episode.action), "return": float(episode.reward.sum(dtype=np.float64)),
+                          "demonstrated": float(episode.demonstration.mean()), "overridden": float((differs & (episode.demonstration > 0)).mean()),
+                          "samples": self.samples, "training_steps": int(known.get("training_steps") or 0), "snapshot": int(known.get("snapshot") or 0),
+                          "loss": float(known.get("loss") or "nan")})
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        self._tell(self.status())
+
+    def _picture(self, count: int = 0, choice: np.ndarray | int | None = None, obs: torch.Tensor | None = None) -> None:
+        """Show where things are, unless that was shown a moment ago (at more than speed 1)."""
+        now = time.monotonic()
+        if now - self._shown < 0.7 / RATE and not self.paused and self._phase == RUNNING:
+            return
+        self._shown = now
+        numbers = obs[0].tolist() if obs is not None and obs.ndim == 2 and obs.shape[1] <= 8 else None
+        seen = self.seen and obs is not None and obs.ndim == 4
+        picture = obs[0].numpy() if seen else self.world.render()
+        self._show(picture, {"step": self._step, "return": round(self._return, 3), "taught": bool(self._taught), "differs": bool(self._differs), "count": count,
+                             "loss": None if np.isnan(self.learner.loss) else round(self.learner.loss, 4), "training": self.learner.steps,
+                             "clone": None if choice is None else self.keys.words(choice), "numbers": numbers, "samples": self.samples,
+                             "demonstrations": self.demonstrations})
+
+    def _wait(self, free: bool = False) -> None:
+        """Until the next step is due: while the teacher is there, nothing is paused, or a single step was asked for. `free`: for a picture, not for a step."""
+        pace = 1 / (RATE * (1.0 if free else self.speed))
+        while not self.stopping:
+            self._obey()
+            now = time.monotonic()
+            halted = (self.paused and not free) or not self.present.is_set()
+            if self._single and self.present.is_set():
+                self._single, self._due = False, now
+                return
+            if halted:
+                self._due = now + pace
+            elif now >= self._due:
+                self._due = max(self._due + pace, now)  # a slow step is not made up for by a rush
+                return
+            if self._reset and not free:
+                return
+            time.sleep(LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now)))
+
+    def _obey(self) -> None:
+        """Carry out what was ordered: pause, go, step, reset, stop, speed (one of SPEEDS), view (whether to show what the clone sees)."""
+        while not self.orders.empty():
+            what, value = self.orders.get()
+            if what in ("pause", "go"):
+                self.paused = what == "pause"
+            elif what == "step":
+                self.paused = self._single = True
+            elif what == "reset":
+                self._reset = True
+            elif what == "stop":
+                self.stopping = True
+            elif what == "speed":
+                self.speed = value
+            elif what == "view":
+                self.seen = value
+            self._tell(self.status())
