@@ -62,7 +62,7 @@ METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
-BATCH, HORIZON = 256, 24  # steps
+BATCH, HORIZON, RATE = 256, 24, 1e-3  # defaults: steps, steps, and AdamW's learning rate
 PASSES = 5  # of dagger over all it has, after each time it has grown
 
 
@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--action-noise", type=natural_float, default=0.0,
                    help="of actions that are numbers: spread of noise on the expert's, drawn anew each time, in an action's typical size")
     p.add_argument("--label-smoothing", type=share, default=0.0, help="of actions that are choices: the share of the expert's that goes to all alike")
-    p.add_argument("--learning-rate", type=learning_rate, default=1e-3, help="AdamW's")
+    p.add_argument("--learning-rate", type=learning_rate, help=f"AdamW's (default: {RATE:g}, with --teacher {lesson.RATES[1]:g} for numbers)")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
     p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
@@ -107,6 +107,7 @@ def parse_args() -> argparse.Namespace:
     args = p.parse_args()
     if not args.teacher:
         args.hidden, args.batch_size, args.horizon, args.world = args.hidden or 0, args.batch_size or BATCH, args.horizon or HORIZON, args.world or "dream"
+        args.learning_rate = args.learning_rate or RATE
     return args
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.generation_script import remove_leftovers
 from data.manifest import MANIFEST, EpisodeEntry, Manifest, ShardEntry, frame_bytes, frame_type, read_manifest, write_manifest
 from data.shards import Dataset, Episode, episode_entry, write_shard
 from envs import World
@@ -112,6 +113,7 @@ class Book:
 
     def _recover(self) -> None:
         """Make a shard of what a process that was killed had in its journal."""
+        remove_leftovers(self.folder, self.manifest)
         if self._journal.exists():
             self.finish()
 

@@ -58,6 +58,8 @@ class Keys:
     def _choices(self, n: int) -> dict[str, str]:
         """Arrows where they have a meaning, else digits."""
         arrows = {key or "down": action for key, action in DISCRETE.get(n, {}).items()}
+        if arrows and 0 not in arrows.values():
+            arrows[NOTHING] = 0  # by the order gymnasium gives these actions
         self._choice = arrows or {digit: k for k, digit in enumerate(DIGITS[:n])}
         return {key: self.words(action) for key, action in self._choice.items()}
 

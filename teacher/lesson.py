@@ -30,6 +30,7 @@ from utils.errors import UserError
 from utils.metrics import line
 
 HIDDEN = 64  # units of a head that is taught, unless told otherwise
+RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
 SNAPSHOTS = "snapshots"
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "memory": "--model", "units": "--units", "width": "--width"}
 NUMBERS = {"nocturne": "features"}  # the observation that is numbers; of all others "state"
@@ -67,7 +68,8 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             checkpoint.save(folder / "checkpoint.tar", "bc", model=plain, learner=learner.state(), **common)
             checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
 
-        learner = Learner(training, memory, args.learning_rate, args.weight_decay, args.seed, args.batch_size or BATCH, state and state["learner"], keep)
+        rate = args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"]
+        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, state and state["learner"], keep)
         agent.controller.requires_grad_(False)
         keys = Keys(world)
         about = {"world": world.spec.name, "keys": keys.listed, "two_views": world.seen_apart, "only": args.train_only_from_demonstration}

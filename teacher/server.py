@@ -83,6 +83,7 @@ class Server:
         self._teacher: str | None = None  # name of the client in the seat
         self._left = 0.0  # when the seat became empty
         self._status: dict = {}
+        self._picture: bytes | None = None  # the last one, for those who come while nothing moves
         self._loop: asyncio.AbstractEventLoop | None = None
         page = PAGE.read_text()
         self._page, self._policy = page, content_policy(page)
@@ -110,6 +111,7 @@ class Server:
             self._inform(client)
 
     def _shown(self, content: bytes) -> None:
+        self._picture = content
         for client in self._clients:
             client.picture = content
             client.news.set()
@@ -231,6 +233,7 @@ class Server:
         if message["type"] == "hello":
             if client.name is None:
                 known = message["name"]
+                client.picture = self._picture
                 client.name = known if known and not self._there(known) else secrets.token_urlsafe(12)
                 if self._free() or client.name == self._teacher:
                     self._sit(client)

@@ -5,6 +5,7 @@ A step: the clone looks and chooses; the picture is shown; when the step is due,
 is taken and counts as approved, else the teacher's action is taken and counts as a demonstration. The step goes into the book, and then to the learner.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -28,7 +29,7 @@ from utils.seeds import recording_seed
 RATE = 30.0  # steps and pictures a second, at speed 1
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 REST = 1.0  # seconds the last picture of a trial stays
-LONGEST_WAIT = 0.02  # seconds between two looks at the orders
+LONGEST_WAIT = 0.02  # seconds between two looks at whether there is a teacher
 RUNNING, PAUSED, COUNTING, OVER, DONE = "running", "paused", "count-down", "over", "done"
 
 
@@ -62,6 +63,7 @@ class Session:
         self.only, self.trials, self.countdown, self._show, self._tell = only_demonstrations, trials, countdown, show, tell
         self.held, self.orders, self.present = Held(), queue.SimpleQueue(), threading.Event()
         self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = 1.0, False, False, False, False, False
+        self._last: dict = {}
         self._due, self._shown, self._phase = time.monotonic(), 0.0, COUNTING
         self._taught = self._differs = False  # whether the last step was the teacher's, and whether the clone would have done something else
         old = {row["trial"]: row for row in read_csv(folder / "metrics.csv")}
@@ -160,7 +162,7 @@ class Session:
         now = time.monotonic()
         if now - self._shown < 0.7 / RATE and not self.paused and self._phase == RUNNING:
             return
-        self._shown = now
+        self._shown, self._last = now, {"count": count, "choice": choice, "obs": obs}
         numbers = obs[0].tolist() if obs is not None and obs.ndim == 2 and obs.shape[1] <= 8 else None
         seen = self.seen and obs is not None and obs.ndim == 4
         picture = obs[0].numpy() if seen else self.world.render()
@@ -172,8 +174,7 @@ class Session:
     def _wait(self, free: bool = False) -> None:
         """Until the next step is due: while the teacher is there, nothing is paused, or a single step was asked for. `free`: for a picture, not for a step."""
         pace = 1 / (RATE * (1.0 if free else self.speed))
-        while not self.stopping:
-            self._obey()
+        while not self.stopping and not (self._reset and not free):
             now = time.monotonic()
             halted = (self.paused and not free) or not self.present.is_set()
             if self._single and self.present.is_set():
@@ -184,24 +185,23 @@ class Session:
             elif now >= self._due:
                 self._due = max(self._due + pace, now)  # a slow step is not made up for by a rush
                 return
-            if self._reset and not free:
-                return
-            time.sleep(LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now)))
+            with contextlib.suppress(queue.Empty):
+                self._obey(*self.orders.get(timeout=LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now))))
 
-    def _obey(self) -> None:
+    def _obey(self, what: str, value: float | bool | None = None) -> None:
         """Carry out what was ordered: pause, go, step, reset, stop, speed (one of SPEEDS), view (whether to show what the clone sees)."""
-        while not self.orders.empty():
-            what, value = self.orders.get()
-            if what in ("pause", "go"):
-                self.paused = what == "pause"
-            elif what == "step":
-                self.paused = self._single = True
-            elif what == "reset":
-                self._reset = True
-            elif what == "stop":
-                self.stopping = True
-            elif what == "speed":
-                self.speed = value
-            elif what == "view":
-                self.seen = value
-            self._tell(self.status())
+        if what in ("pause", "go"):
+            self.paused = what == "pause"
+        elif what == "step":
+            self.paused = self._single = True
+        elif what == "reset":
+            self._reset = True
+        elif what == "stop":
+            self.stopping = True
+        elif what == "speed":
+            self.speed = value
+        elif what == "view":
+            self.seen = value
+            self._shown = 0.0
+            self._picture(**self._last)
+        self._tell(self.status())
