@@ -61,7 +61,7 @@ class Keys:
         if arrows and 0 not in arrows.values():
             arrows[NOTHING] = 0  # by the order gymnasium gives these actions
         self._choice = arrows or {digit: k for k, digit in enumerate(DIGITS[:n])}
-        return {key: self.words(action) for key, action in self._choice.items()}
+        return {key: self.words(action) for key, action in sorted(self._choice.items(), key=lambda pair: pair[1])}
 
     def _chord(self, held: set[str]) -> int:
         """The game's action that has most of the keys held: all of them, or less the ones it has no name for."""

@@ -33,13 +33,15 @@ class Learner(threading.Thread):
     """
 
     def __init__(self, model: Controller | Policy, memory: VectorMemory | FrameMemory, learning_rate: float, weight_decay: float, seed: int, batch: int,
-                 saved: dict | None, keep: Callable[["Learner"], None]) -> None:
-        """`saved`: what `state` gave when it was kept; `keep` is called for every snapshot."""
+                 saved: dict | None, fresh: bool, keep: Callable[["Learner"], None]) -> None:
+        """`saved`: what `state` gave when it was kept; `fresh`: the model knows nothing, so its weights may as well be of scaled numbers, which are learnt from sooner;
+        `keep` is called for every snapshot."""
         super().__init__(name="learner", daemon=True)
-        self.model, self.memory, self._keep, self._batch = model, memory, keep, batch
+        self.model, self.memory, self._keep, self._batch, self._fresh = model, memory, keep, batch, fresh
         self._criterion = CloneLoss(model.config.action_space)
         self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
+        self._least = batch if self._scaled else 1  # samples to begin with
         self._mean, self._spread = torch.zeros(model.config.inputs if self._scaled else 0), torch.ones(model.config.inputs if self._scaled else 0)
         self.steps, self.loss, self.failure = 0, math.nan, None
         if saved:
@@ -59,7 +61,7 @@ class Learner(threading.Thread):
     @property
     def owed(self) -> int:
         """Training steps that samples have been given for and that are not done yet."""
-        return len(self.memory) - self.steps
+        return len(self.memory) - self.steps if len(self.memory) >= self._least else 0
 
     def run(self) -> None:
         try:
@@ -68,6 +70,8 @@ class Learner(threading.Thread):
                     self._news.wait_for(lambda: self._ending or self.owed > 0)
                     if self._ending:
                         return
+                    if self._scaled and self._fresh and self.steps == 0:
+                        self._mean, self._spread = self._measured()
                     batch = self.memory.batch(self._rng, self._batch)
                 self._step(*batch)
                 if self.steps % SNAPSHOT == 0:
@@ -110,13 +114,17 @@ class Learner(threading.Thread):
 
     def _rescale(self) -> None:
         """Measure mean and spread of all numbers seen; the head still does the same."""
-        with self._news:
-            seen = torch.from_numpy(np.stack(self.memory.seen))
         raw = self.deployed().layers[0]
-        self._mean, self._spread = seen.mean(0), seen.std(0, unbiased=False).clamp_min(LEAST_SPREAD)
+        with self._news:
+            self._mean, self._spread = self._measured()
         layer = self.model.layers[0]
         layer.weight.data.copy_(raw.weight.data * self._spread)
         layer.bias.data.copy_(raw.bias.data + raw.weight.data @ self._mean)
+
+    def _measured(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread (S,) of all numbers seen."""
+        seen = torch.from_numpy(np.stack(self.memory.seen))
+        return seen.mean(0), seen.std(0, unbiased=False).clamp_min(LEAST_SPREAD)
 
     def _step(self, *batch: torch.Tensor) -> None:
         self._criterion.train()

@@ -29,7 +29,7 @@ from utils.cli import add_world_options, device, make_folder, natural_float, pos
 from utils.errors import UserError
 from utils.metrics import line
 
-HIDDEN = 64  # units of a head that is taught, unless told otherwise
+HIDDEN = 128  # units of a head that is taught, unless told otherwise
 RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
 SNAPSHOTS = "snapshots"
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "memory": "--model", "units": "--units", "width": "--width"}
@@ -69,7 +69,8 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
 
         rate = args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"]
-        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, state and state["learner"], keep)
+        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, state and state["learner"],
+                          args.init is None, keep)
         agent.controller.requires_grad_(False)
         keys = Keys(world)
         about = {"world": world.spec.name, "keys": keys.listed, "two_views": world.seen_apart, "only": args.train_only_from_demonstration}
