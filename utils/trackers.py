@@ -24,7 +24,6 @@ from utils.locks import locked
 
 PROJECT = "dreamdrive"
 GLANCE = 0.5  # seconds between two looks at the files
-RETRY = 30.0  # seconds until a tracker that failed is tried again
 SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
 DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow's own add up to many minutes
 
@@ -60,6 +59,8 @@ class TensorBoard:
 class MLflow:
     """A run at MLFLOW_TRACKING_URI, else in an SQLite file in exp_dir/mlflow."""
 
+    times: dict[int, int] = {}  # of steps, in milliseconds: a row that is sent twice, for want of an answer, is one if its time is the same
+
     def __init__(self, job: dict, kept: dict) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
@@ -94,11 +95,11 @@ class MLflow:
         return run if run and run.info.lifecycle_stage == "active" else None
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run, metrics=[self.metric(name, value, now, step) for name, value in values.items()])
+        moment = self.times.setdefault(step, int(time.time() * 1000))
+        self.client.log_batch(self.run, metrics=[self.metric(name, value, moment, step) for name, value in values.items()])
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        self.client.log_artifact(self.run, str(path), None if name == path.stem else name)
+        self.client.log_artifact(self.run, str(path), name.split("/")[0])
 
     def end(self, status: str, step: int) -> None:
         self.client.set_terminated(self.run, status.upper())
@@ -171,14 +172,15 @@ class Follower:
         ended, failed_at = False, -math.inf
         while not ended:
             ended = self.ended.wait(GLANCE)
-            if time.monotonic() - failed_at < RETRY:
+            if time.monotonic() - failed_at < self.job["retry"]:
                 continue
             try:
                 self.bring_up_to_date(ended)
                 failed_at = -math.inf
             except ImportError as error:
                 missing = f"the package {error.name} is missing" if error.name else str(error)
-                self.say(f"{self.name} cannot be used ({missing}): `pip install -r requirements-extra.txt`; training goes on without it")
+                file = "requirements.txt" if self.job["tracker"] == "tensorboard" else "requirements-extra.txt"
+                self.say(f"{self.name} cannot be used ({missing}): `pip install -r {file}`; training goes on without it")
                 return 1
             except Exception as error:
                 self.tracker, failed_at = None, time.monotonic()
@@ -201,7 +203,7 @@ class Follower:
                 self.keep()
         if ended:
             for path in sorted(self.folder.glob("*.png")):  # these are drawn anew in every epoch, or when all is done
-                self.picture(path.stem, path, self.kept["step"], False)
+                self.picture(f"pictures/{path.stem}", path, self.kept["step"], False)
             self.tracker.end(self.status, self.kept["step"])
 
     def rows(self) -> list[dict[str, str]]:
@@ -264,7 +266,6 @@ def main() -> int:
     job = json.loads(sys.argv[1])
     out = os.dup(1)
     os.dup2(2, 1)  # packages print what they like; 2 is /dev/null
-    os.nice(5)
     os.environ.update({**DEFAULTS, **os.environ, **SETTINGS})
     with locked(Path(job["folder"], "tracking"), None):  # of a training that was killed, the follower may still be there
         return Follower(job, out).run()

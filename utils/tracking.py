@@ -16,6 +16,7 @@ from utils.cli import recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 20  # seconds that the end of a training waits at most
+RETRY = 30  # seconds until a tracker that failed is tried again
 
 
 @contextlib.contextmanager
@@ -50,7 +51,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen, thr
     marker = folder / "tracking" / ".lock"
     marker.touch()
     job = {"tracker": args.track, "folder": str(folder), "logdir": str(args.logdir), "stage": folder.name, "name": f"{args.logdir.resolve().name}/{folder.name}",
-           "counter": "generation" if folder.name == "ctrl" else "epoch", "parameters": recorded(args), "grace": GRACE,
+           "counter": "generation" if folder.name == "ctrl" else "epoch", "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
            "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
            "resumed": not args.noreload and (folder / "checkpoint.tar").exists()}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
