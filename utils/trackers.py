@@ -7,18 +7,17 @@ threads, handlers of exits and signals, servers that hang. It also outlives a tr
     exp_dir/<stage>/tracking/<tracker>.json    the tracker's run that the next command goes on with, and the last step it has been sent
 """
 
+import contextlib
 import csv
 import json
 import math
 import os
 import re
-import signal
 import sys
 import threading
 import time
 import uuid
 from pathlib import Path
-from types import FrameType
 
 from utils.locks import locked
 
@@ -158,14 +157,15 @@ class Follower:
         self.kept = json.loads(self.file.read_text()) if job["resumed"] and self.file.exists() else {"step": 0}
         self.tracker, self.failed, self.read = None, False, 0
         self.status, self.ended = "killed", threading.Event()
-        signal.signal(signal.SIGALRM, self.late)
         threading.Thread(target=self.listen, daemon=True).start()
 
     def listen(self) -> None:
-        """Wait until training says how it ended, or ends without a word."""
+        """Wait until training says how it ended, or ends without a word; from then on the tracker has so much time."""
         self.status = os.read(0, 20).decode() or self.status
-        signal.alarm(self.job["grace"])
         self.ended.set()
+        time.sleep(self.job["grace"])
+        self.fail(f"no answer within {self.job['grace']} seconds of the end")
+        os._exit(1)
 
     def run(self) -> int:
         """The exit status: 0 if the tracker has everything."""
@@ -230,14 +230,12 @@ class Follower:
         """Say once what is wrong."""
         if not self.failed:
             self.failed = True
-            self.say(f"{self.name} failed ({reason[:300]}); training goes on, and what is missing there follows when it works, or when the same command is run again")
+            self.say(f"{self.name} failed ({without_secrets(reason)[:300]}); training goes on, and what is missing there follows when it works, or when the same "
+                     "command is run again")
 
     def say(self, sentence: str) -> None:
-        os.write(self.out, f"tracking: {without_secrets(sentence)}\n".encode())
-
-    def late(self, _number: int, _frame: FrameType | None) -> None:
-        self.fail(f"no answer within {self.job['grace']} seconds of the end")
-        os._exit(1)
+        with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
+            os.write(self.out, f"tracking: {without_secrets(sentence)}\n".encode())
 
 
 def numbers(row: dict[str, str]) -> dict[str, float]:
