@@ -184,7 +184,7 @@ class Follower:
                 return 1
             except Exception as error:
                 self.tracker, failed_at = None, time.monotonic()
-                self.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
+                self.fail(reason(error))
         return 0 if failed_at == -math.inf else 1
 
     def bring_up_to_date(self, ended: bool) -> None:
@@ -226,16 +226,25 @@ class Follower:
         temporary.write_text(json.dumps(self.kept) + "\n")
         os.replace(temporary, self.file)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, why: str) -> None:
         """Say once what is wrong."""
         if not self.failed:
             self.failed = True
-            self.say(f"{self.name} failed ({without_secrets(reason)[:300]}); training goes on, and what is missing there follows when it works, or when the same "
+            self.say(f"{self.name} failed ({why}); training goes on, and what is missing there follows when it works, or when the same "
                      "command is run again")
 
     def say(self, sentence: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
             os.write(self.out, f"tracking: {without_secrets(sentence)}\n".encode())
+
+
+def reason(error: BaseException) -> str:
+    """What failed and, where it was raised because of another error, the first of these."""
+    first = error
+    while first.__cause__ or first.__context__:
+        first = first.__cause__ or first.__context__
+    texts = [f"{type(e).__name__}: {without_secrets(' '.join(str(e).split()))}" for e in dict.fromkeys((error, first))]
+    return ", because of ".join(text if len(text) < 160 else f"{text[:160]} ..." for text in texts)
 
 
 def numbers(row: dict[str, str]) -> dict[str, float]:
