@@ -243,7 +243,8 @@ def reason(error: BaseException) -> str:
     first = error
     while first.__cause__ or first.__context__:
         first = first.__cause__ or first.__context__
-    texts = [f"{type(e).__name__}: {without_secrets(' '.join(str(e).split()))}" for e in dict.fromkeys((error, first))]
+    said = dict.fromkeys((error, first)) if str(first) else [error]
+    texts = [f"{type(e).__name__}: {without_secrets(' '.join(str(e).split()))}" for e in said]
     return ", because of ".join(text if len(text) < 160 else f"{text[:160]} ..." for text in texts)
 
 
