@@ -240,7 +240,7 @@ class Cloning:
                 pace += len(self.data["val"])
                 with tqdm(total=(end - first) * pace, initial=(begun - first) * pace, desc=method, unit="step", unit_scale=True) as bar:
                     for epoch in range(begun + 1, end + 1):
-                        bar.set_description(f"{method}, epoch {epoch} of {last}")
+                        bar.set_description(f"epoch {epoch} of {last} ({method})")
                         self._epoch(method, epoch, epoch == end, bar)
         rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
         curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")

@@ -62,7 +62,7 @@ class CloneLoss(nn.Module):
 def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf) -> None:
     """A step of the optimizer, if there is one, the gradient's norm at most `clip`; UserError for a loss that is not finite."""
     if not math.isfinite(loss.item()):
-        raise UserError(f"the loss became {loss.item()} in batch {number} of {bar.desc}: lower --learning-rate and run again")
+        raise UserError(f"the loss became {loss.item()} in batch {number} of {bar.desc.removesuffix(': ')}: lower --learning-rate and run again")
     if optimizer:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
