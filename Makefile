@@ -2,6 +2,7 @@
 # make demo    the same, then all five stages on CarRacing with small budgets
 # make demo-nocturne   the same in traffic: synthetic scenes to a driving clone
 # make reproduce   the same, then all of docs/results.md from nothing: many hours; stopped, it goes on where it stopped
+# make extra   setup, and the packages of --track mlflow and --track wandb
 # make test    the same, then the tests
 # make lint    ruff
 #
@@ -12,13 +13,21 @@
 PYTHON ?= python3.11
 TORCH_INDEX ?=
 DONE := .venv/.complete
+EXTRA := .venv/.extra
 
-.PHONY: setup demo demo-nocturne reproduce test lint
+.PHONY: setup extra demo demo-nocturne reproduce test lint
 
 setup: $(DONE)
 
 $(DONE): requirements.txt requirements-dev.txt utils/setup.sh
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash utils/setup.sh $@
+
+extra: $(EXTRA)
+
+$(EXTRA): requirements-extra.txt $(DONE)
+	@echo "installing requirements-extra.txt"
+	@flock requirements-extra.txt .venv/bin/python -m pip --disable-pip-version-check -qq install -r requirements.txt -r requirements-extra.txt
+	@touch $@
 
 demo: setup
 	.venv/bin/python -m benchmarks.demo carracing
@@ -29,7 +38,7 @@ demo-nocturne: setup
 reproduce: setup
 	.venv/bin/python -m benchmarks.reproduce $(if $(GPU),--gpu)
 
-test: setup
+test: extra
 	.venv/bin/python -m pytest
 
 lint: setup

@@ -56,6 +56,7 @@ from utils.errors import UserError
 from utils.metrics import line, write_csv
 from utils.plots import curves
 from utils.seeds import RANGE, STRIDE, selection_seeds
+from utils.tracking import track
 
 STAGE = 5
 METHODS = ("bc", "dagger", "ditto")
@@ -136,8 +137,9 @@ def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> f
         steps = {split: latents.steps(args.batch_size) for split, latents in dreams.recorded.items()}
         config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, parents, dreams, state)
-        cloning.run()
-        cloning.report()
+        with track(args, folder):
+            cloning.run()
+            cloning.report()
     return cloning.best
 
 
@@ -156,7 +158,8 @@ def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
         steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
         config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
-        cloning.run()
+        with track(args, folder):
+            cloning.run()
     return cloning.best
 
 
@@ -177,7 +180,8 @@ def clone_frames(args: argparse.Namespace, datasets: list[Dataset] | None) -> fl
         steps = {split: FrameSequences(datasets, split, args.sequence, lanes) for split in ("train", "val")}
         config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
-        cloning.run()
+        with track(args, folder):
+            cloning.run()
     return cloning.best
 
 

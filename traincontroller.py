@@ -36,6 +36,7 @@ from utils.errors import UserError
 from utils.metrics import line, read_csv, write_csv
 from utils.plots import curves
 from utils.seeds import recording_seed, selection_seeds
+from utils.tracking import track
 
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on
@@ -204,7 +205,7 @@ def main() -> None:
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:
             fitness = SimulatorFitness(args, evaluator)
-        with evaluator:
+        with track(args, folder), evaluator:
             best = Evolution(args, folder, controller, fitness, evaluator, parents, state).run()
     where = "simulator" if args.evaluate_every else args.world
     print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")

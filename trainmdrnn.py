@@ -30,6 +30,7 @@ from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
 from utils.precision import autocast
 from utils.spaces import action_size
+from utils.tracking import track
 from utils.video import save_png, strip
 
 STAGE = 3
@@ -141,7 +142,8 @@ def main() -> None:
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
         config = MDRNNConfig(vae.config.latent, action_size(saved["world"]["action_space"]), args.hidden, args.mixtures, args.include_reward)
-        best = train(args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state)
+        with track(args, folder):
+            best = train(args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state)
     print(f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
           f"python trainbc.py --logdir {args.logdir}")
 

@@ -25,6 +25,7 @@ from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
 from utils.precision import autocast
+from utils.tracking import track
 from utils.video import save_png, strip
 
 STAGE = 2
@@ -103,7 +104,8 @@ def main() -> None:
         raise UserError(f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of {' or '.join(map(str, SIZES))}")
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         model = VAE(VAEConfig(args.latent, channels, height)).to(where, memory_format=torch.channels_last)
-        train(args, folder, model, datasets, world)
+        with track(args, folder):
+            train(args, folder, model, datasets, world)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)

@@ -41,10 +41,11 @@ def test_a_missing_requirement_is_status_1_and_a_missing_extra_is_not(monkeypatc
 
 def test_versions_that_differ_from_the_pins_are_named(tmp_path, monkeypatch):
     (tmp_path / "requirements.txt").write_text("# pins\ntorch==0.1\ngymnasium[box2d]==0.2\nno-such-thing==1\n")
-    (tmp_path / "requirements-dev.txt").write_text("pytest==" + doctor.installed("pytest"))
+    for file in ("requirements-dev.txt", "requirements-extra.txt"):
+        (tmp_path / file).write_text("pytest==" + doctor.installed("pytest"))
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    first, second = doctor.packages()
-    assert not first.ok and first.required and second.ok
+    first, second, third = doctor.packages()
+    assert not first.ok and first.required and second.ok and third.ok
     assert "(wanted 0.1)" in first.found and "gymnasium" in first.found and "no-such-thing is missing" in first.found
 
 

@@ -16,6 +16,7 @@ import torch
 
 from utils.errors import UserError
 from utils.precision import CHOICES
+from utils.trackers import TRACKERS
 
 ASK_AGAIN = 5.0  # seconds
 
@@ -48,11 +49,12 @@ def add_logdir(p: argparse.ArgumentParser) -> None:
 
 
 def add_training(p: argparse.ArgumentParser) -> None:
-    """Flags of the stages that train: --logdir, --noreload, --seed, --device."""
+    """Flags of the stages that train: --logdir, --noreload, --seed, --device, --track."""
     add_logdir(p)
     p.add_argument("--noreload", action="store_true", help="start afresh instead of going on from checkpoint.tar")
     p.add_argument("--seed", type=natural, default=0, help="decides everything random in the run")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    p.add_argument("--track", choices=("none", *TRACKERS), default="none", help="show parameters, metrics and pictures there, too; see docs/tracking.md")
 
 
 def add_fitting(p: argparse.ArgumentParser, batch_size: int, unit: str, halved_after: int, patience: int) -> None:
@@ -166,11 +168,16 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def write_args(folder: Path, args: argparse.Namespace) -> None:
-    """Record the command and every argument in `folder`/args.json."""
+def recorded(args: argparse.Namespace) -> dict:
+    """The command and every argument, as plain values."""
     values = {k: [str(x) for x in v] if isinstance(v, list) else v if isinstance(v, (int, float, bool, str, type(None))) else str(v)
               for k, v in vars(args).items()}
-    write_atomically(folder / "args.json", (json.dumps({"command": command_line(), **values}, indent=1) + "\n").encode())
+    return {"command": command_line(), **values}
+
+
+def write_args(folder: Path, args: argparse.Namespace) -> None:
+    """Record the command and every argument in `folder`/args.json."""
+    write_atomically(folder / "args.json", (json.dumps(recorded(args), indent=1) + "\n").encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

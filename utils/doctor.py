@@ -63,12 +63,13 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against requirements.txt and, for the tests, requirements-dev.txt."""
-    for file, required in (("requirements.txt", True), ("requirements-dev.txt", False)):
+    """Installed versions against requirements.txt, for the tests requirements-dev.txt, and for trackers requirements-extra.txt."""
+    for file, command, purpose in (("requirements.txt", "setup", ""), ("requirements-dev.txt", "setup", " (only for the tests)"),
+                                   ("requirements-extra.txt", "extra", " (only for --track mlflow and --track wandb, and their tests)")):
         pins = re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
         wrong = [f"{name} {have or 'is missing'} (wanted {want})" for name, want in pins if (have := installed(name)) != want]
         found = ", ".join(wrong) if wrong else f"all {len(pins)} as pinned"
-        yield Finding(not wrong, file, found, f"`make setup`, or `pip install -r {file}`" + ("" if required else " (only for the tests)"), required)
+        yield Finding(not wrong, file, found, f"`make {command}`, or `pip install -r {file}`{purpose}", not purpose)
 
 
 def installed(name: str) -> str | None:

@@ -1,0 +1,83 @@
+"""Shows a training in TensorBoard, MLflow or Weights & Biases, see docs/tracking.md: its parameters, metrics and pictures, and how it ended."""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.cli import recorded
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE = 20  # seconds that the end of a training waits at most
+RETRY = 30  # seconds until a tracker that failed is tried again
+
+
+@contextlib.contextmanager
+def track(args: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training never waits for (utils.trackers).
+
+    Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed.
+    """
+    if args.track == "none":
+        yield
+        return
+    try:
+        process, repeater = start(args, folder)
+    except OSError as error:
+        print(f"tracking: its process cannot be started ({error.strerror}); training goes on without it", file=sys.stderr)
+        yield
+        return
+    status = "failed"
+    try:
+        yield
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "killed"
+        raise
+    finally:
+        end(process, repeater, status)
+
+
+def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen, threading.Thread]:
+    """The process, and the thread that repeats what it says."""
+    (folder / "tracking").mkdir(exist_ok=True)
+    marker = folder / "tracking" / ".lock"
+    marker.touch()
+    job = {"tracker": args.track, "folder": str(folder), "logdir": str(args.logdir), "stage": folder.name, "name": f"{args.logdir.resolve().name}/{folder.name}",
+           "counter": "generation" if folder.name == "ctrl" else "epoch", "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
+           "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
+           "resumed": not args.noreload and (folder / "checkpoint.tar").exists()}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen([sys.executable, "-P", "-m", "utils.trackers", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, bufsize=0, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True)  # Ctrl-C is not for it
+    repeater = threading.Thread(target=repeat, args=(process,), daemon=True)
+    repeater.start()
+    return process, repeater
+
+
+def repeat(process: subprocess.Popen) -> None:
+    """Print what the process says, above progress bars."""
+    for sentence in process.stdout:
+        tqdm.write(sentence.decode().rstrip(), file=sys.stderr)
+
+
+def end(process: subprocess.Popen, repeater: threading.Thread, status: str) -> None:
+    """Tell the process how training ended and wait until it has sent that, for GRACE seconds at most."""
+    with contextlib.suppress(BrokenPipeError):  # it has given up before
+        process.stdin.write(status.encode())
+    process.stdin.close()
+    try:
+        process.wait(GRACE + 1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    repeater.join(1)
+    if process.returncode not in (0, 1):
+        print(f"tracking: the process that does it crashed (status {process.returncode}): run the same command again to send what is missing", file=sys.stderr)
