@@ -14,6 +14,7 @@ PYTHON ?= python3.11
 TORCH_INDEX ?=
 DONE := .venv/.complete
 EXTRA := .venv/.extra
+BROWSER := .venv/.browser
 
 .PHONY: setup extra demo demo-nocturne reproduce test lint
 
@@ -38,7 +39,10 @@ demo-nocturne: setup
 reproduce: setup
 	.venv/bin/python -m benchmarks.reproduce $(if $(GPU),--gpu)
 
-test: extra
+$(BROWSER): utils/setup.sh $(DONE)
+	@PYTHON="$(PYTHON)" bash utils/setup.sh $@ browser
+
+test: extra $(BROWSER)
 	.venv/bin/python -m pytest
 
 lint: setup

@@ -205,7 +205,7 @@ def main() -> None:
             fitness = DreamFitness(args, mdrnn, starts, controller.to(mdrnn.head.weight.device))
         else:
             fitness = SimulatorFitness(args, evaluator)
-        with track(args, folder), evaluator:
+        with track(args, folder, "generation"), evaluator:
             best = Evolution(args, folder, controller, fitness, evaluator, parents, state).run()
     where = "simulator" if args.evaluate_every else args.world
     print(f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} --controller ctrl")

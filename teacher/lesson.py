@@ -28,6 +28,7 @@ from utils import checkpoint
 from utils.cli import add_world_options, device, make_folder, natural_float, positive, seed_everything, world_options, write_args
 from utils.errors import UserError
 from utils.metrics import line
+from utils.tracking import track
 
 HIDDEN = 128  # units of a head that is taught, unless told otherwise
 RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
@@ -87,15 +88,16 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             signal.signal(signal.SIGINT, before)  # a second Ctrl-C does not wait for anything
 
         signal.signal(signal.SIGINT, interrupt)
-        try:
-            session.run()
-        finally:
-            signal.signal(signal.SIGINT, before)
-            server.stop()
-            learner.finish(all_of_it=args.trials is not None)
-            world.close()
-        if learner.failure is not None:
-            raise learner.failure
+        with track(args, folder, "trial"):
+            try:
+                session.run()
+            finally:
+                signal.signal(signal.SIGINT, before)
+                server.stop()
+                learner.finish(all_of_it=args.trials is not None)
+                world.close()
+            if learner.failure is not None:
+                raise learner.failure
     share = f", the teacher overrode {100 * session.rows[-1]['overridden']:.0f} % of the last one" if session.rows else ""
     print(f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them demonstrations{share}; {learner.steps} training steps. "
           f"Next: python test_controller.py --logdir {args.logdir} --controller bc, or the same command again to go on")

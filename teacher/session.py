@@ -69,7 +69,7 @@ class Session:
         old = {row["trial"]: row for row in read_csv(folder / "metrics.csv")}
         self.rows, self.samples, self.demonstrations = [], 0, 0
         for episode in book.episodes():
-            self._take_in(episode, old.get(str(episode.index), {}))
+            self._take_in(episode, old.get(str(episode.index + 1), {}))
 
     def run(self) -> None:
         """All trials; returns when there are enough, or soon after `end`."""
@@ -148,7 +148,7 @@ class Session:
         """Count a trial that is over; `known`: what only its time could tell."""
         differs = (episode.action != episode.clone_action).reshape(len(episode.action), -1).any(1)
         self.samples, self.demonstrations = self.samples + len(episode.action), self.demonstrations + int(episode.demonstration.sum())
-        self.rows.append({"trial": episode.index, "seed": episode.seed, "steps": len(episode.action), "return": float(episode.reward.sum(dtype=np.float64)),
+        self.rows.append({"trial": episode.index + 1, "seed": episode.seed, "steps": len(episode.action), "return": float(episode.reward.sum(dtype=np.float64)),
                           "demonstrated": float(episode.demonstration.mean()), "overridden": float((differs & (episode.demonstration > 0)).mean()),
                           "samples": self.samples, "training_steps": int(known.get("training_steps") or 0), "snapshot": int(known.get("snapshot") or 0),
                           "loss": float(known.get("loss") or "nan")})

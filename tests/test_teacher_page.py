@@ -4,63 +4,27 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import ROOT, command, user, variables
+from tiny_run import user
 
-from envs.classic import quickest_action
+from benchmarks.lesson import EPISODES, TRIALS, open_browser, start, teach, visit, wait
 from utils.metrics import read_csv
 
-selenium = pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="the page's tests need Debian's chromium and chromium-driver: make setup")
+webdriver = pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
+pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="the page's tests need chromium and chromium-driver: make test")
 
 SIZES = {"desk": (1280, 720), "phone": (390, 844)}
-ARROWS = {0: "ArrowLeft", 1: "ArrowDown", 2: "ArrowRight"}
-NAMES = ["accelerate left", "do not accelerate", "accelerate right"]
 PRESS = "dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))"
-# A step with a key held, or with none: pressed and released as a person would, with the page's own button for a single step. Answers when the next one is shown.
-STEP = """
-const [key, done] = arguments, before = lesson.frames;
-if (key) dispatchEvent(new KeyboardEvent("keydown", { key }));
-document.getElementById("step").click();
-const wait = () => {
-  if (lesson.status.phase !== "done" && (lesson.frames === before || !lesson.now.clone || lesson.status.phase !== "running")) return setTimeout(wait, 1);
-  if (key) dispatchEvent(new KeyboardEvent("keyup", { key }));
-  done([lesson.now, lesson.status]);
-};
-setTimeout(wait, 1);
-"""
-
-
-def start(logdir: Path, *options) -> tuple[subprocess.Popen, str]:
-    """A lesson, and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    lesson = subprocess.Popen(command("trainbc.py", "--teacher", "--env", "mountaincar", "--port", port, "--logdir", logdir, *options), cwd=ROOT, env=variables(),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    said = lesson.stdout.readline()
-    address = re.search(r"http://\S+", said)
-    assert address, said + lesson.stderr.read()
-    return lesson, address[0]
+MOUNTAIN = ("--env", "mountaincar", "--countdown", 0)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--mute-audio"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
-    driver.set_script_timeout(60)
+    driver = open_browser()
     try:
         yield driver
     finally:
@@ -70,7 +34,7 @@ def browser():
 @pytest.fixture
 def page(browser, tmp_path):
     """A lesson at speed 1, opened in the browser; ended afterwards."""
-    lesson, address = start(tmp_path, "--countdown", 0)
+    lesson, address = start(tmp_path, *MOUNTAIN)
     try:
         visit(browser, address)
         yield browser
@@ -85,19 +49,6 @@ def page(browser, tmp_path):
         lesson.communicate()
 
 
-def visit(browser, address: str) -> None:
-    browser.get(address)
-    wait(browser, "lesson.frames > 0 && lesson.status.seat")
-
-
-def wait(browser, condition: str, seconds: float = 20) -> None:
-    """Until it holds of the page."""
-    deadline = time.monotonic() + seconds
-    while not browser.execute_script(f"return Boolean({condition})"):
-        assert time.monotonic() < deadline, f"{condition}: {browser.execute_script('return [lesson.status, lesson.now]')}"
-        time.sleep(0.02)
-
-
 def now(browser) -> dict:
     return browser.execute_script("return lesson.now")
 
@@ -108,8 +59,8 @@ def picture(browser) -> bytes:
 
 def keys(browser, held: str | None, *, up: bool = False) -> None:
     """A key of the keyboard itself, pressed or released."""
-    actions = selenium.ActionChains(browser)
-    code = getattr(selenium.Keys, held)
+    actions = webdriver.ActionChains(browser)
+    code = getattr(webdriver.Keys, held)
     (actions.key_up(code) if up else actions.key_down(code)).perform()
 
 
@@ -193,7 +144,7 @@ def test_pause_single_steps_speed_and_the_end_of_a_trial(page):
 
 
 def test_save_and_stop_saves_and_stops(browser, tmp_path):
-    lesson, address = start(tmp_path, "--countdown", 0)
+    lesson, address = start(tmp_path, *MOUNTAIN)
     visit(browser, address)
     wait(browser, "lesson.now.step > 5")
     browser.find_element("id", "stop").click()
@@ -229,25 +180,19 @@ def test_the_page_fits(page, tmp_path, name, scheme):
 @pytest.mark.slow
 def test_a_script_teaches_through_the_browser(browser, tmp_path):
     """MountainCar from nothing in 15 trials: the quickest driver presses where the clone would do something else, and misses a tenth of it."""
-    lesson, address = start(tmp_path, "--countdown", 0, "--trials", 15)
+    lesson, address = start(tmp_path, *MOUNTAIN, "--trials", TRIALS)
     visit(browser, address)
-    browser.find_element("id", "pause").click()
-    rng = np.random.default_rng(0)
-    seen, status = browser.execute_async_script(STEP, None)
-    while status["phase"] != "done":
-        wanted = int(quickest_action(np.array([seen["numbers"]]))[0])
-        key = ARROWS[wanted] if NAMES[wanted] != seen["clone"] and rng.random() > 0.1 else None
-        seen, status = browser.execute_async_script(STEP, key)
+    teach(browser, np.random.default_rng(0))
     out, err = lesson.communicate(timeout=60)
-    assert lesson.returncode == 0 and "15 trials" in out, err
+    assert lesson.returncode == 0 and f"{TRIALS} trials" in out, err
     rows = read_csv(tmp_path / "bc" / "metrics.csv")
     assert np.mean([float(row["overridden"]) for row in rows[-3:]]) < 0.2
-    said = user("test_controller.py", "--logdir", tmp_path, "--controller", "bc", "--episodes", 50, "--max-workers", 1).stdout
+    said = user("test_controller.py", "--logdir", tmp_path, "--controller", "bc", "--episodes", EPISODES, "--max-workers", 1).stdout
     assert float(re.search(r"simulator: (\S+)", said)[1]) >= -110, said
 
 
 def test_ctrl_c_ends_the_lesson_and_the_page_says_so(browser, tmp_path):
-    lesson, address = start(tmp_path, "--countdown", 0)
+    lesson, address = start(tmp_path, *MOUNTAIN)
     visit(browser, address)
     wait(browser, "lesson.now.step > 5")
     lesson.send_signal(signal.SIGINT)

@@ -20,16 +20,17 @@ RETRY = 30  # seconds until a tracker that failed is tried again
 
 
 @contextlib.contextmanager
-def track(args: argparse.Namespace, folder: Path) -> Iterator[None]:
+def track(args: argparse.Namespace, folder: Path, counter: str = "epoch") -> Iterator[None]:
     """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training never waits for (utils.trackers).
 
-    Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed.
+    Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter` is the column of metrics.csv that numbers its
+    rows, from 1.
     """
     if args.track == "none":
         yield
         return
     try:
-        process, repeater = start(args, folder)
+        process, repeater = start(args, folder, counter)
     except OSError as error:
         print(f"tracking: its process cannot be started ({error.strerror}); training goes on without it", file=sys.stderr)
         yield
@@ -45,13 +46,13 @@ def track(args: argparse.Namespace, folder: Path) -> Iterator[None]:
         end(process, repeater, status)
 
 
-def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen, threading.Thread]:
+def start(args: argparse.Namespace, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
     """The process, and the thread that repeats what it says."""
     (folder / "tracking").mkdir(exist_ok=True)
     marker = folder / "tracking" / ".lock"
     marker.touch()
     job = {"tracker": args.track, "folder": str(folder), "logdir": str(args.logdir), "stage": folder.name, "name": f"{args.logdir.resolve().name}/{folder.name}",
-           "counter": "generation" if folder.name == "ctrl" else "epoch", "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
+           "counter": counter, "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
            "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
            "resumed": not args.noreload and (folder / "checkpoint.tar").exists()}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
