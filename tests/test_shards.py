@@ -68,6 +68,37 @@ def test_a_shard_gives_back_every_episode_at_its_offsets(dataset):
                 assert (shard.column("seed")[j], shard.column("policy")[j]) == (written.seed, written.policy)
 
 
+def taught(index, steps):
+    """An episode with a teacher in it."""
+    plain = episode(index, steps)
+    return dataclasses.replace(plain, clone_action=-plain.action, demonstration=np.arange(steps) % 3 == 0)
+
+
+def test_what_a_teacher_taught_has_two_columns_more(tmp_path):
+    entry = ShardEntry(**shards.write_shard(tmp_path / "shard_00000.h5", [taught(0, 20), taught(1, 7)]))
+    listed = tuple(shards.episode_entry(taught(*e), HEAD) for e in ((0, 20), (1, 7)))
+    manifest = dataclasses.replace(HEAD, rollouts=2, shards=(entry,), episodes=listed)
+    write_manifest(tmp_path, manifest)
+    with shards.open_shard(tmp_path / entry.file, manifest) as shard:
+        assert shard.taught and shard.column("demonstration").dtype == np.uint8
+        np.testing.assert_array_equal(shard.column("demonstration"), np.concatenate([np.arange(20) % 3 == 0, np.arange(7) % 3 == 0]))
+        np.testing.assert_array_equal(shard.column("clone_action"), -shard.column("action"))
+    assert shards.verify(tmp_path) == []
+    with h5py.File(tmp_path / entry.file, "r+") as file:
+        del file["clone_action"]
+    with pytest.raises(UserError, match="exactly the members|bytes instead"):
+        shards.open_shard(tmp_path / entry.file, dataclasses.replace(manifest, shards=(dataclasses.replace(entry, bytes=(tmp_path / entry.file).stat().st_size),)))
+
+
+@pytest.mark.parametrize("episodes", [lambda: [taught(0, 5), episode(1, 5)], lambda: [episode(0, 5), taught(1, 5)],
+                                      lambda: [dataclasses.replace(taught(0, 5), demonstration=np.zeros(4))],
+                                      lambda: [dataclasses.replace(taught(0, 5), clone_action=np.zeros((5, 7), np.float32))]])
+def test_a_shard_was_taught_as_a_whole_or_not_at_all(episodes, tmp_path):
+    with pytest.raises(ValueError, match="either all were taught|demonstration must have|clone_action must be"):
+        shards.write_shard(tmp_path / "shard_00000.h5", episodes())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_reading_outside_a_shard_is_an_error_and_not_an_empty_array(dataset):
     with dataset.open_shard(dataset.shards[0]) as shard, pytest.raises(IndexError):
         shard.frames(50, 56)
