@@ -70,10 +70,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--evolve", choices=("all", "last"), default="all", help="all weights of the controller, or those of its last layer, the rest as in --init")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--display", action=argparse.BooleanOptionalAction, default=True, help="show a progress bar")
-    args = p.parse_args()
-    sizes = SIZES[args.world]
-    args.pop_size, args.n_samples = args.pop_size or sizes[0], args.n_samples or sizes[1]
-    return args
+    return p.parse_args()
 
 
 @torch.inference_mode()
@@ -190,7 +187,7 @@ def start_controller(args: argparse.Namespace, latent: int, recurrent: int, spac
 
 def main() -> None:
     args = parse_args()
-    if args.pop_size < 2:
+    if args.pop_size == 1:
         raise UserError("--pop-size 1 is not possible: CMA-ES compares at least 2 candidates")
     _, mdrnn, world, starts, parents = load_models(args.logdir, device(args.device))
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
@@ -234,9 +231,18 @@ def samples_now(args: argparse.Namespace, history: list[dict]) -> int:
     return samples
 
 
+def settle_sizes(args: argparse.Namespace, state: dict | None) -> None:
+    """P and S where they were not given: those of the search to go on with, else the defaults."""
+    before = state["settings"] if state and state["settings"]["world"] == args.world else {}
+    for name, usual in zip(("pop_size", "n_samples"), SIZES[args.world], strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, before.get(name, usual))
+
+
 def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
     """checkpoint.tar to go on from, or None; UserError if it is of another search."""
     state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
+    settle_sizes(args, state)
     if state:
         settings = settings_of(args)
         checkpoint.check_config({"config": state["settings"]}, settings, {name: "--" + name.replace("_", "-") for name in settings})

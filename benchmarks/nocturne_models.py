@@ -128,6 +128,8 @@ def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str
     rows = []
     for kind in KINDS:
         counts = np.array(seen[kind], float)
+        if not counts[:, 0].any():  # at 64 pixels none of the small ones has as many
+            continue
         share = mean(100 * counts[:, 1], counts[:, 0]).text(1)
         rows.append([f"{kind}s of at least {LEAST_PIXELS} pixels that survive, %", share, f"{counts[:, 0].sum():,.0f} seen"])
     for k, what in enumerate(("where anything is seen", "where more than bare ground is seen")):

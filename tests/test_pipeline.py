@@ -198,12 +198,14 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
         assert np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 20)])) == saved["best"]
 
 
-@pytest.mark.parametrize("given, wanted", [
-    ((), (64, 16)), (("--world", "simulator"), (16, 2)), (("--world", "simulator", "--pop-size", "5", "--n-samples", "3"), (5, 3)),
+@pytest.mark.parametrize("given, before, wanted", [
+    ((), None, (64, 16)), (("--world", "simulator"), None, (16, 2)), (("--world", "simulator", "--pop-size", "5", "--n-samples", "3"), None, (5, 3)),
+    (("--world", "simulator"), "simulator", (7, 9)), (("--world", "simulator", "--pop-size", "5"), "simulator", (5, 9)), (("--world", "simulator"), "dream", (16, 2)),
 ])
-def test_the_search_is_as_large_as_suits_its_world(monkeypatch, given, wanted):
+def test_the_search_is_as_large_as_suits_its_world_or_as_it_was_before(monkeypatch, given, before, wanted):
     monkeypatch.setattr("sys.argv", ["traincontroller.py", *given])
     args = traincontroller.parse_args()
+    traincontroller.settle_sizes(args, before and {"settings": {"world": before, "pop_size": 7, "n_samples": 9}})
     assert (args.pop_size, args.n_samples) == wanted
 
 
