@@ -43,7 +43,7 @@ class Learner(threading.Thread):
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
         self._least = batch if self._scaled else 1  # samples to begin with
         self._mean, self._spread = torch.zeros(model.config.inputs if self._scaled else 0), torch.ones(model.config.inputs if self._scaled else 0)
-        self.steps, self.loss, self.failure = 0, math.nan, None
+        self.steps, self.loss, self.failure, self._kept = 0, math.nan, None, bool(saved)
         if saved:
             model.load_state_dict(saved["training"])
             self._optimizer.load_state_dict(saved["optimizer"])
@@ -89,15 +89,16 @@ class Learner(threading.Thread):
             self._news.notify()
         if self.is_alive():
             self.join()
-        if self.failure is None and self.newest[1] != self.steps:
+        if self.failure is None and (not self._kept or self.newest[1] != self.steps):
             self.snapshot()
 
     def snapshot(self) -> None:
         """Make what has been learnt so far the newest, and have it kept. For numbers the scale is measured anew, so that training goes on in units of their spread."""
-        if self._scaled:
+        if self._scaled and len(self.memory):
             self._rescale()
         self.newest = (self.deployed().state_dict(), self.steps)
         self._keep(self)
+        self._kept = True
 
     def state(self) -> dict:
         """All there is to go on from."""

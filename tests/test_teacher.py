@@ -150,7 +150,7 @@ def test_a_lesson_goes_on_where_the_one_before_ended(script, tmp_path):
 def test_only_demonstrations_are_learnt_from_if_so_asked(script, tmp_path):
     script(Approving)
     done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path / "none", "--trials", 1, "--train-only-from-demonstration")
-    assert done.returncode == 0 and "0 training steps" in done.stdout
+    assert done.returncode == 0 and "0 training steps" in done.stdout and checkpoint.load_parent(tmp_path / "none", "bc")["samples"] == 200
     script(Demonstrating)
     done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path / "all", "--trials", 1, "--train-only-from-demonstration")
     assert done.returncode == 0 and "200 of them demonstrations" in done.stdout and "200 training steps" in done.stdout

@@ -65,8 +65,9 @@ def keys(browser, held: str | None, *, up: bool = False) -> None:
 
 
 def test_frames_change_and_numbers_go_on(page):
+    page.execute_script(PRESS, "ArrowRight")
     first, step = picture(page), now(page)["step"]
-    wait(page, f"lesson.now.step > {step} + 10")
+    wait(page, f"lesson.now.step > {step} + 30")
     assert picture(page) != first and now(page)["samples"] > step and page.execute_script("return lesson.status.seat") == "yours"
 
 
