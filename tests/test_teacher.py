@@ -281,7 +281,7 @@ def test_windows_of_frames_end_with_samples_and_stay_within_their_episodes(windo
 # Kills
 
 
-KILLS = int(os.environ.get("KILLS", 5))  # each takes the seconds that Python needs to start; 20 were done by hand (docs/teacher.md)
+KILLS = int(os.environ.get("KILLS", 5))  # each takes the seconds that Python needs to start
 LESSON = """
 import sys
 sys.path[:0] = ["tests", "."]
