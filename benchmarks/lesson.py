@@ -3,7 +3,7 @@
 Writes  docs/images/lesson.png, docs/images/teacher.png, its sections of docs/results.md and docs/benchmarks.md
 
     python -m benchmarks.lesson                     # needs Chromium and chromedriver, as `make test` installs them; some 15 minutes
-    python -m benchmarks.lesson --seeds 1 --seconds 30 --out /tmp/lesson.md
+    python -m benchmarks.lesson --seeds 1 --seconds 30 --out exp_dir/lesson.md
 
 The teacher is the quickest driver (value iteration): it presses a key where the clone would do something else, and misses a tenth of these presses.
 """

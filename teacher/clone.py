@@ -1,4 +1,4 @@
-"""The clone that is taught: what it sees, what it would do, and how it is kept.
+"""The clone that is taught: what it sees and what it would do.
 
 Three kinds, by what they see: numbers of the world (a Controller), V and M's latents (a Controller again), or frames (a Policy, which may remember).
 """

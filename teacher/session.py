@@ -30,7 +30,7 @@ RATE = 30.0  # steps and pictures a second, at speed 1
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 REST = 1.0  # seconds the last picture of a trial stays
 LONGEST_WAIT = 0.02  # seconds between two looks at whether there is a teacher
-RUNNING, PAUSED, COUNTING, OVER, DONE = "running", "paused", "count-down", "over", "done"
+RUNNING, COUNTING, OVER, DONE = "running", "count-down", "over", "done"
 
 
 class Held:
@@ -79,15 +79,14 @@ class Session:
         finally:
             self._tell(self.status(DONE))
 
-    def end(self, *_) -> None:
+    def end(self) -> None:
         """Stop at the next step; what was taught is kept."""
         self.stopping = True
 
     def status(self, phase: str | None = None) -> dict:
         """All the page shows beside the picture and what changes with every step."""
         return {"phase": phase or self._phase, "trial": self.book.trial + 1, "trials": self.trials, "samples": self.samples, "demonstrations": self.demonstrations,
-                "shares": [round(row["overridden"], 4) for row in self.rows], "returns": [round(row["return"], 2) for row in self.rows], "speed": self.speed,
-                "paused": self.paused, "seen": self.seen}
+                "shares": [round(row["overridden"], 4) for row in self.rows], "speed": self.speed, "paused": self.paused, "seen": self.seen}
 
     def _trial(self) -> None:
         """One trial, from its count-down to its shard."""
@@ -96,7 +95,7 @@ class Session:
         self.driver.model.load_state_dict(parameters)
         self.driver.reset()
         self.book.begin(obs[0].numpy())
-        self._step, self._return, self._overridden, previous, self._reset = 0, 0.0, 0, None, False
+        self._step, self._return, previous, self._reset = 0, 0.0, None, False
         self._enter(COUNTING)
         for tick in range(round(self.countdown * RATE)):
             self._picture(count=int(np.ceil(self.countdown - tick / RATE)))
@@ -124,7 +123,6 @@ class Session:
                 raise self.learner.failure
             self.samples, self.demonstrations = self.samples + 1, self.demonstrations + shown
             self._taught, self._differs = shown, shown and not np.array_equal(action, choice)
-            self._overridden += self._differs
             self._step, self._return, previous, begins, obs = self._step + 1, self._return + float(step.reward), action, False, step.obs
             over = terminated or truncated
         self._finish(obs)
