@@ -72,10 +72,10 @@ def parse_args() -> argparse.Namespace:
     add_training(p)
     p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those M was trained on)")
     p.add_argument("--features", choices=LATENT_FEATURES, help="what the clone sees: z alone, or z and h (default: zh)")
-    p.add_argument("--hidden", type=natural, help=f"width of a hidden layer; 0 for the linear head evolution uses (default: 0, with --teacher {lesson.HIDDEN})")
+    p.add_argument("--hidden", type=natural, help=f"width of a hidden layer; 0 for the linear head evolution uses (default: 0, with --teacher {lesson.SIZES['hidden']})")
     p.add_argument("--model", choices=MEMORIES, help="clone frames themselves, without V and M: convolutions and this memory (mlp: none)")
-    p.add_argument("--units", type=positive, default=64, help="of the memory of --model")
-    p.add_argument("--width", type=positive, default=16, help="channels of the first convolution of --model; the others have twice as many")
+    p.add_argument("--units", type=positive, help=f"of the memory of --model (default: {lesson.SIZES['units']})")
+    p.add_argument("--width", type=positive, help=f"channels of the first convolution of --model; the others have twice as many (default: {lesson.SIZES['width']})")
     p.add_argument("--sequence", type=positive, default=32, help="frames that --model is trained to look back through")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning; more than before goes on")
     p.add_argument("--batch-size", type=positive, help=f"steps; of --model in whole sequences (default: {BATCH}, with --teacher {lesson.BATCH})")
@@ -109,6 +109,7 @@ def parse_args() -> argparse.Namespace:
     if not args.teacher:
         args.hidden, args.batch_size, args.horizon, args.world = args.hidden or 0, args.batch_size or BATCH, args.horizon or HORIZON, args.world or "dream"
         args.learning_rate = args.learning_rate or RATE
+        args.units, args.width = args.units or lesson.SIZES["units"], args.width or lesson.SIZES["width"]
     return args
 
 

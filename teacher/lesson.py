@@ -16,7 +16,7 @@ from data.loaders import PLACES
 from envs import World, make, official
 from envs.dream import DREAM_STEPS, DreamWorld
 from models.agent import Agent, Head, PolicyHead, load_models
-from models.controller import Controller, ControllerConfig, action_vector
+from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector
 from models.policy import Policy, PolicyConfig
 from teacher.book import Book
 from teacher.clone import Driver, recorded_inputs
@@ -30,7 +30,7 @@ from utils.errors import UserError
 from utils.metrics import line
 from utils.tracking import track
 
-HIDDEN = 128  # units of a head that is taught, unless told otherwise
+SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}  # of a clone, and what latents it sees, unless told otherwise
 RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
 SNAPSHOTS = "snapshots"
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "memory": "--model", "units": "--units", "width": "--width"}
@@ -45,9 +45,9 @@ def teach(args: argparse.Namespace, stage: int) -> None:
         raise UserError(f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip install -r requirements.txt`") from None
     torch.set_num_threads(1)  # one core is for the picture
     seed_everything(args.seed, stage)
-    world, agent, parents = make_world(args)
-    agent.controller.requires_grad_(True)
     source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
+    world, agent, parents = make_world(args, settled_sizes(args, source))
+    agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
         if state and "learner" not in state:
@@ -105,8 +105,17 @@ def teach(args: argparse.Namespace, stage: int) -> None:
         print(line(session.rows[-1]))
 
 
-def make_world(args: argparse.Namespace) -> tuple[World, Head, dict[str, str]]:
-    """The world, one copy; a clone that acts in it, new or as `--init` says; and the digests of V and M, if it sees through them."""
+def settled_sizes(args: argparse.Namespace, source: Path) -> dict:
+    """SIZES: as given, else those of the lesson in checkpoint.tar `source` to go on with, else the usual ones."""
+    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
+    if before.get("features") not in LATENT_FEATURES:
+        before.pop("features", None)
+    given = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
+    return {**SIZES, **{name: value for name, value in before.items() if name in SIZES}, **given}
+
+
+def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict[str, str]]:
+    """The world, one copy; a clone of these sizes that acts in it, new or as `--init` says; and the digests of V and M, if it sees through them."""
     where = device(args.device)
     asked = world_options(args)
     latents = not args.model and asked.get("observation") not in ("state", "features") and checkpoint.path(args.logdir, "mdrnn").exists()
@@ -121,7 +130,7 @@ def make_world(args: argparse.Namespace) -> tuple[World, Head, dict[str, str]]:
         else:
             options = {name: value for name, value in known.get("options", {}).items() if name not in PLACES}
             world = make(args.env or known["env"], restart=False, **{**options, **asked})
-        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", HIDDEN if args.hidden is None else args.hidden, known["action_space"])
+        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, sizes["features"], sizes["hidden"], known["action_space"])
         agent = Agent(vae, mdrnn, initial(args, config, parents).to(where), known, parents)
         return world, agent, parents
     if args.env is None:
@@ -142,9 +151,9 @@ def make_world(args: argparse.Namespace) -> tuple[World, Head, dict[str, str]]:
     if args.model:
         if not spec.pictures:
             raise UserError(f"--model {args.model} learns from frames, and {args.env} with these options shows {spec.image_shape[0]} numbers: leave --model away")
-        config = PolicyConfig(spec.image_shape, args.model, args.units, args.width, known["action_space"])
+        config = PolicyConfig(spec.image_shape, args.model, sizes["units"], sizes["width"], known["action_space"])
         return world, PolicyHead(initial(args, config, {}).to(where), known, {}), {}
-    config = ControllerConfig(spec.image_shape[0], 0, "state", HIDDEN if args.hidden is None else args.hidden, known["action_space"])
+    config = ControllerConfig(spec.image_shape[0], 0, "state", sizes["hidden"], known["action_space"])
     return world, Head(initial(args, config, {}).to(where), known, {}), {}
 
 

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,19 +129,28 @@ class Session:
         self._finish(obs)
 
     def _finish(self, obs: torch.Tensor) -> None:
-        """The end of a trial, by whatever."""
+        """The end of a trial, by whatever: its last picture stays while another thread saves it."""
         self._taught = self._differs = False
         self._enter(OVER)
-        self._picture(obs=obs)
-        episode = self.book.finish()
-        if episode is not None:
-            self.samples, self.demonstrations = self.samples - len(episode.action), self.demonstrations - int(episode.demonstration.sum())
-            self._take_in(episode, {"loss": self.learner.loss, "training_steps": self.learner.steps, "snapshot": self._snapshot})
-            write_csv(self.folder / "metrics.csv", self.rows)
-            curves(self.folder / "lesson.png", self.rows, "trial", [("overridden", "demonstrated"), ("return",), ("loss",)], "the lesson")
+        rest = round(min(REST, self.countdown) * RATE)
+        with ThreadPoolExecutor(1) as other:
+            saved, ticks = other.submit(self._save), 0
+            while not self.stopping and (ticks < rest or not saved.done()):
+                self._picture(obs=obs)
+                self._wait(free=True)
+                ticks += 1
+        saved.result()
         self._enter(OVER)
-        for _ in range(round(min(REST, self.countdown) * RATE)):
-            self._wait(free=True)
+
+    def _save(self) -> None:
+        """Make a shard of the trial, count it, and write what is known of all of them."""
+        episode = self.book.finish()
+        if episode is None:
+            return
+        self.samples, self.demonstrations = self.samples - len(episode.action), self.demonstrations - int(episode.demonstration.sum())
+        self._take_in(episode, {"loss": self.learner.loss, "training_steps": self.learner.steps, "snapshot": self._snapshot})
+        write_csv(self.folder / "metrics.csv", self.rows)
+        curves(self.folder / "lesson.png", self.rows, "trial", [("overridden", "demonstrated"), ("return",), ("loss",)], "the lesson")
 
     def _take_in(self, episode: Episode, known: dict) -> None:
         """Count a trial that is over; `known`: what only its time could tell."""
