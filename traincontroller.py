@@ -31,7 +31,7 @@ from models.agent import load_models
 from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
 from models.mdrnn import MDRNN, draw_noise
 from utils import checkpoint
-from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, write_args
+from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, settled, write_args
 from utils.errors import UserError
 from utils.metrics import line, read_csv, write_csv
 from utils.plots import curves
@@ -231,18 +231,11 @@ def samples_now(args: argparse.Namespace, history: list[dict]) -> int:
     return samples
 
 
-def settle_sizes(args: argparse.Namespace, state: dict | None) -> None:
-    """P and S where they were not given: those of the search to go on with, else the defaults."""
-    before = state["settings"] if state and state["settings"]["world"] == args.world else {}
-    for name, usual in zip(("pop_size", "n_samples"), SIZES[args.world], strict=True):
-        if getattr(args, name) is None:
-            setattr(args, name, before.get(name, usual))
-
-
 def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
     """checkpoint.tar to go on from, or None; UserError if it is of another search."""
     state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
-    settle_sizes(args, state)
+    usual = dict(zip(("pop_size", "n_samples"), SIZES[args.world], strict=True))
+    vars(args).update(settled(args, usual, state["settings"] if state and state["settings"]["world"] == args.world else None))
     if state:
         settings = settings_of(args)
         checkpoint.check_config({"config": state["settings"]}, settings, {name: "--" + name.replace("_", "-") for name in settings})

@@ -24,7 +24,7 @@ from models.agent import load_vae
 from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
 from models.vae import VAE, to_uint8
 from utils import checkpoint
-from utils.cli import add_fitting, add_training, device, natural, natural_float, parser, positive, run, seed_everything, write_args
+from utils.cli import add_fitting, add_training, device, natural, natural_float, parser, positive, run, seed_everything, settled, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
@@ -37,6 +37,7 @@ STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
+SIZES = {"hidden": 256, "mixtures": 5}  # of M, unless told otherwise
 WARM_UP = 32  # real steps M has seen when a dream begins
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
@@ -46,8 +47,8 @@ def parse_args() -> argparse.Namespace:
     add_training(p)
     p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)")
     p.add_argument("--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss")
-    p.add_argument("--hidden", type=positive, default=256, help="R, size of the LSTM")
-    p.add_argument("--mixtures", type=positive, default=5, help="K, Gaussians in the mixture")
+    p.add_argument("--hidden", type=positive, help=f"R, size of the LSTM (default: {SIZES['hidden']})")
+    p.add_argument("--mixtures", type=positive, help=f"K, Gaussians in the mixture (default: {SIZES['mixtures']})")
     p.add_argument("--seq-len", type=positive, default=32, help="T, steps of a training window")
     add_fitting(p, batch_size=16, unit="windows", halved_after=HALVED_AFTER, patience=10)
     p.add_argument("--epochs", type=natural, default=30, help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation")
@@ -139,6 +140,7 @@ def main() -> None:
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
         parents = {"vae": saved["digest"]}
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)  # before the long work, in case it refuses
+        vars(args).update(settled(args, SIZES, state and state["config"]))
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
         config = MDRNNConfig(vae.config.latent, action_size(saved["world"]["action_space"]), args.hidden, args.mixtures, args.include_reward)

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from data.latents import cache_latents
 from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
-from models.vae import SIZES, VAE, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
+from models.vae import GRID, SIZES, VAE, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
 from utils import checkpoint
-from utils.cli import add_fitting, add_training, device, natural_float, parser, positive, run, seed_everything, write_args
+from utils.cli import add_fitting, add_training, device, natural_float, parser, positive, run, seed_everything, settled, write_args
 from utils.errors import UserError
 from utils.metrics import Mean, line, write_csv
 from utils.plots import curves
@@ -29,6 +29,7 @@ from utils.tracking import track
 from utils.video import save_png, strip
 
 STAGE = 2
+SHAPE = {"latent": 32, "grid": False}  # of V, unless told otherwise
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
@@ -38,7 +39,9 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_training(p)
     p.add_argument("--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1")
-    p.add_argument("--latent", type=positive, default=32, help="Z, numbers a frame is compressed to")
+    p.add_argument("--latent", type=positive, help=f"Z, numbers a frame is compressed to (default: {SHAPE['latent']})")
+    p.add_argument("--grid", action="store_true", default=None, help="latents as an 8x8 grid over the frame, Z a multiple of 64, instead of each seeing all of it: "
+                   "for worlds where small things in their places matter")
     p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
     p.add_argument("--colour-balance", type=natural_float, default=0.0,
                    help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their own survive")
@@ -103,26 +106,29 @@ def main() -> None:
     if height != width or height not in SIZES:
         raise UserError(f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of {' or '.join(map(str, SIZES))}")
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
-        model = VAE(VAEConfig(args.latent, channels, height)).to(where, memory_format=torch.channels_last)
+        state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
+        vars(args).update(settled(args, SHAPE, state and state["config"]))
+        if args.grid and args.latent % GRID**2:
+            raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {args.latent}")
+        model = VAE(VAEConfig(args.latent, channels, height, args.grid)).to(where, memory_format=torch.channels_last)
         with track(args, folder):
-            train(args, folder, model, datasets, world)
+            train(args, folder, model, datasets, world, state)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)
     print(f"{folder / 'best.tar'}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: python trainmdrnn.py --logdir {args.logdir}")
 
 
-def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: dict) -> None:
-    """Train up to epoch `args.epochs`, from the beginning or from checkpoint.tar."""
+def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: dict, state: dict | None) -> None:
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     model.load_state_dict(VAE(model.config).state_dict())  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
-    state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
     settings = {"colour_balance": args.colour_balance, "beta": args.beta}
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset", "size": "--dataset"})
+        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset", "size": "--dataset", "grid": "--grid"})
         checkpoint.check_config({"config": state.get("settings", {})}, settings, {"colour_balance": "--colour-balance", "beta": "--beta"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))

@@ -1,6 +1,11 @@
-"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers; for 128x128 frames with a layer more at either end."""
+"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers; for 128x128 frames with a layer more at either end.
+
+And one of convolutions alone, whose latents are an 8x8 grid over the frame: each knows its own surroundings, nothing that is small must first be found in the whole
+frame, and traffic survives that the other V needs many times the frames for, or loses (docs/results.md).
+"""
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +15,7 @@ SIZES = (64, 128)  # of a frame's side, pixels
 COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
 RAREST = 1e-4  # share of the pixels below which a colour gains no more weight
+GRID = 8  # side of the grid of latents
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
@@ -21,17 +27,21 @@ class VAEConfig:
         latent: Z
         channels: C of the frames
         size: their side, 64 or 128 pixels
+        grid: whether the latents are a grid over the frame, z.unflatten(-1, (Z / 64, 8, 8)), or see all of it
     """
 
     latent: int = 32
     channels: int = 3
     size: int = 64
+    grid: bool = False
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"frames of {self.size} pixels are not possible: V takes {' or '.join(map(str, SIZES))}")
         if self.latent < 1 or self.channels < 1:
             raise ValueError(f"latent and channels must be 1 or more, not {self.latent} and {self.channels}")
+        if self.grid and self.latent % GRID**2:
+            raise ValueError(f"{self.latent} latents make no grid of {GRID}x{GRID}: give a multiple of {GRID**2}")
 
 
 @dataclass
@@ -57,9 +67,13 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        large = config.size == 128
+        self._grid() if config.grid else self._whole()
+
+    def _whole(self) -> None:
+        """Latents that see the whole frame, and the reference's layers."""
+        config, large = self.config, self.config.size == 128
         sizes = [config.channels, 32, 64, 128, 256, *([256] if large else [])]
-        self.encoder = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())))
+        self.encoder = nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten())
         self.mu = nn.Linear(1024, config.latent)
         self.logsigma = nn.Linear(1024, config.latent)
         self.expand = nn.Linear(config.latent, 1024)
@@ -72,14 +86,26 @@ class VAE(nn.Module):
               else [nn.ConvTranspose2d(32, config.channels, 6, stride=2)]), nn.Sigmoid(),
         )
 
+    def _grid(self) -> None:
+        """Latents that are a grid: every layer halves or doubles the sides, but for two in the middle that look around."""
+        config = self.config
+        sizes = [config.channels, *([16] if config.size == 128 else []), 32, 64, 128]
+        depth = config.latent // GRID**2
+        down = (layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU()))
+        up = (layer for a, b in pairwise(sizes[::-1]) for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)))
+        self.encoder = nn.Sequential(*down, nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
+        self.mu = nn.Conv2d(128, depth, 1)
+        self.logsigma = nn.Conv2d(128, depth, 1)
+        self.decoder = nn.Sequential(nn.Conv2d(depth, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), *up, nn.Sigmoid())
+
     def encode(self, obs: Tensor) -> Posterior:
         """obs (B, C, size, size) in [0, 1] -> posterior over z (B, Z)."""
-        features = self.encoder(obs).flatten(1)  # (B, 1024)
-        return Posterior(self.mu(features), self.logsigma(features))
+        features = self.encoder(obs)  # (B, 1024), or of a grid (B, 128, 8, 8)
+        return Posterior(self.mu(features).flatten(1), self.logsigma(features).flatten(1))
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, Z) -> reconstruction (B, C, size, size) in [0, 1]."""
-        grid = F.relu(self.first(F.relu(self.expand(z)))).unflatten(1, (128, 5, 5))
+        grid = z.unflatten(1, (-1, GRID, GRID)) if self.config.grid else F.relu(self.first(F.relu(self.expand(z)))).unflatten(1, (128, 5, 5))
         return self.decoder(grid.to(memory_format=torch.channels_last))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Posterior]:

@@ -16,7 +16,7 @@ from data.loaders import PLACES
 from envs import World, make, official
 from envs.dream import DREAM_STEPS, DreamWorld
 from models.agent import Agent, Head, PolicyHead, load_models
-from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector
+from models.controller import Controller, ControllerConfig, action_vector
 from models.policy import Policy, PolicyConfig
 from teacher.book import Book
 from teacher.clone import Driver, recorded_inputs
@@ -25,7 +25,7 @@ from teacher.learner import BATCH, Learner
 from teacher.memory import WINDOW, FrameMemory, VectorMemory
 from teacher.session import Session
 from utils import checkpoint
-from utils.cli import add_world_options, device, make_folder, natural_float, positive, seed_everything, world_options, write_args
+from utils.cli import add_world_options, device, make_folder, natural_float, positive, seed_everything, settled, world_options, write_args
 from utils.errors import UserError
 from utils.metrics import line
 from utils.tracking import track
@@ -46,7 +46,8 @@ def teach(args: argparse.Namespace, stage: int) -> None:
     torch.set_num_threads(1)  # one core is for the picture
     seed_everything(args.seed, stage)
     source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
-    world, agent, parents = make_world(args, settled_sizes(args, source))
+    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
+    world, agent, parents = make_world(args, settled(args, SIZES, before))
     agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
@@ -103,15 +104,6 @@ def teach(args: argparse.Namespace, stage: int) -> None:
           f"Next: python test_controller.py --logdir {args.logdir} --controller bc, or the same command again to go on")
     if session.rows:
         print(line(session.rows[-1]))
-
-
-def settled_sizes(args: argparse.Namespace, source: Path) -> dict:
-    """SIZES: as given, else those of the lesson in checkpoint.tar `source` to go on with, else the usual ones."""
-    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
-    if before.get("features") not in LATENT_FEATURES:
-        before.pop("features", None)
-    given = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
-    return {**SIZES, **{name: value for name, value in before.items() if name in SIZES}, **given}
 
 
 def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict[str, str]]:

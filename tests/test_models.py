@@ -67,7 +67,24 @@ def test_vae_shapes_with_a_batch_of_one(size):
     assert posterior.mu.shape == posterior.logsigma.shape == (1, 7)
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_latents_of_a_grid_belong_to_their_places(size):
+    vae = VAE(VAEConfig(latent=128, channels=3, size=size, grid=True))
+    obs = torch.rand(2, 3, size, size)
+    reconstruction, posterior = vae(obs)
+    assert reconstruction.shape == obs.shape and posterior.mu.shape == posterior.logsigma.shape == (2, 128)
+    obs[1] = obs[0]
+    obs[1, :, :8, :8] = 0  # the upper left corner
+    mu = vae.encode(obs).mu.unflatten(1, (2, 8, 8))
+    changed = (mu[0] != mu[1]).any(0)
+    assert changed[0, 0] and not changed[4:].any() and not changed[:, 4:].any()
+    decoded = vae.decode(torch.stack([mu[0], torch.where(torch.arange(8) < 1, 0, mu[0])]).flatten(1))
+    assert torch.equal(decoded[0, :, :, size // 2 :], decoded[1, :, :, size // 2 :]) and not torch.equal(decoded[0, :, :, : size // 4], decoded[1, :, :, : size // 4])
+
+
 def test_vae_refuses_other_sizes():
+    with pytest.raises(ValueError, match="100 latents make no grid of 8x8: give a multiple of 64"):
+        VAEConfig(latent=100, grid=True)
     with pytest.raises(ValueError, match="frames of 96 pixels are not possible"):
         VAEConfig(size=96)
 

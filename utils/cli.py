@@ -175,6 +175,12 @@ def recorded(args: argparse.Namespace) -> dict:
     return {"command": command_line(), **values}
 
 
+def settled(args: argparse.Namespace, usual: dict, before: dict | None) -> dict:
+    """The options named in `usual`: as given; else (None) as in `before`, the settings of the run that is gone on with; else as usual."""
+    given = {name: getattr(args, name) for name in usual if getattr(args, name) is not None}
+    return {**usual, **{name: value for name, value in (before or {}).items() if name in usual}, **given}
+
+
 def write_args(folder: Path, args: argparse.Namespace) -> None:
     """Record the command and every argument in `folder`/args.json."""
     write_atomically(folder / "args.json", (json.dumps(recorded(args), indent=1) + "\n").encode())
