@@ -71,7 +71,7 @@ NOCTURNE = Demo(
         f"-m envs.nocturne.synthetic --scenes 60 --out {SCENES} --seed 0",
         f"-m envs.nocturne.synthetic --scenes 40 --out {TEST} --seed 1",
         f"data/generation_script.py --env nocturne --scenes {SCENES} --policy expert --action-noise 1 --rootdir {TRAFFIC} --threads 2",
-        f"trainvae.py --dataset {TRAFFIC} --logdir {TRAFFIC_LOGDIR} --latent 64 --colour-balance 0.5 --beta 0.1 --batch-size 32 --epoch-frames 40000 --epochs 2",
+        f"trainvae.py --dataset {TRAFFIC} --logdir {TRAFFIC_LOGDIR} --grid --latent 128 --colour-balance 0.6 --beta 0.05 --batch-size 32 --epoch-frames 40000 --epochs 2",
         f"trainmdrnn.py --logdir {TRAFFIC_LOGDIR} --epochs 12",
         f"trainbc.py --logdir {TRAFFIC_LOGDIR} --hidden 256 --epochs 20 --evaluate-every 5 --n-samples 48 --max-workers 2",
     ),

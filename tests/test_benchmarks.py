@@ -77,6 +77,8 @@ def test_vehicles_survive_a_perfect_copy_and_none_an_empty_one():
     options = {"image_size": 64, "view_dist": 40.0, "goal": True, "speed": True}
     for scene in scenes:
         images, views = nocturne_models.cones(scene, options)
+        drawn, close = nocturne_models.painted(images, images)
+        assert drawn == close > 10 and nocturne_models.painted(np.zeros_like(images), images).tolist() == [drawn, 0]
         seen, kept = nocturne_models.survivors(images, images, views)["vehicle"]
         assert seen == kept > 10 and nocturne_models.survivors(images, np.zeros_like(images), views)["vehicle"].tolist() == [seen, 0]
         others = (views.type == OBJECTS.index("vehicle")) & ~views.is_ego
