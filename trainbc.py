@@ -51,7 +51,7 @@ from models.ditto import Ditto
 from models.policy import MEMORIES, Policy, PolicyConfig
 from teacher import lesson
 from utils import checkpoint
-from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, share, write_args
+from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, settled, share, write_args
 from utils.errors import UserError
 from utils.metrics import line, write_csv
 from utils.plots import curves
@@ -61,6 +61,7 @@ from utils.tracking import track
 STAGE = 5
 METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")
+SIZES = {**lesson.SIZES, "hidden": 0}  # of a clone, and what latents it sees, unless told otherwise
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 BATCH, HORIZON, RATE = 256, 24, 1e-3  # defaults: steps, steps, and AdamW's learning rate
@@ -107,9 +108,8 @@ def parse_args() -> argparse.Namespace:
     lesson.add_flags(p.add_argument_group("by a teacher, in the browser"))
     args = p.parse_args()
     if not args.teacher:
-        args.hidden, args.batch_size, args.horizon, args.world = args.hidden or 0, args.batch_size or BATCH, args.horizon or HORIZON, args.world or "dream"
-        args.learning_rate = args.learning_rate or RATE
-        args.units, args.width = args.units or lesson.SIZES["units"], args.width or lesson.SIZES["width"]
+        args.batch_size, args.learning_rate = args.batch_size or BATCH, args.learning_rate or RATE
+        args.horizon, args.world = args.horizon or HORIZON, args.world or "dream"
     return args
 
 
@@ -134,9 +134,10 @@ def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> f
     check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
+        vars(args).update(settled(args, SIZES, state and state["config"]))
         dreams = Dreams(args.logdir, vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, args.dreams, args.temperature, args.seed))
         steps = {split: latents.steps(args.batch_size) for split, latents in dreams.recorded.items()}
-        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features or "zh", args.hidden, world["action_space"])
+        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, parents, dreams, state)
         with track(args, folder):
             cloning.run()
@@ -154,6 +155,7 @@ def clone_numbers(args: argparse.Namespace, datasets: list[Dataset]) -> float:
         raise UserError(f"--method {args.method} dreams, and {datasets[0].root} holds numbers, of which there is no V and no M: leave --method away")
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
+        vars(args).update(settled(args, SIZES, state and state["config"]))
         scale = state.get("scale") if state else None
         steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
         steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
@@ -177,6 +179,7 @@ def clone_frames(args: argparse.Namespace, datasets: list[Dataset] | None) -> fl
             raise UserError(f"{flag} is for clones on latents, and --model {args.model} sees frames: leave one of the two away")
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
+        vars(args).update(settled(args, SIZES, state and state["config"]))
         lanes = max(1, args.batch_size // args.sequence)
         steps = {split: FrameSequences(datasets, split, args.sequence, lanes) for split in ("train", "val")}
         config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])

@@ -231,11 +231,16 @@ def samples_now(args: argparse.Namespace, history: list[dict]) -> int:
     return samples
 
 
+def settle_sizes(args: argparse.Namespace, state: dict | None) -> None:
+    """P and S where they were not given: those of the search to go on with, if it is in the same world, else the defaults."""
+    usual = dict(zip(("pop_size", "n_samples"), SIZES[args.world], strict=True))
+    vars(args).update(settled(args, usual, state["settings"] if state and state["settings"]["world"] == args.world else None))
+
+
 def resumed(args: argparse.Namespace, folder: Path, controller: Controller, parents: dict[str, str]) -> dict | None:
     """checkpoint.tar to go on from, or None; UserError if it is of another search."""
     state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
-    usual = dict(zip(("pop_size", "n_samples"), SIZES[args.world], strict=True))
-    vars(args).update(settled(args, usual, state["settings"] if state and state["settings"]["world"] == args.world else None))
+    settle_sizes(args, state)
     if state:
         settings = settings_of(args)
         checkpoint.check_config({"config": state["settings"]}, settings, {name: "--" + name.replace("_", "-") for name in settings})

@@ -125,7 +125,8 @@ def test_an_impossible_number_or_choice_is_refused_in_one_sentence(module, optio
 @pytest.mark.parametrize(("module", "options", "said"), [
     ("trainvae", ("--latent", 9), "has latent 8, not 9: leave --latent away"), ("trainmdrnn", ("--hidden", 17), "has hidden 16, not 17: leave --hidden away"),
     ("traincontroller", ("--pop-size", 5), "has pop_size 4, not 5: leave --pop-size away"), ("trainbc", ("--hidden", 5), "has hidden 0, not 5: leave --hidden away"),
-    ("traincontroller", ("--seed", 1), "has seed 0, not 1: leave --seed away"),
+    ("traincontroller", ("--seed", 1), "has seed 0, not 1: leave --seed away"), ("trainvae", ("--grid", "--latent", 64), "has latent 8, not 64"),
+    ("trainvae", ("--grid",), "--grid takes --latent in multiples of 64, not 8"),
 ])
 def test_other_sizes_than_those_of_the_run_to_go_on_with_are_refused(module, options, said, trained, tmp_path, refused):
     run = copy_run(trained, tmp_path)

@@ -222,13 +222,14 @@ def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):
 def test_a_clone_that_evolution_does_not_better_is_kept(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     clone = run.logdir / "bc" / "best.tar"
+    # Too small a search to change anything: whether a larger one finds better than a clone of two epochs is chance, which differs by processor.
     flags = ("--logdir", run.logdir, "--init", clone, "--selection-episodes", 10, "--evaluate-every", 1)
-    tiny("traincontroller", *flags, "--noreload", "--generations", 1, "--sigma", 50)
+    tiny("traincontroller", *flags, "--noreload", "--generations", 1, "--sigma", 1e-9)
     saved = checkpoint.load_parent(run.logdir, "ctrl")
     state = checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl")
     assert saved["generation"] == 0 and saved["best"] == state["best"] >= state["history"][0]["simulator"]
     assert all(torch.equal(saved["model"][name], value) for name, value in checkpoint.load(clone, "bc")["model"].items())
-    tiny("traincontroller", *flags, "--generations", 2, "--sigma", 50)
+    tiny("traincontroller", *flags, "--generations", 2, "--sigma", 1e-9)
     assert checkpoint.load_parent(run.logdir, "ctrl")["generation"] == 0
 
 

@@ -48,6 +48,15 @@ def test_running_a_finished_stage_again_changes_nothing(trained, tmp_path, monke
         assert of_stage(run, module) == of_stage(trained, module)
 
 
+@pytest.mark.parametrize("module", ["trainvae", "trainmdrnn"])
+def test_sizes_that_are_not_given_are_those_it_began_with(module, trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    assert TINY[module][0] in ("--latent", "--hidden")
+    done = call(module, *TINY[module][2:], "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
+    assert done.returncode == 0, done.stderr
+    assert of_stage(run, module) == of_stage(trained, module)
+
+
 def test_noreload_starts_afresh_and_ends_the_same(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     tiny("trainmdrnn", "--logdir", run.logdir, "--epochs", 1, "--noreload", "--seed", 9)
