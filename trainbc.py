@@ -63,7 +63,7 @@ METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")
 SIZES = {**lesson.SIZES, "hidden": 0}  # of a clone, and what latents it sees, unless told otherwise
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
-FLAGS = {"hidden": "--hidden", "features": "--features or --model", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
+FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 BATCH, HORIZON, RATE = 256, 24, 1e-3  # defaults: steps, steps, and AdamW's learning rate
 PASSES = 5  # of dagger over all it has, after each time it has grown
 

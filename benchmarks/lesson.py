@@ -37,11 +37,11 @@ MISSED = 0.1  # of the presses
 TRIALS, EPISODES = 15, 50
 # A step with a key held, or with none: pressed, and released when the next step is shown, with the page's own button for a single step.
 STEP = """
-const [key, done] = arguments, before = lesson.frames;
+const [key, done] = arguments, at = () => [lesson.status.trial, lesson.now.step].join(), before = at();
 if (key) dispatchEvent(new KeyboardEvent("keydown", { key }));
 document.getElementById("step").click();
 const wait = () => {
-  if (lesson.status.phase !== "done" && (lesson.frames === before || !lesson.now.clone || lesson.status.phase !== "running")) return setTimeout(wait, 1);
+  if (lesson.status.phase !== "done" && (at() === before || !lesson.now.clone || lesson.status.phase !== "running")) return setTimeout(wait, 1);
   if (key) dispatchEvent(new KeyboardEvent("keyup", { key }));
   done([lesson.now, lesson.status]);
 };

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from envs import World
-from utils.viewer import DISCRETE, PAIRS, is_driving, keyboard_action
+from utils.viewer import DISCRETE, is_bicycle, is_driving, keyboard_action, pairs_of
 
 NOTHING = "n"  # do nothing: an action, unlike no key at all
 DIGITS = "0123456789"
 ATARI = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "space": "FIRE"}  # keys, by the parts of ale-py's names
+DRIVING, BICYCLE = ("steer", "gas", "brake"), ("accelerate", "steer")  # what an action's numbers are, to the right and to the left
 CHORDS = (("up", "down"), ("right", "left"), ("space",))  # the order of the parts in a name; of two keys that exclude each other neither counts
 
 
@@ -46,14 +47,17 @@ class Keys:
     def words(self, action: np.ndarray | int) -> str:
         """An action, as a person would say it."""
         if self.space["type"] == "box":
-            return " ".join(f"{value:+.2f}" for value in np.asarray(action).tolist())
+            names = DRIVING if is_driving(self.space) else BICYCLE if is_bicycle(self.space) else [""] * len(self.space["low"])
+            return ", ".join(f"{name} {value:+.2f}".strip() for name, value in zip(names, np.asarray(action).tolist(), strict=True))
         return self._names[int(action)].lower() if self._names else f"action {int(action)}"
 
     def _box(self) -> dict[str, str]:
         if is_driving(self.space):
             return {"left": "steer left", "right": "steer right", "up": "gas", "down": "brake", NOTHING: "nothing: roll on"}
-        pairs = PAIRS[: len(self.space["low"])]
-        return {key: f"number {i + 1} {way}" for i, pair in enumerate(pairs) for key, way in zip(pair, ("down", "up"), strict=True)} | {NOTHING: "nothing: all at 0"}
+        if is_bicycle(self.space):
+            return {"left": "steer left", "right": "steer right", "up": "accelerate", "down": "brake", NOTHING: "nothing: roll on"}
+        listed = {key: f"number {i + 1} {way}" for i, pair in enumerate(pairs_of(self.space)) for key, way in zip(pair, ("down", "up"), strict=True)}
+        return listed | {NOTHING: "nothing: all at 0"}
 
     def _choices(self, n: int) -> dict[str, str]:
         """Arrows where they have a meaning, else digits."""

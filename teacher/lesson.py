@@ -7,6 +7,7 @@
 """
 
 import argparse
+import re
 import signal
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from teacher.learner import BATCH, Learner
 from teacher.memory import WINDOW, FrameMemory, VectorMemory
 from teacher.session import Session
 from utils import checkpoint
-from utils.cli import add_world_options, device, make_folder, natural_float, positive, seed_everything, settled, world_options, write_args
+from utils.cli import add_world_options, device, make_folder, natural_float, port, positive, seed_everything, settled, world_options, write_args
 from utils.errors import UserError
 from utils.metrics import line
 from utils.tracking import track
@@ -33,7 +34,7 @@ from utils.tracking import track
 SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}  # of a clone, and what latents it sees, unless told otherwise
 RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
 SNAPSHOTS = "snapshots"
-FLAGS = {"hidden": "--hidden", "features": "--features or --model", "memory": "--model", "units": "--units", "width": "--width"}
+FLAGS = {"features": "--features or --model", "hidden": "--hidden", "memory": "--model", "units": "--units", "width": "--width"}
 NUMBERS = {"nocturne": "features"}  # the observation that is numbers; of all others "state"
 
 
@@ -81,7 +82,11 @@ def teach(args: argparse.Namespace, stage: int) -> None:
                           args.train_only_from_demonstration, args.trials, args.countdown, server.show, server.tell)
         server.session = session
         learner.start()
-        server.start()
+        over = args.trials is not None and book.trial >= args.trials  # nothing is left but to learn what a killed process had not
+        if over:
+            print(f"{folder} has {book.trial} trials already: give more --trials to go on, or none to go on until Ctrl-C")
+        else:
+            server.start()
         before = signal.getsignal(signal.SIGINT)
 
         def interrupt(*_) -> None:
@@ -94,16 +99,19 @@ def teach(args: argparse.Namespace, stage: int) -> None:
                 session.run()
             finally:
                 signal.signal(signal.SIGINT, before)
-                server.stop()
+                if not over:
+                    server.stop()
                 learner.finish(all_of_it=args.trials is not None)
                 world.close()
             if learner.failure is not None:
                 raise learner.failure
-    share = f", the teacher overrode {100 * session.rows[-1]['overridden']:.0f} % of the last one" if session.rows else ""
+    if not session.rows:
+        print(f"{folder}: no trial was begun; the same command again begins one")
+        return
+    share = f", the teacher overrode {100 * session.rows[-1]['overridden']:.0f} % of the last one"
     print(f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them demonstrations{share}; {learner.steps} training steps. "
           f"Next: python test_controller.py --logdir {args.logdir} --controller bc, or the same command again to go on")
-    if session.rows:
-        print(line(session.rows[-1]))
+    print(line(session.rows[-1]))
 
 
 def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict[str, str]]:
@@ -134,8 +142,10 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
     try:
         world = make(args.env, restart=False, **asked)
     except UserError as error:
-        if args.model or "has no option observation" not in str(error):
+        if args.model or not re.search("has no (option )?observation", str(error)):
             raise
+        del asked["observation"]
+        make(args.env, restart=False, **asked).close()  # if there is no such world at all, this says so
         raise UserError(f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has V and M") from None
     spec = world.spec
     known = {"env": official(spec.name), "image_shape": list(spec.image_shape), "action_space": spec.plain_action_space, "dt": float(spec.dt),
@@ -186,6 +196,6 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--train-only-from-demonstration", action="store_true", help="learn from what the teacher did, not from what the teacher let pass")
     p.add_argument("--init", type=Path, help="begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar")
     p.add_argument("--host", default="127.0.0.1", help="address to serve the page at; any but this machine's own demands a token, which is printed")
-    p.add_argument("--port", type=positive, default=8080, help="of the page")
+    p.add_argument("--port", type=port, default=8080, help="of the page")
     p.add_argument("--countdown", type=natural_float, default=3.0, help="seconds before a trial")
     add_world_options(p)

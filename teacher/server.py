@@ -75,9 +75,10 @@ class Server:
 
     def __init__(self, host: str, port: int, about: dict) -> None:
         """`about`: what the page is told once, e.g. the world's name and keys."""
-        self.host, self.port, self.about = host, port, about
+        self.host, self.port = host, port
         self.session: Session | None = None  # to be set before `start`
         self.token = None if host in LOCAL else secrets.token_urlsafe(18)
+        self.about = {**about, "guarded": self.token is not None}
         self._cookie = secrets.token_urlsafe(18)
         self._clients: set[Client] = set()
         self._teacher: str | None = None  # name of the client in the seat
@@ -255,12 +256,13 @@ class Server:
 
     def start(self) -> None:
         """Serve in a thread of its own; UserError if the address cannot be had."""
-        ready: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[OSError | ValueError | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), name="page", daemon=True)
         self._thread.start()
         error = ready.get()
         if error is not None:
-            raise UserError(f"{self.host}:{self.port} cannot be listened on ({error.strerror or error}): choose another --port or --host")
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.host}:{self.port} cannot be listened on ({why}): choose another --port or --host")
         print(f"teach at {self.address}   (Ctrl-C ends the lesson" + (")" if self.token else f"; from another machine: ssh -L {self.port}:localhost:{self.port} ...)"),
               flush=True)
 
@@ -277,7 +279,7 @@ class Server:
         try:
             try:
                 await web.TCPSite(runner, self.host, self.port).start()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a port that is taken, an address that is none
                 ready.put(error)
                 return
             self._loop = asyncio.get_running_loop()

@@ -66,11 +66,14 @@ class Session:
         self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = 1.0, False, False, False, False, False
         self._last: dict = {}
         self._due, self._shown, self._phase = time.monotonic(), 0.0, COUNTING
-        self._taught = self._differs = False  # whether the last step was the teacher's, and whether the clone would have done something else
+        self._previous: np.ndarray | int | None = None  # action
+        self._pressed: frozenset[str] = frozenset()  # what the teacher held when the last picture was shown
         old = {row["trial"]: row for row in read_csv(folder / "metrics.csv")}
         self.rows, self.samples, self.demonstrations = [], 0, 0
         for episode in book.episodes():
             self._take_in(episode, old.get(str(episode.index + 1), {}))
+        if len(self.rows) > len(old):  # a process that was killed left a trial
+            write_csv(folder / "metrics.csv", self.rows)
 
     def run(self) -> None:
         """All trials; returns when there are enough, or soon after `end`."""
@@ -86,7 +89,8 @@ class Session:
 
     def status(self, phase: str | None = None) -> dict:
         """All the page shows beside the picture and what changes with every step."""
-        return {"phase": phase or self._phase, "trial": self.book.trial + 1, "trials": self.trials, "samples": self.samples, "demonstrations": self.demonstrations,
+        return {"phase": phase or self._phase, "trial": self.book.trial + (phase != DONE), "trials": self.trials, "samples": self.samples,
+                "demonstrations": self.demonstrations, "stopping": self.stopping,
                 "shares": [round(row["overridden"], 4) for row in self.rows], "speed": self.speed, "paused": self.paused, "seen": self.seen}
 
     def _trial(self) -> None:
@@ -96,10 +100,10 @@ class Session:
         self.driver.model.load_state_dict(parameters)
         self.driver.reset()
         self.book.begin(obs[0].numpy())
-        self._step, self._return, previous, self._reset = 0, 0.0, None, False
+        self._step, self._return, self._previous, self._reset = 0, 0.0, None, False
         self._enter(COUNTING)
         for tick in range(round(self.countdown * RATE)):
-            self._picture(count=int(np.ceil(self.countdown - tick / RATE)))
+            self._picture(count=int(np.ceil(self.countdown - tick / RATE)), obs=obs)
             self._wait(free=True)
         self._enter(RUNNING)
         begins, over = True, False
@@ -110,7 +114,7 @@ class Session:
             self._wait()
             if self.stopping or self._reset:
                 break
-            action = self.keys.action(self.held.now(), previous)
+            action = self.keys.action(self.held.now(), self._previous)
             shown = action is not None
             action = action if shown else choice
             step = self.world.step(torch.as_tensor(np.asarray(action))[None])
@@ -123,14 +127,12 @@ class Session:
             if self.learner.failure is not None:
                 raise self.learner.failure
             self.samples, self.demonstrations = self.samples + 1, self.demonstrations + shown
-            self._taught, self._differs = shown, shown and not np.array_equal(action, choice)
-            self._step, self._return, previous, begins, obs = self._step + 1, self._return + float(step.reward), action, False, step.obs
+            self._step, self._return, self._previous, begins, obs = self._step + 1, self._return + float(step.reward), action, False, step.obs
             over = terminated or truncated
         self._finish(obs)
 
     def _finish(self, obs: torch.Tensor) -> None:
         """The end of a trial, by whatever: its last picture stays while another thread saves it."""
-        self._taught = self._differs = False
         self._enter(OVER)
         rest = round(min(REST, self.countdown) * RATE)
         with ThreadPoolExecutor(1) as other:
@@ -166,15 +168,18 @@ class Session:
         self._tell(self.status())
 
     def _picture(self, count: int = 0, choice: np.ndarray | int | None = None, obs: torch.Tensor | None = None) -> None:
-        """Show where things are, unless that was shown a moment ago (at more than speed 1)."""
+        """Show where things are, what the clone would do and whether the teacher holds something else, unless that was shown a moment ago (at more than speed 1)."""
         now = time.monotonic()
         if now - self._shown < 0.7 / RATE and not self.paused and self._phase == RUNNING:
             return
-        self._shown, self._last = now, {"count": count, "choice": choice, "obs": obs}
+        self._shown, self._last, self._pressed = now, {"count": count, "choice": choice, "obs": obs}, self.held.now()
+        wanted = None if choice is None else self.keys.action(self._pressed, self._previous)
+        taught = wanted is not None
         numbers = obs[0].tolist() if obs is not None and obs.ndim == 2 and obs.shape[1] <= 8 else None
         seen = self.seen and obs is not None and obs.ndim == 4
         picture = obs[0].numpy() if seen else self.world.render()
-        self._show(picture, {"step": self._step, "return": round(self._return, 3), "taught": bool(self._taught), "differs": bool(self._differs), "count": count,
+        self._show(picture, {"step": self._step, "return": round(self._return, 3), "taught": taught,
+                             "differs": taught and not np.array_equal(wanted, choice), "count": count,
                              "loss": None if np.isnan(self.learner.loss) else round(self.learner.loss, 4), "training": self.learner.steps,
                              "clone": None if choice is None else self.keys.words(choice), "numbers": numbers, "samples": self.samples,
                              "demonstrations": self.demonstrations})
@@ -183,13 +188,18 @@ class Session:
         """Until the next step is due: while the teacher is there, nothing is paused, or a single step was asked for. `free`: for a picture, not for a step."""
         pace = 1 / (RATE * (1.0 if free else self.speed))
         while not self.stopping and not (self._reset and not free):
+            with contextlib.suppress(queue.Empty):
+                while True:  # what was ordered is done before a step that is due, or late
+                    self._obey(*self.orders.get_nowait())
             now = time.monotonic()
             halted = (self.paused and not free) or not self.present.is_set()
-            if self._single and self.present.is_set():
+            if self._single and self.present.is_set() and not free:
                 self._single, self._due = False, now
                 return
             if halted:
                 self._due = now + pace
+                if self._last and self.held.now() != self._pressed:
+                    self._picture(**self._last)
             elif now >= self._due:
                 self._due = max(self._due + pace, now)  # a slow step is not made up for by a rush
                 return

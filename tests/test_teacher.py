@@ -140,7 +140,8 @@ def test_a_lesson_goes_on_where_the_one_before_ended(script, tmp_path):
     rows = read_csv(tmp_path / "bc" / "metrics.csv")
     assert [row["seed"] for row in rows] == ["0", "1"] and all(float(row["loss"]) > 0 for row in rows) and rows[1]["snapshot"] == "200"
     before = contents(tmp_path)
-    refused = ((("--seed", 1), "was taught with seed 0, and now it is 1"), (("--hidden", 8), "has hidden 128, not 8"), (("--noreload",), "are never deleted"))
+    refused = ((("--seed", 1), "was taught with seed 0, and now it is 1"), (("--hidden", 8), "has hidden 128, not 8"), (("--noreload",), "are never deleted"),
+               (("--observation", "picture", "--model", "cfc"), "has features state, not frames"))
     for options, reason in refused:
         assert reason in complaint(call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 9, *options)) and contents(tmp_path) == before
     write_dataset(tmp_path / "numbers", [5] * 8, image=(2,), space=DISCRETE, env="mountaincar")
@@ -225,7 +226,9 @@ def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, tra
 @pytest.mark.parametrize("options, reason", [
     ((), "--teacher needs a world"), (("--env", "carracing"), "carracing is seen as pictures"),
     (("--env", "mountaincar", "--world", "dream"), "no V and M to dream with"),
-    (("--env", "mountaincar", "--features", "z"), "leave --features away"), (("--env", "cartpole", "--observation", "state", "--model", "cfc"), "leave --model away"),
+    (("--env", "mountaincar", "--features", "z"), "leave --features away"),
+    (("--env", "nosuch"), 'there is no world'), (("--env", "mountaincar", "--port", 99999), "a port is 1 to"),
+    (("--env", "cartpole", "--observation", "state", "--model", "cfc"), "leave --model away"),
 ])
 def test_what_cannot_be_taught_is_refused_in_one_sentence(tmp_path, options, reason):
     assert reason in complaint(call("trainbc", "--teacher", "--logdir", tmp_path, *options))
@@ -250,7 +253,38 @@ def test_keys_mean_what_is_listed():
     every = Keys(make("atari:Boxing"))
     assert make("atari:Boxing").action_names()[every.action({"up", "right", "space"}, 0)] == "UPRIGHTFIRE"
     driving = Keys(make("carracing"))
+    traffic = Keys(make("nocturne"))
+    assert traffic.listed["up"] == "accelerate" and traffic.action({"up"}, None)[0] > 0 > traffic.action({"down"}, None)[0]
+    assert traffic.listed["left"] == "steer left" and traffic.action({"left"}, None)[1] > 0 > traffic.action({"right"}, None)[1]  # headings grow to the left
+    assert traffic.words(np.array([1.0, -0.5])) == "accelerate +1.00, steer -0.50"
     assert driving.action({"up"}, None).tolist() == [0, 1, 0] and driving.action({"n"}, None).tolist() == [0, 0, 0] and driving.action({"left"}, None)[0] < 0
+
+
+def test_what_is_ordered_is_done_also_where_every_step_is_late(script, tmp_path):
+    """Where no step is in time, a pause is a pause and a stop a stop."""
+    class Hurried(Approving):
+        def start(self) -> None:
+            self.session.speed = 8.0
+            self.session.present.set()
+
+        def show(self, picture, now: dict) -> None:
+            time.sleep(0.05)  # later than any step is due
+            if now["step"] in (10, 11):
+                self.session.orders.put(("pause", None) if now["step"] == 10 else ("go", None))
+                self.session.orders.put(("stop", None))
+
+    script(Hurried)
+    done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)
+    assert done.returncode == 0, done.stderr
+    assert read_csv(tmp_path / "bc" / "metrics.csv")[0]["steps"] in ("10", "11")
+
+
+def test_a_lesson_that_has_its_trials_says_so(script, tmp_path):
+    script(Approving)
+    call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)
+    before = contents(tmp_path)
+    done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)
+    assert done.returncode == 0 and "has 1 trials already" in done.stdout and contents(tmp_path) == before
 
 
 def test_held_keys_are_let_go_of_unless_they_are_confirmed():

@@ -114,7 +114,7 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
     """UserError if a resumed run was started with other sizes; `flags` maps a config field to its flag."""
     for name, flag in flags.items():
         there = checkpoint["config"].get(name, config.get(name))  # a version before ours may not have had it
-        if there != config.get(name):
+        if name in config and there != config[name]:
             raise UserError(f"the run to go on with has {name} {there}, not {config.get(name)}: "
                             f"leave {flag} away, or start afresh with --noreload")
 

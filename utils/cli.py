@@ -97,6 +97,14 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """argparse type: a TCP port."""
+    value = int(text)
+    if not 1 <= value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{value} is not possible: a port is 1 to {(1 << 16) - 1}")
+    return value
+
+
 def natural(text: str) -> int:
     """argparse type: an integer of at least 0."""
     value = int(text)

@@ -182,7 +182,9 @@ def value_text(value) -> str:
 
 STEER = 0.1  # how far of its way to full lock the wheel turns in a step; back to the middle it goes twice as fast
 BRAKE = 0.8  # full braking blocks the wheels
-PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))
+PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))  # the keys that lower and raise each number of an action
+BICYCLE = (("down", "up"), ("right", "left"))  # the same of acceleration and steering
+TYPICAL = [2.0, 0.1]  # scale of an action space that is acceleration (m/s^2) and steering (rad, to the left): envs/nocturne/world.py
 DISCRETE = {  # what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action directly
     2: {"left": 0, "right": 1},  # CartPole
     3: {"left": 0, "right": 2, None: 1},  # MountainCar, Acrobot
@@ -193,8 +195,9 @@ DISCRETE = {  # what the arrows mean in a Discrete(n), after the order gymnasium
 def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | None = None):
     """The action the held keys ask for, in `space` (utils.spaces dict); `previous` is the action before it, None at an episode's start.
 
-    Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Other boxes: left / right move the first number,
-    down / up the second, A / D and Z / W the next two, smoothly. Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
+    Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down accelerate and brake, left and right steer.
+    Other boxes: left / right move the first number, down / up the second, A / D and Z / W the next two, smoothly.
+    Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
     Returns float32 (A,) or an int.
     """
     if space["type"] == "discrete":
@@ -206,7 +209,7 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
         target[:] = steer * high[0], ("up" in held) * high[1], ("down" in held) * BRAKE * high[2]
         smooth = slice(0, 1)
     else:
-        for i, (less, more) in enumerate(PAIRS[: len(low)]):
+        for i, (less, more) in enumerate(pairs_of(space)):
             target[i] = high[i] if more in held and less not in held else low[i] if less in held and more not in held else 0
         smooth = slice(0, len(low))
     target = np.clip(target, low, high)
@@ -223,12 +226,24 @@ def driving_help(space: dict) -> str:
         return f"{'arrows, ' if space['n'] in DISCRETE else ''}0-{min(space['n'], 10) - 1}: act"
     if is_driving(space):
         return "left, right: steer    up: gas    down: brake"
-    return "    ".join(f"{less}, {more}: number {i + 1}" for i, (less, more) in enumerate(PAIRS[: len(space["low"])]))
+    if is_bicycle(space):
+        return "up, down: accelerate, brake    left, right: steer"
+    return "    ".join(f"{less}, {more}: number {i + 1}" for i, (less, more) in enumerate(pairs_of(space)))
 
 
 def is_driving(space: dict) -> bool:
     """Whether a box is steering to both sides, gas and brake."""
     return len(space["low"]) == 3 and space["low"][0] < 0 and space["low"][1:] == [0, 0]
+
+
+def is_bicycle(space: dict) -> bool:
+    """Whether a box is acceleration and steering, as Nocturne has them."""
+    return space.get("scale") == TYPICAL
+
+
+def pairs_of(space: dict) -> tuple[tuple[str, str], ...]:
+    """For each number of a box's actions the keys that lower and raise it; for four at most."""
+    return BICYCLE if is_bicycle(space) else PAIRS[: len(space["low"])]
 
 
 def discrete_action(held: set[str], n: int, previous: int | None) -> int:
