@@ -43,7 +43,7 @@ $(BROWSER): utils/setup.sh $(DONE)
 	@PYTHON="$(PYTHON)" bash utils/setup.sh $@ browser
 
 test: extra $(BROWSER)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	.venv/bin/ruff check .
