@@ -330,28 +330,38 @@ cli.run(trainbc.main)
 """
 
 
+def journal(folder) -> tuple[list[bytes], float]:
+    """The records of the trial that is on, none between two trials, and when the last was written."""
+    file = folder / "bc" / book.JOURNAL
+    try:
+        return list(book.whole_records(file)), file.stat().st_mtime
+    except FileNotFoundError:
+        return [], 0.0
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_recorded_is_lost_and_the_lesson_goes_on(tmp_path):
     """Time and again, kill -9 at a random moment; what the journal held then is in the dataset afterwards, and all that was there before is as it was."""
-    rng, steps = random.Random(0), []
+    rng, steps, killed = random.Random(0), [], 0.0
     options = command("trainbc.py", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1000)[2:]
     for _ in range(KILLS):
         lesson = subprocess.Popen([command("trainbc.py")[0], "-c", LESSON, *options], cwd=ROOT, env=variables(), start_new_session=True, stderr=subprocess.PIPE)
-        journal = tmp_path / "bc" / book.JOURNAL
-        begun = len(steps)
         deadline = time.monotonic() + 60
-        while not (journal.exists() and sum(1 for _ in book.whole_records(journal)) > 1 and (not steps or os.stat(journal).st_mtime > steps[-1][1])):
+        while not (len(journal(tmp_path)[0]) > 1 and journal(tmp_path)[1] > killed):
             assert lesson.poll() is None and time.monotonic() < deadline, lesson.stderr.read().decode()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 2))
         os.killpg(lesson.pid, signal.SIGKILL)
         lesson.wait()
         lesson.stderr.close()
-        manifest = json.loads((tmp_path / "bc" / "taught" / "manifest.json").read_text()) if (tmp_path / "bc" / "taught" / "manifest.json").exists() else {"episodes": []}
-        unfinished = max(0, sum(1 for _ in book.whole_records(journal)) - 1) if journal.exists() else 0
-        steps.append((sum(e["steps"] for e in manifest["episodes"]) + unfinished, time.time()))
-        assert len(steps) == begun + 1 and (begun == 0 or steps[-1][0] >= steps[-2][0])
-    total = steps[-1][0]
+        killed = time.time()
+        manifest = tmp_path / "bc" / "taught" / "manifest.json"
+        over = json.loads(manifest.read_text())["episodes"] if manifest.exists() else []
+        records = journal(tmp_path)[0]
+        unfinished = len(records) - 1 if records and book.FIRST.unpack(records[0][: book.FIRST.size])[0] == len(over) else 0  # else it is a shard already
+        steps.append(sum(episode["steps"] for episode in over) + unfinished)
+    assert steps == sorted(steps)
+    total = steps[-1]
     done = subprocess.run([command("trainbc.py")[0], "-c", LESSON, *command("trainbc.py", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)[2:]], cwd=ROOT, env=variables(),
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
