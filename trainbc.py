@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from data import generation_script
@@ -45,7 +46,7 @@ from data.steps import NumberSteps, Steps
 from envs import fast
 from envs.dream import DREAM_STEPS
 from models.agent import load_models, load_vae, make_head
-from models.cloning import CloneLoss, run_epoch, run_sequences
+from models.cloning import CloneLoss, averaged, run_epoch, run_sequences
 from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
 from models.ditto import Ditto
 from models.policy import MEMORIES, Policy, PolicyConfig
@@ -65,6 +66,7 @@ SIZES = {**lesson.SIZES, "hidden": 0}  # of a clone, and what latents it sees, u
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 BATCH, HORIZON, RATE = 256, 24, 1e-3  # defaults: steps, steps, and AdamW's learning rate
+AVERAGE = 500  # training steps, of --model: its weights are averaged over so many
 PASSES = 5  # of dagger over all it has, after each time it has grown
 
 
@@ -87,6 +89,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--label-smoothing", type=share, default=0.0, help="of actions that are choices: the share of the expert's that goes to all alike")
     p.add_argument("--learning-rate", type=learning_rate, help=f"AdamW's (default: {RATE:g}, with --teacher {lesson.RATES[1]:g} for numbers)")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
+    p.add_argument("--average", type=positive, help="training steps over which the weights that drive are averaged; 1 for the last ones as they are "
+                   f"(default: with --model {AVERAGE}, with --teacher {lesson.AVERAGE}, otherwise 1)")
+    p.add_argument("--shift", type=natural, default=0, help="pixels by which frames of --model are shifted at most while it learns, elsewhere in each sequence")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
     p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -109,7 +114,7 @@ def parse_args() -> argparse.Namespace:
     args = p.parse_args()
     if not args.teacher:
         args.batch_size, args.learning_rate = args.batch_size or BATCH, args.learning_rate or RATE
-        args.horizon, args.world = args.horizon or HORIZON, args.world or "dream"
+        args.horizon, args.world, args.average = args.horizon or HORIZON, args.world or "dream", args.average or (AVERAGE if args.model else 1)
     return args
 
 
@@ -174,14 +179,16 @@ def clone_frames(args: argparse.Namespace, datasets: list[Dataset] | None) -> fl
     world = world_of(datasets[0])
     if len(world["image_shape"]) == 1:
         raise UserError(f"--model {args.model} learns from frames, and {datasets[0].root} holds {world['image_shape'][0]} numbers a step: leave --model away")
-    for flag, given in (("--features", args.features), ("--hidden", args.hidden), ("--method", args.method != "bc")):
+    for flag, given in (("--features", args.features), ("--hidden", args.hidden), ("--method ditto", args.method == "ditto"),
+                        ("--world dream", args.method == "dagger" and args.world == "dream")):
         if given:
-            raise UserError(f"{flag} is for clones on latents, and --model {args.model} sees frames: leave one of the two away")
+            raise UserError(f"{flag} is for clones on latents, and --model {args.model} sees frames: leave one of the two away"
+                            + (", or give --world simulator" if flag == "--world dream" else ""))
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
         vars(args).update(settled(args, SIZES, state and state["config"]))
         lanes = max(1, args.batch_size // args.sequence)
-        steps = {split: FrameSequences(datasets, split, args.sequence, lanes) for split in ("train", "val")}
+        steps = {split: FrameSequences(datasets, split, args.sequence, lanes, args.shift if split == "train" else 0) for split in ("train", "val")}
         config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
         with track(args, folder):
@@ -214,7 +221,7 @@ class Cloning:
         self.model = make_head(config).to(device(args.device))
         self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
-        self.optimizer, self.ditto = self._optimizer(), None
+        self.optimizer, self.ditto, self.average = self._optimizer(), None, self._averaged()
         self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
         if state:
             self._resume(state)
@@ -223,6 +230,14 @@ class Cloning:
     def _optimizer(self) -> torch.optim.Optimizer:
         groups = [{"params": list(self.model.parameters())}, {"params": list(self.criterion.parameters()), "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
+
+    def _averaged(self) -> AveragedModel | None:
+        return averaged(self.model, self.args.average) if self.args.average > 1 else None
+
+    @property
+    def driving(self) -> Controller | Policy:
+        """The head that drives: what is trained, or the average of its weights."""
+        return self.average.module if self.average else self.model
 
     def _resume(self, state: dict) -> None:
         args = self.args
@@ -239,6 +254,9 @@ class Cloning:
             raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
                             f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
         self.model.load_state_dict(state["model"])
+        self.average = self._averaged()
+        if self.average and state.get("average"):
+            self.average.load_state_dict(state["average"])
         self.criterion.load_state_dict(state["criterion"])
         if dreamt and args.method == "ditto":
             self._start_ditto()
@@ -270,28 +288,29 @@ class Cloning:
     def _enter_dream(self) -> None:
         """Take the clone that drove best, which dreams begin with."""
         self.model.load_state_dict(self.cloned["model"])
-        self.optimizer = self._optimizer()
+        self.optimizer, self.average = self._optimizer(), self._averaged()
         for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
             shutil.rmtree(leftover)
         if self.args.method == "ditto":
             self._start_ditto()
 
     def _start_ditto(self) -> None:
-        m = self.dreams.mdrnn.config
+        m, self.average = self.dreams.mdrnn.config, None
         self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor)
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
-        row |= {f"val_{name}": value for name, value in self.run_epoch(self.model, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
+        row |= {f"val_{name}": value for name, value in self.run_epoch(self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
         row |= {"return_mean": None, "return_std": None}
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
         self.history.append(row)
         tqdm.write(line(row))
         checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
-                        optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(), settings=self._settings(),
-                        scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted, ditto=self.ditto and self.ditto.state_dict())
+                        average=self.average and self.average.state_dict(), optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(),
+                        settings=self._settings(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
+                        ditto=self.ditto and self.ditto.state_dict())
         write_csv(self.folder / "metrics.csv", self.history)
 
     def _settings(self) -> dict:
@@ -302,28 +321,32 @@ class Cloning:
         return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
 
     def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar)
+        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
 
     def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         if self.args.world == "simulator":
             steps = self._drive(epoch)
         else:
-            self.drifted = self.dreams.drift(self.model, self.drifted, rng)
+            self.drifted = self.dreams.drift(self.driving, self.drifted, rng)
             steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
         for _ in range(PASSES):
-            learnt = run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar)
+            learnt = self.run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
         return {**learnt, "steps": len(steps)}
 
-    def _drive(self, epoch: int) -> Steps:
+    def _drive(self, epoch: int) -> Steps | FrameSequences:
         """Let the clone that drove best so far drive in the simulator, whose expert says what it would do; returns all steps there are."""
         args = self.args
         folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
         order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--rootdir", str(folders[-1]),
-                                              "--rollouts", str(args.rollouts), "--threads", str(args.max_workers),
+                                              "--rollouts", str(args.rollouts), "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
                                               "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
         vars(order).update(self.world.get("options", {}))
         generation_script.generate(order)
-        latents = self.dreams.latents(open_datasets(folders), "train")
+        driven = open_datasets(folders)
+        if not self.dreams:
+            known = self.data["train"]
+            return FrameSequences([*known.datasets, *driven], "train", known.length, known.lanes, known.shift)
+        latents = self.dreams.latents(driven, "train")
         known = latents.known()
         return self.data["train"].joined(latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known])
 
@@ -335,15 +358,15 @@ class Cloning:
 
     def _score(self, epoch: int, method: str) -> dict:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
-        args, deployed = self.args, self.data["train"].deployed(self.model)
+        args, deployed = self.args, self.data["train"].deployed(self.driving)
         parameters = parameter_vector(deployed).cpu()
         returns = np.array(self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)]))
         row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
         if self.dreams:
-            judged = self.dreams.judge(self.dreams.act(self.model))
+            judged = self.dreams.judge(self.dreams.act(self.driving))
             row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
         if method == "bc" and (self.cloned is None or row["return_mean"] > self.cloned["score"]):
-            self.cloned = {"model": {name: value.clone() for name, value in self.model.state_dict().items()}, "score": row["return_mean"]}
+            self.cloned = {"model": {name: value.clone() for name, value in self.driving.state_dict().items()}, "score": row["return_mean"]}
         if row["return_mean"] > self.best:
             self.best = row["return_mean"]
             checkpoint.save(self.folder / "best.tar", "bc", **self._common(epoch), model=deployed.state_dict())

@@ -42,9 +42,10 @@ class Glimpse:
 class FrameSequences:
     """The episodes of a split in which the expert's action is known."""
 
-    def __init__(self, datasets: Sequence[Dataset], split: str, length: int, lanes: int) -> None:
-        """Batches of `lanes` stretches, `length` frames of each at a time."""
-        self.datasets, self.length, self.lanes = datasets, length, lanes
+    def __init__(self, datasets: Sequence[Dataset], split: str, length: int, lanes: int, shift: int = 0) -> None:
+        """Batches of `lanes` stretches, `length` frames of each at a time, which in random order are shifted by up to `shift` pixels each way, by as much in all of them:
+        where a thing is in the picture's raster is then learnt of fewer frames (Kostrikov et al. 2021, arXiv 2004.13649, for reinforcement learning)."""
+        self.datasets, self.length, self.lanes, self.shift = datasets, length, lanes, shift
         self.space = datasets[0].manifest.action_space
         self._shards: dict[tuple[int, int], Shard] = {}
         self._labels: dict[tuple[int, int], np.ndarray] = {}
@@ -68,10 +69,13 @@ class FrameSequences:
         stretches = self._cut(rng)
         turns = [(group, k) for i in range(0, len(stretches), self.lanes) for group in [stretches[i : i + self.lanes]]
                  for k in range(-(-max(steps for *_, steps in group) // self.length))]
+        shifts = rng.integers(-self.shift, self.shift + 1, (len(turns), self.lanes, 2)) if rng is not None and self.shift else None
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, *turns[0]) if turns else None
-            for following in [*turns[1:], None][: len(turns)]:
+            for turn, following in enumerate([*turns[1:], None][: len(turns)]):
                 glimpse = ahead.result()
+                if shifts is not None:
+                    glimpse.frames = shifted(glimpse.frames, shifts[turn - turns[turn][1]])
                 if following is not None:
                     ahead = reader.submit(self._read, *following)
                 yield glimpse
@@ -113,3 +117,10 @@ class FrameSequences:
         """The expert's action on each step of a shard, (S, A) or (S, 1); NaN where unknown."""
         label = shard.column("expert_action").astype(np.float32)
         return np.where(label < 0, np.nan, label)[:, None] if self.space["type"] == "discrete" else label
+
+
+def shifted(frames: Tensor, by: np.ndarray) -> Tensor:
+    """Frames (B, T, H, W, C), those of row b moved down and right by `by[b]` (B, 2) pixels; what comes in at an edge repeats the edge."""
+    height, width = frames.shape[2:4]
+    rows, columns = (torch.from_numpy((np.arange(size) - by[: len(frames), axis, None]).clip(0, size - 1)) for axis, size in ((0, height), (1, width)))
+    return frames[torch.arange(len(frames))[:, None, None, None], torch.arange(frames.shape[1])[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from models.controller import Controller
@@ -59,6 +60,12 @@ class CloneLoss(nn.Module):
         return ((outputs - action).square() * (-2 * self.log_spread).exp() / 2 + self.log_spread + HALF_LOG_TAU).sum(1).mean()
 
 
+def averaged(model: nn.Module, steps: int) -> AveragedModel:
+    """What keeps an average of the model's weights over some `steps` of training, exponentially weighted (Polyak and Juditsky 1992): from one step to the next a clone's
+    closed loop gets better and worse by chance, its average does not."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))
+
+
 def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf) -> None:
     """A step of the optimizer, if there is one, the gradient's norm at most `clip`; UserError for a loss that is not finite."""
     if not math.isfinite(loss.item()):
@@ -71,9 +78,10 @@ def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, ba
         optimizer.step()
 
 
-def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None,
-              bar: tqdm) -> dict[str, float]:
-    """One pass over `batches` of z, h and action; trains with an optimizer, else measures. Means of the loss and, of discrete actions, the accuracy."""
+def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm,
+              average: AveragedModel | None = None) -> dict[str, float]:
+    """One pass over `batches` of z, h and action; trains with an optimizer, and keeps an average, if there is one, else measures. Means of the loss and, of discrete
+    actions, the accuracy."""
     where, mean = next(model.parameters()).device, Mean()
     criterion.train(optimizer is not None)
     for number, (z, h, action) in enumerate(batches):
@@ -82,12 +90,15 @@ def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]
             outputs = model.outputs(z.to(where), h.to(where))
             loss = criterion(outputs, action)
         learn(loss, optimizer, number, bar)
+        if average:
+            average.update_parameters(model)
         mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
         bar.update(len(action))
     return mean.result()
 
 
-def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm) -> dict[str, float]:
+def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm,
+                  average: AveragedModel | None = None) -> dict[str, float]:
     """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back through it."""
     where, mean, state = model.head.weight.device, Mean(), None
     criterion.train(optimizer is not None)
@@ -101,6 +112,8 @@ def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLos
             outputs, action = outputs[known], glimpse.action.to(where)[known]
             loss = criterion(outputs, action)
         learn(loss, optimizer, number, bar, CLIP)
+        if average:
+            average.update_parameters(model)
         mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
         bar.update(len(action))
         bar.set_postfix_str(f"loss {mean.result()['loss']:.3f}", refresh=False)

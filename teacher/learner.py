@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.cloning import CLIP, CloneLoss
+from models.cloning import CLIP, CloneLoss, averaged
 from models.controller import Controller
 from models.policy import Policy
 from teacher.memory import FrameMemory, VectorMemory
@@ -20,6 +20,7 @@ BATCH = 32
 SNAPSHOT = 100  # training steps
 LEAST_SPREAD = 1e-4  # of observed numbers: less is taken for this
 SMOOTH = 0.98  # of the loss that is shown
+AVERAGE = 100  # training steps that the weights which drive are averaged over
 NICE = 0.002  # seconds a training step leaves to others, who have a picture to show
 
 
@@ -32,10 +33,10 @@ class Learner(threading.Thread):
         failure: what ended it before its time
     """
 
-    def __init__(self, model: Controller | Policy, memory: VectorMemory | FrameMemory, learning_rate: float, weight_decay: float, seed: int, batch: int,
+    def __init__(self, model: Controller | Policy, memory: VectorMemory | FrameMemory, learning_rate: float, weight_decay: float, seed: int, batch: int, average: int,
                  saved: dict | None, fresh: bool, keep: Callable[["Learner"], None]) -> None:
-        """`saved`: what `state` gave when it was kept; `fresh`: the model knows nothing, so its weights may as well be of scaled numbers, which are learnt from sooner;
-        `keep` is called for every snapshot."""
+        """`average`: training steps that the weights which drive are averaged over; `saved`: what `state` gave when it was kept; `fresh`: the model
+        knows nothing, so its weights may as well be of scaled numbers, which are learnt from sooner; `keep` is called for every snapshot."""
         super().__init__(name="learner", daemon=True)
         self.model, self.memory, self._keep, self._batch, self._fresh = model, memory, keep, batch, fresh
         self._criterion = CloneLoss(model.config.action_space)
@@ -48,6 +49,9 @@ class Learner(threading.Thread):
             model.load_state_dict(saved["training"])
             self._optimizer.load_state_dict(saved["optimizer"])
             self.steps, self._mean, self._spread = saved["steps"], saved["mean"], saved["spread"]
+        self._average = averaged(model, average)
+        if saved and "average" in saved:
+            self._average.load_state_dict(saved["average"])
         self._rng = np.random.default_rng([seed, self.steps])
         self.newest = (self.deployed().state_dict(), self.steps)
         self._news, self._ending = threading.Condition(), False
@@ -102,11 +106,12 @@ class Learner(threading.Thread):
 
     def state(self) -> dict:
         """All there is to go on from."""
-        return {"training": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "steps": self.steps, "mean": self._mean, "spread": self._spread}
+        return {"training": self.model.state_dict(), "average": self._average.state_dict(), "optimizer": self._optimizer.state_dict(), "steps": self.steps,
+                "mean": self._mean, "spread": self._spread}
 
     def deployed(self) -> Controller | Policy:
-        """The head that acts on what it sees as it is: the scale has gone into its first layer."""
-        plain = deepcopy(self.model)
+        """The average head, which acts on what it sees as it is: the scale has gone into its first layer."""
+        plain = deepcopy(self._average.module)
         if self._scaled:
             weight = plain.layers[0].weight.data / self._spread
             plain.layers[0].bias.data -= weight @ self._mean
@@ -114,13 +119,14 @@ class Learner(threading.Thread):
         return plain
 
     def _rescale(self) -> None:
-        """Measure mean and spread of all numbers seen; the head still does the same."""
-        raw = self.deployed().layers[0]
+        """Measure mean and spread of all numbers seen; the heads still do the same."""
+        mean, spread = self._mean, self._spread
         with self._news:
             self._mean, self._spread = self._measured()
-        layer = self.model.layers[0]
-        layer.weight.data.copy_(raw.weight.data * self._spread)
-        layer.bias.data.copy_(raw.bias.data + raw.weight.data @ self._mean)
+        for layer in (self.model.layers[0], self._average.module.layers[0]):
+            raw = layer.weight.data / spread
+            layer.bias.data += raw @ (self._mean - mean)
+            layer.weight.data.copy_(raw * self._spread)
 
     def _measured(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread (S,) of all numbers seen."""
@@ -144,5 +150,6 @@ class Learner(threading.Thread):
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self._optimizer.step()
+        self._average.update_parameters(self.model)
         self.steps += 1
         self.loss = loss.item() if math.isnan(self.loss) else SMOOTH * self.loss + (1 - SMOOTH) * loss.item()

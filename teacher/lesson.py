@@ -22,7 +22,7 @@ from models.policy import Policy, PolicyConfig
 from teacher.book import Book
 from teacher.clone import Driver, recorded_inputs
 from teacher.keys import Keys
-from teacher.learner import BATCH, Learner
+from teacher.learner import AVERAGE, BATCH, Learner
 from teacher.memory import WINDOW, FrameMemory, VectorMemory
 from teacher.session import Session
 from utils import checkpoint
@@ -72,7 +72,7 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
 
         rate = args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"]
-        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, state and state["learner"],
+        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, args.average or AVERAGE, state and state["learner"],
                           args.init is None, keep)
         agent.controller.requires_grad_(False)
         keys = Keys(world)

@@ -1,5 +1,7 @@
 """Policies on frames: what they learn from, what they remember, and how they drive."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,14 @@ from tqdm import tqdm
 
 from data.evaluation import Driver, Evaluator
 from data.loaders import open_datasets
-from data.sequences import STRETCH, FrameSequences
+from data.sequences import STRETCH, FrameSequences, shifted
+from data.shards import Dataset
 from models.agent import LANES, PolicyHead, load_agent
-from models.cloning import CloneLoss, run_sequences
+from models.cloning import CloneLoss, averaged, run_sequences
 from models.policy import MEMORIES, Policy, PolicyConfig
 from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from utils import checkpoint
+from utils.metrics import read_csv
 
 LENGTHS = [200, 5, 90, 40]  # episode 3 is for validation
 CLONE = ("--model", "gru", "--units", 8, "--width", 4, "--sequence", 8, "--batch-size", 32,
@@ -66,6 +70,30 @@ def test_the_cuts_move_from_epoch_to_epoch(tmp_path):
     steps = FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2)
     one, two = (next(steps.batches(k, np.random.default_rng(k))).frames[:, 0, 0, 0] for k in range(2))
     assert not torch.equal(one, two)
+
+
+def test_frames_are_shifted_together_and_edges_repeated():
+    seen = frames(2, 3)
+    moved = shifted(seen, np.array([[2, -1], [0, 0]]))
+    assert torch.equal(moved[1], seen[1])
+    assert torch.equal(moved[0, :, 2:, :-1], seen[0, :, :-2, 1:])
+    assert torch.equal(moved[0, :, 0, :-1], seen[0, :, 0, 1:]) and torch.equal(moved[0, :, 2:, -1], seen[0, :, :-2, -1])
+
+
+def test_a_stretch_is_shifted_as_a_whole_and_validation_is_not(tmp_path):
+    write_dataset(tmp_path / "data", LENGTHS)
+    plain, moved = (list(FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2, shift).batches(1, np.random.default_rng(0))) for shift in (0, 3))
+    assert [len(glimpse.frames) for glimpse in plain] == [len(glimpse.frames) for glimpse in moved]
+    by, found = None, []
+    for one, two in zip(plain, moved, strict=True):
+        if one.begins:
+            by = [next((y, x) for y in range(-3, 4) for x in range(-3, 4) if torch.equal(shifted(one.frames[b : b + 1], np.array([[y, x]]))[0], two.frames[b]))
+                  for b in range(len(one.frames))]
+            found += by
+        assert torch.equal(shifted(one.frames, np.array(by)), two.frames)
+    assert len(set(found)) > 2
+    still = [list(FrameSequences(open_datasets([tmp_path / "data"]), "val", 8, 2, shift).batches(1, None)) for shift in (0, 3)]
+    assert all(torch.equal(one.frames, two.frames) for one, two in zip(*still, strict=True))
 
 
 # What they remember
@@ -173,12 +201,49 @@ def test_a_clone_of_frames_goes_on_where_it_stopped(run, tmp_path):
         done = call("trainbc", "--dataset", run / "data", "--logdir", tmp_path / "run", "--epochs", epochs, *CLONE)
         assert done.returncode == 0, done.stderr
     one, two = (checkpoint.load(folder / "bc" / "checkpoint.tar", "bc") for folder in (run / "run", tmp_path / "run"))
-    assert one["history"] == two["history"] and all(torch.equal(one["model"][name], value) for name, value in two["model"].items())
+    assert one["history"] == two["history"]
+    for kept in ("model", "average"):
+        assert one[kept] and all(torch.equal(one[kept][name], value) for name, value in two[kept].items())
+
+
+def test_the_average_of_the_weights_drives(run):
+    kept, best = checkpoint.load(run / "run" / "bc" / "checkpoint.tar", "bc"), checkpoint.load_parent(run / "run", "bc")
+    assert best["epoch"] == 2 or kept["history"][0]["return_mean"] >= kept["history"][1]["return_mean"]
+    assert kept["average"]["n_averaged"] > 4 and not torch.equal(kept["average"]["module.head.weight"], kept["model"]["head.weight"])
+    if best["epoch"] == 2:
+        assert torch.equal(kept["average"]["module.head.weight"], best["model"]["head.weight"])
+
+
+def test_an_average_is_over_the_last_steps():
+    model = torch.nn.Linear(1, 1)
+    average = averaged(model, 10)
+    for step in range(200):
+        torch.nn.init.constant_(model.weight, float(step))
+        average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(199 - 9, abs=0.01)  # of steps k ago with weight 0.1 x 0.9^k
+
+
+def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
+    """DAgger: what the clone drove is recorded with what the expert would have done, and cloned with the rest; more epochs go on."""
+    folder = tmp_path / "run"
+    shutil.copytree(run / "run", folder)
+    dagger = ("--epochs", 2, "--method", "dagger", "--world", "simulator", "--rollouts", 3)
+    for epochs in (1, 2):
+        done = call("trainbc", "--dataset", run / "data", "--logdir", folder, *CLONE, *dagger, "--dream-epochs", epochs)
+        assert done.returncode == 0, done.stderr
+    rows = read_csv(folder / "bc" / "metrics.csv")
+    driven = [Dataset.open(folder / "bc" / f"dagger_{k:03d}") for k in (0, 1)]
+    assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [len(d.episodes) for d in driven] == [3, 3]
+    assert driven[0].manifest.policies == ("clone",) and driven[0].manifest.max_steps == 60
+    recorded = FrameSequences(open_datasets([run / "data"]), "train", 8, 4)
+    more = FrameSequences([*open_datasets([run / "data"]), *driven], "train", 8, 4)
+    assert int(rows[-1]["steps"]) == len(more) > len(recorded)
 
 
 @pytest.mark.parametrize("options, reason", [
     (("--model", "lstm"), "has memory gru, not lstm"), (("--units", 16), "has units 8, not 16"), (("--width", 8), "has width 4, not 8"),
-    (("--hidden", 16), "--hidden is for clones on latents"), (("--method", "ditto"), "--method is for clones on latents"),
+    (("--hidden", 16), "--hidden is for clones on latents"), (("--method", "ditto"), "--method ditto is for clones on latents"),
+    (("--method", "dagger"), "or give --world simulator"), (("--average", 0), "--average"), (("--shift", -1), "--shift"),
 ])
 def test_what_does_not_fit_is_refused_in_one_sentence(run, options, reason):
     before = contents(run / "run")
