@@ -88,6 +88,7 @@ def parse_args() -> argparse.Namespace:
                    help="of actions that are numbers: spread of noise on the expert's, drawn anew each time, in an action's typical size")
     p.add_argument("--label-smoothing", type=share, default=0.0, help="of actions that are choices: the share of the expert's that goes to all alike")
     p.add_argument("--learning-rate", type=learning_rate, help=f"AdamW's (default: {RATE:g}, with --teacher {lesson.RATES[1]:g} for numbers)")
+    p.add_argument("--anneal", action="store_true", help="let the learning rate of cloning fall to nothing, along a half cosine, by the last of --epochs")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--average", type=positive, help="training steps over which the weights that drive are averaged; 1 for the last ones as they are "
                    f"(default: with --model {AVERAGE}, with --teacher {lesson.AVERAGE}, otherwise 1)")
@@ -300,6 +301,8 @@ class Cloning:
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
+        for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
+            group["lr"] = self.args.learning_rate * (share_left(epoch - 1, self.args.epochs) if self.args.anneal and method == "bc" else 1.0)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
         row |= {f"val_{name}": value for name, value in self.run_epoch(self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
         row |= {"return_mean": None, "return_std": None}
@@ -387,6 +390,11 @@ class Cloning:
         plot_distances(self.folder / "distance.png", {name: dreams.judge(act).distance for name, act in drivers.items()}, self.world["dt"])
         plot_relation(self.folder / "dream-and-reality.png", self.history)
         film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
+
+
+def share_left(done: int, of: int) -> float:
+    """What is left of the learning rate after so many epochs, along a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5 without restarts)."""
+    return (1 + math.cos(math.pi * done / of)) / 2
 
 
 if __name__ == "__main__":

@@ -174,3 +174,21 @@ def test_carracings_linear_controller_has_867_parameters():
 
 def test_discrete_actions_reach_m_one_hot():
     assert torch.equal(action_vector(torch.tensor([2, 0]), {"type": "discrete", "n": 3}), torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
+
+
+def test_a_frozen_m_is_looked_back_through_as_one_that_trains():
+    torch.manual_seed(0)
+    model = MDRNN(MDRNNConfig(4, 3, 16))
+    found = []
+    for trains in (True, False):
+        model.requires_grad_(trains)
+        torch.manual_seed(1)
+        z, action = torch.randn(5, 1, 4, requires_grad=True), torch.randn(5, 1, 3, requires_grad=True)
+        state, seen = model.initial_state(5), []
+        for _ in range(3):
+            h, state = model.hidden(z, action, state)
+            seen.append(h)
+        (torch.cat(seen, 1).square().sum() + state[1].sum()).backward()
+        found.append([torch.cat(seen, 1), *state, z.grad, action.grad])
+    for one, two in zip(*found, strict=True):
+        assert one.shape == two.shape and torch.allclose(one, two, atol=1e-5)

@@ -214,6 +214,16 @@ def test_the_average_of_the_weights_drives(run):
         assert torch.equal(kept["average"]["module.head.weight"], best["model"]["head.weight"])
 
 
+def test_the_learning_rate_falls_to_nothing(run, tmp_path):
+    """And is that of the command again where a run goes on."""
+    for options, rate in ((("--anneal",), 0.5), ((), 1.0), (("--learning-rate", 1e-4), 0.1)):
+        epochs = 2 + 2 * (rate < 0.5)
+        done = call("trainbc", "--dataset", run / "data", "--logdir", tmp_path / "run", "--epochs", epochs + (not options), *CLONE, *options)
+        assert done.returncode == 0, done.stderr
+        saved = checkpoint.load(tmp_path / "run" / "bc" / "checkpoint.tar", "bc")["optimizer"]["param_groups"]
+        assert [group["lr"] for group in saved] == pytest.approx([1e-3 * rate] * 2)
+
+
 def test_an_average_is_over_the_last_steps():
     model = torch.nn.Linear(1, 1)
     average = averaged(model, 10)

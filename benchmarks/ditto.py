@@ -1,0 +1,108 @@
+"""How many latent steps a second `trainbc.py --method ditto` dreams, the training of actor and critic included.
+
+Reads   pretrained/carracing, or another run with V and M (--logdir)
+Writes  docs/benchmarks.md, its section "ditto"
+
+    python -m benchmarks.ditto
+
+A few expert episodes are recorded into a temporary folder for dreams to begin in. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.racing import setting_name, spread
+from benchmarks.report import circumstances, table, write_section
+from data import generation_script
+from data.imagination import Dreams, Setting
+from data.loaders import open_datasets, world_of
+from envs import fast
+from models.agent import load_models, load_vae
+from models.controller import Controller, ControllerConfig
+from models.ditto import Ditto
+from utils.cli import device, make_folder, parser, positive, positive_float, run
+
+ROOT = Path(__file__).resolve().parent.parent
+EPISODES = ["--rollouts", "12", "--max-steps", "200", "--val-fraction", "0.2", "--policy", "expert"]
+GOAL = 20_000  # steps a second, on two cores
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument("--logdir", type=Path, default=ROOT / "pretrained" / "carracing", help="a run with V and M")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    p.add_argument("--horizon", type=positive, default=24, help="steps of a dream")
+    p.add_argument("--dreams", type=positive, nargs="+", default=[256, 1024], help="at once")
+    p.add_argument("--hidden", type=positive, default=256, help="width of the actor")
+    p.add_argument("--seconds", type=positive_float, default=10.0, help="of one measurement")
+    p.add_argument("--repetitions", type=positive, default=5, help="measurements of each setting, taking turns")
+    p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
+    return p.parse_args()
+
+
+def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, Ditto]]:
+    """A run with V and M alone, a few expert episodes, and dreams and learners for each of --dreams."""
+    for stage in ("vae", "mdrnn"):
+        shutil.copytree(args.logdir / stage, make_folder(folder / "run") / stage)
+    where = device(args.device)
+    vae, saved = load_vae(folder / "run", where)
+    mdrnn = load_models(folder / "run", where)[1]
+    generation_script.generate(generation_script.parse_args(["--env", fast(saved["world"]["env"]), *EPISODES, "--rootdir", str(folder / "data"), "--threads", "2"]))
+    datasets, found = open_datasets([folder / "data"]), {}
+    world = world_of(datasets[0])
+    for dreams in args.dreams:
+        torch.manual_seed(0)
+        head = Controller(ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])).to(where)
+        found[dreams] = (Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 0.0, 0)),
+                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 3e-4, 0.2, world["dt"]))
+    return found
+
+
+def rate(dreams: Dreams, ditto: Ditto, seconds: float) -> float:
+    """Dreamt steps a second."""
+    rng, start, updates = np.random.default_rng(0), time.perf_counter(), 0
+    with tqdm(disable=True) as bar:
+        while (took := time.perf_counter() - start) < seconds:
+            dreams.imitate(ditto, 1, rng, bar)
+            updates += 1
+        if dreams.where.type == "cuda":
+            torch.cuda.synchronize()
+            took = time.perf_counter() - start
+    return updates * dreams.setting.num * dreams.setting.horizon / took
+
+
+def main() -> None:
+    args = parse_args()
+    most = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        learners = prepare(args, Path(folder))
+        gpu = next(iter(learners.values()))[0].where.type == "cuda"
+        settings = [(threads, dreams) for dreams in args.dreams for threads in ([most] if gpu else sorted({1, most}))]
+        rates: dict[tuple[int, int], list[float]] = {setting: [] for setting in settings}
+        for turn in range(-1, args.repetitions):  # the first turn warms up
+            for threads, dreams in settings:
+                torch.set_num_threads(threads)
+                found = rate(*learners[dreams], args.seconds if turn >= 0 else 1.0)
+                if turn >= 0:
+                    rates[threads, dreams].append(found)
+                    print(f"  turn {turn + 1}: {found:10,.0f} steps a second  {dreams} dreams, {setting_name(threads)}", flush=True)
+    on = torch.cuda.get_device_name() if gpu else ""
+    rows = [[f"{dreams} dreams of {args.horizon} steps, {on or setting_name(threads)}", spread(values, ",.0f"),
+             "" if threads < most else "yes" if statistics.median(values) >= GOAL else "NO"] for (threads, dreams), values in rates.items()]
+    text = table(["actor and critic trained on", "dreamt steps a second", f"{GOAL:,} reached"], rows)
+    print(text)
+    about = (f"Median (lowest to highest) of {args.repetitions} measurements of {args.seconds:g} s, taking turns; V and M of {args.logdir.name}, "
+             f"an actor of {args.hidden} units.")
+    write_section(args.out, "ditto-gpu" if gpu else "ditto", f"{about}\n\n{text}\n\n{circumstances()}\n")
+
+
+if __name__ == "__main__":
+    run(main)
