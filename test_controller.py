@@ -48,9 +48,9 @@ PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", *REFERENCES, "human"), default="ctrl",
+    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
                    help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, the log's own actions or constant "
-                        "velocity (nocturne), or you by keyboard")
+                        "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)")
     p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
     p.add_argument("--env", help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands for it, e.g. carracing-fast")
     add_world_options(p)
@@ -61,7 +61,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.controller is None:
+        evolved, cloned = (checkpoint.path(args.logdir, name).exists() for name in TRAINED)
+        args.controller = "bc" if cloned and not evolved else "ctrl"
+    return args
 
 
 class Episode:

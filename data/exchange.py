@@ -38,6 +38,7 @@ from data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
 from data.shards import Episode, episode_entry, write_shard
 from envs import make
 from envs.carracing import frame
+from models.agent import ALONE
 from models.controller import Controller, ControllerConfig
 from models.mdrnn import MDRNN, MDRNNConfig
 from models.vae import VAE, VAEConfig
@@ -172,9 +173,10 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
 
 
 def export(logdir: Path, out: Path) -> list[str]:
-    """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the heads that were trained on them."""
+    """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the heads that were trained on them, or a head that needs
+    neither."""
     found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
-    if "vae" not in found:
+    if "vae" not in found and not (found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in ALONE):
         raise UserError(f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained")
     taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
     if taken:

@@ -196,6 +196,15 @@ def test_a_clone_of_frames_is_trained_scored_and_drives(run, tmp_path):
     assert "has no dream to drive in" in complaint(call("test_controller", "--logdir", run / "run", "--controller", "bc", "--world", "dream", "--episodes", 1))
 
 
+def test_a_clone_that_stands_alone_is_exported_and_drives_unless_told_otherwise(run, tmp_path):
+    done = call("data.exchange", "export", "--logdir", run / "run", "--out", tmp_path / "small")
+    assert done.returncode == 0, done.stderr
+    small = checkpoint.load_parent(tmp_path / "small", "bc")
+    assert {value.dtype for value in small["model"].values()} == {torch.float16} and small["config"]["memory"] == "gru"
+    done = call("test_controller", "--logdir", tmp_path / "small", "--episodes", 2, "--max-workers", 1)
+    assert done.returncode == 0 and "bc in the simulator" in done.stdout, done.stderr
+
+
 def test_a_clone_of_frames_goes_on_where_it_stopped(run, tmp_path):
     for epochs in (1, 2):
         done = call("trainbc", "--dataset", run / "data", "--logdir", tmp_path / "run", "--epochs", epochs, *CLONE)
