@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--logdir", type=Path, default=ROOT / "pretrained" / "carracing", help="a run with V and M")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    p.add_argument("--horizon", type=positive, default=24, help="steps of a dream")
-    p.add_argument("--dreams", type=positive, nargs="+", default=[256, 1024], help="at once")
+    p.add_argument("--horizon", type=positive, default=50, help="steps of a dream")
+    p.add_argument("--dreams", type=positive, nargs="+", default=[256], help="at once")
     p.add_argument("--hidden", type=positive, default=256, help="width of the actor")
     p.add_argument("--seconds", type=positive_float, default=10.0, help="of one measurement")
     p.add_argument("--repetitions", type=positive, default=5, help="measurements of each setting, taking turns")
@@ -61,8 +61,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, D
     for dreams in args.dreams:
         torch.manual_seed(0)
         head = Controller(ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])).to(where)
-        found[dreams] = (Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 0.0, 0)),
-                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 3e-4, 0.2, world["dt"]))
+        found[dreams] = (Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 1.0, 0)),
+                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0))
     return found
 
 

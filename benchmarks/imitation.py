@@ -26,10 +26,10 @@ from utils.plots import figure
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
 METHODS = {  # flags of trainbc.py
-    "bc": "--epochs 50",
-    "dagger": "--epochs 30 --method dagger --dream-epochs 20",
-    "ditto": "--epochs 30 --method ditto --dream-epochs 20",
-    "dagger in the simulator": "--epochs 30 --method dagger --dream-epochs 20 --world simulator",
+    "bc": "--epochs 30",
+    "dagger": "--epochs 15 --method dagger --dream-epochs 15",
+    "ditto": "--epochs 15 --method ditto --dream-epochs 15 --horizon 50 --updates 40 --anchor 100 --dream-rate 1e-4 --temperature 1",
+    "dagger in the simulator": "--epochs 15 --method dagger --dream-epochs 15 --world simulator",
 }
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)
@@ -76,7 +76,7 @@ def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: 
     score = folder / "scores" / "bc-simulator.json"
     if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
         for stage in STAGES:
-            if not (folder / stage).exists():
+            if (args.logdir / stage).exists() and not (folder / stage).exists():
                 shutil.copytree(args.logdir / stage, folder / stage, copy_function=os.link)  # files are only ever replaced
         for command in needed:
             call(command)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.cloning import CloneLoss
 from models.controller import Controller, action_vector
 
-DISCOUNT, MIX = 0.9, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
+DISCOUNT, MIX = 0.95, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
 ENTROPY = 1e-3  # what a nat of it is worth, for choices; where actions are numbers the spread of the exploration is given, and its entropy with it
 CORRELATION = 0.2  # seconds after which 1/e of a push is left: independent ones would cancel each other before the car has moved
 SLOW = 0.02  # share of the critic that its slow copy, from which returns are bootstrapped, takes over at each update

@@ -7,24 +7,29 @@ import pytest
 from tests.tiny_run import ROOT, call
 from utils import checkpoint
 
-RUNS = {name: ROOT / "pretrained" / name for name in ("carracing", "nocturne")}
-STAGES = ("vae", "mdrnn", "ctrl", "bc")
+WHOLE = ("vae", "mdrnn", "ctrl", "bc")
+STAGES = {"carracing": WHOLE, "nocturne": WHOLE, "breakout": ("bc",)}
+RUNS = {name: ROOT / "pretrained" / name for name in STAGES}
 MOST_BYTES = 12e6
 
 
-@pytest.fixture(params=RUNS)
-def logdir(request, tmp_path):
+def borrowed(name, tmp_path):
     """A run, with scores of its own."""
-    for stage in STAGES:
-        (tmp_path / stage).symlink_to(RUNS[request.param] / stage)
+    for stage in STAGES[name]:
+        (tmp_path / stage).symlink_to(RUNS[name] / stage)
     return tmp_path
+
+
+@pytest.fixture(params=["carracing", "nocturne"])
+def logdir(request, tmp_path):
+    return borrowed(request.param, tmp_path)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_is_small_and_in_half_precision(name):
     files = [path for path in RUNS[name].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
-    for stage in STAGES:
+    for stage in STAGES[name]:
         assert {str(value.dtype) for value in checkpoint.load_parent(RUNS[name], stage)["model"].values()} == {"torch.float16"}
 
 
@@ -39,3 +44,10 @@ def test_it_drives_as_well_as_is_said(logdir, controller):
         assert score["mean"] >= 800
     else:
         assert score["goal_rate_position"] > 0.65 and score["collision_rate"] < 0.2 and score["goal_rate"] <= score["goal_rate_position"]
+
+
+@pytest.mark.slow
+def test_it_plays_breakout_from_pixels(tmp_path):
+    done = call("test_controller", "--logdir", borrowed("breakout", tmp_path), "--episodes", 5, "--seed", 1, "--max-workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "scores" / "bc-simulator.json").read_text())["mean"] >= 150
