@@ -13,6 +13,7 @@ from data.loaders import open_datasets
 from data.manifest import split
 from envs.nocturne.scene import OBJECTS
 from envs.nocturne.synthetic.scenes import KINDS
+from tests.tiny_run import call
 from utils.errors import UserError
 from utils.metrics import write_csv
 
@@ -116,3 +117,10 @@ def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp
     dataset = open_datasets([trained.data])[0]
     assert stages.our_vae(dataset)(0.1) > 0
     assert stages.our_mdrnn(dataset, tmp_path)(0.1) > 0
+
+
+def test_dreamt_steps_are_counted(tmp_path):
+    done = call("benchmarks.ditto", "--device", "cpu", "--seconds", 0.1, "--repetitions", 1, "--dreams", 4, "--horizon", 5, "--out", tmp_path / "speed.md")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| 4 dreams of 5 steps")]
+    assert rows and all(int(row.split("|")[2].split("(")[0].replace(",", "")) > 20 for row in rows)
