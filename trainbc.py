@@ -65,7 +65,8 @@ LOSSES = ("squared", "gaussian")
 SIZES = {**lesson.SIZES, "hidden": 0}  # of a clone, and what latents it sees, unless told otherwise
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
-BATCH, HORIZON, RATE = 256, 24, 1e-3  # defaults: steps, steps, and AdamW's learning rate
+BATCH, RATE = 256, 1e-3  # defaults: steps, and AdamW's learning rate
+HORIZONS = {"bc": 24, "dagger": 24, "ditto": 50}  # default steps of a dream, by --method
 AVERAGE = 500  # training steps, of --model: its weights are averaged over so many
 PASSES = 5  # of dagger over all it has, after each time it has grown
 
@@ -100,13 +101,14 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--method", choices=METHODS, default="bc", help="bc: nothing more. dagger: the clone drifts off on its own, what the expert would do there "
                           "is added, and all is cloned again. ditto: reinforcement learning in the dream, rewarded for seeing what the expert saw")
     dreaming.add_argument("--dream-epochs", type=positive, default=20, help="of dagger or ditto, after --epochs")
-    dreaming.add_argument("--horizon", type=positive, help=f"steps of a dream, which begins where an expert was (default: {HORIZON}, with --teacher {DREAM_STEPS})")
+    dreaming.add_argument("--horizon", type=positive, help="steps of a dream, which begins where an expert was "
+                          f"(default: {HORIZONS['bc']}, of ditto {HORIZONS['ditto']}, with --teacher {DREAM_STEPS})")
     dreaming.add_argument("--dreams", type=positive, default=256, help="at once")
     dreaming.add_argument("--temperature", type=natural_float, default=0.0, help="of the dream")
-    dreaming.add_argument("--updates", type=positive, default=100, help="ditto: of actor and critic in an epoch")
-    dreaming.add_argument("--dream-rate", type=learning_rate, default=3e-4, help="ditto: learning rate of actor and critic")
+    dreaming.add_argument("--updates", type=positive, default=40, help="ditto: of actor and critic in an epoch")
+    dreaming.add_argument("--dream-rate", type=learning_rate, default=1e-4, help="ditto: learning rate of actor and critic")
     dreaming.add_argument("--spread", type=positive_float, default=0.2, help="ditto: of the pushes that actions are explored with, in an action's typical size")
-    dreaming.add_argument("--anchor", type=natural_float, default=0.0, help="ditto: weight of the loss of cloning beside the return; 0, as in the paper, for none")
+    dreaming.add_argument("--anchor", type=natural_float, default=100.0, help="ditto: weight of the loss of cloning beside the return; 0, as in the paper, for none")
     dreaming.add_argument("--world", choices=("dream", "simulator"),
                           help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is "
                                "(default: the dream). --teacher: where to teach (default: the simulator)")
@@ -115,7 +117,7 @@ def parse_args() -> argparse.Namespace:
     args = p.parse_args()
     if not args.teacher:
         args.batch_size, args.learning_rate = args.batch_size or BATCH, args.learning_rate or RATE
-        args.horizon, args.world, args.average = args.horizon or HORIZON, args.world or "dream", args.average or (AVERAGE if args.model else 1)
+        args.horizon, args.world, args.average = args.horizon or HORIZONS[args.method], args.world or "dream", args.average or (AVERAGE if args.model else 1)
     return args
 
 

@@ -28,7 +28,7 @@ RECORDING_SEED = 50  # episodes that no other dataset of ours has
 METHODS = {  # flags of trainbc.py
     "bc": "--epochs 30",
     "dagger": "--epochs 15 --method dagger --dream-epochs 15",
-    "ditto": "--epochs 15 --method ditto --dream-epochs 15 --horizon 50 --updates 40 --anchor 100 --dream-rate 1e-4 --temperature 1",
+    "ditto": "--epochs 15 --method ditto --dream-epochs 15 --temperature 1",
     "dagger in the simulator": "--epochs 15 --method dagger --dream-epochs 15 --world simulator",
 }
 STAGES = ("vae", "latents", "mdrnn")

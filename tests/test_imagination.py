@@ -161,7 +161,7 @@ def test_ditto_learns_to_do_what_the_expert_did():
     wanted = torch.tensor([0.6, 0.5])
     ditto = Ditto(Controller(ControllerConfig(2, 1, "z", 0, BOX)), 2, 1, 1e-2, 0.05, 0.02)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(500):
+    for _ in range(1000):
         ditto.begin(32, generator)
         z, actions = [torch.zeros(32, 2)], []
         for _ in range(4):
