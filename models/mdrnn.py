@@ -70,7 +70,7 @@ class MDRNN(nn.Module):
         """z (B, T, Z), action (B, T, A) -> h after each step (B, T, R), and the state after the last."""
         state = state or self.initial_state(len(z))
         if z.shape[1] == 1 and torch.is_grad_enabled() and not self.lstm.weight_ih_l0.requires_grad:
-            # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too, which are half of the way back.
+            # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too.
             weights = (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
             h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), state, *weights)
             return h[:, None], (h, c)
