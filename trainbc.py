@@ -69,6 +69,15 @@ BATCH, RATE = 256, 1e-3  # defaults: steps, and AdamW's learning rate
 HORIZONS = {"bc": 24, "dagger": 24, "ditto": 50}  # default steps of a dream, by --method
 AVERAGE = 500  # training steps, of --model: its weights are averaged over so many
 PASSES = 5  # of dagger over all it has, after each time it has grown
+MEANT = {  # where alone flags mean something: what it takes, whether it is so, the flags
+    "--model": (lambda args: args.model, ("units", "width", "sequence", "shift")),
+    "--method dagger or ditto": (lambda args: args.method != "bc", ("dream_epochs",)),
+    "--method ditto": (lambda args: args.method == "ditto", ("updates", "dream_rate", "spread", "anchor")),
+    "--method dagger --world simulator": (lambda args: args.method == "dagger" and args.world == "simulator", ("rollouts",)),
+    "--method dagger, or for --teacher": (lambda args: args.method == "dagger" or args.teacher, ("world",)),
+    "cloning without --teacher": (lambda args: not args.teacher, ("dataset", "sequence", "epochs", "loss", "action_noise", "label_smoothing", "anneal", "shift", "method",
+                                                                  "evaluate_every", "n_samples", "max_workers", "dreams")),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,6 +124,11 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch")
     lesson.add_flags(p.add_argument_group("by a teacher, in the browser"))
     args = p.parse_args()
+    taught = lesson.add_flags(parser("")).parse_args([])
+    for what, (so, flags) in (MEANT | {"--teacher": (lambda args: args.teacher, vars(taught))}).items():
+        idle = None if so(args) else next((flag for flag in flags if getattr(args, flag) != p.get_default(flag)), None)
+        if idle:
+            p.error(f"--{idle.replace('_', '-')} is for {what}: leave it away, or give that")
     if not args.teacher:
         args.batch_size, args.learning_rate = args.batch_size or BATCH, args.learning_rate or RATE
         args.horizon, args.world, args.average = args.horizon or HORIZONS[args.method], args.world or "dream", args.average or (AVERAGE if args.model else 1)

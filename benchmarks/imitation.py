@@ -5,7 +5,7 @@ Writes  datasets/experts-<world>-<n>/, <logdir>/imitation/<n>-<method>-<seed>/, 
 
     python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
 
-Every clone is chosen among as many epochs, by as many episodes of the selection seeds. Stopped, it goes on where it stopped.
+Every clone is the best of the epochs that are scored, by as many episodes of the selection seeds. Stopped, it goes on where it stopped.
 """
 
 import argparse
@@ -27,9 +27,9 @@ VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
 METHODS = {  # flags of trainbc.py
     "bc": "--epochs 30",
-    "dagger": "--epochs 15 --method dagger --dream-epochs 15",
-    "ditto": "--epochs 15 --method ditto --dream-epochs 15 --temperature 1",
-    "dagger in the simulator": "--epochs 15 --method dagger --dream-epochs 15 --world simulator",
+    "dagger": "--epochs 5 --method dagger --dream-epochs 15",
+    "ditto": "--epochs 5 --method ditto --dream-epochs 15",
+    "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)

@@ -188,8 +188,8 @@ def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemo
     return memory
 
 
-def add_flags(p: argparse.ArgumentParser) -> None:
-    """What a lesson can be told."""
+def add_flags(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """What a lesson can be told; returns `p`."""
     p.add_argument("--teacher", action="store_true", help="be the teacher: the clone drives, you watch in a browser and take over where it errs")
     p.add_argument("--env", help="the world, where --logdir has no V and M, e.g. mountaincar, cartpole, carracing, nocturne, atari:Breakout")
     p.add_argument("--trials", type=positive, help="end after so many trials in all (default: at Ctrl-C)")
@@ -199,3 +199,4 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--port", type=port, default=8080, help="of the page")
     p.add_argument("--countdown", type=natural_float, default=3.0, help="seconds before a trial")
     add_world_options(p)
+    return p

@@ -63,6 +63,15 @@ def test_losses_of_another_kind_of_action_are_refused(trained, options, reason):
     assert reason in complaint(call("trainbc", "--logdir", trained.logdir, "--epochs", 9, *options)) and contents(trained.logdir) == before
 
 
+@pytest.mark.parametrize("options, reason", [
+    (("--shift", 2), "--shift is for --model"), (("--updates", 3), "--updates is for --method ditto"), (("--teacher", "--anneal"), "--anneal is for cloning without --teacher"),
+    (("--method", "dagger", "--rollouts", 3), "--rollouts is for --method dagger --world simulator"), (("--env", "carracing"), "--env is for --teacher"),
+])
+def test_flags_that_would_do_nothing_are_refused(tmp_path, options, reason):
+    done = call("trainbc", "--logdir", tmp_path / "run", *options)
+    assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "run").exists()
+
+
 def test_a_smoothed_clone_is_trained(trained, tmp_path):
     run = copy_run(trained, tmp_path / "run")
     done = call("trainbc", "--logdir", run.logdir, "--noreload", "--epochs", 1, "--n-samples", 1, "--max-workers", 1, "--label-smoothing", 0.1)
