@@ -9,7 +9,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
         exp_dir/bc/dream.mp4, dream.png   the clone's dream, below what the expert saw from the same frame on
         exp_dir/bc/distance.png      how far dreams of clone and others are from what experts saw
         exp_dir/bc/dream-and-reality.png   scores in the dream against scores in the simulator
-        exp_dir/bc/dagger_000/ ...   with --method dagger --world simulator: what the clone recorded
+        exp_dir/bc/dagger_000/ ...   with --method dagger --world simulator: what the clone recorded; the last as driver.tar
 
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30 --method ditto --dream-epochs 20
@@ -67,7 +67,8 @@ NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
 FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 BATCH, RATE = 256, 1e-3  # defaults: steps, and AdamW's learning rate
 HORIZONS = {"bc": 24, "dagger": 24, "ditto": 50}  # default steps of a dream, by --method
-AVERAGE = 500  # training steps, of --model: its weights are averaged over so many
+AVERAGE = {"model": 500, "ditto": 100}  # training steps that weights are averaged over: of --model, and in ditto's dream
+DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
 PASSES = 5  # of dagger over all it has, after each time it has grown
 MEANT = {  # where alone flags mean something: what it takes, whether it is so, the flags
     "--model": (lambda args: args.model, ("units", "width", "sequence", "shift")),
@@ -101,7 +102,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--anneal", action="store_true", help="let the learning rate of cloning fall to nothing, along a half cosine, by the last of --epochs")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--average", type=positive, help="training steps over which the weights that drive are averaged; 1 for the last ones as they are "
-                   f"(default: with --model {AVERAGE}, with --teacher {lesson.AVERAGE}, otherwise 1)")
+                   f"(default: with --model {AVERAGE['model']}, with --teacher {lesson.AVERAGE}, while ditto dreams {AVERAGE['ditto']}, otherwise 1)")
     p.add_argument("--shift", type=natural, default=0, help="pixels by which frames of --model are shifted at most while it learns, elsewhere in each sequence")
     p.add_argument("--evaluate-every", type=positive, default=5, help="epochs between two scores in the simulator; the last epoch is always scored")
     p.add_argument("--n-samples", type=positive, default=8, help="episodes of such a score")
@@ -131,7 +132,7 @@ def parse_args() -> argparse.Namespace:
             p.error(f"--{idle.replace('_', '-')} is for {what}: leave it away, or give that")
     if not args.teacher:
         args.batch_size, args.learning_rate = args.batch_size or BATCH, args.learning_rate or RATE
-        args.horizon, args.world, args.average = args.horizon or HORIZONS[args.method], args.world or "dream", args.average or (AVERAGE if args.model else 1)
+        args.horizon, args.world = args.horizon or HORIZONS[args.method], args.world or "dream"
     return args
 
 
@@ -238,7 +239,8 @@ class Cloning:
         self.model = make_head(config).to(device(args.device))
         self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
-        self.optimizer, self.ditto, self.average = self._optimizer(), None, self._averaged()
+        self.optimizer, self.ditto = self._optimizer(), None
+        self.average = self._averaged()
         self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
         if state:
             self._resume(state)
@@ -249,7 +251,8 @@ class Cloning:
         return torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
 
     def _averaged(self) -> AveragedModel | None:
-        return averaged(self.model, self.args.average) if self.args.average > 1 else None
+        steps = self.args.average or AVERAGE.get("ditto" if self.ditto else "model" if self.args.model else None, 1)
+        return averaged(self.model, steps) if steps > 1 else None
 
     @property
     def driving(self) -> Controller | Policy:
@@ -271,15 +274,15 @@ class Cloning:
             raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
                             f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
         self.model.load_state_dict(state["model"])
-        self.average = self._averaged()
-        if self.average and state.get("average"):
-            self.average.load_state_dict(state["average"])
         self.criterion.load_state_dict(state["criterion"])
         if dreamt and args.method == "ditto":
             self._start_ditto()
             self.ditto.load_state_dict(state["ditto"])
         else:
             self.optimizer.load_state_dict(state["optimizer"])
+            self.average = self._averaged()
+        if self.average and state.get("average"):
+            self.average.load_state_dict(state["average"])
 
     def run(self) -> None:
         """Clone up to epoch --epochs, then dream for --dream-epochs more, as far as that has not been done."""
@@ -312,8 +315,9 @@ class Cloning:
             self._start_ditto()
 
     def _start_ditto(self) -> None:
-        m, self.average = self.dreams.mdrnn.config, None
+        m = self.dreams.mdrnn.config
         self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor)
+        self.average = self._averaged()
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
@@ -353,11 +357,13 @@ class Cloning:
         return {**learnt, "steps": len(steps)}
 
     def _drive(self, epoch: int) -> Steps | FrameSequences:
-        """Let the clone that drove best so far drive in the simulator, whose expert says what it would do; returns all steps there are."""
+        """Let the clone drive in the simulator, whose expert says what it would do; returns all steps there are."""
         args = self.args
+        checkpoint.save(self.folder / DRIVER, "bc", **self._common(epoch), model=self.data["train"].deployed(self.driving).state_dict())
         folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
-        order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--rootdir", str(folders[-1]),
-                                              "--rollouts", str(args.rollouts), "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
+        order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--checkpoint", DRIVER,
+                                              "--rootdir", str(folders[-1]), "--rollouts", str(args.rollouts),
+                                              "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
                                               "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
         vars(order).update(self.world.get("options", {}))
         generation_script.generate(order)
@@ -370,7 +376,7 @@ class Cloning:
         return self.data["train"].joined(latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known])
 
     def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar)
+        learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar, self.average)
         if not math.isfinite(learnt["loss"]):
             raise UserError(f"the actor's loss became {learnt['loss']} in epoch {epoch}: lower --dream-rate and run again")
         return learnt

@@ -11,17 +11,21 @@ Every clone is the best of the epochs that are scored, by as many episodes of th
 import argparse
 import json
 import os
+import shlex
 import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
+from data import generation_script
 from data.manifest import split
-from envs import fast
+from envs import fast, make
 from utils import checkpoint
-from utils.cli import add_logdir, parser, positive, run
+from utils.cli import add_logdir, parser, positive, run, world_options
 from utils.plots import figure
+from utils.seeds import recording_seed
 
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
@@ -54,12 +58,24 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def rollouts(experts: int) -> int:
-    """Episodes to record, so that `experts` of them (9 at least) are to train on and one at least to validate."""
-    total = experts + 1
-    while sum(split(i, VAL_FRACTION) == "train" for i in range(total)) < experts or all(split(i, VAL_FRACTION) == "train" for i in range(total)):
+def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
+    """Episodes to record, so that `experts` of them (at least 9) are to train on and one at least to validate; `validates` says what the i-th is for."""
+    total = train = 0
+    while train < experts or train == total:
+        train += not validates(total)
         total += 1
     return total
+
+
+def recording(args: argparse.Namespace, world: str, experts: int) -> str:
+    """Flags of stage 1 that record `experts` episodes to train on."""
+    flags = f"--env {fast(world)} --policy expert {args.record}"
+    order = generation_script.parse_args(shlex.split(flags))
+    simulator = make(order.env, **world_options(order))
+    by_place = simulator.held_out(recording_seed(RECORDING_SEED, 0)) is not None
+    total = rollouts(experts, lambda i: simulator.held_out(recording_seed(RECORDING_SEED, i)) if by_place else split(i, VAL_FRACTION) == "val")
+    simulator.close()
+    return f"{flags} --rollouts {total}{'' if by_place else f' --val-fraction {VAL_FRACTION}'} --seed {RECORDING_SEED}".replace("  ", " ")
 
 
 def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: int, commands: list[str]) -> dict:
@@ -67,8 +83,7 @@ def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: 
     data = Path("datasets") / f"experts-{world}-{experts}"
     folder = args.logdir / "imitation" / f"{experts}-{method.replace(' ', '-')}-{seed}"
     needed = [
-        f"data/generation_script.py --env {fast(world)} --policy expert --rollouts {rollouts(experts)} --val-fraction {VAL_FRACTION} --seed {RECORDING_SEED} "
-        f"--rootdir {data} --threads {args.max_workers} {args.record}".strip(),
+        f"data/generation_script.py {recording(args, world, experts)} --rootdir {data} --threads {args.max_workers}",
         f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method]} --evaluate-every 5 --n-samples {args.n_samples} --seed {seed} "
         f"--max-workers {args.max_workers}",
         f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),

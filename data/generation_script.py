@@ -66,6 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
     p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller or a clone in it")
+    p.add_argument("--checkpoint", default="best.tar", help="file in its folder ctrl or bc that drives")
     return p.parse_args(argv)
 
 
@@ -100,6 +101,7 @@ class Recipe:
     action_noise: float
     logdir: Path
     options: dict = field(default_factory=dict)
+    checkpoint: str = "best.tar"
 
 
 class Recorder:
@@ -109,7 +111,7 @@ class Recorder:
         self.recipe = recipe
         self._worlds: dict[int, World] = {}  # by number of copies
         self.space = self._world(1).spec.action_space
-        self._policies = {name: policies.make_policy(name, self._world(1).spec, recipe.logdir) for name in recipe.mixture}
+        self._policies = {name: policies.make_policy(name, self._world(1).spec, recipe.logdir, recipe.checkpoint) for name in recipe.mixture}
 
     def record(self, indices: Sequence[int], report: Callable[[int], None] = lambda frames: None) -> list[Episode]:
         """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i), whoever is recorded beside it."""
@@ -214,18 +216,18 @@ def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str
     if by_place and args.val_fraction is not None:
         raise UserError(f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for validation; leave it out")
     val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
-    trained = {stage: digest for name in policies.TRAINED if name in mixture for stage, digest in trained_on(args.logdir, args.env, name).parents.items()} or None
+    trained = {stage: digest for name in policies.TRAINED if name in mixture for stage, digest in trained_on(args, name).parents.items()} or None
     return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
                     args.action_noise, val_fraction, args.rollouts, tuple(mixture), controller=trained, options=spec.options, by_place=by_place)
 
 
-def trained_on(logdir: Path, env: str, policy: str) -> "Agent":
-    """The agent of a run that is called `policy`; UserError if it was trained for another world than `env`."""
+def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
+    """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env."""
     from models.agent import load_agent
 
-    agent = load_agent(logdir, policies.TRAINED[policy])
-    if agent.world["env"] != official(env):
-        raise UserError(f"{logdir} was trained for {agent.world['env']} and --env is {env}: choose another --logdir, or --env {agent.world['env']}")
+    agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
+    if agent.world["env"] != official(args.env):
+        raise UserError(f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or --env {agent.world['env']}")
     return agent
 
 
@@ -327,7 +329,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
 def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
     mixture = policies.parse_mixture(args.policy)
-    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args))
+    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args), args.checkpoint)
     folder = cli.make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from data.latents import cache_latents, load_sequences
@@ -222,8 +223,8 @@ class Dreams:
         fresh = {"z": z, "h": h, "action": self._nearest.action(z, h)}
         return {name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()}
 
-    def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm) -> dict[str, float]:
-        """So many updates of actor and critic; means of what `Ditto.learn` says. `bar` counts dreamt steps."""
+    def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm, average: AveragedModel | None = None) -> dict[str, float]:
+        """So many updates of actor and critic, and of the actor's average, if there is one; means of what `Ditto.learn` says. `bar` counts dreamt steps."""
         experts, generator, mean = self.experts["train"], self._generator(rng), Mean()
         horizon, num, known = self.setting.horizon, self.setting.num, experts.known()
         for _ in range(updates):
@@ -234,6 +235,8 @@ class Dreams:
                 reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
             at = known[torch.from_numpy(rng.integers(len(known), size=num)).to(self.where)]
             mean.add(ditto.learn(z, h, action, alive, reward, (experts.mu[at], experts.h[at], experts.action[at])))
+            if average:
+                average.update_parameters(ditto.actor)
             bar.update(num * horizon)
         return mean.result()
 

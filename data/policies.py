@@ -28,12 +28,12 @@ TRAINED = {"controller": "ctrl", "clone": "bc"}  # in a run: evolved, or cloned
 NAMES = ("brown", "white", "expert", *REFERENCES, *TRAINED)
 
 
-def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None) -> "Policy":
-    """The policy called `name` for worlds like `spec`; those of TRAINED come from `logdir`."""
+def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None, checkpoint: str = "best.tar") -> "Policy":
+    """The policy called `name` for worlds like `spec`; those of TRAINED come from `checkpoint` in `logdir`."""
     if name in TRAINED:
         if logdir is None:
             raise UserError(f"the policy {name} needs the folder of a trained run: give --logdir")
-        return Controller(logdir, TRAINED[name])
+        return Controller(logdir, TRAINED[name], checkpoint)
     if name == "expert":
         return Expert()
     if name in REFERENCES:
@@ -124,10 +124,10 @@ class Reference(Policy):
 class Controller(Policy):
     """The trained run in `logdir`, with its evolved ("ctrl") or cloned ("bc") controller."""
 
-    def __init__(self, logdir: Path, controller: str):
+    def __init__(self, logdir: Path, controller: str, checkpoint: str):
         from models.agent import load_agent
 
-        self.agent = load_agent(logdir, controller)
+        self.agent = load_agent(logdir, controller, name=checkpoint)
 
     def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
         super().reset(rngs, world)

@@ -34,14 +34,14 @@ def load_models(logdir: Path, device: torch.device) -> tuple[VAE, MDRNN, dict, d
     return vae, mdrnn.to(device).eval().requires_grad_(False), saved_vae["world"], starts, {"vae": saved_vae["digest"], "mdrnn": saved["digest"]}
 
 
-def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu") -> "Head":
-    """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller."""
-    device, path = torch.device(device), checkpoint.path(logdir, controller)
+def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu", name: str = "best.tar") -> "Head":
+    """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller, as it is in the checkpoint `name`."""
+    device, path = torch.device(device), checkpoint.path(logdir, controller, name)
     alone = checkpoint.load(path, controller) if path.exists() else None  # V's absence is to be told before a controller's
     if alone and alone["config"]["features"] in ALONE:
         return ALONE[alone["config"]["features"]](_head(alone, device), alone["world"], {controller: alone["digest"]})
     vae, mdrnn, world, _, parents = load_models(logdir, device)
-    saved = alone or checkpoint.load_parent(logdir, controller)
+    saved = alone or checkpoint.load(path, controller)
     checkpoint.check_parents(saved, parents, path, controller)
     return Agent(vae, mdrnn, _head(saved, device), world, {**parents, controller: saved["digest"]})
 

@@ -423,7 +423,7 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
             assert obs.shape == (self.num, 8, 8, 3)
             return torch.tensor([[2.0, 0.25]])
 
-    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller: Agent()))
+    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: Agent()))
     e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
     np.testing.assert_allclose(e.expert_action[:, 0], np.sin(np.arange(len(e.action)) / 5), atol=1e-6)
@@ -432,9 +432,9 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
 
 def test_a_controller_of_another_world_is_refused(monkeypatch):
     agent = SimpleNamespace(world={"env": "gym:Pong"}, parents={})
-    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller: agent))
+    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
-        generation_script.trained_on(Path("exp_dir"), "tiny", "controller")
+        generation_script.trained_on(SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller")
 
 
 def test_an_expert_that_is_not_there_is_one_sentence():

@@ -254,6 +254,8 @@ def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
     driven = [Dataset.open(folder / "bc" / f"dagger_{k:03d}") for k in (0, 1)]
     assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [len(d.episodes) for d in driven] == [3, 3]
     assert driven[0].manifest.policies == ("clone",) and driven[0].manifest.max_steps == 60
+    drivers = [d.manifest.controller["bc"] for d in driven]
+    assert len(set(drivers)) == 2 and drivers[1] == checkpoint.load(folder / "bc" / "driver.tar", "bc")["digest"]  # who has learnt in between
     recorded = FrameSequences(open_datasets([run / "data"]), "train", 8, 4)
     more = FrameSequences([*open_datasets([run / "data"]), *driven], "train", 8, 4)
     assert int(rows[-1]["steps"]) == len(more) > len(recorded)
