@@ -122,7 +122,8 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--world", choices=("dream", "simulator"),
                           help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is "
                                "(default: the dream). --teacher: where to teach (default: the simulator)")
-    dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch")
+    dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch, "
+                          "disturbed like who was recorded")
     lesson.add_flags(p.add_argument_group("by a teacher, in the browser"))
     args = p.parse_args()
     taught = lesson.add_flags(parser("")).parse_args([])
@@ -219,6 +220,7 @@ class Cloning:
 
     Attributes:
         model: the head            cloned: parameters of the one that drove best before it dreamt, and its score
+        disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
         drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
         history: rows of metrics.csv           best: highest mean return so far
     """
@@ -235,6 +237,7 @@ class Cloning:
             if given and config["action_space"]["type"] != kind:
                 raise UserError(f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are {NAMES[config['action_space']['type']]}: leave it away")
         self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
+        self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
         seed_everything(args.seed, STAGE)
         self.model = make_head(config).to(device(args.device))
         self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
@@ -362,7 +365,7 @@ class Cloning:
         checkpoint.save(self.folder / DRIVER, "bc", **self._common(epoch), model=self.data["train"].deployed(self.driving).state_dict())
         folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
         order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--checkpoint", DRIVER,
-                                              "--rootdir", str(folders[-1]), "--rollouts", str(args.rollouts),
+                                              "--rootdir", str(folders[-1]), "--rollouts", str(args.rollouts), "--action-noise", str(self.disturbed),
                                               "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
                                               "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
         vars(order).update(self.world.get("options", {}))

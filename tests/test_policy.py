@@ -253,7 +253,7 @@ def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
     rows = read_csv(folder / "bc" / "metrics.csv")
     driven = [Dataset.open(folder / "bc" / f"dagger_{k:03d}") for k in (0, 1)]
     assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [len(d.episodes) for d in driven] == [3, 3]
-    assert driven[0].manifest.policies == ("clone",) and driven[0].manifest.max_steps == 60
+    assert driven[0].manifest.policies == ("clone",) and driven[0].manifest.max_steps == 60 and driven[0].manifest.action_noise == 0.3
     drivers = [d.manifest.controller["bc"] for d in driven]
     assert len(set(drivers)) == 2 and drivers[1] == checkpoint.load(folder / "bc" / "driver.tar", "bc")["digest"]  # who has learnt in between
     recorded = FrameSequences(open_datasets([run / "data"]), "train", 8, 4)
