@@ -32,7 +32,7 @@ RECORDING_SEED = 50  # episodes that no other dataset of ours has
 METHODS = {  # flags of trainbc.py
     "bc": "--epochs 30",
     "dagger": "--epochs 5 --method dagger --dream-epochs 15",
-    "ditto": "--epochs 5 --method ditto --dream-epochs 15",
+    "ditto": "--epochs 5 --method ditto --dream-epochs 25 --temperature 1",
     "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
 STAGES = ("vae", "latents", "mdrnn")
@@ -105,13 +105,14 @@ def measure(score: dict, what: str, factor: float) -> float:
 
 
 def interval(values: list[float]) -> float:
-    """Half of the 95 % interval of the mean over training seeds (Student's t); 0 for a single one."""
+    """Half of the 95 % interval of the mean over training seeds (Student's t); 0, for pictures, of a single one, which has none."""
     return STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def cells(values: list[float]) -> tuple[str, str]:
     """Mean and interval, and the values themselves."""
-    return f"{statistics.fmean(values):.1f} +- {interval(values):.1f}", ", ".join(f"{value:.1f}" for value in values)
+    known = f" +- {interval(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{known}", ", ".join(f"{value:.1f}" for value in values)
 
 
 def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:

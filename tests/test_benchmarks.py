@@ -111,7 +111,7 @@ def test_clones_are_compared_at_just_so_many_episodes(experts):
 
 def test_intervals_over_training_seeds_are_students():
     assert imitation.interval([5.0]) == 0 and imitation.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=5e-3)
-    assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0")
+    assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0") and imitation.cells([5.0]) == ("5.0", "5.0")
 
 
 def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp_path):
