@@ -32,9 +32,10 @@ RECORDING_SEED = 50  # episodes that no other dataset of ours has
 METHODS = {  # flags of trainbc.py
     "bc": "--epochs 30",
     "dagger": "--epochs 5 --method dagger --dream-epochs 15",
-    "ditto": "--epochs 5 --method ditto --dream-epochs 25 --temperature 1",
+    "ditto": "--epochs 5 --method ditto --temperature 1 {ditto}",
     "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
+DITTO = {"carracing": "--dream-epochs 25", "nocturne": "--dream-epochs 10 --horizon 24 --anchor 20"}  # an episode has 1000 steps, or 80
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)
     "carracing": {"return": ("return", 1.0)},
@@ -84,8 +85,8 @@ def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: 
     folder = args.logdir / "imitation" / f"{experts}-{method.replace(' ', '-')}-{seed}"
     needed = [
         f"data/generation_script.py {recording(args, world, experts)} --rootdir {data} --threads {args.max_workers}",
-        f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method]} --evaluate-every 5 --n-samples {args.n_samples} --seed {seed} "
-        f"--max-workers {args.max_workers}",
+        f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method].format(ditto=DITTO[world])} --evaluate-every 5 "
+        f"--n-samples {args.n_samples} --seed {seed} --max-workers {args.max_workers}",
         f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),
     ]
     score = folder / "scores" / "bc-simulator.json"
