@@ -145,17 +145,17 @@ def drift(mdrnn: MDRNN, begun: Dream, steps: int, act: Callable[[Tensor, Tensor]
 
 
 class Nearest:
-    """What an expert did where it saw something most like what is asked about."""
+    """What an expert did where it saw something most like what is asked about. Nothing but z is compared: h knows what was done before, so that whoever was nearest in
+    h, too, would tend to have done the same again."""
 
     def __init__(self, experts: ExpertLatents) -> None:
         known = experts.known()
-        self._experts, self._action = experts, experts.action[known]
-        self._seen = experts.embed(experts.mu[known], experts.h[known])
+        self._seen, self._action = experts.mu[known], experts.action[known]
 
     @torch.no_grad()
-    def action(self, z: Tensor, h: Tensor) -> Tensor:
-        """(N, A) for z (N, Z) and h (N, R)."""
-        return torch.cat([self._action[torch.cdist(asked, self._seen).argmin(1)] for asked in self._experts.embed(z, h).split(ASKED_AT_ONCE)])
+    def action(self, z: Tensor) -> Tensor:
+        """(N, A) for z (N, Z)."""
+        return torch.cat([self._action[torch.cdist(asked, self._seen).argmin(1)] for asked in z.split(ASKED_AT_ONCE)])
 
 
 @dataclass
@@ -220,7 +220,7 @@ class Dreams:
         z, h, _, alive, _ = drift(self.mdrnn, experts.begin(self._starts(rng)), self.setting.horizon, self.act(model), self.setting.temperature, generator)
         chosen = alive[::DRIFT_STRIDE] > 0
         z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
-        fresh = {"z": z, "h": h, "action": self._nearest.action(z, h)}
+        fresh = {"z": z, "h": h, "action": self._nearest.action(z)}
         return {name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()}
 
     def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm, average: AveragedModel | None = None) -> dict[str, float]:

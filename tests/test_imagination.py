@@ -116,8 +116,8 @@ def test_dreams_end_when_m_says_so(dreams):
 def test_the_nearest_experts_action_is_found(dreams):
     latents = dreams.recorded["train"]
     known = latents.known()[torch.randperm(len(latents.known()), generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(Nearest(latents).action(latents.mu[known], latents.h[known]), latents.action[known])
-    near = Nearest(latents).action(latents.mu[known] + 1e-4, latents.h[known])
+    assert torch.equal(Nearest(latents).action(latents.mu[known]), latents.action[known])
+    near = Nearest(latents).action(latents.mu[known] + 1e-4)
     assert torch.equal(near, latents.action[known])
 
 
