@@ -17,6 +17,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.demo import call
 from benchmarks.report import circumstances, table, write_section
 from data import generation_script
@@ -117,14 +119,17 @@ def cells(values: list[float]) -> tuple[str, str]:
 
 
 def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:
-    """Mean and interval against the number of episodes, a line for each method, a panel for each column."""
+    """Mean, interval and every seed against the number of episodes, a line for each method, a panel for each column."""
+    methods = list(dict.fromkeys(method for method, _ in found))
     with figure(path, 6 * len(columns), 4) as drawn:
         for i, column in enumerate(columns):
             axes = drawn.add_subplot(1, len(columns), i + 1)
-            for method in dict.fromkeys(method for method, _ in found):
+            for k, method in enumerate(methods):
                 there = [n for n in experts if (method, n) in found]
                 values = [found[method, n][column] for n in there]
-                axes.errorbar(there, [statistics.fmean(v) for v in values], [interval(v) for v in values], marker="o", capsize=4, label=method)
+                beside = [n * 1.08 ** (k - (len(methods) - 1) / 2) for n in there]  # else one would hide another
+                line = axes.errorbar(beside, [statistics.fmean(v) for v in values], [interval(v) for v in values], marker="o", capsize=4, label=method)
+                axes.plot(np.repeat(beside, [len(v) for v in values]), sum(values, []), "x", color=line[0].get_color())
             axes.set(xscale="log", xlabel="episodes of the expert", ylabel=column, xticks=experts, xticklabels=experts)
             axes.minorticks_off()
             axes.grid(alpha=0.3)
