@@ -410,9 +410,12 @@ class Cloning:
         if args.method != "bc":
             before = Controller(self.model.config).to(dreams.where)
             before.load_state_dict(self.cloned["model"])
-            drivers["clone before it dreamt"] = dreams.act(before)
+            drivers[f"clone before {args.method}"] = dreams.act(before)
         drivers["random"] = random_action(space, dreams.where, args.seed)
-        plot_distances(self.folder / "distance.png", {name: dreams.judge(act).distance for name, act in drivers.items()}, self.world["dt"])
+        drivers["what was really done"] = None
+        judged = {name: dreams.judge(act) for name, act in drivers.items()}
+        print("likeness to the expert in the dream: " + ", ".join(f"{name} {found.likeness:.3f}" for name, found in judged.items()))
+        plot_distances(self.folder / "distance.png", {name: found.distance for name, found in judged.items()}, self.world["dt"])
         plot_relation(self.folder / "dream-and-reality.png", self.history)
         film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
 

@@ -1,5 +1,6 @@
 """Clones in the dream: where experts were, as latents; dreams that begin there; and what an expert would have done where a clone drifts to."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -41,6 +42,7 @@ class ExpertLatents:
         mu, logsigma: (F, Z) posterior of every frame
         h: (F, R) M's output before it
         action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an episode's last frame
+        driven: (F, A) what whoever drove did there; 0 at an episode's last frame
         left: (F,) steps to the last frame of its episode
         frame: (F,) its number among the frames of all episodes of the dataset
         starts: (S,) every STRIDE-th frame of each episode, with c: (S, R) M's cell before it
@@ -50,6 +52,7 @@ class ExpertLatents:
     logsigma: Tensor
     h: Tensor
     action: Tensor
+    driven: Tensor
     left: Tensor
     frame: Tensor
     starts: Tensor
@@ -79,6 +82,11 @@ class ExpertLatents:
         """What was really seen from the starts number `chosen` (B,) on: z (steps + 1, B, Z) and h (steps + 1, B, R)."""
         at = self.starts[chosen] + torch.arange(steps + 1, device=chosen.device)[:, None]
         return self.mu[at], self.h[at]
+
+    def replay(self, chosen: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """act(z, h) that does step by step what was done after the starts number `chosen` (B,), whatever it sees."""
+        at = itertools.count()
+        return lambda z, h: self.driven[self.starts[chosen] + next(at)]
 
     def embed(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (..., Z + R): both less the experts' mean and in units of their spread, so that z and h count alike in distances."""
@@ -112,16 +120,18 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
         for row, e in enumerate(chosen):
             steps, start = int(data.steps[e]), int(data.frame_offset[e])
             own, begins = slice(start, start + steps + 1), torch.arange(0, steps, STRIDE)
-            expert = data.episode(e)[2]
+            _, driven, expert = data.episode(e)
             unknown = torch.full_like(expert[:1], torch.nan)
-            values = {"mu": data.mu[own], "logsigma": data.logsigma[own], "h": h[row, : steps + 1], "action": torch.cat([expert, unknown]),
-                      "left": torch.arange(steps, -1, -1), "frame": torch.arange(start, start + steps + 1), "starts": frames + begins, "c": c[row, : len(begins)]}
+            values = {"mu": data.mu[own], "logsigma": data.logsigma[own], "h": h[row, : steps + 1], "c": c[row, : len(begins)],
+                      "action": torch.cat([expert, unknown]), "driven": torch.cat([driven, torch.zeros_like(driven[:1])]),
+                      "left": torch.arange(steps, -1, -1), "frame": torch.arange(start, start + steps + 1), "starts": frames + begins}
             for name, value in values.items():
                 parts[name].append(value)
             frames += steps + 1
     if not episodes:
         latent, hidden, none = data.mu.shape[1], mdrnn.config.hidden, torch.empty(0, dtype=torch.long)
-        return ExpertLatents(*(torch.empty(0, size) for size in (latent, latent, hidden, data.action.shape[1])), none, none, none, torch.empty(0, hidden))
+        sizes = (latent, latent, hidden, data.action.shape[1], data.action.shape[1])
+        return ExpertLatents(*(torch.empty(0, size) for size in sizes), none, none, none, torch.empty(0, hidden))
     return ExpertLatents(**{name: torch.cat(values) for name, values in parts.items()})
 
 
@@ -241,13 +251,14 @@ class Dreams:
         return mean.result()
 
     @torch.no_grad()
-    def judge(self, act: Callable[[Tensor, Tensor], Tensor]) -> Judgement:
-        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody."""
+    def judge(self, act: Callable[[Tensor, Tensor], Tensor] | None) -> Judgement:
+        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody; without `act` of what was really done, which tells how
+        well M foresees."""
         experts, generator = self.experts["val"], torch.Generator(self.where).manual_seed(self.setting.seed)
         steps = min(self.setting.horizon, int(experts.left[experts.starts].max()))
         long = experts.long(steps)
         chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=self.where)]
-        z, h, _, alive, reward = drift(self.mdrnn, experts.begin(chosen), steps, act, self.setting.temperature, generator)
+        z, h, _, alive, reward = drift(self.mdrnn, experts.begin(chosen), steps, act or experts.replay(chosen), self.setting.temperature, generator)
         mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
         return Judgement((mine - theirs).norm(dim=-1).mean(1), float((similarity(mine, theirs) * alive[1:]).mean()), float(reward.mean()))
 

@@ -201,6 +201,22 @@ def test_nothing_is_learnt_after_the_end_of_a_dream():
     assert found[0] == found[1]
 
 
+def test_what_was_really_done_is_done_again(dreams):
+    """Steps of the recording, in a dream that M would have to foresee; with what M saw in place of z, h follows what it was."""
+    latents = dreams.experts["val"]
+    chosen = latents.long(4)[:2]
+    act = latents.replay(chosen)
+    for t in range(4):
+        assert torch.equal(act(None, None), latents.driven[latents.starts[chosen] + t])
+    z, h = latents.after(chosen, 4)
+    begun, act = latents.begin(chosen), latents.replay(chosen)
+    state = begun.state
+    for t in range(4):
+        after, state = dreams.mdrnn.hidden(z[t][:, None], act(None, None)[:, None], state)
+        torch.testing.assert_close(after[:, -1], h[t + 1])
+    assert len(dreams.judge(None).distance) == 6
+
+
 def test_updates_and_judgements_repeat(dreams):
     results = []
     for _ in range(2):
