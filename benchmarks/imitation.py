@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def main() -> None:
     for experts in args.experts:
         for seed in range(args.seeds):
             for method in args.methods:
-                score = cell(args, world, experts, method, seed, commands)
+                score = cell(args, world, experts, method, seed, commands if not seed else [])
                 values = found.setdefault((method, experts), {column: [] for column in columns})
                 for column, (what, factor) in columns.items():
                     values[column].append(measure(score, what, factor))
@@ -152,7 +153,8 @@ def main() -> None:
     text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
     picture = args.out.parent / "images" / f"imitation-{world}.png"
     draw(picture, found, args.experts, list(columns))
-    listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
+    listing = "\n".join([f"python -m benchmarks.imitation {shlex.join(sys.argv[1:])}", "", "# which, for the first seed, is",
+                         *(f"python {command}" for command in dict.fromkeys(commands))])
     print(text)
     about = f"Means over {args.seeds} training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
     shown = f"![against the number of episodes](images/{picture.name})"
