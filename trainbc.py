@@ -393,7 +393,7 @@ class Cloning:
         if self.dreams:
             judged = self.dreams.judge(self.dreams.act(self.driving))
             row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
-        if method == "bc" and (self.cloned is None or row["return_mean"] > self.cloned["score"]):
+        if method == "bc" and (self.cloned is None or row["return_mean"] >= self.cloned["score"]):  # of equals the longer cloned
             self.cloned = {"model": {name: value.clone() for name, value in self.driving.state_dict().items()}, "score": row["return_mean"]}
         if row["return_mean"] > self.best:
             self.best = row["return_mean"]
