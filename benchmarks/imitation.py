@@ -82,12 +82,12 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     return f"{flags} --rollouts {total}{'' if by_place else f' --val-fraction {VAL_FRACTION}'} --seed {RECORDING_SEED}".replace("  ", " ")
 
 
-def cell(args: argparse.Namespace, world: str, experts: int, method: str, seed: int, commands: list[str]) -> dict:
-    """The score of one clone, trained and measured unless it has been; the commands are added to `commands`."""
+def cell(args: argparse.Namespace, world: str, experts: int, record: str, method: str, seed: int, commands: list[str]) -> dict:
+    """The score of one clone, trained on what stage 1 records with the flags `record` and measured, unless it has been; the commands are added to `commands`."""
     data = Path("datasets") / f"experts-{world}-{experts}"
     folder = args.logdir / "imitation" / f"{experts}-{method.replace(' ', '-')}-{seed}"
     needed = [
-        f"data/generation_script.py {recording(args, world, experts)} --rootdir {data} --threads {args.max_workers}",
+        f"data/generation_script.py {record} --rootdir {data} --threads {args.max_workers}",
         f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method].format(ditto=DITTO[world])} --evaluate-every 5 "
         f"--n-samples {args.n_samples} --seed {seed} --max-workers {args.max_workers}",
         f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),
@@ -143,9 +143,10 @@ def main() -> None:
     columns, commands = MEASURES[world], []
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
     for experts in args.experts:
+        record = recording(args, world, experts)
         for seed in range(args.seeds):
             for method in args.methods:
-                score = cell(args, world, experts, method, seed, commands if not seed else [])
+                score = cell(args, world, experts, record, method, seed, commands if not seed else [])
                 values = found.setdefault((method, experts), {column: [] for column in columns})
                 for column, (what, factor) in columns.items():
                     values[column].append(measure(score, what, factor))
