@@ -1,4 +1,4 @@
-"""Ways of cloning compared at equal data: plain cloning, dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the expert; three training seeds.
+"""Ways of cloning compared at equal data: plain cloning, dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the expert; several training seeds.
 
 Reads   a run with V and M (--logdir), which all clones share
 Writes  datasets/experts-<world>-<n>/, <logdir>/imitation/<n>-<method>-<seed>/, docs/images/imitation-<world>.png, its section of docs/results.md
@@ -52,14 +52,29 @@ def parse_args() -> argparse.Namespace:
     add_logdir(p)
     p.add_argument("--experts", type=positive, nargs="+", default=[10, 50, 200], help="episodes of the expert to learn from; a ninth more is for validation")
     p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows")
-    p.add_argument("--seeds", type=positive, default=3, help="training seeds, 0 upwards")
+    p.add_argument("--seeds", type=positive, nargs="+", default=[3], help="training seeds, 0 upwards: so many for all, or for each of --experts")
+    p.add_argument("--leave-out", nargs="+", default=[], metavar="CELL", help="rows not to have, each as the table names it, e.g. '200, ditto'")
     p.add_argument("--episodes", type=positive, default=100, help="that every clone is scored on")
     p.add_argument("--n-samples", type=positive, default=16, help="episodes that choose between its epochs")
     p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
     p.add_argument("--score", default="", help="more flags of test_controller.py")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
-    return p.parse_args()
+    args = p.parse_args()
+    args.seeds *= len(args.experts) if len(args.seeds) == 1 else 1
+    if len(args.seeds) != len(args.experts):
+        p.error(f"--seeds has {len(args.seeds)} numbers for {len(args.experts)} of --experts: give one for all, or one for each")
+    unknown = set(args.leave_out) - {row(experts, method) for experts in args.experts for method in args.methods}
+    if unknown:
+        p.error(f"--leave-out {sorted(unknown)[0]!r} is no row of the table: they are N, METHOD of --experts and --methods")
+    if max(args.seeds) > max(STUDENT):
+        p.error(f"--seeds {max(args.seeds)}: at most {max(STUDENT)}")
+    return args
+
+
+def row(experts: int, method: str) -> str:
+    """Name of a row of the table."""
+    return f"{experts}, {method}"
 
 
 def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
@@ -142,22 +157,24 @@ def main() -> None:
     world = checkpoint.load_parent(args.logdir, "vae")["world"]["env"]
     columns, commands = MEASURES[world], []
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for experts in args.experts:
+    for experts, seeds in zip(args.experts, args.seeds, strict=True):
         record = recording(args, world, experts)
-        for seed in range(args.seeds):
+        for seed in range(seeds):
             for method in args.methods:
+                if row(experts, method) in args.leave_out:
+                    continue
                 score = cell(args, world, experts, record, method, seed, commands if not seed else [])
                 values = found.setdefault((method, experts), {column: [] for column in columns})
                 for column, (what, factor) in columns.items():
                     values[column].append(measure(score, what, factor))
-    rows = [[f"{experts}, {method}", *(text for column in columns for text in cells(values[column]))] for (method, experts), values in found.items()]
+    rows = [[row(experts, method), *(text for column in columns for text in cells(values[column]))] for (method, experts), values in found.items()]
     text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
     picture = args.out.parent / "images" / f"imitation-{world}.png"
     draw(picture, found, args.experts, list(columns))
     listing = "\n".join([f"python -m benchmarks.imitation {shlex.join(sys.argv[1:])}", "", "# which, for the first seed, is",
                          *(f"python {command}" for command in dict.fromkeys(commands))])
     print(text)
-    about = f"Means over {args.seeds} training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
+    about = f"Means over training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
     shown = f"![against the number of episodes](images/{picture.name})"
     write_section(args.out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n")
 

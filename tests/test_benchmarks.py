@@ -114,6 +114,19 @@ def test_intervals_over_training_seeds_are_students():
     assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0") and imitation.cells([5.0]) == ("5.0", "5.0")
 
 
+@pytest.mark.parametrize("flags", [["--seeds", "5", "3"], ["--seeds", "9"], ["--leave-out", "20, bc"], ["--experts", "10", "--leave-out", "50, bc"]])
+def test_a_grid_of_clones_that_cannot_be_is_refused(flags, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["imitation", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        imitation.parse_args()
+
+
+def test_a_grid_of_clones_may_have_more_seeds_where_it_is_small(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["imitation", "--seeds", "5", "3", "3", "--leave-out", "200, ditto"])
+    args = imitation.parse_args()
+    assert dict(zip(args.experts, args.seeds, strict=True)) == {10: 5, 50: 3, 200: 3} and imitation.row(200, "ditto") in args.leave_out
+
+
 def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp_path):
     dataset = open_datasets([trained.data])[0]
     assert stages.our_vae(dataset)(0.1) > 0
