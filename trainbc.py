@@ -69,11 +69,11 @@ BATCH, RATE = 256, 1e-3  # defaults: steps, and AdamW's learning rate
 HORIZONS = {"bc": 24, "dagger": 24, "ditto": 50}  # default steps of a dream, by --method
 AVERAGE = {"model": 500, "ditto": 100}  # training steps that weights are averaged over: of --model, and in ditto's dream
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
-PASSES = 5  # of dagger over all it has, after each time it has grown
 MEANT = {  # where alone flags mean something: what it takes, whether it is so, the flags
     "--model": (lambda args: args.model, ("units", "width", "sequence", "shift")),
     "--method dagger or ditto": (lambda args: args.method != "bc", ("dream_epochs",)),
     "--method ditto": (lambda args: args.method == "ditto", ("updates", "dream_rate", "spread", "anchor")),
+    "--method dagger": (lambda args: args.method == "dagger", ("passes",)),
     "--method dagger --world simulator": (lambda args: args.method == "dagger" and args.world == "simulator", ("rollouts",)),
     "--method dagger, or for --teacher": (lambda args: args.method == "dagger" or args.teacher, ("world",)),
     "cloning without --teacher": (lambda args: not args.teacher, ("dataset", "sequence", "epochs", "loss", "action_noise", "label_smoothing", "anneal", "shift", "method",
@@ -99,7 +99,8 @@ def parse_args() -> argparse.Namespace:
                    help="of actions that are numbers: spread of noise on the expert's, drawn anew each time, in an action's typical size")
     p.add_argument("--label-smoothing", type=share, default=0.0, help="of actions that are choices: the share of the expert's that goes to all alike")
     p.add_argument("--learning-rate", type=learning_rate, help=f"AdamW's (default: {RATE:g}, with --teacher {lesson.RATES[1]:g} for numbers)")
-    p.add_argument("--anneal", action="store_true", help="let the learning rate of cloning fall to nothing, along a half cosine, by the last of --epochs")
+    p.add_argument("--anneal", action="store_true", help="let the learning rate fall to nothing, along a half cosine, by the last of --epochs, and "
+                   "again while --method dagger goes on, by the last of --dream-epochs")
     p.add_argument("--weight-decay", type=natural_float, default=1e-2, help="AdamW's")
     p.add_argument("--average", type=positive, help="training steps over which the weights that drive are averaged; 1 for the last ones as they are "
                    f"(default: with --model {AVERAGE['model']}, with --teacher {lesson.AVERAGE}, while ditto dreams {AVERAGE['ditto']}, otherwise 1)")
@@ -122,6 +123,7 @@ def parse_args() -> argparse.Namespace:
     dreaming.add_argument("--world", choices=("dream", "simulator"),
                           help="dagger: drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, where its expert is "
                                "(default: the dream). --teacher: where to teach (default: the simulator)")
+    dreaming.add_argument("--passes", type=positive, default=5, help="dagger: over all steps there are, in each epoch")
     dreaming.add_argument("--rollouts", type=positive, default=4, help="dagger in the simulator: episodes the clone drives in an epoch, "
                           "disturbed like who was recorded")
     lesson.add_flags(p.add_argument_group("by a teacher, in the browser"))
@@ -299,7 +301,7 @@ class Cloning:
                     continue
                 if begun == first and method != "bc":
                     self._enter_dream()
-                pace = {"ditto": args.updates * args.dreams * args.horizon, "dagger": PASSES * len(self.data["train"])}.get(method, len(self.data["train"]))
+                pace = {"ditto": args.updates * args.dreams * args.horizon, "dagger": args.passes * len(self.data["train"])}.get(method, len(self.data["train"]))
                 pace += len(self.data["val"])
                 with tqdm(total=(end - first) * pace, initial=(begun - first) * pace, desc=method, unit="step", unit_scale=True) as bar:
                     for epoch in range(begun + 1, end + 1):
@@ -325,7 +327,7 @@ class Cloning:
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
         rng = seed_everything(self.args.seed, STAGE, epoch)
         for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
-            group["lr"] = self.args.learning_rate * (share_left(epoch - 1, self.args.epochs) if self.args.anneal and method == "bc" else 1.0)
+            group["lr"] = self._rate(method, epoch)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
         row |= {f"val_{name}": value for name, value in self.run_epoch(self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
         row |= {"return_mean": None, "return_std": None}
@@ -338,6 +340,12 @@ class Cloning:
                         settings=self._settings(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
                         ditto=self.ditto and self.ditto.state_dict())
         write_csv(self.folder / "metrics.csv", self.history)
+
+    def _rate(self, method: str, epoch: int) -> float:
+        """The learning rate of an epoch (1 upwards) of cloning, or of dagger, in which it starts anew."""
+        args = self.args
+        done, of = (epoch - 1, args.epochs) if method == "bc" else (epoch - 1 - args.epochs, args.dream_epochs)
+        return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:
         """What may not change when a run goes on, beside the head's sizes."""
@@ -355,7 +363,7 @@ class Cloning:
         else:
             self.drifted = self.dreams.drift(self.driving, self.drifted, rng)
             steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
-        for _ in range(PASSES):
+        for _ in range(self.args.passes):
             learnt = self.run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
         return {**learnt, "steps": len(steps)}
 

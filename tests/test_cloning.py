@@ -66,6 +66,7 @@ def test_losses_of_another_kind_of_action_are_refused(trained, options, reason):
 @pytest.mark.parametrize("options, reason", [
     (("--shift", 2), "--shift is for --model"), (("--updates", 3), "--updates is for --method ditto"),
     (("--teacher", "--anneal"), "--anneal is for cloning without --teacher"),
+    (("--method", "ditto", "--passes", 3), "--passes is for --method dagger"),
     (("--method", "dagger", "--rollouts", 3), "--rollouts is for --method dagger --world simulator"), (("--env", "carracing"), "--env is for --teacher"),
 ])
 def test_flags_that_would_do_nothing_are_refused(tmp_path, options, reason):

@@ -246,10 +246,12 @@ def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
     """DAgger: what the clone drove is recorded with what the expert would have done, and cloned with the rest; more epochs go on."""
     folder = tmp_path / "run"
     shutil.copytree(run / "run", folder)
-    dagger = ("--epochs", 2, "--method", "dagger", "--world", "simulator", "--rollouts", 3)
-    for epochs in (1, 2):
-        done = call("trainbc", "--dataset", run / "data", "--logdir", folder, *CLONE, *dagger, "--dream-epochs", epochs)
+    dagger = ("--epochs", 2, "--method", "dagger", "--world", "simulator", "--rollouts", 3, "--passes", 2)
+    for epochs, rate in ((1, 1.0), (2, 0.5)):  # the rate of the second of two
+        done = call("trainbc", "--dataset", run / "data", "--logdir", folder, *CLONE, *dagger, "--dream-epochs", epochs, "--anneal")
         assert done.returncode == 0, done.stderr
+        saved = checkpoint.load(folder / "bc" / "checkpoint.tar", "bc")["optimizer"]["param_groups"]
+        assert [group["lr"] for group in saved] == pytest.approx([1e-3 * rate] * 2)
     rows = read_csv(folder / "bc" / "metrics.csv")
     driven = [Dataset.open(folder / "bc" / f"dagger_{k:03d}") for k in (0, 1)]
     assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [len(d.episodes) for d in driven] == [3, 3]
