@@ -26,8 +26,9 @@ from pathlib import Path
 
 import torch
 
+from data.episode import STEP_COLUMNS, Episode
 from data.manifest import ShardEntry, write_manifest
-from data.shards import STEP_COLUMNS, Dataset, Episode, write_shard
+from data.shards import Dataset, write_shard
 from utils.cli import natural, parser, positive, run, write_atomically
 from utils.errors import UserError
 

@@ -34,8 +34,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.episode import Episode, episode_entry
 from data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
-from data.shards import Episode, episode_entry, write_shard
+from data.shards import write_shard
 from envs import make
 from envs.carracing import frame
 from models.agent import ALONE

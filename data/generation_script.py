@@ -1,7 +1,7 @@
 """Stage 1: record episodes of a world as a dataset.
 
 Writes  datasets/<name>/manifest.json       what was recorded, and the split into training and validation
-        datasets/<name>/shard_00000.h5 ...  the episodes (format: data/shards.py)
+        datasets/<name>/shard_00000.h5 ...  the episodes (format: data/shard_layout.py)
         datasets/<name>/args.json           the command
 Reads   exp_dir/                            a trained run, where --policy has a controller or a clone in it
 
@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 import envs
 from data import policies, shards
+from data.episode import Episode, episode_entry
 from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, frame_bytes, read_manifest, write_manifest
-from data.shards import Episode
+from data.shard_layout import CHUNK
 from envs import World, WorldSpec, official
 from utils import cli
 from utils.errors import UserError
@@ -188,7 +189,7 @@ def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
 
         def record() -> Iterator[Episode]:
             for episode in recorder.record(range(first, last), lambda frames: report((frames, 0))):
-                entries.append(shards.episode_entry(episode, manifest))
+                entries.append(episode_entry(episode, manifest))
                 report((0, len(episode.action)))
                 yield episode
 
@@ -278,7 +279,7 @@ def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
     obs = world.reset([recording_seed(recipe.seed, 0)])
     policy.reset([np.random.default_rng(0)], world)
     frames = []
-    for _ in range(2 * shards.CHUNK):
+    for _ in range(2 * CHUNK):
         frames.append(obs[0].numpy().tobytes())
         obs = world.step(policy.act(obs)).obs
     world.close()

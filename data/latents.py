@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from data.loaders import Sequences
-from data.shards import Dataset, ShardEntry
+from data.manifest import ShardEntry
+from data.shards import Dataset
 from models.controller import action_vector
 from models.vae import VAE, Posterior, to_float
 from utils.cli import make_folder, write_atomically

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from data.manifest import frame_bytes
-from data.shards import CHUNK, Dataset, Shard
+from data.shard_layout import CHUNK
+from data.shards import Dataset, Shard
 from envs import official
 from models.controller import action_vector
 from utils.errors import UserError

@@ -3,27 +3,7 @@
     python -m data.shards info datasets/carracing       what the dataset is
     python -m data.shards verify datasets/carracing     read every byte; say what is wrong, file by file
 
-In an episode of T steps `action[t]` is chosen on seeing `obs[t]` and produces `reward[t]`, `terminated[t]`, `truncated[t]` and `obs[t + 1]`:
-
-    obs         o0  o1  o2  ...  oT      T + 1 frames
-    action      a0  a1  ...  a(T-1)      T
-
-A shard of E episodes, S = sum(T) steps and F = S + E frames, one episode after another:
-
-    obs             (F, H, W, C) uint8, or (F, S) float32 of worlds that are observed as S numbers
-    action          (S, A) float32, or (S,) int64
-    expert_action   like action; NaN or -1 where no expert was asked
-    reward          (S,) float32
-    terminated      (S,) uint8          truncated   (S,) uint8
-    length          (E,) int64, T       episode     (E,) int64, index in the dataset
-    seed            (E,) int64, the simulator's         policy  (E,) int64, index into the manifest's `policies`
-
-and, where a teacher taught (teacher/), two more:
-
-    clone_action    like action: what the clone would have done
-    demonstration   (S,) uint8: 1 where the teacher acted, 0 where the clone did and the teacher let it
-
-A shard is never changed once it has its name. Flipped bits do not pass: libver="latest" puts checksums on HDF5's own records, fletcher32 on the data.
+How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py. A shard is never changed once it has its name.
 """
 
 import hashlib
@@ -40,84 +20,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, frame_type, read_manifest, reason, split
+from data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
+from data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest, reason
+from data.shard_layout import CHUNK, check_members, check_sizes, chunks_of, column_type
 from utils.cli import fsync_folder, parser, run
 from utils.errors import UserError
 
-CHUNK = 16  # frames
-COLUMN_CHUNK = 4096  # steps, or episodes
-FILTERS = [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
-STEP_COLUMNS = ("action", "expert_action", "reward", "terminated", "truncated")
-TAUGHT_COLUMNS = ("clone_action", "demonstration")  # of steps
-EPISODE_COLUMNS = ("length", "episode", "seed", "policy")
-FLAGS = ("terminated", "truncated", "demonstration")
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)  # what h5py raises on damaged files
-
-
-@dataclass
-class Episode:
-    """One episode of T steps; see the drawing above for what goes with what.
-
-    Fields:
-        obs: uint8 (T + 1, H, W, C), or float32 (T + 1, S)
-        action: float32 (T, A) or int64 (T,)
-        expert_action: like action, NaN or -1 where unknown
-        reward: float32 (T,)
-        terminated, truncated: bool or uint8 (T,)
-        index: number of the episode in the dataset
-        seed: the simulator's seed
-        policy: index into the manifest's `policies`
-        held_out: whether it happened in a place kept for validation; None if the split is by number, or on an episode read from a shard
-        clone_action: like action, and demonstration: bool or uint8 (T,), of an episode that was taught; else None
-    """
-
-    obs: np.ndarray
-    action: np.ndarray
-    expert_action: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    index: int
-    seed: int
-    policy: int
-    held_out: bool | None = None
-    clone_action: np.ndarray | None = None
-    demonstration: np.ndarray | None = None
-
-    @property
-    def step_columns(self) -> tuple[str, ...]:
-        return STEP_COLUMNS if self.clone_action is None else STEP_COLUMNS + TAUGHT_COLUMNS
-
-    def check(self) -> None:
-        """Raise ValueError unless every array has the type and the length it must have."""
-        steps = len(self.action)
-        if steps < 1:
-            raise ValueError(f"episode {self.index} has no steps")
-        if len(self.obs) != steps + 1:
-            raise ValueError(f"obs must have one frame more than action: {len(self.obs)} != {steps} + 1 in episode {self.index}")
-        if (self.obs.dtype, self.obs.ndim) not in ((np.uint8, 4), (np.float32, 2)):
-            raise ValueError(f"obs must be uint8 (T + 1, H, W, C) or float32 (T + 1, S), got {self.obs.dtype} {self.obs.shape} in episode {self.index}")
-        if (self.action.dtype, self.action.ndim) not in ((np.float32, 2), (np.int64, 1)):
-            raise ValueError(f"action must be float32 (T, A) or int64 (T,), got {self.action.dtype} {self.action.shape} in episode {self.index}")
-        for name in ("expert_action", "clone_action"):
-            values = getattr(self, name)
-            if values is not None and (values.dtype, values.shape) != (self.action.dtype, self.action.shape):
-                raise ValueError(f"{name} must be like action {self.action.shape}, got {values.shape} in episode {self.index}")
-        for name in ("reward", "terminated", "truncated", *(["demonstration"] if self.clone_action is not None else [])):
-            if getattr(self, name).shape != (steps,):
-                raise ValueError(f"{name} must have one value a step: {getattr(self, name).shape} != ({steps},) in episode {self.index}")
-        if not all(values.dtype == np.uint8 or np.isfinite(values).all() for values in (self.reward, self.action, self.obs)):
-            raise ValueError(f"obs, reward and action must be finite numbers; they are not in episode {self.index}")
-        if (self.terminated[:-1] | self.truncated[:-1]).any():
-            raise ValueError(f"an episode ends where terminated or truncated is set; episode {self.index} goes on after it")
-
-
-def episode_entry(episode: Episode, manifest: Manifest) -> EpisodeEntry:
-    """How the manifest lists `episode`."""
-    part = split(episode.index, manifest.val_fraction) if episode.held_out is None else "val" if episode.held_out else "train"
-    return EpisodeEntry(episode.index, episode.seed, manifest.policies[episode.policy], len(episode.action), float(episode.reward.sum(dtype=np.float64)), part)
 
 
 @dataclass(frozen=True)
@@ -230,7 +141,7 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
         _append(frames, rest)
         digests = {"obs": digest.hexdigest()}
         for name, parts in columns.items():
-            values = np.concatenate(parts).astype(_column_type(name, parts[0]))
+            values = np.concatenate(parts).astype(column_type(name, parts[0]))
             _append(_create(file, name, (0, *values.shape[1:]), values.dtype), values)
             digests[name] = _digest([values])
         shape = {"first": int(columns["episode"][0][0]), "last": int(columns["episode"][-1][0]) + 1,
@@ -253,17 +164,8 @@ def _new_file() -> h5py.File:
 
 
 def _create(file: h5py.File, name: str, shape: tuple, dtype: Any) -> h5py.Dataset:
-    return file.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=_chunks(name, shape[1:]),
+    return file.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks_of(name, shape[1:]),
                                compression="gzip", compression_opts=1, fletcher32=True, track_times=False)
-
-
-def _chunks(name: str, row: tuple) -> tuple:
-    return (CHUNK if name == "obs" else COLUMN_CHUNK, *row)
-
-
-def _column_type(name: str, values: np.ndarray) -> np.dtype:
-    """On disk flags are uint8, rewards float32; actions stay what they are."""
-    return np.dtype({**dict.fromkeys(FLAGS, np.uint8), "reward": np.float32}.get(name, values.dtype))
 
 
 def _append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
@@ -313,8 +215,8 @@ class Shard:
             raise ValueError(f"it has {os.path.getsize(path)} bytes instead of {entry.bytes}")
         self._file = h5py.File(path, "r", locking=False)
         try:
-            _check_members(self._file)
-            _check_sizes(self._file, manifest, entry)
+            check_members(self._file)
+            check_sizes(self._file, manifest, entry)
             self.length, self.episode = self._file["length"][:], self._file["episode"][:]
             self.step_offsets = np.concatenate([[0], np.cumsum(self.length)])
             self.frame_offsets = self.step_offsets + np.arange(len(self.length) + 1)
@@ -363,62 +265,6 @@ class Shard:
             listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
             if self.episode.tolist() != [e.index for e in listed] or self.length.tolist() != [e.steps for e in listed]:
                 raise ValueError("its episodes are not those the manifest lists")
-
-
-def _check_members(file: h5py.File) -> None:
-    """ValueError unless the file has exactly the schema's members, each a plain chunked dataset of a plain type; reads no data."""
-    if file.userblock_size or set(file.attrs) != {"schema"}:
-        raise ValueError('it must have one attribute, "schema"')
-    attribute = file.attrs.get_id("schema")
-    if attribute.dtype != np.int64 or attribute.shape != () or file.attrs["schema"] != SCHEMA:
-        raise ValueError(f"its schema is not {SCHEMA}, the one this version reads: use the version it was written with, or record it again")
-    names = set(file)
-    if names - set(TAUGHT_COLUMNS) != {"obs", *STEP_COLUMNS, *EPISODE_COLUMNS} or len(names.intersection(TAUGHT_COLUMNS)) == 1:
-        raise ValueError(f"it must have exactly the members obs, {', '.join(STEP_COLUMNS + EPISODE_COLUMNS)}, not {', '.join(sorted(names))[:200]}")
-    for name in sorted(names):
-        if type(file.get(name, getlink=True)) is not h5py.HardLink:
-            raise ValueError(f"{name} is a link to somewhere else, which is not allowed")
-        if not isinstance(file[name], h5py.Dataset):
-            raise ValueError(f"{name} is not a dataset")
-        _check_storage(name, file[name])
-
-
-def _check_storage(name: str, dataset: h5py.Dataset) -> None:
-    """ValueError unless `dataset` is stored as we store it: in chunks of our size, in this file, with our filters, all of them there."""
-    creation = dataset.id.get_create_plist()
-    if creation.get_layout() != h5py.h5d.CHUNKED or creation.get_external_count():
-        raise ValueError(f"{name} is virtual or stored outside the file, which is not allowed")
-    if dataset.id.get_type().get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) or dataset.ndim < 1:
-        raise ValueError(f"{name} has a type that is not allowed")
-    if [creation.get_filter(i)[0] for i in range(creation.get_nfilters())] != FILTERS:
-        raise ValueError(f"{name} has filters other than gzip and fletcher32, which is not allowed")
-    if len(dataset.attrs):
-        raise ValueError(f"{name} has attributes, which is not allowed")
-    if dataset.chunks != _chunks(name, dataset.shape[1:]) or dataset.maxshape != (None, *dataset.shape[1:]):
-        raise ValueError(f"{name} is stored in pieces of another size than {_chunks(name, dataset.shape[1:])}")
-    if dataset.size > 1 << 40 or dataset.id.get_num_chunks() != -(-len(dataset) // dataset.chunks[0]):
-        raise ValueError(f"{name} has the shape {dataset.shape}, but not as many values")
-
-
-def _check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry | None) -> None:
-    """ValueError unless shapes and types agree with each other, and with the manifest where one is given."""
-    frames, steps, episodes = (len(file[name]) for name in ("obs", "action", "length"))
-    row = file["action"].shape[1:]
-    image_shape, discrete = file["obs"].shape[1:], row == ()
-    if entry is not None:
-        frames, steps, episodes, image_shape = entry.frames, entry.steps, entry.last - entry.first, tuple(manifest.image_shape)
-        discrete = manifest.action_space["type"] == "discrete"
-        row = () if discrete else (len(manifest.action_space["low"]),)
-    action = ((steps, *row), np.int64 if discrete else np.float32)
-    obs = ((frames, *image_shape), frame_type(image_shape))
-    wanted = {"obs": obs, "action": action, "expert_action": action, "reward": ((steps,), np.float32),
-              "clone_action": action, **{name: ((steps,), np.uint8) for name in FLAGS}, **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
-    for name in file:
-        shape, dtype = wanted[name]
-        if file[name].shape != shape or file[name].dtype != dtype:
-            raise ValueError(f"{name} is {file[name].dtype} {file[name].shape} instead of {np.dtype(dtype)} {shape}")
-    if frames != steps + episodes:
-        raise ValueError(f"{frames} frames are not {steps} steps and one more for each of {episodes} episodes")
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.episode import Episode, episode_entry
 from data.generation_script import remove_leftovers
 from data.manifest import MANIFEST, EpisodeEntry, Manifest, ShardEntry, frame_bytes, frame_type, read_manifest, write_manifest
-from data.shards import Dataset, Episode, episode_entry, write_shard
+from data.shards import Dataset, write_shard
 from envs import World
 from utils.cli import make_folder
 from utils.errors import UserError

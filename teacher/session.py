@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.shards import Episode
+from data.episode import Episode
 from envs import World
 from models.controller import action_vector
 from teacher.book import Book

@@ -134,7 +134,7 @@ def test_windows_cover_every_step_of_the_split_once_whatever_their_length(length
 
 @pytest.mark.parametrize(("length", "batch"), [(1, 1), (1, 5), (9, 1), (9, 4), (70, 2)])
 def test_windows_stay_inside_an_episode_and_keep_alignment(length, batch):
-    """action[t] is chosen on seeing obs[t] and produces reward[t], terminated[t] and obs[t + 1] (data/shards.py)."""
+    """action[t] is chosen on seeing obs[t] and produces reward[t], terminated[t] and obs[t + 1] (data/episode.py)."""
     data = sequences([1, 3, 20, 64, 8])
     cuts = data.cut("train", length, np.random.default_rng(0))
     for first in range(0, len(cuts), batch):

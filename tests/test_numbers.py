@@ -8,6 +8,7 @@ import torch
 
 import envs
 from data import evaluation, shards
+from data.episode import Episode
 from data.evaluation import Driver, Evaluator
 from data.loaders import LabelledStream, open_datasets
 from data.shards import Dataset
@@ -49,7 +50,7 @@ def test_numbers_that_are_not_finite_do_not_pass(tmp_path):
         frames, episode = shard.frames(0, 6), shard.column("episode")[0]
     frames[3, 3] = np.nan
     zeros = np.zeros((5, 2), np.float32)
-    bad = shards.Episode(frames, zeros, zeros, zeros[:, 0], zeros[:, 0] > 0, zeros[:, 0] > 0, int(episode), 0, 0)
+    bad = Episode(frames, zeros, zeros, zeros[:, 0], zeros[:, 0] > 0, zeros[:, 0] > 0, int(episode), 0, 0)
     with pytest.raises(ValueError, match="obs, reward and action must be finite"):
         bad.check()
 

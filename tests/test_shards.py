@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from data import shards
+from data.episode import EPISODE_COLUMNS, STEP_COLUMNS, Episode, episode_entry
 from data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
-from data.shards import Dataset, Episode
+from data.shard_layout import chunks_of
+from data.shards import Dataset
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +38,7 @@ def write_dataset(folder, lengths=((20, 33), (1, 17)), head=HEAD):
         episodes = [episode(index + j, t) for j, t in enumerate(steps)]
         index += len(steps)
         entries.append(ShardEntry(**shards.write_shard(folder / f"shard_{k:05d}.h5", episodes)))
-        listed += [shards.episode_entry(e, head) for e in episodes]
+        listed += [episode_entry(e, head) for e in episodes]
     write_manifest(folder, dataclasses.replace(head, rollouts=index, shards=tuple(entries), episodes=tuple(listed)))
     return Dataset.open(folder)
 
@@ -48,7 +50,7 @@ def dataset(tmp_path):
 
 def read_everything(path, manifest):
     with shards.open_shard(path, manifest) as shard:
-        columns = {name: shard.column(name) for name in shards.STEP_COLUMNS + shards.EPISODE_COLUMNS}
+        columns = {name: shard.column(name) for name in STEP_COLUMNS + EPISODE_COLUMNS}
         return {"obs": shard.frames(0, shard.frame_offsets[-1]), "offsets": shard.frame_offsets, **columns}
 
 
@@ -63,7 +65,7 @@ def test_a_shard_gives_back_every_episode_at_its_offsets(dataset):
                 written = episode(index, shard.length[j])
                 frames, steps = slice(*shard.frame_offsets[j:j + 2]), slice(*shard.step_offsets[j:j + 2])
                 np.testing.assert_array_equal(shard.frames(frames.start, frames.stop), written.obs)
-                for name in shards.STEP_COLUMNS:
+                for name in STEP_COLUMNS:
                     np.testing.assert_array_equal(shard.column(name)[steps], getattr(written, name))
                 assert (shard.column("seed")[j], shard.column("policy")[j]) == (written.seed, written.policy)
 
@@ -76,7 +78,7 @@ def taught(index, steps):
 
 def test_what_a_teacher_taught_has_two_columns_more(tmp_path):
     entry = ShardEntry(**shards.write_shard(tmp_path / "shard_00000.h5", [taught(0, 20), taught(1, 7)]))
-    listed = tuple(shards.episode_entry(taught(*e), HEAD) for e in ((0, 20), (1, 7)))
+    listed = tuple(episode_entry(taught(*e), HEAD) for e in ((0, 20), (1, 7)))
     manifest = dataclasses.replace(HEAD, rollouts=2, shards=(entry,), episodes=listed)
     write_manifest(tmp_path, manifest)
     with shards.open_shard(tmp_path / entry.file, manifest) as shard:
@@ -123,7 +125,7 @@ def test_discrete_actions_are_int64(tmp_path):
     head = dataclasses.replace(HEAD, action_space={"type": "discrete", "n": 6}, rollouts=1)
     e = episode(0, 5, action=action, expert_action=np.full(5, -1))
     entry = ShardEntry(**shards.write_shard(tmp_path / "shard_00000.h5", [e]))
-    manifest = dataclasses.replace(head, shards=(entry,), episodes=(shards.episode_entry(e, head),))
+    manifest = dataclasses.replace(head, shards=(entry,), episodes=(episode_entry(e, head),))
     with shards.open_shard(tmp_path / "shard_00000.h5", manifest) as shard:
         assert shard.column("action").dtype == np.int64 and shard.column("action").tolist() == [0, 1, 2, 3, 4]
         assert shard.column("expert_action").tolist() == [-1] * 5
@@ -226,7 +228,7 @@ def rebuilt(path, change):
         members = {name: file[name][:] for name in file}
     with h5py.File(path, "w", libver="latest") as file:
         file.attrs.create("schema", 1, dtype=np.int64)
-        options = {name: {"data": values, "maxshape": (None, *values.shape[1:]), "chunks": shards._chunks(name, values.shape[1:]),
+        options = {name: {"data": values, "maxshape": (None, *values.shape[1:]), "chunks": chunks_of(name, values.shape[1:]),
                           "compression": "gzip", "compression_opts": 1, "fletcher32": True} for name, values in members.items()}
         change(file, members, options)
         for name, option in options.items():

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.episode import Episode
 from data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
-from data.shards import Dataset, Episode, write_shard
+from data.shards import Dataset, write_shard
 from utils import cli
 
 ROOT = Path(__file__).resolve().parent.parent
