@@ -23,52 +23,31 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
 """
 
 import argparse
-import math
 import os
-import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
-
-from data import generation_script
-from data.dream_report import film, plot_distances, plot_relation
-from data.evaluation import Driver, Evaluator
-from data.imagination import Dreams, Setting, random_action
+from data.clone_training import AVERAGE, STAGE, Cloning
+from data.imagination import Dreams, Setting
 from data.loaders import check_world, open_datasets, require_validation, world_of
 from data.sequences import FrameSequences
 from data.shards import Dataset
-from data.steps import NumberSteps, Steps
-from envs import fast
+from data.steps import NumberSteps
 from envs.dream import DREAM_STEPS
-from models.agent import load_models, load_vae, make_head
-from models.cloning import CloneLoss, averaged, run_epoch, run_sequences
-from models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector
-from models.ditto import Ditto
-from models.policy import MEMORIES, Policy, PolicyConfig
+from models.agent import load_models, load_vae
+from models.controller import LATENT_FEATURES, ControllerConfig
+from models.policy import MEMORIES, PolicyConfig
 from teacher import lesson
 from utils import checkpoint
-from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, seed_everything, settled, share, write_args
+from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, settled, share
 from utils.errors import UserError
-from utils.metrics import line, write_csv
-from utils.plots import curves
-from utils.seeds import RANGE, STRIDE, selection_seeds
 from utils.tracking import track
 
-STAGE = 5
 METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")
 SIZES = {**lesson.SIZES, "hidden": 0}  # of a clone, and what latents it sees, unless told otherwise
-NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
-FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
 BATCH, RATE = 256, 1e-3  # defaults: steps, and AdamW's learning rate
 HORIZONS = {"bc": 24, "dagger": 24, "ditto": 50}  # default steps of a dream, by --method
-AVERAGE = {"model": 500, "ditto": 100}  # training steps that weights are averaged over: of --model, and in ditto's dream
-DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
 MEANT = {  # where alone flags mean something: what it takes, whether it is so, the flags
     "--model": (lambda args: args.model, ("units", "width", "sequence", "shift")),
     "--method dagger or ditto": (lambda args: args.method != "bc", ("dream_epochs",)),
@@ -215,222 +194,6 @@ def clone_frames(args: argparse.Namespace, datasets: list[Dataset] | None) -> fl
         with track(args, folder):
             cloning.run()
     return cloning.best
-
-
-class Cloning:
-    """A run of this stage, from the beginning or from the content of checkpoint.tar.
-
-    Attributes:
-        model: the head            cloned: parameters of the one that drove best before it dreamt, and its score
-        disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
-        drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
-        history: rows of metrics.csv           best: highest mean return so far
-    """
-
-    def __init__(self, args: argparse.Namespace, folder: Path, config: dict, datasets: Sequence[Dataset],
-                 data: dict[str, Steps] | dict[str, NumberSteps] | dict[str, FrameSequences], world: dict, parents: dict[str, str], dreams: Dreams | None,
-                 state: dict | None) -> None:
-        for split, steps in data.items():
-            if not len(steps):
-                raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
-                                "record episodes with `--policy expert`, or a mixture that has enough of it")
-        for flag, given, kind in (("--loss", args.loss != LOSSES[0], "box"), ("--action-noise", args.action_noise, "box"),
-                                  ("--label-smoothing", args.label_smoothing, "discrete")):
-            if given and config["action_space"]["type"] != kind:
-                raise UserError(f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are {NAMES[config['action_space']['type']]}: leave it away")
-        self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
-        self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
-        seed_everything(args.seed, STAGE)
-        self.model = make_head(config).to(device(args.device))
-        self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
-        self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
-        self.optimizer, self.ditto = self._optimizer(), None
-        self.average = self._averaged()
-        self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
-        if state:
-            self._resume(state)
-        write_args(folder, args)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups = [{"params": list(self.model.parameters())}, {"params": list(self.criterion.parameters()), "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
-
-    def _averaged(self) -> AveragedModel | None:
-        steps = self.args.average or AVERAGE.get("ditto" if self.ditto else "model" if self.args.model else None, 1)
-        return averaged(self.model, steps) if steps > 1 else None
-
-    @property
-    def driving(self) -> Controller | Policy:
-        """The head that drives: what is trained, or the average of its weights."""
-        return self.average.module if self.average else self.model
-
-    def _resume(self, state: dict) -> None:
-        args = self.args
-        if "learner" in state:
-            raise UserError(f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain from its trials in another --logdir with "
-                            f"--dataset {self.folder / 'taught'}")
-        if "cloned" not in state:
-            raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
-        checkpoint.check_config(state, self.model.config_dict(), FLAGS)
-        checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
-        self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
-        dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
-        if dreamt and (args.method != dreamt[0] or args.epochs != len(self.history) - len(dreamt)):
-            raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
-                            f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
-        self.model.load_state_dict(state["model"])
-        self.criterion.load_state_dict(state["criterion"])
-        if dreamt and args.method == "ditto":
-            self._start_ditto()
-            self.ditto.load_state_dict(state["ditto"])
-        else:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.average = self._averaged()
-        if self.average and state.get("average"):
-            self.average.load_state_dict(state["average"])
-
-    def run(self) -> None:
-        """Clone up to epoch --epochs, then dream for --dream-epochs more, as far as that has not been done."""
-        args = self.args
-        last = args.epochs + (args.dream_epochs if args.method != "bc" else 0)
-        driver = Driver("agent", args.logdir, self.model.config_dict())
-        with Evaluator(fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")) as self.evaluator:
-            for method, first, end in (("bc", 0, args.epochs), (args.method, args.epochs, last)):
-                begun = max(first, len(self.history))
-                if begun >= end:
-                    continue
-                if begun == first and method != "bc":
-                    self._enter_dream()
-                pace = {"ditto": args.updates * args.dreams * args.horizon, "dagger": args.passes * len(self.data["train"])}.get(method, len(self.data["train"]))
-                pace += len(self.data["val"])
-                with tqdm(total=(end - first) * pace, initial=(begun - first) * pace, desc=method, unit="step", unit_scale=True) as bar:
-                    for epoch in range(begun + 1, end + 1):
-                        bar.set_description(f"epoch {epoch} of {last} ({method})")
-                        self._epoch(method, epoch, epoch == end, bar)
-        rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
-        curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
-
-    def _enter_dream(self) -> None:
-        """Take the clone that drove best, which dreams begin with."""
-        self.model.load_state_dict(self.cloned["model"])
-        self.optimizer, self.average = self._optimizer(), self._averaged()
-        for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
-            shutil.rmtree(leftover)
-        if self.args.method == "ditto":
-            self._start_ditto()
-
-    def _start_ditto(self) -> None:
-        m = self.dreams.mdrnn.config
-        self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor)
-        self.average = self._averaged()
-
-    def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
-        rng = seed_everything(self.args.seed, STAGE, epoch)
-        for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
-            group["lr"] = self._rate(method, epoch)
-        row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
-        row |= {f"val_{name}": value for name, value in self.run_epoch(self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
-        row |= {"return_mean": None, "return_std": None}
-        if epoch % self.args.evaluate_every == 0 or final:
-            row |= self._score(epoch, method)
-        self.history.append(row)
-        tqdm.write(line(row))
-        checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
-                        average=self.average and self.average.state_dict(), optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(),
-                        settings=self._settings(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
-                        ditto=self.ditto and self.ditto.state_dict())
-        write_csv(self.folder / "metrics.csv", self.history)
-
-    def _rate(self, method: str, epoch: int) -> float:
-        """The learning rate of an epoch (1 upwards) of cloning, or of dagger, in which it starts anew."""
-        args = self.args
-        done, of = (epoch - 1, args.epochs) if method == "bc" else (epoch - 1 - args.epochs, args.dream_epochs)
-        return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
-
-    def _settings(self) -> dict:
-        """What may not change when a run goes on, beside the head's sizes."""
-        return {"loss": self.args.loss}
-
-    def _common(self, epoch: int) -> dict:
-        return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
-
-    def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
-
-    def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        if self.args.world == "simulator":
-            steps = self._drive(epoch)
-        else:
-            self.drifted = self.dreams.drift(self.driving, self.drifted, rng)
-            steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
-        for _ in range(self.args.passes):
-            learnt = self.run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
-        return {**learnt, "steps": len(steps)}
-
-    def _drive(self, epoch: int) -> Steps | FrameSequences:
-        """Let the clone drive in the simulator, whose expert says what it would do; returns all steps there are."""
-        args = self.args
-        checkpoint.save(self.folder / DRIVER, "bc", **self._common(epoch), model=self.data["train"].deployed(self.driving).state_dict())
-        folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
-        order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--checkpoint", DRIVER,
-                                              "--rootdir", str(folders[-1]), "--rollouts", str(args.rollouts), "--action-noise", str(self.disturbed),
-                                              "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
-                                              "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
-        vars(order).update(self.world.get("options", {}))
-        generation_script.generate(order)
-        driven = open_datasets(folders)
-        if not self.dreams:
-            known = self.data["train"]
-            return FrameSequences([*known.datasets, *driven], "train", known.length, known.lanes, known.shift)
-        latents = self.dreams.latents(driven, "train")
-        known = latents.known()
-        return self.data["train"].joined(latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known])
-
-    def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar, self.average)
-        if not math.isfinite(learnt["loss"]):
-            raise UserError(f"the actor's loss became {learnt['loss']} in epoch {epoch}: lower --dream-rate and run again")
-        return learnt
-
-    def _score(self, epoch: int, method: str) -> dict:
-        """Drive in the simulator and be judged in the dream; keeps best.tar."""
-        args, deployed = self.args, self.data["train"].deployed(self.driving)
-        parameters = parameter_vector(deployed).cpu()
-        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)]))
-        row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
-        if self.dreams:
-            judged = self.dreams.judge(self.dreams.act(self.driving))
-            row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
-        if method == "bc" and (self.cloned is None or row["return_mean"] >= self.cloned["score"]):  # of equals the longer cloned
-            self.cloned = {"model": {name: value.clone() for name, value in self.driving.state_dict().items()}, "score": row["return_mean"]}
-        if row["return_mean"] > self.best:
-            self.best = row["return_mean"]
-            checkpoint.save(self.folder / "best.tar", "bc", **self._common(epoch), model=deployed.state_dict())
-            tqdm.write(f"best.tar is now of epoch {epoch} ({method})")
-        return row
-
-    def report(self) -> None:
-        """Pictures of what has become of it."""
-        args, dreams, space = self.args, self.dreams, self.world["action_space"]
-        model = Controller(self.model.config).to(dreams.where)
-        model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
-        drivers = {"clone": dreams.act(model)}
-        if args.method != "bc":
-            before = Controller(self.model.config).to(dreams.where)
-            before.load_state_dict(self.cloned["model"])
-            drivers[f"clone before {args.method}"] = dreams.act(before)
-        drivers["random"] = random_action(space, dreams.where, args.seed)
-        drivers["what was really done"] = None
-        judged = {name: dreams.judge(act) for name, act in drivers.items()}
-        print("likeness to the expert in the dream: " + ", ".join(f"{name} {found.likeness:.3f}" for name, found in judged.items()))
-        plot_distances(self.folder / "distance.png", {name: found.distance for name, found in judged.items()}, self.world["dt"])
-        plot_relation(self.folder / "dream-and-reality.png", self.history)
-        film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
-
-
-def share_left(done: int, of: int) -> float:
-    """What is left of the learning rate after so many epochs, along a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5 without restarts)."""
-    return (1 + math.cos(math.pi * done / of)) / 2
 
 
 if __name__ == "__main__":

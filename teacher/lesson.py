@@ -9,6 +9,7 @@
 import argparse
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -51,13 +52,8 @@ def teach(args: argparse.Namespace, stage: int) -> None:
     world, agent, parents = make_world(args, settled(args, SIZES, before))
     agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
-        if state and "learner" not in state:
-            raise UserError(f"{source} is of a clone that was not taught: to begin a lesson from it give --init {source.with_name('best.tar')} --noreload "
-                            "(its files are replaced), or use another --logdir")
         config = agent.controller.config_dict()
-        if state:
-            checkpoint.check_config(state, config, FLAGS)
+        state = lesson_before(args, config, parents)
         book = Book(folder, world, world.spec.name, args.seed, args.noreload)
         write_args(folder, args)
         training = type(agent.controller)(agent.controller.config).to(agent.device)
@@ -87,30 +83,54 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             print(f"{folder} has {book.trial} trials already: give more --trials to go on, or none to go on until Ctrl-C")
         else:
             server.start()
-        before = signal.getsignal(signal.SIGINT)
-
-        def interrupt(*_) -> None:
-            session.end()
-            signal.signal(signal.SIGINT, before)  # a second Ctrl-C does not wait for anything
-
-        signal.signal(signal.SIGINT, interrupt)
+        as_before = end_by_ctrl_c(session)
         with track(args, folder, "trial"):
             try:
                 session.run()
             finally:
-                signal.signal(signal.SIGINT, before)
+                as_before()
                 if not over:
                     server.stop()
                 learner.finish(all_of_it=args.trials is not None)
                 world.close()
             if learner.failure is not None:
                 raise learner.failure
+    report(folder, session, learner, args.logdir)
+
+
+def lesson_before(args: argparse.Namespace, config: dict, parents: dict[str, str]) -> dict | None:
+    """Content of checkpoint.tar to go on from, of a clone of this `config`; None if there is nothing."""
+    state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
+    if state is None:
+        return None
+    if "learner" not in state:
+        source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
+        raise UserError(f"{source} is of a clone that was not taught: to begin a lesson from it give --init {source.with_name('best.tar')} --noreload "
+                        "(its files are replaced), or use another --logdir")
+    checkpoint.check_config(state, config, FLAGS)
+    return state
+
+
+def end_by_ctrl_c(session: Session) -> Callable[[], None]:
+    """Let the first Ctrl-C end the lesson as the page's button does, and a second wait for nothing; returns what makes Ctrl-C what it was."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(*_) -> None:
+        session.end()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, interrupt)
+    return lambda: signal.signal(signal.SIGINT, before)
+
+
+def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> None:
+    """Say what has become of a lesson."""
     if not session.rows:
         print(f"{folder}: no trial was begun; the same command again begins one")
         return
     share = f", the teacher overrode {100 * session.rows[-1]['overridden']:.0f} % of the last one"
     print(f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them demonstrations{share}; {learner.steps} training steps. "
-          f"Next: python test_controller.py --logdir {args.logdir} --controller bc, or the same command again to go on")
+          f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to go on")
     print(line(session.rows[-1]))
 
 
