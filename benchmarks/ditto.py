@@ -17,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from benchmarks.racing import setting_name, spread
 from benchmarks.report import circumstances, table, write_section
 from data import generation_script
+from data.clone_training import AVERAGE
 from data.imagination import Dreams, Setting
 from data.loaders import open_datasets, world_of
 from envs import fast
 from models.agent import load_models, load_vae
+from models.cloning import averaged
 from models.controller import Controller, ControllerConfig
 from models.ditto import Ditto
 from utils.cli import device, make_folder, parser, positive, positive_float, run
@@ -48,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, Ditto]]:
-    """A run with V and M alone, a few expert episodes, and dreams and learners for each of --dreams."""
+def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, Ditto, AveragedModel]]:
+    """A run with V and M alone, a few expert episodes, and for each of --dreams dreams, learners and the actor's average."""
     for stage in ("vae", "mdrnn"):
         shutil.copytree(args.logdir / stage, make_folder(folder / "run") / stage)
     where = device(args.device)
@@ -62,16 +65,16 @@ def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, D
         torch.manual_seed(0)
         head = Controller(ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])).to(where)
         found[dreams] = (Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 1.0, 0)),
-                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0))
+                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0), averaged(head, AVERAGE["ditto"]))
     return found
 
 
-def rate(dreams: Dreams, ditto: Ditto, seconds: float) -> float:
+def rate(dreams: Dreams, ditto: Ditto, average: AveragedModel, seconds: float) -> float:
     """Dreamt steps a second."""
     rng, start, updates = np.random.default_rng(0), time.perf_counter(), 0
     with tqdm(disable=True) as bar:
         while (took := time.perf_counter() - start) < seconds:
-            dreams.imitate(ditto, 1, rng, bar)
+            dreams.imitate(ditto, 1, rng, bar, average)
             updates += 1
         if dreams.where.type == "cuda":
             torch.cuda.synchronize()
