@@ -1,7 +1,9 @@
-"""Ways of cloning compared at equal data: plain cloning, dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the expert; several training seeds.
+"""Ways of cloning compared at equal data: plain cloning, also of an expert that is disturbed while it is recorded, dagger in the dream and in the simulator, ditto;
+10, 50 and 200 episodes of the expert; several training seeds.
 
 Reads   a run with V and M (--logdir), which all clones share
-Writes  datasets/experts-<world>-<n>/, <logdir>/imitation/<n>-<method>-<seed>/, docs/images/imitation-<world>.png, its section of docs/results.md
+Writes  datasets/experts-<world>-<n>/, and -disturbed/, <logdir>/imitation/<n>-<method>-<seed>/
+        docs/images/imitation-<world>.png, and the world's section of docs/results.md
 
     python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
 
@@ -32,13 +34,16 @@ from utils.seeds import recording_seed
 
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
+BC_DISTURBED = "bc, disturbed expert"
 METHODS = {  # flags of trainbc.py
     "bc": "--epochs 30",
+    BC_DISTURBED: "--epochs 30",
     "dagger": "--epochs 5 --method dagger --dream-epochs 15",
     "ditto": "--epochs 5 --method ditto --temperature 1 {ditto}",
     "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
 DITTO = {"carracing": "--dream-epochs 25", "nocturne": "--dream-epochs 10 --horizon 24 --anchor 20"}  # an episode has 1000 steps, or 80
+DISTURBANCE = {"carracing": "--action-noise 0.6", "nocturne": "--action-noise 1"}  # flags of stage 1, as in the pipelines that the README runs
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)
     "carracing": {"return": ("return", 1.0)},
@@ -100,7 +105,9 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
 def cell(args: argparse.Namespace, world: str, experts: int, record: str, method: str, seed: int, commands: list[str]) -> dict:
     """The score of one clone, trained on what stage 1 records with the flags `record` and measured, unless it has been; the commands are added to `commands`."""
     data = Path("datasets") / f"experts-{world}-{experts}"
-    folder = args.logdir / "imitation" / f"{experts}-{method.replace(' ', '-')}-{seed}"
+    if method == BC_DISTURBED:
+        data, record = Path(f"{data}-disturbed"), f"{record} {DISTURBANCE[world]}"
+    folder = args.logdir / "imitation" / f"{experts}-{method.replace(',', '').replace(' ', '-')}-{seed}"
     needed = [
         f"data/generation_script.py {record} --rootdir {data} --threads {args.max_workers}",
         f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method].format(ditto=DITTO[world])} --evaluate-every 5 "
