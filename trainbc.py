@@ -19,7 +19,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --teacher --env mountaincar --logdir exp_dir/lesson
 
 --teacher serves a web page on which you teach a clone by hand, see teacher/lesson.py; its files are exp_dir/bc/taught, snapshots and lesson.png.
---method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
+The run itself, epoch by epoch, is data/clone_training.py. --method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
 """
 
 import argparse

@@ -43,7 +43,7 @@ METHODS = {  # flags of trainbc.py
     "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
 DITTO = {"carracing": "--dream-epochs 25", "nocturne": "--dream-epochs 10 --horizon 24 --anchor 20"}  # an episode has 1000 steps, or 80
-DISTURBANCE = {"carracing": "--action-noise 0.6", "nocturne": "--action-noise 1"}  # flags of stage 1, as in the pipelines that the README runs
+DISTURBANCE = {"carracing": "--action-noise 0.6", "nocturne": "--action-noise 1"}  # flags of stage 1, as in README.md and docs/nocturne.md
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)
     "carracing": {"return": ("return", 1.0)},
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--experts", type=positive, nargs="+", default=[10, 50, 200], help="episodes of the expert to learn from; a ninth more is for validation")
     p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows")
     p.add_argument("--seeds", type=positive, nargs="+", default=[3], help="training seeds, 0 upwards: so many for all, or for each of --experts")
-    p.add_argument("--leave-out", nargs="+", default=[], metavar="CELL", help="rows not to have, each as the table names it, e.g. '200, ditto'")
+    p.add_argument("--leave-out", nargs="+", default=[], metavar="ROW", help="rows not to have, each as the table names it, e.g. '200, ditto'")
     p.add_argument("--episodes", type=positive, default=100, help="that every clone is scored on")
     p.add_argument("--n-samples", type=positive, default=16, help="episodes that choose between its epochs")
     p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
@@ -73,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     if unknown:
         p.error(f"--leave-out {sorted(unknown)[0]!r} is no row of the table: they are N, METHOD of --experts and --methods")
     if max(args.seeds) > max(STUDENT):
-        p.error(f"--seeds {max(args.seeds)}: at most {max(STUDENT)}")
+        p.error(f"--seeds {max(args.seeds)} is too many: the quantiles of intervals are known here for up to {max(STUDENT)}")
     return args
 
 
