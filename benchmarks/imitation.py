@@ -29,6 +29,7 @@ from data.manifest import split
 from envs import fast, make
 from utils import checkpoint
 from utils.cli import add_logdir, parser, positive, run, world_options
+from utils.errors import UserError
 from utils.plots import figure
 from utils.seeds import recording_seed
 
@@ -115,14 +116,30 @@ def cell(args: argparse.Namespace, world: str, experts: int, record: str, method
         f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),
     ]
     score = folder / "scores" / "bc-simulator.json"
-    if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
+    if not score.exists():
         for stage in STAGES:
             if (args.logdir / stage).exists() and not (folder / stage).exists():
-                shutil.copytree(args.logdir / stage, folder / stage, copy_function=os.link)  # files are only ever replaced
+                half = folder / f".{stage}.tmp"  # a stop within the copy leaves nothing that looks whole
+                shutil.rmtree(half, ignore_errors=True)
+                shutil.copytree(args.logdir / stage, half, copy_function=os.link)  # files are only ever replaced
+                half.rename(folder / stage)
         for command in needed:
             call(command)
+    for command, source in zip(needed[1:], (folder / "bc" / "args.json", score), strict=True):
+        require_same(command, json.loads(source.read_text())["command"], folder)
     commands += needed
     return json.loads(score.read_text())
+
+
+def require_same(wanted: str, there: str, folder: Path) -> None:
+    """UserError if the cell in `folder` was made by a command with other flags than `wanted`; the number of processes changes nothing."""
+
+    def flags(command: str) -> list[str]:
+        words = command.split(" --")[1:]
+        return sorted(word for word in words if not word.startswith("max-workers "))
+
+    if flags(wanted) != flags(there):
+        raise UserError(f"{folder} was made by `{there}`, and now it would be by `python {wanted}`: give the flags it was made with, or delete that folder")
 
 
 def measure(score: dict, what: str, factor: float) -> float:

@@ -1,6 +1,7 @@
 """A run of stage 4b, trainbc.py: cloning, then dagger or ditto; scored in the simulator, kept, and gone on with."""
 
 import argparse
+import contextlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from data import generation_script
 from data.dream_report import film, plot_distances, plot_relation
 from data.evaluation import Driver, Evaluator
 from data.imagination import Dreams, random_action
-from data.loaders import open_datasets
+from data.loaders import check_world, open_datasets
 from data.sequences import FrameSequences
 from data.shards import Dataset
 from data.steps import NumberSteps, Steps
-from envs import fast
+from envs import fast, make
 from models.agent import make_head
 from models.cloning import CloneLoss, averaged, run_epoch, run_sequences
 from models.controller import Controller, parameter_vector
@@ -47,6 +48,7 @@ class Cloning:
         disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
         drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
         history: rows of metrics.csv           best: highest mean return so far
+        luck: state of torch's generator after the last epoch; the critic's first weights are drawn from there, wherever a run was stopped
     """
 
     def __init__(self, args: argparse.Namespace, folder: Path, config: dict, datasets: Sequence[Dataset],
@@ -60,6 +62,8 @@ class Cloning:
                                   ("--label-smoothing", args.label_smoothing, "discrete")):
             if given and config["action_space"]["type"] != kind:
                 raise UserError(f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are {NAMES[config['action_space']['type']]}: leave it away")
+        if args.method == "dagger" and args.world == "simulator":
+            require_expert(world)
         self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
         self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
         seed_everything(args.seed, STAGE)
@@ -68,8 +72,9 @@ class Cloning:
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
         self.optimizer, self.ditto = self._optimizer(), None
         self.average = self._averaged()
-        self.history, self.best, self.cloned, self.drifted = [], -math.inf, None, None
+        self.history, self.best, self.cloned, self.drifted, self.luck = [], -math.inf, None, None, None
         if state:
+            check_world(datasets[0], state["world"], str(folder / "checkpoint.tar"))
             self._resume(state)
         write_args(folder, args)
 
@@ -96,10 +101,15 @@ class Cloning:
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
         checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
         self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
+        self.luck = state.get("luck")  # a version before ours did not have it
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
-        if dreamt and (args.method != dreamt[0] or args.epochs != len(self.history) - len(dreamt)):
-            raise UserError(f"the run to go on with cloned for {len(self.history) - len(dreamt)} epochs and dreamt by {dreamt[0]} since: "
-                            f"give --epochs {len(self.history) - len(dreamt)} --method {dreamt[0]}, or start afresh with --noreload")
+        cloned, world = len(self.history) - len(dreamt), state["settings"].get("world", args.world)  # a version before ours did not have it
+        if dreamt and (args.method, args.epochs, args.world) != (dreamt[0], cloned, world):
+            raise UserError(f"the run to go on with cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the {world}: "
+                            f"give --epochs {cloned} --method {dreamt[0]}{' --world simulator' if world == 'simulator' else ''}, or start afresh with --noreload")
+        if not dreamt and args.method != "bc" and cloned > args.epochs:
+            raise UserError(f"the run to go on with cloned for {cloned} epochs, and --method {args.method} was to begin after {args.epochs}: "
+                            f"give --epochs {cloned} to begin with the best of them, or start afresh with --noreload")
         self.model.load_state_dict(state["model"])
         self.criterion.load_state_dict(state["criterion"])
         if dreamt and args.method == "ditto":
@@ -107,6 +117,7 @@ class Cloning:
             self.ditto.load_state_dict(state["ditto"])
         else:
             self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.param_groups[0]["weight_decay"] = args.weight_decay
             self.average = self._averaged()
         if self.average and state.get("average"):
             self.average.load_state_dict(state["average"])
@@ -120,6 +131,7 @@ class Cloning:
             for method, first, end in (("bc", 0, args.epochs), (args.method, args.epochs, last)):
                 begun = max(first, len(self.history))
                 if begun >= end:
+                    self._score_late(method)
                     continue
                 if begun == first and method != "bc":
                     self._enter_dream()
@@ -138,6 +150,8 @@ class Cloning:
         self.optimizer, self.average = self._optimizer(), self._averaged()
         for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
             shutil.rmtree(leftover)
+        if self.luck is not None:
+            torch.set_rng_state(self.luck)
         if self.args.method == "ditto":
             self._start_ditto()
 
@@ -156,11 +170,22 @@ class Cloning:
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
         self.history.append(row)
-        tqdm.write(line(row))
+        self.luck = torch.get_rng_state()
+        self._keep(epoch)
+
+    def _score_late(self, method: str) -> None:
+        """Score the epoch that a run was stopped after, now that no more of `method` are to follow."""
+        if self.history[-1]["method"] == method and self.history[-1]["return_mean"] is None:
+            self.history[-1] |= self._score(len(self.history), method)
+            self._keep(len(self.history))
+
+    def _keep(self, epoch: int) -> None:
+        """Write what was done up to this epoch."""
+        tqdm.write(line(self.history[-1]))
         checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
                         average=self.average and self.average.state_dict(), optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(),
                         settings=self._settings(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
-                        ditto=self.ditto and self.ditto.state_dict())
+                        ditto=self.ditto and self.ditto.state_dict(), luck=self.luck)
         write_csv(self.folder / "metrics.csv", self.history)
 
     def _rate(self, method: str, epoch: int) -> float:
@@ -170,8 +195,8 @@ class Cloning:
         return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:
-        """What may not change when a run goes on, beside the head's sizes."""
-        return {"loss": self.args.loss}
+        """What may not change when a run goes on (the world: that it drifts in), beside the head's sizes."""
+        return {"loss": self.args.loss, "world": self.args.world}
 
     def _common(self, epoch: int) -> dict:
         return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
@@ -248,6 +273,16 @@ class Cloning:
         plot_distances(self.folder / "distance.png", {name: found.distance for name, found in judged.items()}, self.world["dt"])
         plot_relation(self.folder / "dream-and-reality.png", self.history)
         film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
+
+
+def require_expert(world: dict) -> None:
+    """UserError unless the simulator has an expert that can be asked."""
+    with contextlib.closing(make(fast(world["env"]), **world.get("options", {}))) as simulator:
+        simulator.reset(0)
+        try:
+            simulator.expert_action()
+        except UserError:
+            raise UserError(f"--world simulator asks the simulator's expert, and {world['env']} has none: choose another --method") from None
 
 
 def share_left(done: int, of: int) -> float:

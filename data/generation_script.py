@@ -48,6 +48,7 @@ REPORT_EVERY = 25  # frames
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 VAL_FRACTION = 0.1
+MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may go on for hours
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")  # follow from those, and from what is installed
 
@@ -64,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--action-noise", type=noise, default=0.0,
                    help="spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its range where none is known); 0: none")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
-    p.add_argument("--max-steps", type=cli.positive, default=1000, help="steps after which an episode is cut")
+    p.add_argument("--max-steps", type=cli.positive, help=f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})")
     p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
     p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller or a clone in it")
     p.add_argument("--checkpoint", default="best.tar", help="file in its folder ctrl or bc that drives")
@@ -92,11 +93,11 @@ def fraction(text: str) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker needs to record; `make_world` is called as `envs.make` is."""
+    """What a worker needs to record; `make_world` is called as `envs.make` is. Without `max_steps` it may be looked at, but not be recorded."""
 
     make_world: Callable[..., World]
     env: str
-    max_steps: int
+    max_steps: int | None
     seed: int
     mixture: dict[str, float]
     action_noise: float
@@ -137,7 +138,10 @@ class Recorder:
                 asked = names[b] in policies.TRAINED and opinions is not None
                 labels[b] = choice if names[b] == "expert" else self._clip(opinions[b]) if asked else self._unknown()
                 action[b] = disturb[b](choice)
-            step = world.step(torch.from_numpy(action))
+            taken = torch.from_numpy(action)
+            for name in driving:
+                self._policies[name].follow(taken)
+            step = world.step(taken)
             obs = step.obs
             for b in going:
                 frames[b].append(obs[b].numpy().copy())
@@ -274,7 +278,8 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
     """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many different episodes it has, if that is limited, and
     whether it keeps places apart for validation."""
-    world = recipe.make_world(recipe.env, num=1, max_steps=recipe.max_steps, restart=False, **recipe.options)
+    limit = {"max_steps": recipe.max_steps} if recipe.max_steps else {}
+    world = recipe.make_world(recipe.env, num=1, restart=False, **limit, **recipe.options)
     policy = policies.make_policy("white", world.spec)
     obs = world.reset([recording_seed(recipe.seed, 0)])
     policy.reset([np.random.default_rng(0)], world)
@@ -334,6 +339,8 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
     folder = cli.make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
+        args.max_steps = args.max_steps or min(spec.max_steps, MOST_STEPS)
+        recipe = replace(recipe, max_steps=args.max_steps)
         args.rollouts = args.rollouts or there_are or ROLLOUTS
         if args.rollouts > RANGE:
             raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")

@@ -5,6 +5,7 @@ A policy drives the B copies of a world:
     policy = make_policy("brown", world.spec)
     policy.reset([np.random.default_rng(b) for b in range(world.num)], world)
     action = policy.act(obs)                       # (B, A) float32, or (B,) int64 for a discrete space
+    policy.follow(action)                          # or what was done instead
 """
 
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ class Policy:
     def act(self, obs: torch.Tensor) -> torch.Tensor:
         """Actions (B, A) float32 or (B,) int64 for obs (B, H, W, C) uint8."""
         raise NotImplementedError
+
+    def follow(self, action: torch.Tensor) -> None:  # noqa: B027  most remember nothing
+        """`action` was taken, shaped like what `act` answered, which a disturbance may have changed."""
 
 
 class White(Policy):
@@ -134,7 +138,11 @@ class Controller(Policy):
         self.agent.reset(world.num)
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        return self.agent.act(obs)
+        self.agent.see(obs)
+        return self.agent.choose()
+
+    def follow(self, action: torch.Tensor) -> None:
+        self.agent.follow(action)
 
 
 class Disturbance:

@@ -104,10 +104,10 @@ def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLos
     criterion.train(optimizer is not None)
     for number, glimpse in enumerate(batches):
         state = model.initial_state(len(glimpse.frames)) if glimpse.begins else state.detach()
-        if not glimpse.known.any():
-            continue
         with torch.set_grad_enabled(optimizer is not None):
             outputs, state = model(glimpse.frames.to(where), state)
+            if not glimpse.known.any():
+                continue
             known = glimpse.known.to(where)
             outputs, action = outputs[known], glimpse.action.to(where)[known]
             loss = criterion(outputs, action)

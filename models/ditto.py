@@ -71,6 +71,7 @@ class Ditto:
         self.critic, self.slow = (Critic(latent, recurrent).to(where) for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
         self.slow.requires_grad_(False)
+        self.learning_rate = learning_rate
         self.optimizers = [torch.optim.Adam(model.parameters(), learning_rate) for model in (self.actor, self.critic)]
 
     def begin(self, dreams: int, generator: torch.Generator) -> None:
@@ -122,3 +123,5 @@ class Ditto:
         self.slow.load_state_dict(state["slow"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups:  # it may be another than before
+                group["lr"] = self.learning_rate

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,14 @@ def test_a_grid_of_clones_may_have_more_seeds_where_it_is_small(monkeypatch):
     monkeypatch.setattr("sys.argv", ["imitation", "--seeds", "5", "3", "3", "--leave-out", "200, ditto"])
     args = imitation.parse_args()
     assert dict(zip(args.experts, args.seeds, strict=True)) == {10: 5, 50: 3, 200: 3} and imitation.row(200, "ditto") in args.leave_out
+
+
+def test_clones_made_with_other_flags_are_not_taken_for_those_wanted():
+    made = "python trainbc.py --logdir a/10-bc-0 --epochs 30 --n-samples 16 --max-workers 1"
+    imitation.require_same("trainbc.py --logdir a/10-bc-0 --n-samples 16 --epochs 30 --max-workers 2", made, Path("a/10-bc-0"))
+    for other in ("--epochs 30 --n-samples 8", "--epochs 30", "--epochs 30 --n-samples 16 --horizon 50"):
+        with pytest.raises(UserError, match="a/10-bc-0 was made by `python trainbc.py"):
+            imitation.require_same(f"trainbc.py --logdir a/10-bc-0 {other} --max-workers 1", made, Path("a/10-bc-0"))
 
 
 def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp_path):

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from tiny_run import BOX, DISCRETE, call, complaint, contents, copy_run
+from tiny_run import BOX, DISCRETE, TINY, call, complaint, contents, copy_run
 from torch.distributions import Categorical, Normal
 from tqdm import tqdm
 
+from data.clone_training import Cloning
 from models.cloning import CloneLoss, run_epoch
 from models.controller import Controller, ControllerConfig
 from utils import checkpoint
+from utils.errors import UserError
 
 
 @pytest.fixture
@@ -78,4 +80,48 @@ def test_a_smoothed_clone_is_trained(trained, tmp_path):
     run = copy_run(trained, tmp_path / "run")
     done = call("trainbc", "--logdir", run.logdir, "--noreload", "--epochs", 1, "--n-samples", 1, "--max-workers", 1, "--label-smoothing", 0.1)
     assert done.returncode == 0, done.stderr
-    assert checkpoint.load(run.logdir / "bc" / "checkpoint.tar", "bc")["settings"] == {"loss": "squared"}
+    assert checkpoint.load(run.logdir / "bc" / "checkpoint.tar", "bc")["settings"] == {"loss": "squared", "world": "dream"}
+
+
+def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeypatch):
+    run = copy_run(trained, tmp_path / "run")
+    monkeypatch.setattr("trainbc.Cloning.report", lambda *_: None)
+    monkeypatch.setattr("data.clone_training.require_expert", lambda *_: None)  # CartPole has none, and that would be said first
+    dagger = ("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--method", "dagger", "--horizon", 5)
+    assert call(*dagger, "--dream-epochs", 1).returncode == 0
+    before = contents(run.logdir)
+    done = call(*dagger, "--dream-epochs", 2, "--world", "simulator")
+    assert "since then by --method dagger in the dream: give --epochs 2 --method dagger," in complaint(done) and contents(run.logdir) == before
+
+
+@pytest.mark.parametrize("method", ["dagger", "ditto"])
+def test_dreams_begin_after_all_cloning_that_was_done(trained, tmp_path, method):
+    run = copy_run(trained, tmp_path / "run")
+    before = contents(run.logdir)
+    done = call("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--epochs", 1, "--method", method, "--dream-epochs", 3)
+    assert "cloned for 2 epochs" in complaint(done) and "give --epochs 2 to begin with the best of them" in complaint(done) and contents(run.logdir) == before
+
+
+def test_the_epoch_that_a_run_was_stopped_after_is_scored_if_it_becomes_the_last(trained, tmp_path, monkeypatch):
+    """Before the dream, which begins with the best that was scored, and at the end."""
+    monkeypatch.setattr("trainbc.Cloning.report", lambda *_: None)
+    run, straight, keep = copy_run(trained, tmp_path / "run"), copy_run(trained, tmp_path / "straight"), Cloning._keep
+
+    def keep_and_stop(self, epoch):
+        keep(self, epoch)
+        raise UserError("stopped")
+
+    def go_on(logdir, epochs, dreamt, *more, stop=False):
+        with monkeypatch.context() as patched:
+            patched.setattr(Cloning, "_keep", keep_and_stop if stop else keep)
+            done = call("trainbc", *TINY["trainbc"], "--evaluate-every", 9, "--method", "ditto", "--updates", 1, "--horizon", 5,
+                        "--logdir", logdir, "--epochs", epochs, "--dream-epochs", dreamt, *more)
+        assert done.returncode == stop, done.stderr
+
+    go_on(run.logdir, 3, 3, "--noreload", stop=True)  # after the first of three
+    go_on(run.logdir, 1, 3, stop=True)  # which is scored now
+    go_on(run.logdir, 1, 3, stop=True)  # after the first dreamt of three
+    go_on(run.logdir, 1, 1)
+    go_on(straight.logdir, 1, 1, "--noreload")
+    for name in ("best.tar", "checkpoint.tar", "metrics.csv"):
+        assert (run.logdir / "bc" / name).read_bytes() == (straight.logdir / "bc" / name).read_bytes()

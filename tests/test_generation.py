@@ -417,15 +417,27 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
         parents = {"vae": "abc"}
 
         def reset(self, num):
-            self.num = num
+            self.num, self.taken = num, []
 
-        def act(self, obs):
+        def see(self, obs):
             assert obs.shape == (self.num, 8, 8, 3)
+
+        def choose(self):
             return torch.tensor([[2.0, 0.25]])
 
-    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: Agent()))
+        def follow(self, action):
+            self.taken.append(action[0].tolist())
+
+    agent = Agent()
+    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
     e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
+    pushed = 0
+    for i in range(40):
+        disturbed = recorder(mixture={"controller": 1}, noise=0.5).record([i])[0].action
+        assert agent.taken == disturbed.tolist()  # it remembers what was done
+        pushed += (disturbed != e.action[0]).any(1).sum()
+    assert pushed > 10
     np.testing.assert_allclose(e.expert_action[:, 0], np.sin(np.arange(len(e.action)) / 5), atol=1e-6)
     assert np.isnan(recorder("tiny-blind", {"controller": 1}).record([0])[0].expert_action).all()
 
@@ -435,6 +447,14 @@ def test_a_controller_of_another_world_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
         generation_script.trained_on(SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller")
+
+
+@pytest.mark.parametrize("options, limit", [((), 200), (("--max-steps", "300"), 300), (("--max-steps", "50"), 50)])
+def test_an_episode_is_as_long_as_the_world_has_it_unless_told_otherwise(tmp_path, options, limit):
+    order = ["--env", "mountaincar", "--observation", "state", "--policy", "white", "--rollouts", "2", "--threads", "1", "--rootdir", str(tmp_path), *options]
+    manifest = generation_script.generate(generation_script.parse_args(order))
+    assert manifest.max_steps == limit and {e.steps for e in manifest.episodes} == {limit}
+    assert json.loads((tmp_path / "args.json").read_text())["max_steps"] == limit
 
 
 def test_an_expert_that_is_not_there_is_one_sentence():

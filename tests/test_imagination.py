@@ -173,6 +173,12 @@ def test_ditto_learns_to_do_what_the_expert_did():
     torch.testing.assert_close(ditto.actor(wanted, torch.zeros(1)), wanted, atol=0.1, rtol=0)
 
 
+def test_a_run_of_ditto_goes_on_at_the_rate_it_is_told():
+    slow, fast = (Ditto(Controller(ControllerConfig(2, 1, "z", 0, BOX)), 2, 1, rate, 0.05, 0.02) for rate in (1e-4, 1e-2))
+    slow.load_state_dict(fast.state_dict())
+    assert [group["lr"] for optimizer in slow.optimizers for group in optimizer.param_groups] == [1e-4] * 2
+
+
 def test_ditto_learns_choices_from_the_returns_alone():
     torch.manual_seed(0)
     ditto = Ditto(Controller(ControllerConfig(2, 1, "z", 0, DISCRETE)), 2, 1, 1e-2, 0.2, 0.02)

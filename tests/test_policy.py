@@ -1,6 +1,7 @@
 """Policies on frames: what they learn from, what they remember, and how they drive."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,6 +273,32 @@ def test_what_does_not_fit_is_refused_in_one_sentence(run, options, reason):
     before = contents(run / "run")
     done = call("trainbc", "--dataset", run / "data", "--logdir", run / "run", "--epochs", 3, *CLONE, *options)
     assert reason in complaint(done) and contents(run / "run") == before
+
+
+def test_a_world_without_an_expert_cannot_be_asked(tmp_path):
+    write_dataset(tmp_path / "data", LENGTHS, space=DISCRETE, env="gym:Acrobot-v1")
+    done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", tmp_path / "run", *CLONE, "--method", "dagger", "--world", "simulator")
+    assert "gym:Acrobot-v1 has none" in complaint(done) and not (tmp_path / "run" / "bc" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("space, reason", [({"type": "discrete", "n": 2}, "has env gym:Acrobot-v1"), (DISCRETE, "has env gym:Acrobot-v1")])
+def test_a_clone_of_one_world_does_not_go_on_in_another(run, tmp_path, space, reason):
+    write_dataset(tmp_path / "data", LENGTHS, space=space, env="gym:Acrobot-v1")
+    before = contents(run / "run")
+    done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", run / "run", "--epochs", 3, *CLONE)
+    assert reason in complaint(done) and "checkpoint.tar has cartpole" in complaint(done) and contents(run / "run") == before
+
+
+def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
+    model, shown = policy("gru"), frames(2, 24)
+    known = torch.ones(2, 24, dtype=torch.bool)
+    known[:, 8:16] = False
+    action = torch.eye(3)[torch.randint(3, (2, 24), generator=torch.Generator().manual_seed(0))]
+    parts = [SimpleNamespace(frames=shown[:, at : at + 8], action=action[:, at : at + 8], known=known[:, at : at + 8], begins=not at) for at in (0, 8, 16)]
+    with tqdm(disable=True) as bar, torch.no_grad():
+        found = run_sequences(model, parts, CloneLoss(DISCRETE), None, bar)["loss"]
+        wanted = CloneLoss(DISCRETE)(model(shown, model.initial_state(2))[0][known], action[known])
+    assert found == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_frames_are_wanted_and_named(run, tmp_path):
