@@ -100,10 +100,14 @@ class Cloning:
             raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
         checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
+        began = self._settings() | state["settings"]  # a version before ours had fewer
+        if began["seed"] != args.seed:
+            raise UserError(f"the run to go on with began with --seed {began['seed']}, and now it is {args.seed}: "
+                            f"give --seed {began['seed']}, start afresh with --noreload, or use another --logdir")
         self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
         self.luck = state.get("luck")  # a version before ours did not have it
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
-        cloned, world = len(self.history) - len(dreamt), state["settings"].get("world", args.world)  # a version before ours did not have it
+        cloned, world = len(self.history) - len(dreamt), began["world"]
         if dreamt and (args.method, args.epochs, args.world) != (dreamt[0], cloned, world):
             raise UserError(f"the run to go on with cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the {world}: "
                             f"give --epochs {cloned} --method {dreamt[0]}{' --world simulator' if world == 'simulator' else ''}, or start afresh with --noreload")
@@ -195,8 +199,8 @@ class Cloning:
         return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:
-        """What may not change when a run goes on (the world: that it drifts in), beside the head's sizes."""
-        return {"loss": self.args.loss, "world": self.args.world}
+        """What may not change when a run goes on, beside the head's sizes: loss, seed, and the world in which it drifts."""
+        return {"loss": self.args.loss, "seed": self.args.seed, "world": self.args.world}
 
     def _common(self, epoch: int) -> dict:
         return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}

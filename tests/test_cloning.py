@@ -80,7 +80,7 @@ def test_a_smoothed_clone_is_trained(trained, tmp_path):
     run = copy_run(trained, tmp_path / "run")
     done = call("trainbc", "--logdir", run.logdir, "--noreload", "--epochs", 1, "--n-samples", 1, "--max-workers", 1, "--label-smoothing", 0.1)
     assert done.returncode == 0, done.stderr
-    assert checkpoint.load(run.logdir / "bc" / "checkpoint.tar", "bc")["settings"] == {"loss": "squared", "world": "dream"}
+    assert checkpoint.load(run.logdir / "bc" / "checkpoint.tar", "bc")["settings"] == {"loss": "squared", "seed": 0, "world": "dream"}
 
 
 def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeypatch):
@@ -92,6 +92,15 @@ def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeyp
     before = contents(run.logdir)
     done = call(*dagger, "--dream-epochs", 2, "--world", "simulator")
     assert "since then by --method dagger in the dream: give --epochs 2 --method dagger," in complaint(done) and contents(run.logdir) == before
+
+
+def test_a_clone_of_one_seed_does_not_go_on_with_another(trained, tmp_path):
+    """Else its epochs would be chosen by different episodes; and one that is done would be taken for the other."""
+    run = copy_run(trained, tmp_path / "run")
+    before = contents(run.logdir)
+    for epochs in (2, 3):
+        done = call("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--epochs", epochs, "--seed", 1)
+        assert "began with --seed 0, and now it is 1" in complaint(done) and contents(run.logdir) == before
 
 
 @pytest.mark.parametrize("method", ["dagger", "ditto"])
