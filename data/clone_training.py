@@ -74,8 +74,7 @@ class Cloning:
         self.average = self._averaged()
         self.history, self.best, self.cloned, self.drifted, self.luck = [], -math.inf, None, None, None
         if state:
-            check_world(datasets[0], state["world"], str(folder / "checkpoint.tar"))
-            self._resume(state)
+            self._resume(state, datasets[0])
         write_args(folder, args)
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -91,13 +90,14 @@ class Cloning:
         """The head that drives: what is trained, or the average of its weights."""
         return self.average.module if self.average else self.model
 
-    def _resume(self, state: dict) -> None:
+    def _resume(self, state: dict, dataset: Dataset) -> None:
         args = self.args
         if "learner" in state:
             raise UserError(f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain from its trials in another --logdir with "
                             f"--dataset {self.folder / 'taught'}")
         if "cloned" not in state:
             raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
+        check_world(dataset, state["world"], str(self.folder / "checkpoint.tar"))
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
         checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
         began = self._settings() | state["settings"]  # a version before ours had fewer

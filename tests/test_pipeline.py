@@ -73,7 +73,7 @@ def test_each_stage_names_its_parents_by_digest_and_nothing_is_repeated_on_later
     assert saved["vae"]["parents"] == {} and saved["mdrnn"]["parents"] == {"vae": digest["vae"]}
     assert saved["ctrl"]["parents"] == saved["bc"]["parents"] == {"vae": digest["vae"], "mdrnn": digest["mdrnn"]}
     assert saved["vae"]["world"] == {"env": "gym:CartPole-v1", "image_shape": [64, 64, 3], "action_space": {"type": "discrete", "n": 2}, "dt": 0.02,
-                                     "max_steps": 1000, "options": {}}
+                                     "max_steps": 500, "options": {}}
     assert saved["vae"]["datasets"] == saved["mdrnn"]["datasets"] == [str(trained.data)]
     assert saved["mdrnn"]["config"] == {"latent": 8, "action": 2, "hidden": 16, "mixtures": 5, "reward": True}
     assert saved["ctrl"]["config"]["recurrent"] == 16
