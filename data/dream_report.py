@@ -16,6 +16,7 @@ from utils.video import VideoWriter, fit, save_png, strip, with_lines
 
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
 HEIGHT, WIDTH = 192, 288  # of a panel of the film
+PICTURE, SMALL = 128, 10  # of the strip: height of a picture, and of the letters below it
 
 
 def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.ndarray:
@@ -36,6 +37,13 @@ def says(action: Tensor, space: dict) -> str:
     return f"action {int(action.argmax())}" if space["type"] == "discrete" else "action " + " ".join(f"{value:+.2f}" for value in action.tolist())
 
 
+def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: dict) -> list[np.ndarray]:
+    """Every STRIP_STRIDE-th frame, below it the action (A,) that was taken there, if one was; actions (T, A)."""
+    at = range(0, len(frames), STRIP_STRIDE)
+    words = [says(actions[t], space).removeprefix("action ") if t < len(actions) else "" for t in at]
+    return [with_lines(np.asarray(fit(frames[t], PICTURE)), [word], SMALL) for t, word in zip(at, words, strict=True)]
+
+
 @torch.no_grad()
 def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets: Sequence[Dataset], act: Callable[[Tensor, Tensor], Tensor], space: dict, dt: float,
          temperature: float, seed: int) -> None:
@@ -53,7 +61,9 @@ def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets:
             rows = (("the expert, really", real, experts.action[first + t]), ("the clone, dreaming", dreamt, actions[t, 0]))
             video.add(np.concatenate([with_lines(np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
                                                  (name, says(action, space) if t < len(frames) else "the dream is over"), width=WIDTH) for name, frames, action in rows]))
-    save_png(folder / "dream.png", strip([("the expert,\nreally", real[::STRIP_STRIDE]), ("the clone,\ndreaming", dreamt[::STRIP_STRIDE])]))
+    rows = (("the expert,\nreally", real, experts.action[first : first + steps]), ("the clone,\ndreaming", dreamt, actions[:, 0]))
+    pictures = [(name, with_actions(frames, taken, space)) for name, frames, taken in rows]
+    save_png(folder / "dream.png", strip(pictures, height=len(pictures[0][1][0])))
 
 
 def plot_distances(path: Path, distances: dict[str, Tensor], dt: float) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from data.dream_report import recorded_frames, says
+from data.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
 from data.imagination import STRIDE, Dreams, Nearest, Setting, drift, expert_latents
 from data.latents import cache_latents, load_sequences
 from data.loaders import open_datasets
@@ -235,6 +235,13 @@ def test_updates_and_judgements_repeat(dreams):
         results.append((learnt, judged.likeness, judged.reward, judged.distance.tolist()))
     assert results[0] == results[1] and len(results[0][3]) == 6
     assert dreams.judge(dreams.act(head(dreams))).likeness != results[0][1]  # the clone has changed
+
+
+def test_the_pictures_of_a_strip_say_what_was_done_there():
+    frames = [np.full((64, 64, 3), 100, np.uint8)] * (2 * STRIP_STRIDE + 1)
+    pictures = with_actions(frames, torch.tensor([[0.5, -1.0]] * (2 * STRIP_STRIDE)), BOX)  # none at the last
+    assert len({picture.shape for picture in pictures}) == 1 and all((picture[:PICTURE] == 100).all() for picture in pictures)
+    assert [bool(picture[PICTURE:].max() > 150) for picture in pictures] == [True, True, False]
 
 
 def test_actions_are_put_into_words():
