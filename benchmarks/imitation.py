@@ -125,21 +125,21 @@ def cell(args: argparse.Namespace, world: str, experts: int, record: str, method
                 half.rename(folder / stage)
         for command in needed:
             call(command)
-    for command, source in zip(needed[1:], (folder / "bc" / "args.json", score), strict=True):
-        require_same(command, json.loads(source.read_text())["command"], folder)
+    for command, source, made in zip(needed[1:], (folder / "bc" / "args.json", score), (folder, score), strict=True):
+        require_same(command, json.loads(source.read_text())["command"], made)
     commands += needed
     return json.loads(score.read_text())
 
 
-def require_same(wanted: str, there: str, folder: Path) -> None:
-    """UserError if the cell in `folder` was made by a command with other flags than `wanted`; the number of processes changes nothing."""
+def require_same(wanted: str, there: str, made: Path) -> None:
+    """UserError if `made`, a cell's folder or its score, was made by a command with other flags than `wanted`; the number of processes changes nothing."""
 
     def flags(command: str) -> list[str]:
-        words = command.split(" --")[1:]
+        words = shlex.join(shlex.split(command)).split(" --")[1:]
         return sorted(word for word in words if not word.startswith("max-workers "))
 
     if flags(wanted) != flags(there):
-        raise UserError(f"{folder} was made by `{there}`, and now it would be by `python {wanted}`: give the flags it was made with, or delete that folder")
+        raise UserError(f"{made} was made by `{there}`, and now it would be by `python {wanted}`: give the flags it was made with, or delete it")
 
 
 def measure(score: dict, what: str, factor: float) -> float:

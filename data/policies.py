@@ -58,8 +58,8 @@ class Policy:
         """Actions (B, A) float32 or (B,) int64 for obs (B, H, W, C) uint8."""
         raise NotImplementedError
 
-    def follow(self, action: torch.Tensor) -> None:  # noqa: B027  most remember nothing
-        """`action` was taken, shaped like what `act` answered, which a disturbance may have changed."""
+    def follow(self, action: torch.Tensor) -> None:
+        """`action` was taken, shaped like what `act` answered, which a disturbance may have changed. Most policies remember nothing."""
 
 
 class White(Policy):

@@ -281,12 +281,12 @@ def test_a_world_without_an_expert_cannot_be_asked(tmp_path):
     assert "gym:Acrobot-v1 has none" in complaint(done) and not (tmp_path / "run" / "bc" / "metrics.csv").exists()
 
 
-@pytest.mark.parametrize("space, reason", [({"type": "discrete", "n": 2}, "has env gym:Acrobot-v1"), (DISCRETE, "has env gym:Acrobot-v1")])
-def test_a_clone_of_one_world_does_not_go_on_in_another(run, tmp_path, space, reason):
+@pytest.mark.parametrize("space", [{"type": "discrete", "n": 2}, DISCRETE], ids=["as many actions", "more"])
+def test_a_clone_of_one_world_does_not_go_on_in_another(run, tmp_path, space):
     write_dataset(tmp_path / "data", LENGTHS, space=space, env="gym:Acrobot-v1")
     before = contents(run / "run")
     done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", run / "run", "--epochs", 3, *CLONE)
-    assert reason in complaint(done) and "checkpoint.tar has cartpole" in complaint(done) and contents(run / "run") == before
+    assert "has env gym:Acrobot-v1" in complaint(done) and "checkpoint.tar has cartpole" in complaint(done) and contents(run / "run") == before
 
 
 def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
