@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from data import generation_script
+from data.episode import Episode
 from envs import Step, World, WorldSpec
 from utils import cli
 from utils.errors import UserError
@@ -94,6 +95,18 @@ def sabotage(file: Path) -> None:
 
 def make(name: str, num: int = 1, **options) -> World:
     return TinyWorld(name, num, **options)
+
+
+def recorder(env: str = "tiny", mixture: dict | None = None, noise: float = 0.0, seed: int = 0, max_steps: int = 100) -> generation_script.Recorder:
+    """Records episodes within this process."""
+    return generation_script.Recorder(generation_script.Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere")))
+
+
+def same(one: Episode, other: Episode) -> bool:
+    """Whether two episodes are of the same number, seed and policy; AssertionError unless all that was recorded is equal."""
+    for name in ("obs", "action", "expert_action", "reward", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    return (one.index, one.seed, one.policy) == (other.index, other.seed, other.policy)
 
 
 def kill_at(rename: int) -> None:
