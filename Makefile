@@ -20,8 +20,8 @@ BROWSER := .venv/.browser
 
 setup: $(DONE)
 
-$(DONE): requirements.txt requirements-dev.txt utils/setup.sh
-	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash utils/setup.sh $@
+$(DONE): requirements.txt requirements-dev.txt scripts/setup.sh
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash scripts/setup.sh $@
 
 extra: $(EXTRA)
 
@@ -31,16 +31,16 @@ $(EXTRA): requirements-extra.txt $(DONE)
 	@touch $@
 
 demo: setup
-	.venv/bin/python -m benchmarks.demo carracing
+	.venv/bin/python -m scripts.demo carracing
 
 demo-nocturne: setup
-	.venv/bin/python -m benchmarks.demo nocturne
+	.venv/bin/python -m scripts.demo nocturne
 
 reproduce: setup
-	.venv/bin/python -m benchmarks.reproduce $(if $(GPU),--gpu)
+	.venv/bin/python -m scripts.reproduce $(if $(GPU),--gpu)
 
-$(BROWSER): utils/setup.sh $(DONE)
-	@PYTHON="$(PYTHON)" bash utils/setup.sh $@ browser
+$(BROWSER): scripts/setup.sh $(DONE)
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh $@ browser
 
 test: extra $(BROWSER)
 	.venv/bin/python -m pytest -n 2 --dist loadfile

@@ -24,20 +24,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.evaluation import Driven, Driver, Evaluator, dream_returns
-from data.loaders import PLACES
-from data.policies import REFERENCES, make_policy
-from envs import SCORED, make, official
-from envs.dream import DREAM_STEPS, DreamWorld
-from models.agent import Agent, Head, load_agent, load_models, load_vae
-from models.controller import parameter_vector
-from utils import checkpoint
-from utils.cli import add_logdir, add_world_options, command_line, make_folder, natural, natural_float, parser, positive, run, world_options, write_atomically
-from utils.errors import UserError
-from utils.metrics import line
-from utils.seeds import evaluation_seeds
-from utils.video import VideoWriter, side_by_side, with_lines
-from utils.viewer import HELP, Viewer, driving_help, keyboard_action
+from dreamdrive.data.loaders import PLACES
+from dreamdrive.driving.evaluation import Driven, Driver, Evaluator, dream_returns
+from dreamdrive.driving.policies import REFERENCES, make_policy
+from dreamdrive.envs import SCORED, make, official
+from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
+from dreamdrive.models.agent import Agent, Head, load_agent, load_models, load_vae
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import (
+    add_logdir,
+    add_world_options,
+    command_line,
+    natural,
+    natural_float,
+    parser,
+    positive,
+    run,
+    world_options,
+)
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.metrics import line
+from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
+from dreamdrive.utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
 TRAINED = ("ctrl", "bc")
 POLICIES = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller

@@ -19,7 +19,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --teacher --env mountaincar --logdir exp_dir/lesson
 
 --teacher serves a web page on which you teach a clone by hand, see teacher/lesson.py; its files are exp_dir/bc/taught, snapshots and lesson.png.
-The run itself, epoch by epoch, is data/clone_training.py. --method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
+The run itself, epoch by epoch, is learning/cloning.py. --method dagger and ditto go on with the clone of the first --epochs epochs that drove best.
 """
 
 import argparse
@@ -27,21 +27,33 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from data.clone_training import AVERAGE, STAGE, Cloning
-from data.imagination import Dreams, Setting
-from data.loaders import check_world, open_datasets, require_validation, world_of
-from data.sequences import FrameSequences
-from data.shards import Dataset
-from data.steps import NumberSteps
-from envs.dream import DREAM_STEPS
-from models.agent import load_models, load_vae
-from models.controller import LATENT_FEATURES, ControllerConfig
-from models.policy import MEMORIES, PolicyConfig
-from teacher import lesson
-from utils import checkpoint
-from utils.cli import add_training, device, learning_rate, natural, natural_float, parser, positive, positive_float, run, settled, share
-from utils.errors import UserError
-from utils.tracking import track
+from dreamdrive.data.loaders import check_world, open_datasets, require_validation, world_of
+from dreamdrive.data.sequences import FrameSequences
+from dreamdrive.data.shards import Dataset
+from dreamdrive.data.steps import NumberSteps
+from dreamdrive.envs.dream import DREAM_STEPS
+from dreamdrive.learning.cloning import AVERAGE, STAGE, Cloning
+from dreamdrive.learning.imagination import Dreams, Setting
+from dreamdrive.models.agent import load_models, load_vae
+from dreamdrive.models.controller import LATENT_FEATURES, ControllerConfig
+from dreamdrive.models.policy import MEMORIES, PolicyConfig
+from dreamdrive.teacher import lesson
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import (
+    add_training,
+    learning_rate,
+    natural,
+    natural_float,
+    parser,
+    positive,
+    positive_float,
+    run,
+    settled,
+    share,
+)
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.tracking import track
 
 METHODS = ("bc", "dagger", "ditto")
 LOSSES = ("squared", "gaussian")

@@ -24,19 +24,37 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.evaluation import Driver, Evaluator
-from envs import fast
-from envs.dream import Starts, begin, step
-from models.agent import load_models
-from models.controller import LATENT_FEATURES, Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
-from models.mdrnn import MDRNN, draw_noise
-from utils import checkpoint
-from utils.cli import add_training, device, natural, natural_float, parser, positive, positive_float, run, seed_everything, settled, write_args
-from utils.errors import UserError
-from utils.metrics import line, read_csv, write_csv
-from utils.plots import curves
-from utils.seeds import recording_seed, selection_seeds
-from utils.tracking import track
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.envs import fast
+from dreamdrive.envs.dream import Starts, begin, step
+from dreamdrive.models.agent import load_models
+from dreamdrive.models.controller import (
+    LATENT_FEATURES,
+    Controller,
+    ControllerConfig,
+    action_vector,
+    parameter_vector,
+    set_parameters,
+)
+from dreamdrive.models.mdrnn import MDRNN, draw_noise
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import (
+    add_training,
+    natural,
+    natural_float,
+    parser,
+    positive,
+    positive_float,
+    run,
+    settled,
+    write_args,
+)
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import line, read_csv, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.seeds import recording_seed, seed_everything, selection_seeds
+from dreamdrive.utils.tracking import track
 
 STAGE = 4
 RESCORE_DREAMS = 128  # fresh dreams the search's mean is scored on

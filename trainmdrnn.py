@@ -17,21 +17,33 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.latents import cache_latents, load_sequences
-from data.loaders import Sequences, check_world, open_datasets, require_validation
-from envs.dream import Dream, Starts, step
-from models.agent import load_vae
-from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
-from models.vae import VAE, to_uint8
-from utils import checkpoint
-from utils.cli import add_fitting, add_training, device, natural, natural_float, parser, positive, run, seed_everything, settled, write_args
-from utils.errors import UserError
-from utils.metrics import Mean, line, write_csv
-from utils.plots import curves
-from utils.precision import autocast
-from utils.spaces import action_size
-from utils.tracking import track
-from utils.video import save_png, strip
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import Sequences, check_world, open_datasets, require_validation
+from dreamdrive.envs.dream import Dream, Starts, step
+from dreamdrive.models.agent import load_vae
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
+from dreamdrive.models.vae import VAE, to_uint8
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import (
+    add_fitting,
+    add_training,
+    natural,
+    natural_float,
+    parser,
+    positive,
+    run,
+    settled,
+    write_args,
+)
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.spaces import action_size
+from dreamdrive.utils.tracking import track
+from dreamdrive.utils.video import save_png, strip
 
 STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate

@@ -16,17 +16,29 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.latents import cache_latents
-from data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
-from models.vae import GRID, SIZES, VAE, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
-from utils import checkpoint
-from utils.cli import add_fitting, add_training, device, natural_float, parser, positive, run, seed_everything, settled, write_args
-from utils.errors import UserError
-from utils.metrics import Mean, line, write_csv
-from utils.plots import curves
-from utils.precision import autocast
-from utils.tracking import track
-from utils.video import save_png, strip
+from dreamdrive.data.latents import cache_latents
+from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
+from dreamdrive.models.vae import (
+    GRID,
+    SIZES,
+    VAE,
+    VAEConfig,
+    colour_index,
+    colour_weights,
+    to_float,
+    to_uint8,
+    vae_loss,
+)
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import add_fitting, add_training, natural_float, parser, positive, run, settled, write_args
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.tracking import track
+from dreamdrive.utils.video import save_png, strip
 
 STAGE = 2
 SHAPE = {"latent": 32, "grid": False}  # of V, unless told otherwise

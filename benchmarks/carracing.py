@@ -20,21 +20,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import reference
-from benchmarks.models import regions
-from benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, spread, with_threads
-from benchmarks.report import circumstances, table, write_section
-from data.evaluation import Driver, Evaluator
-from data.policies import Brown
-from envs import Step, World, make
-from models.agent import load_agent
-from models.controller import parameter_vector
-from models.vae import to_float
-from utils.cli import add_logdir, make_folder, parser, positive, positive_float, run
-from utils.errors import UserError
-from utils.seeds import recording_seed
-from utils.video import save_png
-from utils.workers import WorkerPool
+from dreamdrive.benchmarks import reference
+from dreamdrive.benchmarks.models import regions
+from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, spread, with_threads
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.policies import Brown
+from dreamdrive.envs import Step, World, make
+from dreamdrive.models.agent import load_agent
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.vae import to_float
+from dreamdrive.utils.cli import add_logdir, parser, positive, positive_float, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.video import save_png
+from dreamdrive.utils.workers import WorkerPool
 
 COPIES = 64
 CANDIDATES, TRACKS, SIGMA = 64, 4, 0.1  # of a generation

@@ -20,14 +20,15 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from benchmarks.report import circumstances, table, write_section
-from envs.nocturne.cone import STYLES, look, render_cones, renderer
-from envs.nocturne.cone import _frame as frame_of
-from envs.nocturne.cone_nocturne import BACKGROUND, ROAD_COLORS, lit
-from envs.nocturne.scene import ABSENT, OBJECTS, Scene, load_scene
-from utils.cli import make_folder, parser, positive, positive_float, run
-from utils.errors import UserError
-from utils.video import save_png
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.envs.nocturne.cone import STYLES, look, render_cones, renderer
+from dreamdrive.envs.nocturne.cone import _frame as frame_of
+from dreamdrive.envs.nocturne.cone_nocturne import BACKGROUND, ROAD_COLORS, lit
+from dreamdrive.envs.nocturne.scene import ABSENT, OBJECTS, Scene, load_scene
+from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.video import save_png
 
 COPIES, EGOS = 16, 4  # of a scene, at different steps; in each: 64 pictures
 SIZES = (64, 128)

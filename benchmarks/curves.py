@@ -9,10 +9,10 @@ Writes  docs/images/curves.png
 import argparse
 from pathlib import Path
 
-from utils.cli import add_logdir, parser, run
-from utils.errors import UserError
-from utils.metrics import read_csv
-from utils.plots import figure
+from dreamdrive.utils.cli import add_logdir, parser, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import read_csv
+from dreamdrive.utils.plots import figure
 
 RUNS = {"z and h": ".", "z and h, from the clone": "ablations/from-clone", "z and h of an untrained M": "ablations/untrained-m", "z alone": "ablations/z-only"}
 # Ha & Schmidhuber 2018: their published training logs, recomputed (frames, score)

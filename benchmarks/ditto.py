@@ -20,18 +20,20 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from benchmarks.racing import setting_name, spread
-from benchmarks.report import circumstances, table, write_section
-from data import generation_script
-from data.clone_training import AVERAGE
-from data.imagination import Dreams, Setting
-from data.loaders import open_datasets, world_of
-from envs import fast
-from models.agent import load_models, load_vae
-from models.cloning import averaged
-from models.controller import Controller, ControllerConfig
-from models.ditto import Ditto
-from utils.cli import device, make_folder, parser, positive, positive_float, run
+from dreamdrive.benchmarks.racing import setting_name, spread
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.data import generation_script
+from dreamdrive.data.loaders import open_datasets, world_of
+from dreamdrive.envs import fast
+from dreamdrive.learning.cloning import AVERAGE
+from dreamdrive.learning.ditto import Ditto
+from dreamdrive.learning.imagination import Dreams, Setting
+from dreamdrive.models.agent import load_models, load_vae
+from dreamdrive.models.cloning import averaged
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.device import device
+from dreamdrive.utils.files import make_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = ["--rollouts", "12", "--max-steps", "200", "--val-fraction", "0.2", "--policy", "expert"]

@@ -22,16 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.demo import call
-from benchmarks.report import circumstances, table, write_section
-from data import generation_script
-from data.manifest import split
-from envs import fast, make
-from utils import checkpoint
-from utils.cli import add_logdir, parser, positive, run, world_options
-from utils.errors import UserError
-from utils.plots import figure
-from utils.seeds import recording_seed
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.data import generation_script
+from dreamdrive.data.manifest import split
+from dreamdrive.envs import fast, make
+from dreamdrive.scripts.demo import call
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import add_logdir, parser, positive, run, world_options
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.plots import figure
+from dreamdrive.utils.seeds import recording_seed
 
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has

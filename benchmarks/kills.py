@@ -26,11 +26,12 @@ from pathlib import Path
 
 import torch
 
-from data.episode import STEP_COLUMNS, Episode
-from data.manifest import ShardEntry, write_manifest
-from data.shards import Dataset, write_shard
-from utils.cli import natural, parser, positive, run, write_atomically
-from utils.errors import UserError
+from dreamdrive.data.episode import STEP_COLUMNS, Episode
+from dreamdrive.data.manifest import ShardEntry, write_manifest
+from dreamdrive.data.shards import Dataset, write_shard
+from dreamdrive.utils.cli import natural, parser, positive, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a run draws, or notes about itself, is left out: pictures, args.json, locks.

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.report import circumstances, table, write_section
-from envs.classic import quickest_action
-from utils.cli import parser, positive, run
-from utils.errors import UserError
-from utils.metrics import read_csv
-from utils.plots import figure
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.envs.classic import quickest_action
+from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import read_csv
+from dreamdrive.utils.plots import figure
 
 ROOT = Path(__file__).resolve().parent.parent
 ARROWS, NAMES = ("ArrowLeft", "ArrowDown", "ArrowRight"), ("accelerate left", "do not accelerate", "accelerate right")

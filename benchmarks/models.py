@@ -24,19 +24,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.report import table, write_section
-from data.latents import cache_latents, load_sequences
-from data.loaders import Sequences, open_datasets
-from data.shards import Dataset
-from envs.dream import Dream, step
-from models.agent import load_models, load_vae
-from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
-from models.vae import VAE, to_float, to_uint8
-from utils import checkpoint
-from utils.cli import add_logdir, make_folder, parser, positive, run
-from utils.errors import UserError
-from utils.plots import figure
-from utils.video import save_png, strip
+from dreamdrive.benchmarks.report import table, write_section
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import Sequences, open_datasets
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs.dream import Dream, step
+from dreamdrive.models.agent import load_models, load_vae
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
+from dreamdrive.models.vae import VAE, to_float, to_uint8
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.plots import figure
+from dreamdrive.utils.video import save_png, strip
 
 ROOT = Path(__file__).resolve().parent.parent
 HORIZON = 15  # steps of a dream

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.report import circumstances, table, write_section
-from envs.nocturne import Scene, Simulator, features, load_scene, visible
-from envs.nocturne.pool import scene_files
-from envs.nocturne.scene import OBJECTS, STEPS
-from envs.nocturne.simulator import wrap
-from utils.cli import parser, positive, run
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.envs.nocturne import Scene, Simulator, features, load_scene, visible
+from dreamdrive.envs.nocturne.pool import scene_files
+from dreamdrive.envs.nocturne.scene import OBJECTS, STEPS
+from dreamdrive.envs.nocturne.simulator import wrap
+from dreamdrive.utils.cli import parser, positive, run
 
 COPIES = 256
 VIEWS = 64  # egos asked for at once

@@ -19,21 +19,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.models import Interval, bootstrap, mean, reconstruct
-from benchmarks.report import table, write_section
-from envs.nocturne.cone import Views, framed, look, render_cones
-from envs.nocturne.cone_legible import LEAST, PALETTE
-from envs.nocturne.pool import make_pool
-from envs.nocturne.scene import OBJECTS, Scene
-from envs.nocturne.simulator import Simulator
-from envs.nocturne.visibility import VIEW_ANGLE
-from envs.nocturne.world import ANCHOR
-from models.agent import load_vae
-from models.vae import VAE
-from utils.cli import add_logdir, make_folder, parser, positive, run
-from utils.errors import UserError
-from utils.seeds import evaluation_seeds
-from utils.video import save_png, strip
+from dreamdrive.benchmarks.models import Interval, bootstrap, mean, reconstruct
+from dreamdrive.benchmarks.report import table, write_section
+from dreamdrive.envs.nocturne.cone import Views, framed, look, render_cones
+from dreamdrive.envs.nocturne.cone_legible import LEAST, PALETTE
+from dreamdrive.envs.nocturne.pool import make_pool
+from dreamdrive.envs.nocturne.scene import OBJECTS, Scene
+from dreamdrive.envs.nocturne.simulator import Simulator
+from dreamdrive.envs.nocturne.visibility import VIEW_ANGLE
+from dreamdrive.envs.nocturne.world import ANCHOR
+from dreamdrive.models.agent import load_vae
+from dreamdrive.models.vae import VAE
+from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.video import save_png, strip
 
 TIMES = (15, 35, 55, 75)  # steps of the log that are looked at
 LEAST_PIXELS = 6

@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from data import shards
-from data.policies import Brown
-from envs.dream import Dream, Starts, begin, step
-from models.controller import Controller
-from models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
-from utils.seeds import recording_seed
+from dreamdrive.data import shards
+from dreamdrive.driving.policies import Brown
+from dreamdrive.envs.dream import Dream, Starts, begin, step
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
+from dreamdrive.utils.seeds import recording_seed
 
 EPISODES = 20  # rollouts the reference reads, at most
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from utils.cli import make_folder, write_atomically
+from dreamdrive.utils.files import make_folder, write_atomically
 
 PACKAGES = ("torch", "numpy", "gymnasium", "h5py")
 

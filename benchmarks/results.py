@@ -16,11 +16,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.demo import call
-from benchmarks.report import circumstances, table, write_section
-from utils.cli import parser, positive, run, write_atomically
-from utils.errors import UserError
-from utils.metrics import read_csv
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.scripts.demo import call
+from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.metrics import read_csv
 
 DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
 SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"

@@ -25,22 +25,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import trainmdrnn
-import trainvae
-from benchmarks import reference
-from benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
-from benchmarks.report import circumstances, table, write_section
-from data.latents import cache_latents, load_sequences
-from data.loaders import FrameStream
-from data.shards import Dataset
-from envs.dream import Starts
-from models.controller import Controller, ControllerConfig
-from models.mdrnn import MDRNN, MDRNNConfig
-from models.vae import VAE, VAEConfig
-from traincontroller import dream_fitness
-from utils.cli import parser, positive, positive_float, run
-from utils.errors import UserError
-from utils.spaces import action_size
+from dreamdrive import trainmdrnn, trainvae
+from dreamdrive.benchmarks import reference
+from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import FrameStream
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs.dream import Starts
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.traincontroller import dream_fitness
+from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import action_size
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODE = 250  # steps of a recorded episode

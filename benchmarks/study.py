@@ -14,11 +14,11 @@ import shutil
 import statistics
 from pathlib import Path
 
-from benchmarks.curves import curve, draw
-from benchmarks.demo import call
-from benchmarks.report import circumstances, table, write_section
-from benchmarks.results import MODELS
-from utils.cli import add_logdir, parser, positive, run
+from dreamdrive.benchmarks.curves import curve, draw
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.results import MODELS
+from dreamdrive.scripts.demo import call
+from dreamdrive.utils.cli import add_logdir, parser, positive, run
 
 EPISODE = 1000  # frames
 SCORINGS = 10  # of the mean, spread over a run

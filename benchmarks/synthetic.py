@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.report import circumstances, table, write_section
-from envs.nocturne.scene import STEPS, Scene, load_scene
-from envs.nocturne.simulator import GOAL_DISTANCE, ROAD_EDGE, VEHICLE, Simulator
-from envs.nocturne.synthetic import scene_bytes
-from envs.nocturne.synthetic.scenes import KINDS, draw
-from envs.nocturne.synthetic.statistics import interactions_of
-from utils.cli import natural, parser, positive, run
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.envs.nocturne.scene import STEPS, Scene, load_scene
+from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, ROAD_EDGE, VEHICLE, Simulator
+from dreamdrive.envs.nocturne.synthetic import scene_bytes
+from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw
+from dreamdrive.envs.nocturne.synthetic.statistics import interactions_of
+from dreamdrive.utils.cli import natural, parser, positive, run
 
 COUNTED = ("scenes", "objects", "egos", "collide", "on an edge", "goal missed", "must act", "must react", "must yield")
 

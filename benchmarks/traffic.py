@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.demo import call
-from benchmarks.models import bootstrap
-from benchmarks.report import circumstances, table, write_section
-from utils.cli import add_logdir, parser, positive, run
+from dreamdrive.benchmarks.models import bootstrap
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.scripts.demo import call
+from dreamdrive.utils.cli import add_logdir, parser, positive, run
 
 RATES = {"goals, %": "goal_rate", "within 1 m, %": "goal_rate_position", "collisions, %": "collision_rate", "with objects, %": "vehicle_collision_rate",
          "with edges, %": "road_edge_rate"}  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.manifest import EpisodeEntry, Manifest, split
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, split
 
 STEP_COLUMNS = ("action", "expert_action", "reward", "terminated", "truncated")
 TAUGHT_COLUMNS = ("clone_action", "demonstration")  # of steps

@@ -34,18 +34,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.episode import Episode, episode_entry
-from data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
-from data.shards import write_shard
-from envs import make
-from envs.carracing import frame
-from models.agent import ALONE
-from models.controller import Controller, ControllerConfig
-from models.mdrnn import MDRNN, MDRNNConfig
-from models.vae import VAE, VAEConfig
-from utils import checkpoint
-from utils.cli import HelpFormatter, add_logdir, make_folder, parser, run
-from utils.errors import UserError
+from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
+from dreamdrive.data.shards import write_shard
+from dreamdrive.envs import make
+from dreamdrive.envs.carracing import frame
+from dreamdrive.models.agent import ALONE
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import HelpFormatter, add_logdir, parser, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 MEMBERS = ("observations", "rewards", "actions", "terminals")

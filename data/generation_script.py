@@ -14,34 +14,42 @@ Run again with a larger --rollouts, it adds episodes to those that are there.
 import argparse
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script, too
-
 import gymnasium as gym
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import envs
-from data import policies, shards
-from data.episode import Episode, episode_entry
-from data.manifest import MANIFEST, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, frame_bytes, read_manifest, write_manifest
-from data.shard_layout import CHUNK
-from envs import World, WorldSpec, official
-from utils import cli
-from utils.errors import UserError
-from utils.locks import locked
-from utils.seeds import RANGE, recording_seed
-from utils.workers import run_tasks
+from dreamdrive import envs
+from dreamdrive.data import shards
+from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.manifest import (
+    MANIFEST,
+    SHARD_NAME,
+    EpisodeEntry,
+    Manifest,
+    ShardEntry,
+    frame_bytes,
+    read_manifest,
+    write_manifest,
+)
+from dreamdrive.data.shard_layout import CHUNK
+from dreamdrive.driving import policies
+from dreamdrive.envs import World, WorldSpec, official
+from dreamdrive.utils import cli
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.locks import locked
+from dreamdrive.utils.seeds import RANGE, recording_seed
+from dreamdrive.utils.workers import run_tasks
 
 if TYPE_CHECKING:
-    from models.agent import Agent
+    from dreamdrive.models.agent import Agent
 
 SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125  # of frames that are recorded as one batch: ten episodes of CarRacing
 REPORT_EVERY = 25  # frames
@@ -228,7 +236,7 @@ def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str
 
 def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
     """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env."""
-    from models.agent import load_agent
+    from dreamdrive.models.agent import load_agent
 
     agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
     if agent.world["env"] != official(args.env):
@@ -336,7 +344,7 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
     """Record what `args` ask for, or what is missing of it."""
     mixture = policies.parse_mixture(args.policy)
     recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args), args.checkpoint)
-    folder = cli.make_folder(args.rootdir)
+    folder = make_folder(args.rootdir)
     with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         args.max_steps = args.max_steps or min(spec.max_steps, MOST_STEPS)

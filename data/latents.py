@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.loaders import Sequences
-from data.manifest import ShardEntry
-from data.shards import Dataset
-from models.controller import action_vector
-from models.vae import VAE, Posterior, to_float
-from utils.cli import make_folder, write_atomically
-from utils.locks import locked
+from dreamdrive.data.loaders import Sequences
+from dreamdrive.data.manifest import ShardEntry
+from dreamdrive.data.shards import Dataset
+from dreamdrive.models.controller import action_vector
+from dreamdrive.models.vae import VAE, Posterior, to_float
+from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.locks import locked
 
 SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit

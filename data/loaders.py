@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.manifest import frame_bytes
-from data.shard_layout import CHUNK
-from data.shards import Dataset, Shard
-from envs import official
-from models.controller import action_vector
-from utils.errors import UserError
+from dreamdrive.data.manifest import frame_bytes
+from dreamdrive.data.shard_layout import CHUNK
+from dreamdrive.data.shards import Dataset, Shard
+from dreamdrive.envs import official
+from dreamdrive.models.controller import action_vector
+from dreamdrive.utils.errors import UserError
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 OPEN_SHARDS = 64  # files kept open while streaming

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cli import write_atomically
-from utils.errors import UserError
-from utils.spaces import space_from_dict
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.spaces import space_from_dict
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.shards import Dataset, Shard
-from models.controller import action_vector
-from models.policy import Policy
+from dreamdrive.data.shards import Dataset, Shard
+from dreamdrive.models.controller import action_vector
+from dreamdrive.models.policy import Policy
 
 STRETCH = 8  # batches
 

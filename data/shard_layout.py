@@ -21,8 +21,8 @@ Flipped bits do not pass: libver="latest" puts checksums on HDF5's own records, 
 import h5py
 import numpy as np
 
-from data.episode import EPISODE_COLUMNS, FLAGS, STEP_COLUMNS, TAUGHT_COLUMNS
-from data.manifest import SCHEMA, Manifest, ShardEntry, frame_type
+from dreamdrive.data.episode import EPISODE_COLUMNS, FLAGS, STEP_COLUMNS, TAUGHT_COLUMNS
+from dreamdrive.data.manifest import SCHEMA, Manifest, ShardEntry, frame_type
 
 CHUNK = 16  # frames
 COLUMN_CHUNK = 4096  # steps, or episodes

@@ -20,11 +20,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
-from data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest, reason
-from data.shard_layout import CHUNK, check_members, check_sizes, chunks_of, column_type
-from utils.cli import fsync_folder, parser, run
-from utils.errors import UserError
+from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
+from dreamdrive.data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest, reason
+from dreamdrive.data.shard_layout import CHUNK, check_members, check_sizes, chunks_of, column_type
+from dreamdrive.utils.cli import parser, run
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import fsync_folder
 
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.loaders import LabelledStream
-from data.shards import Dataset
-from models.controller import Controller
+from dreamdrive.data.loaders import LabelledStream
+from dreamdrive.data.shards import Dataset
+from dreamdrive.models.controller import Controller
 
 SCALE_STEPS = 16_384  # that the spread of observed numbers is measured on
 

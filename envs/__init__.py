@@ -19,8 +19,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from utils.errors import UserError
-from utils.spaces import space_to_dict
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import space_to_dict
 
 OPTIONS = {  # of `make`, by the part of a world's name before the colon; those that are common to all worlds left out
     "nocturne": ("scenes", "image_size", "view_dist", "goal", "speed", "actions", "warmup", "drive_on", "observation"),
@@ -169,31 +169,31 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
             verb = "does" if len(theirs) == 1 else "do"
             raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
     if name == "nocturne":
-        from envs.nocturne.world import Nocturne
+        from dreamdrive.envs.nocturne.world import Nocturne
 
         return Nocturne(num, device, **options)
     if name == "carracing":
-        from envs.carracing import CarRacing
+        from dreamdrive.envs.carracing import CarRacing
 
         return CarRacing(num, device, **options)
     if name == "carracing-fast":
-        from envs.carracing_fast import CarRacingFast
+        from dreamdrive.envs.carracing_fast import CarRacingFast
 
         return CarRacingFast(num, device, **options)
     if kind == "atari":
-        from envs.atari import Atari
+        from dreamdrive.envs.atari import Atari
 
         return Atari(name.partition(":")[2], num, device, **options)
     if name == "cartpole":
-        from envs.classic import CartPole
+        from dreamdrive.envs.classic import CartPole
 
         return CartPole(num, device, **options)
     if name == "mountaincar":
-        from envs.classic import MountainCar
+        from dreamdrive.envs.classic import MountainCar
 
         return MountainCar(num, device, **options)
     if name.startswith("gym:"):
-        from envs.gym_adapter import GymWorld
+        from dreamdrive.envs.gym_adapter import GymWorld
 
         return GymWorld(name.removeprefix("gym:"), num, device, **options)
     raise UserError(f'there is no world "{name}": choose carracing, carracing-fast, nocturne, atari:<Game>, cartpole, mountaincar '

@@ -14,9 +14,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs import World, breakout
-from envs.gym_adapter import GymWorld, area_resize
-from utils.errors import UserError
+from dreamdrive.envs import World, breakout
+from dreamdrive.envs.gym_adapter import GymWorld, area_resize
+from dreamdrive.utils.errors import UserError
 
 FRAMES = 4  # a step holds a key for
 FPS = 60
@@ -26,7 +26,7 @@ OBSERVATIONS = {"stack": (SIDE, SIDE, STACK), "picture": (FRAME, FRAME, 3)}
 DRIVERS = {"Breakout": breakout.Driver}
 SIMULATOR = "dreamdrive/Atari-v0"
 
-gymnasium.register(SIMULATOR, entry_point="envs.atari:Game", max_episode_steps=MAX_STEPS)
+gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.atari:Game", max_episode_steps=MAX_STEPS)
 
 
 class Atari(GymWorld):

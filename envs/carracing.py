@@ -8,13 +8,13 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs.gym_adapter import GymWorld, area_resize
+from dreamdrive.envs.gym_adapter import GymWorld, area_resize
 
 FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
 SIMULATOR = "dreamdrive/CarRacing-v3"
 
-gymnasium.register(SIMULATOR, entry_point="envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)  # imports Box2D when it is made, not before
+gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)  # imports Box2D when it is made, not before
 
 
 def frame(observation: np.ndarray) -> np.ndarray:

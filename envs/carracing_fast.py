@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from envs.carracing import CarRacing
+from dreamdrive.envs.carracing import CarRacing
 
 
 class CarRacingFast(CarRacing):
@@ -13,7 +13,7 @@ class CarRacingFast(CarRacing):
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(num, device, max_steps, restart)  # says what to install where Box2D or pygame is missing, ...
-        from envs import carracing_picture  # ... which this cannot do without either
+        from dreamdrive.envs import carracing_picture  # ... which this cannot do without either
 
         super().look_away()
         self._picture = carracing_picture

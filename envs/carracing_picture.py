@@ -15,8 +15,8 @@ from gymnasium.envs.box2d import car_racing as official
 from PIL import Image
 from torch import Tensor
 
-from envs.carracing import FRAME, PICTURE_ROWS
-from envs.carracing_simulator import grass_patches
+from dreamdrive.envs.carracing import FRAME, PICTURE_ROWS
+from dreamdrive.envs.carracing_simulator import grass_patches
 
 PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * PICTURE_ROWS / official.STATE_H / FRAME  # a frame's pixel, in pixels of the window
 CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4  # where the window shows the car, from its lower left corner

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from envs.gym_adapter import GymWorld
+from dreamdrive.envs.gym_adapter import GymWorld
 
 # CartPole: pushed to the right when this is positive of position, speed, angle and angular speed (m, m/s, rad, rad/s). The pole is brought upright first, and leans
 # against a cart off the middle: the gains are small for the cart and large for the pole.

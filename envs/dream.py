@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import Step, World, WorldSpec
-from models.agent import load_models
-from models.controller import action_vector
-from models.mdrnn import MDRNN, Noise, State, draw_noise, sample_mixture
-from models.vae import to_uint8
-from utils.errors import UserError
-from utils.spaces import space_from_dict
+from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.models.agent import load_models
+from dreamdrive.models.controller import action_vector
+from dreamdrive.models.mdrnn import MDRNN, Noise, State, draw_noise, sample_mixture
+from dreamdrive.models.vae import to_uint8
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import space_from_dict
 
 DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
 
@@ -201,4 +201,4 @@ class DreamEnv(gym.Env):
         return self.world.render() if self.render_mode == "rgb_array" else None
 
 
-gym.register("dreamdrive/Dream-v0", entry_point="envs.dream:DreamEnv")
+gym.register("dreamdrive/Dream-v0", entry_point="dreamdrive.envs.dream:DreamEnv")

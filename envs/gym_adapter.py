@@ -17,9 +17,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs import Step, World, WorldSpec
-from utils.errors import UserError
-from utils.spaces import space_from_dict, space_to_dict
+from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import space_from_dict, space_to_dict
 
 DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
 OBSERVATIONS = ("picture", "state")

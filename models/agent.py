@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.controller import Controller, ControllerConfig, action_vector
-from models.mdrnn import MDRNN, MDRNNConfig
-from models.policy import FRAMES, Policy, PolicyConfig
-from models.vae import VAE, VAEConfig, to_float, to_uint8
-from utils import checkpoint
+from dreamdrive.models.controller import Controller, ControllerConfig, action_vector
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.policy import FRAMES, Policy, PolicyConfig
+from dreamdrive.models.vae import VAE, VAEConfig, to_float, to_uint8
+from dreamdrive.utils import checkpoint
 
 ENCODED_AT_ONCE = 256  # frames
 # Copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last bit. AVX2's are alike from 4 rows on; those of

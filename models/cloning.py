@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from models.controller import Controller
-from models.policy import Policy
-from utils.errors import UserError
-from utils.metrics import Mean
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.policy import Policy
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import Mean
 
 CLIP = 1.0  # of the norm of the gradient of a network that remembers
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from models.vae import to_float
-from utils.errors import UserError
+from dreamdrive.models.vae import to_float
+from dreamdrive.utils.errors import UserError
 
 FRAMES = "frames"  # the `features` of a head that sees frames themselves
 MEMORIES = ("cfc", "lstm", "gru", "mlp")

@@ -17,14 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-from data.episode import Episode, episode_entry
-from data.generation_script import remove_leftovers
-from data.manifest import MANIFEST, EpisodeEntry, Manifest, ShardEntry, frame_bytes, frame_type, read_manifest, write_manifest
-from data.shards import Dataset, write_shard
-from envs import World
-from utils.cli import make_folder
-from utils.errors import UserError
-from utils.seeds import recording_seed
+from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.generation_script import remove_leftovers
+from dreamdrive.data.manifest import (
+    MANIFEST,
+    EpisodeEntry,
+    Manifest,
+    ShardEntry,
+    frame_bytes,
+    frame_type,
+    read_manifest,
+    write_manifest,
+)
+from dreamdrive.data.shards import Dataset, write_shard
+from dreamdrive.envs import World
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.seeds import recording_seed
 
 FOLDER, JOURNAL = "taught", "trial.journal"
 VAL_FRACTION = 0.2  # of the trials, for those who train on them afterwards

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import World
-from envs.dream import DreamWorld
-from models.agent import Agent, Head
-from models.controller import Controller
-from models.policy import Policy
+from dreamdrive.envs import World
+from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.agent import Agent, Head
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.policy import Policy
 
 
 class Driver:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from envs import World
-from utils.viewer import DISCRETE, is_bicycle, is_driving, keyboard_action, pairs_of
+from dreamdrive.envs import World
+from dreamdrive.utils.viewer import DISCRETE, is_bicycle, is_driving, keyboard_action, pairs_of
 
 NOTHING = "n"  # do nothing: an action, unlike no key at all
 DIGITS = "0123456789"

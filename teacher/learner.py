@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.cloning import CLIP, CloneLoss, averaged
-from models.controller import Controller
-from models.policy import Policy
-from teacher.memory import FrameMemory, VectorMemory
-from utils.errors import UserError
+from dreamdrive.models.cloning import CLIP, CloneLoss, averaged
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.policy import Policy
+from dreamdrive.teacher.memory import FrameMemory, VectorMemory
+from dreamdrive.utils.errors import UserError
 
 BATCH = 32
 SNAPSHOT = 100  # training steps

@@ -14,23 +14,26 @@ from pathlib import Path
 
 import torch
 
-from data.loaders import PLACES
-from envs import World, make, official
-from envs.dream import DREAM_STEPS, DreamWorld
-from models.agent import Agent, Head, PolicyHead, load_models
-from models.controller import Controller, ControllerConfig, action_vector
-from models.policy import Policy, PolicyConfig
-from teacher.book import Book
-from teacher.clone import Driver, recorded_inputs
-from teacher.keys import Keys
-from teacher.learner import AVERAGE, BATCH, Learner
-from teacher.memory import WINDOW, FrameMemory, VectorMemory
-from teacher.session import Session
-from utils import checkpoint
-from utils.cli import add_world_options, device, make_folder, natural_float, port, positive, seed_everything, settled, world_options, write_args
-from utils.errors import UserError
-from utils.metrics import line
-from utils.tracking import track
+from dreamdrive.data.loaders import PLACES
+from dreamdrive.envs import World, make, official
+from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
+from dreamdrive.models.agent import Agent, Head, PolicyHead, load_models
+from dreamdrive.models.controller import Controller, ControllerConfig, action_vector
+from dreamdrive.models.policy import Policy, PolicyConfig
+from dreamdrive.teacher.book import Book
+from dreamdrive.teacher.clone import Driver, recorded_inputs
+from dreamdrive.teacher.keys import Keys
+from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
+from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
+from dreamdrive.teacher.session import Session
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import add_world_options, natural_float, port, positive, settled, world_options, write_args
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.metrics import line
+from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.tracking import track
 
 SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}  # of a clone, and what latents it sees, unless told otherwise
 RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
@@ -42,7 +45,7 @@ NUMBERS = {"nocturne": "features"}  # the observation that is numbers; of all ot
 def teach(args: argparse.Namespace, stage: int) -> None:
     """Serve a lesson until it is over, or until Ctrl-C; go on from the one before."""
     try:
-        from teacher.server import Server
+        from dreamdrive.teacher.server import Server
     except ImportError as error:
         raise UserError(f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip install -r requirements.txt`") from None
     torch.set_num_threads(1)  # one core is for the picture

@@ -31,8 +31,8 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from PIL import Image
 
-from teacher.session import SPEEDS, Session
-from utils.errors import UserError
+from dreamdrive.teacher.session import SPEEDS, Session
+from dreamdrive.utils.errors import UserError
 
 PAGE = Path(__file__).with_name("page.html")
 COOKIE = "dreamdrive"

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.episode import Episode
-from envs import World
-from models.controller import action_vector
-from teacher.book import Book
-from teacher.clone import Driver
-from teacher.keys import Keys
-from teacher.learner import Learner
-from utils.metrics import read_csv, write_csv
-from utils.plots import curves
-from utils.seeds import recording_seed
+from dreamdrive.data.episode import Episode
+from dreamdrive.envs import World
+from dreamdrive.models.controller import action_vector
+from dreamdrive.teacher.book import Book
+from dreamdrive.teacher.clone import Driver
+from dreamdrive.teacher.keys import Keys
+from dreamdrive.teacher.learner import Learner
+from dreamdrive.utils.metrics import read_csv, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.seeds import recording_seed
 
 RATE = 30.0  # steps and pictures a second, at speed 1
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

@@ -4,9 +4,9 @@ import signal
 
 import pytest
 import torch
-from tiny_run import TINY, TinyRun, user
 
-from benchmarks.kills import own_actions_as_experts
+from dreamdrive.benchmarks.kills import own_actions_as_experts
+from dreamdrive.tests.tiny_run import TINY, TinyRun, user
 
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)

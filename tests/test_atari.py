@@ -5,14 +5,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_run import call, complaint
 
-from data.loaders import FrameStream, open_datasets
-from data.shards import Dataset
-from envs import breakout, make
-from envs.atari import FRAMES
-from envs.gym_adapter import area_resize
-from utils.errors import UserError
+from dreamdrive.data.loaders import FrameStream, open_datasets
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs import breakout, make
+from dreamdrive.envs.atari import FRAMES
+from dreamdrive.envs.gym_adapter import area_resize
+from dreamdrive.tests.tiny_run import call, complaint
+from dreamdrive.utils.errors import UserError
 
 FIRE = 1
 

@@ -5,7 +5,19 @@ import shutil
 import subprocess
 
 import pytest
-from tiny_run import ROOT, TINY, Done, call, command, complaint, contents, copy_run, variables, write_dataset
+
+from dreamdrive.tests.tiny_run import (
+    ROOT,
+    TINY,
+    Done,
+    call,
+    command,
+    complaint,
+    contents,
+    copy_run,
+    variables,
+    write_dataset,
+)
 
 LENGTHS = [20, 30, 25, 22]
 CARTPOLE = {"type": "discrete", "n": 2}
@@ -172,7 +184,7 @@ def test_a_score_that_cannot_be_written_is_refused_before_anybody_drives(trained
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_never_reaches_a_checkpoint(module, fresh, trained, tmp_path, refused, monkeypatch):
     """M meets a reward beyond float32's square root in the data; V and the clone a learning rate that leaves float32's range, let through for this."""
-    monkeypatch.setattr("utils.cli.learning_rate", float)
+    monkeypatch.setattr("dreamdrive.utils.cli.learning_rate", float)
     monkeypatch.setattr("trainbc.learning_rate", float)
     run, stage = copy_run(trained, tmp_path), STAGES[module]
     options = ["--epochs", 4]

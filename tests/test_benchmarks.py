@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import imitation, nocturne_models, results, stages, synthetic, traffic
-from benchmarks.report import write_section
-from data.loaders import open_datasets
-from data.manifest import split
-from envs.nocturne.scene import OBJECTS
-from envs.nocturne.synthetic.scenes import KINDS
-from tests.tiny_run import call
-from utils.errors import UserError
-from utils.metrics import write_csv
+from dreamdrive.benchmarks import imitation, nocturne_models, results, stages, synthetic, traffic
+from dreamdrive.benchmarks.report import write_section
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.data.manifest import split
+from dreamdrive.envs.nocturne.scene import OBJECTS
+from dreamdrive.envs.nocturne.synthetic.scenes import KINDS
+from dreamdrive.tests.tiny_run import call
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import write_csv
 
 
 @pytest.fixture

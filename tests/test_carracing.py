@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from envs import make
-from envs.carracing import SIMULATOR, Driver, frame
-from envs.gym_adapter import find_environment, make_environment
-from utils.seeds import evaluation_seeds
+from dreamdrive.envs import make
+from dreamdrive.envs.carracing import SIMULATOR, Driver, frame
+from dreamdrive.envs.gym_adapter import find_environment, make_environment
+from dreamdrive.utils.seeds import evaluation_seeds
 
 ACTIONS = torch.from_numpy(np.random.default_rng(0).uniform([-1, 0, 0], [1, 1, 0.3], (40, 1, 3)).astype(np.float32))
 
@@ -127,14 +127,14 @@ def test_render_is_the_official_picture():
 
 
 def test_it_runs_silently_and_without_a_display():
-    program = 'from envs import make; w = make("carracing"); w.reset(0); w.step(w.expert_action()); w.render()'
+    program = 'from dreamdrive.envs import make; w = make("carracing"); w.reset(0); w.step(w.expert_action()); w.render()'
     done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_missing_box2d_names_what_to_install():
     program = ('import sys; sys.modules["Box2D"] = None\n'
-               'from envs import make; from utils.cli import run; run(lambda: make("carracing"))')
+               'from dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("carracing"))')
     done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert 'pip install "gymnasium[box2d]"' in done.stderr

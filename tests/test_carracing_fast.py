@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.carracing import LIMITS, STATES, frame_pairs, masks, side_by_side
-from envs import make
-from envs.carracing_picture import car_sprites, shades
+from dreamdrive.benchmarks.carracing import LIMITS, STATES, frame_pairs, masks, side_by_side
+from dreamdrive.envs import make
+from dreamdrive.envs.carracing_picture import car_sprites, shades
 
 
 def pose(world):

@@ -7,10 +7,10 @@ import resource
 
 import pytest
 import torch
-from tiny_run import TINY, call, complaint, contents, copy_run
 
-from utils import checkpoint
-from utils.errors import UserError
+from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 
 
 class Payload:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_run import call
 
-from data.shards import Dataset
-from envs import classic, make
-from utils.errors import UserError
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs import classic, make
+from dreamdrive.tests.tiny_run import call
+from dreamdrive.utils.errors import UserError
 
 OFFICIAL = {"cartpole": "gym:CartPole-v1", "mountaincar": "gym:MountainCar-v0"}
 

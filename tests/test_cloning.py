@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from tiny_run import BOX, DISCRETE, TINY, call, complaint, contents, copy_run
 from torch.distributions import Categorical, Normal
 from tqdm import tqdm
 
-from data.clone_training import Cloning
-from models.cloning import CloneLoss, run_epoch
-from models.controller import Controller, ControllerConfig
-from utils import checkpoint
-from utils.errors import UserError
+from dreamdrive.learning.cloning import Cloning
+from dreamdrive.models.cloning import CloneLoss, run_epoch
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, call, complaint, contents, copy_run
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_smoothed_clone_is_trained(trained, tmp_path):
 def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeypatch):
     run = copy_run(trained, tmp_path / "run")
     monkeypatch.setattr("trainbc.Cloning.report", lambda *_: None)
-    monkeypatch.setattr("data.clone_training.require_expert", lambda *_: None)  # CartPole has none, and that would be said first
+    monkeypatch.setattr("dreamdrive.learning.cloning.require_expert", lambda *_: None)  # CartPole has none, and that would be said first
     dagger = ("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--method", "dagger", "--horizon", 5)
     assert call(*dagger, "--dream-epochs", 1).returncode == 0
     before = contents(run.logdir)

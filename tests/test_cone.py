@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from envs.nocturne.cone import render_cones, to_grayscale
-from envs.nocturne.cone_legible import PALETTE
-from tests.tiny_cone import CYCLIST, PEDESTRIAN, VEHICLE, car, like, make_scene, picture, replay
-from utils.errors import UserError
+from dreamdrive.envs.nocturne.cone import render_cones, to_grayscale
+from dreamdrive.envs.nocturne.cone_legible import PALETTE
+from dreamdrive.tests.tiny_cone import CYCLIST, PEDESTRIAN, VEHICLE, car, like, make_scene, picture, replay
+from dreamdrive.utils.errors import UserError
 
 
 @pytest.mark.parametrize("style", ["legible", "nocturne"])

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from envs.nocturne import cone, opengl
-from envs.nocturne.cone import render_cones
-from envs.nocturne.scene import ABSENT
-from tests import tiny_cone
-from tests.tiny_cone import replay, street
-from utils import display
-from utils.errors import UserError
-from utils.workers import WorkerPool
+from dreamdrive.envs.nocturne import cone, opengl
+from dreamdrive.envs.nocturne.cone import render_cones
+from dreamdrive.envs.nocturne.scene import ABSENT
+from dreamdrive.tests import tiny_cone
+from dreamdrive.tests.tiny_cone import replay, street
+from dreamdrive.utils import display
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.workers import WorkerPool
 
 
 @pytest.mark.parametrize("style", ["legible", "nocturne"])
@@ -59,7 +59,7 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence():
 
 
 def script(text, **options):
-    return tiny_cone.script("tests.test_cone_contexts", text, **options)
+    return tiny_cone.script("dreamdrive.tests.test_cone_contexts", text, **options)
 
 
 def digest():
@@ -115,7 +115,7 @@ def test_another_thread_is_refused():
 
 
 WINDOW = """
-from utils.display import open_display
+from dreamdrive.utils.display import open_display
 open_display()
 import pyglet
 window = pyglet.window.Window(64, 64)
@@ -132,7 +132,7 @@ def test_beside_a_window_of_this_process_the_same_is_drawn_and_the_window_stays_
 
 
 def test_on_a_display_the_same_is_drawn_as_without():
-    assert script("import os; os.environ['DREAMDRIVE_OPENGL'] = 'x'\nfrom utils.display import open_display\nopen_display()\nprint(t.digest())").strip() == digest()
+    assert script("import os; os.environ['DREAMDRIVE_OPENGL'] = 'x'\nfrom dreamdrive.utils.display import open_display\nopen_display()\nprint(t.digest())").strip() == digest()
 
 
 def test_egl_is_tried_first_then_the_display_then_xvfb_and_the_answer_is_kept_for_children(monkeypatch):
@@ -173,7 +173,7 @@ except t.UserError as error:
 
 def test_drivers_without_layers_in_the_vertex_shader_or_indirect_drawing_draw_the_same():
     lacking = """
-from envs.nocturne import cone
+from dreamdrive.envs.nocturne import cone
 cone.renderer().context.extensions = set()
 print(t.digest())
 """
@@ -182,7 +182,7 @@ print(t.digest())
 
 def test_a_window_after_pictures_without_a_display_is_refused_and_the_remedy_works():
     text = """
-from utils.viewer import Viewer
+from dreamdrive.utils.viewer import Viewer
 t.digest()
 try:
     with Viewer("title", ["one"]):
@@ -190,7 +190,7 @@ try:
 except t.UserError as error:
     print(error)
 """
-    with_x = "from utils.display import open_display\nopen_display()\n" + text
+    with_x = "from dreamdrive.utils.display import open_display\nopen_display()\n" + text
     assert "DREAMDRIVE_OPENGL=x" in script(text, DREAMDRIVE_OPENGL="egl:0") and script(with_x, DREAMDRIVE_OPENGL="x").strip() == "opened"
 
 

@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from envs.nocturne import cone
-from envs.nocturne.cone import render_cones
-from envs.nocturne.scene import load_scene
-from tests.tiny_cone import ROOT, VEHICLE, replay, script
+from dreamdrive.envs.nocturne import cone
+from dreamdrive.envs.nocturne.cone import render_cones
+from dreamdrive.envs.nocturne.scene import load_scene
+from dreamdrive.tests.tiny_cone import ROOT, VEHICLE, replay, script
 
 ORACLE = next((p / "shared" / "nocturne" for p in ROOT.parents if (p / "shared" / "nocturne").is_dir()), None)
 NAMES = sorted(p.name for p in (ORACLE / "oracle").iterdir()) if ORACLE else ["none"]
@@ -81,8 +81,8 @@ def test_what_nocturne_calls_visible_is_seen_in_a_legible_picture_of_64_pixels()
 
 @needs_oracle
 def test_another_driver_than_llvmpipe_drops_the_same_segments():
-    out = script("tests.test_cone_oracle", """
-from envs.nocturne import cone
+    out = script("dreamdrive.tests.test_cone_oracle", """
+from dreamdrive.envs.nocturne import cone
 cone.renderer().context.renderer = "another"
 for name in t.NAMES:
     for size, padding in ((400, "pEq"), (128, "p0")):

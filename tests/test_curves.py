@@ -5,10 +5,10 @@ from argparse import Namespace
 import pytest
 from PIL import Image
 
-from benchmarks.curves import curve, draw, main
-from traincontroller import samples_now
-from utils.errors import UserError
-from utils.metrics import write_csv
+from dreamdrive.benchmarks.curves import curve, draw, main
+from dreamdrive.traincontroller import samples_now
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import write_csv
 
 
 def write_run(folder, clock=4):

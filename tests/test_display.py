@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from utils import display
-from utils.errors import UserError
+from dreamdrive.utils import display
+from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 WINDOW = """
 import sys, time
-from utils.cli import run
-from utils.display import open_display
+from dreamdrive.utils.cli import run
+from dreamdrive.utils.display import open_display
 
 def main():
     message = open_display()

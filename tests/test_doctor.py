@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import display, doctor
+from dreamdrive.utils import display, doctor
 
 ROOT = Path(__file__).parent.parent
 

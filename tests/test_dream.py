@@ -9,17 +9,17 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from data.evaluation import dream_returns
-from data.latents import load_sequences
-from data.loaders import open_datasets
-from envs.dream import Dream, DreamWorld, Starts, begin, step
-from models.agent import load_agent
-from models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
-from models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise
-from traincontroller import DreamFitness, dream_fitness, finite
-from trainmdrnn import WARM_UP
-from utils import checkpoint
-from utils.errors import UserError
+from dreamdrive.data.latents import load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.driving.evaluation import dream_returns
+from dreamdrive.envs.dream import Dream, DreamWorld, Starts, begin, step
+from dreamdrive.models.agent import load_agent
+from dreamdrive.models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise
+from dreamdrive.traincontroller import DreamFitness, dream_fitness, finite
+from dreamdrive.trainmdrnn import WARM_UP
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 Z, R, STARTS = 4, 8, 20

@@ -9,11 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tiny_world import TinyWorld, recorder, same
 
-from data import generation_script, policies
-from envs import WorldSpec
-from utils.errors import UserError
+from dreamdrive.data import generation_script
+from dreamdrive.driving import policies
+from dreamdrive.envs import WorldSpec
+from dreamdrive.tests.tiny_world import TinyWorld, recorder, same
+from dreamdrive.utils.errors import UserError
 
 
 def test_a_mixture_is_drawn_from_seed_and_index_in_its_shares():
@@ -120,7 +121,7 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
             self.taken.append(action[0].tolist())
 
     agent = Agent()
-    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
+    monkeypatch.setitem(sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
     e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
     pushed = 0
@@ -135,7 +136,7 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
 
 def test_a_controller_of_another_world_is_refused(monkeypatch):
     agent = SimpleNamespace(world={"env": "gym:Pong"}, parents={})
-    monkeypatch.setitem(sys.modules, "models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
+    monkeypatch.setitem(sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
         generation_script.trained_on(SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller")
 

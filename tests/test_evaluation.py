@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import envs
-from data.evaluation import Driver, Evaluator, _driving
-from utils.errors import UserError
+from dreamdrive import envs
+from dreamdrive.driving.evaluation import Driver, Evaluator, _driving
+from dreamdrive.utils.errors import UserError
 
 
 def drive(env, give_up, seeds=(1, 2, 3), **options):

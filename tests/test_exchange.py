@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import call, complaint
 from torch import nn
 
-from data.exchange import export, import_checkpoint, import_ncps, import_npz, read_rollout, read_sequence
-from data.shards import Dataset, verify
-from envs import make
-from envs.carracing import frame
-from envs.dream import DreamWorld
-from models.agent import load_agent
-from utils import checkpoint
-from utils.errors import UserError
+from dreamdrive.data.exchange import export, import_checkpoint, import_ncps, import_npz, read_rollout, read_sequence
+from dreamdrive.data.shards import Dataset, verify
+from dreamdrive.envs import make
+from dreamdrive.envs.carracing import frame
+from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.agent import load_agent
+from dreamdrive.tests.tiny_run import call, complaint
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 
 
 class TheirEncoder(nn.Module):
@@ -258,7 +258,7 @@ def test_hostile_archives_are_refused_in_a_sentence(tmp_path, members):
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.exchange.LARGEST", 100_000)
+    monkeypatch.setattr("dreamdrive.data.exchange.LARGEST", 100_000)
     np.savez_compressed(tmp_path / "train_0.npz", **sequence(obs=np.zeros((32, 84, 84, 4), np.uint8)))
     with pytest.raises(UserError, match="it unpacks to 903296 bytes"):
         read_sequence(tmp_path / "train_0.npz", 0, 4)

@@ -17,20 +17,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_world import make, recorder, same
 
-import envs
-from data import generation_script, shards
-from data.manifest import read_manifest
-from data.shards import Dataset, open_shard
-from utils.errors import UserError
+from dreamdrive import envs
+from dreamdrive.data import generation_script, shards
+from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data.shards import Dataset, open_shard
+from dreamdrive.tests.tiny_world import make, recorder, same
+from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MIXED = ("--policy", "brown=0.4,white=0.2,expert=0.4", "--action-noise", "0.5")
 
 
 def command(folder, *options, env="tiny", rollouts=6, threads=1):
-    return [sys.executable, "-m", "tests.tiny_world", "--env", env, "--rootdir", str(folder), "--rollouts", str(rollouts), "--threads", str(threads),
+    return [sys.executable, "-m", "dreamdrive.tests.tiny_world", "--env", env, "--rootdir", str(folder), "--rollouts", str(rollouts), "--threads", str(threads),
             *map(str, options)]
 
 
@@ -302,7 +302,7 @@ def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("start", [["data/generation_script.py"], ["-m", "data.generation_script"]])
+@pytest.mark.parametrize("start", [["data/generation_script.py"], ["-m", "dreamdrive.data.generation_script"]])
 def test_the_script_runs_by_path_and_as_a_module(start, tmp_path):
     done = subprocess.run([sys.executable, *start, "--rollouts", "1", "--max-steps", "20", "--threads", "1", "--rootdir", str(tmp_path / "x")], cwd=ROOT,
                           capture_output=True, text=True, timeout=120)

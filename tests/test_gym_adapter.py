@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs import make
-from envs.gym_adapter import area_resize
-from utils.errors import UserError
+from dreamdrive.envs import make
+from dreamdrive.envs.gym_adapter import area_resize
+from dreamdrive.utils.errors import UserError
 
 MODULE = '''
 import gymnasium as gym
@@ -192,7 +192,7 @@ def test_area_resize_leaves_an_image_of_the_right_size_alone():
 
 
 def test_old_gym_is_asked_for_by_name_and_missed_in_one_sentence():
-    program = 'import sys; sys.modules["gym"] = None\nfrom envs import make; from utils.cli import run; run(lambda: make("gym:old/CartPole-v1"))'
+    program = 'import sys; sys.modules["gym"] = None\nfrom dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("gym:old/CartPole-v1"))'
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "pip install --no-deps gym==0.26.2" in done.stderr
@@ -203,7 +203,7 @@ import sys
 import gym
 import numpy as np
 import torch
-from envs import make
+from dreamdrive.envs import make
 
 assert gym.__version__ == "0.26.2"
 gym.register("OnlyInOldGym-v0", "gym.envs.classic_control.cartpole:CartPoleEnv", max_episode_steps=3)

@@ -5,17 +5,17 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from data.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
-from data.imagination import STRIDE, Dreams, Nearest, Setting, drift, expert_latents
-from data.latents import cache_latents, load_sequences
-from data.loaders import open_datasets
-from data.steps import Steps
-from envs.dream import Dream
-from models.controller import Controller, ControllerConfig
-from models.ditto import Ditto, lambda_returns, similarity
-from models.mdrnn import MDRNN, MDRNNConfig
-from models.vae import VAE, VAEConfig
-from tests.tiny_run import BOX, DISCRETE, write_dataset
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.data.steps import Steps
+from dreamdrive.envs.dream import Dream
+from dreamdrive.learning.ditto import Ditto, lambda_returns, similarity
+from dreamdrive.learning.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
+from dreamdrive.learning.imagination import STRIDE, Dreams, Nearest, Setting, drift, expert_latents
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, write_dataset
 
 LENGTHS = [45, 7, 33, 21]  # episode 3 is for validation
 

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from utils import cli
-from utils.errors import UserError
+from dreamdrive.utils import cli
+from dreamdrive.utils.errors import UserError
 
 
 def ctrl_c():

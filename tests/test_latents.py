@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_run import DISCRETE, write_dataset
 
-from data.latents import cache_latents, load_sequences
-from data.loaders import open_datasets
-from models.vae import VAE, VAEConfig, to_float
-from utils.errors import UserError
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.models.vae import VAE, VAEConfig, to_float
+from dreamdrive.tests.tiny_run import DISCRETE, write_dataset
+from dreamdrive.utils.errors import UserError
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 20, 3, 9, 12, 4]

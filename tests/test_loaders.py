@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny_run import DISCRETE, write_dataset
 
-from data import loaders
-from data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
-from data.shards import Shard
-from utils.errors import UserError
+from dreamdrive.data import loaders
+from dreamdrive.data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
+from dreamdrive.data.shards import Shard
+from dreamdrive.tests.tiny_run import DISCRETE, write_dataset
+from dreamdrive.utils.errors import UserError
 
 LENGTHS = [5, 40, 1, 17, 33, 2, 16, 20, 15, 64]  # episodes 3 and 7 are for validation
 SMALL = (8, 8, 3)

@@ -5,9 +5,27 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
-from models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise, mdrnn_loss, mixture_log_likelihood, sample_mixture
-from models.vae import FREE_BITS, VAE, Posterior, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
+from dreamdrive.models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from dreamdrive.models.mdrnn import (
+    MDRNN,
+    MDRNNConfig,
+    Noise,
+    draw_noise,
+    mdrnn_loss,
+    mixture_log_likelihood,
+    sample_mixture,
+)
+from dreamdrive.models.vae import (
+    FREE_BITS,
+    VAE,
+    Posterior,
+    VAEConfig,
+    colour_index,
+    colour_weights,
+    to_float,
+    to_uint8,
+    vae_loss,
+)
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 

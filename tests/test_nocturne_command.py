@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_run import ROOT
-from tests.tiny_scene import car, road, scene_of, write
+from dreamdrive.tests.tiny_run import ROOT
+from dreamdrive.tests.tiny_scene import car, road, scene_of, write
 
 
 def command(*words):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from data import generation_script
-from data.manifest import read_manifest
-from data.shards import Dataset
-from envs.nocturne.pool import INDEX, FolderPool
-from envs.nocturne.synthetic import write_scenes
-from tests.tiny_run import call, tiny
-from utils.errors import UserError
+from dreamdrive.data import generation_script
+from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs.nocturne.pool import INDEX, FolderPool
+from dreamdrive.envs.nocturne.synthetic import write_scenes
+from dreamdrive.tests.tiny_run import call, tiny
+from dreamdrive.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from envs.nocturne import load_scene
-from envs.nocturne.scene import LARGEST, LIGHTS, ROADS
-from tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
-from utils.errors import UserError
+from dreamdrive.envs.nocturne import load_scene
+from dreamdrive.envs.nocturne.scene import LARGEST, LIGHTS, ROADS
+from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
+from dreamdrive.utils.errors import UserError
 
 
 @pytest.fixture(params=NAMES)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.nocturne import Simulator, load_scene
-from envs.nocturne.simulator import ROAD_EDGE, VEHICLE, bicycle, wrap
-from tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
+from dreamdrive.envs.nocturne import Simulator, load_scene
+from dreamdrive.envs.nocturne.simulator import ROAD_EDGE, VEHICLE, bicycle, wrap
+from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
 
 
 def oracle(name: str):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.nocturne import Simulator, features, load_scene, visible
-from envs.nocturne.scene import LIGHTS, ROADS
-from tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
+from dreamdrive.envs.nocturne import Simulator, features, load_scene, visible
+from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS
+from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
 
 ANGLES = {"objects": (2, 5, 6), "road_points": (2, 4), "traffic_lights": (2,), "stop_signs": (2,)}  # columns
 VANISHING = {"objects": (6, 7), "road_points": (4, 3)}  # an angle column has no meaning where the length in the other one is 0

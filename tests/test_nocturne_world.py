@@ -5,14 +5,14 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-import envs
-from envs.nocturne.actions import ActionGrid
-from envs.nocturne.expert import curvature_of, steering_for
-from envs.nocturne.pool import INDEX, FolderPool
-from envs.nocturne.simulator import bicycle
-from tests.tiny_scene import car, road, scene_of, write
-from utils.errors import UserError
-from utils.seeds import RANGE, evaluation_seeds
+from dreamdrive import envs
+from dreamdrive.envs.nocturne.actions import ActionGrid
+from dreamdrive.envs.nocturne.expert import curvature_of, steering_for
+from dreamdrive.envs.nocturne.pool import INDEX, FolderPool
+from dreamdrive.envs.nocturne.simulator import bicycle
+from dreamdrive.tests.tiny_scene import car, road, scene_of, write
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.seeds import RANGE, evaluation_seeds
 
 STEPS = 80
 

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-import envs
-from data import evaluation, shards
-from data.episode import Episode
-from data.evaluation import Driver, Evaluator
-from data.loaders import LabelledStream, open_datasets
-from data.shards import Dataset
-from data.steps import NumberSteps
-from envs.nocturne.visibility import WIDTH, features
-from models.agent import Agent, Head, load_agent
-from models.controller import Controller, ControllerConfig, parameter_vector
-from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
-from tests.tiny_scene import car, scene_of, write
+from dreamdrive import envs
+from dreamdrive.data import shards
+from dreamdrive.data.episode import Episode
+from dreamdrive.data.loaders import LabelledStream, open_datasets
+from dreamdrive.data.shards import Dataset
+from dreamdrive.data.steps import NumberSteps
+from dreamdrive.driving import evaluation
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.envs.nocturne.visibility import WIDTH, features
+from dreamdrive.models.agent import Agent, Head, load_agent
+from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
+from dreamdrive.tests.tiny_scene import car, scene_of, write
 
 LENGTHS = [5, 40, 1, 17]  # episode 3 is for validation
 

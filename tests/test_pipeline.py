@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_run import TINY, call, contents, copy_run, tiny, user
 
-import traincontroller
-from data.evaluation import Driver, Evaluator
-from data.latents import load_sequences
-from data.loaders import open_datasets
-from models.agent import load_agent
-from models.controller import parameter_vector
-from utils import checkpoint
-from utils.seeds import evaluation_seeds, selection_seeds
+from dreamdrive import traincontroller
+from dreamdrive.data.latents import load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.models.agent import load_agent
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.tests.tiny_run import TINY, call, contents, copy_run, tiny, user
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.seeds import evaluation_seeds, selection_seeds
 
 LOSSES = {"vae": ("loss", "reconstruction", "kl"), "mdrnn": ("loss", "nll", "reward_mse", "terminal_bce")}
 COLUMNS = {

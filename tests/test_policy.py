@@ -8,16 +8,16 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from data.evaluation import Driver, Evaluator
-from data.loaders import open_datasets
-from data.sequences import STRETCH, FrameSequences, shifted
-from data.shards import Dataset
-from models.agent import LANES, PolicyHead, load_agent
-from models.cloning import CloneLoss, averaged, run_sequences
-from models.policy import MEMORIES, Policy, PolicyConfig
-from tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
-from utils import checkpoint
-from utils.metrics import read_csv
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.data.sequences import STRETCH, FrameSequences, shifted
+from dreamdrive.data.shards import Dataset
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.models.agent import LANES, PolicyHead, load_agent
+from dreamdrive.models.cloning import CloneLoss, averaged, run_sequences
+from dreamdrive.models.policy import MEMORIES, Policy, PolicyConfig
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.metrics import read_csv
 
 LENGTHS = [200, 5, 90, 40]  # episode 3 is for validation
 CLONE = ("--model", "gru", "--units", 8, "--width", 4, "--sequence", 8, "--batch-size", 32,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.tiny_run import ROOT, call
-from utils import checkpoint
+from dreamdrive.tests.tiny_run import ROOT, call
+from dreamdrive.utils import checkpoint
 
 WHOLE = ("vae", "mdrnn", "ctrl", "bc")
 STAGES = {"carracing": WHOLE, "nocturne": WHOLE, "breakout": ("bc",)}

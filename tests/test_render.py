@@ -17,21 +17,21 @@ import pytest
 import torch
 from PIL import Image
 
-from data.policies import make_policy
-from envs import make
-from envs.dream import Starts
-from models.agent import load_agent
-from models.controller import Controller, ControllerConfig
-from models.mdrnn import MDRNN, MDRNNConfig
-from models.vae import VAE, VAEConfig, to_float, vae_loss
-from test_controller import Episode, load, parse_args, record
-from tests.test_video import decode
-from tests.vnc import Desktop, vnc_desktop, wait_for
-from utils import checkpoint
-from utils.seeds import evaluation_seeds
-from utils.spaces import space_to_dict
-from utils.video import BACKGROUND, GAP, fit, line_height, with_lines
-from utils.viewer import HELP, driving_help, text_lines
+from dreamdrive.driving.policies import make_policy
+from dreamdrive.envs import make
+from dreamdrive.envs.dream import Starts
+from dreamdrive.models.agent import load_agent
+from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.vae import VAE, VAEConfig, to_float, vae_loss
+from dreamdrive.test_controller import Episode, load, parse_args, record
+from dreamdrive.tests.test_video import decode
+from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.spaces import space_to_dict
+from dreamdrive.utils.video import BACKGROUND, GAP, fit, line_height, with_lines
+from dreamdrive.utils.viewer import HELP, driving_help, text_lines
 
 ROOT = Path(__file__).parent.parent
 SEED = evaluation_seeds(0, 1)[0]
@@ -220,7 +220,7 @@ def test_what_is_watched_is_what_is_scored(logdir, monkeypatch):
     agent.reset(1)
     obs, total = world.reset([SEED]), 0.0
     for _ in range(5):
-        step = world.step(agent.act(obs))  # as data/evaluation.py drives
+        step = world.step(agent.act(obs))  # as driving/evaluation.py drives
         obs, total = step.obs, total + float(step.reward)
         watched.step(set())
     agent.see(obs)

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_run import ROOT, TINY, call, command, complaint, contents, copy_run, tiny, variables
 
-from benchmarks import kills
-from traincontroller import Search
-from utils import checkpoint
+from dreamdrive.benchmarks import kills
+from dreamdrive.tests.tiny_run import ROOT, TINY, call, command, complaint, contents, copy_run, tiny, variables
+from dreamdrive.traincontroller import Search
+from dreamdrive.utils import checkpoint
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
 LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for name in FOLDERS}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from utils.errors import UserError
-from utils.seeds import evaluation_seeds, recording_seed, selection_seeds
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.seeds import evaluation_seeds, recording_seed, selection_seeds
 
 SEEDS = (0, 1, 7, 99, 100, 12345)
 

@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from data import shards
-from data.episode import EPISODE_COLUMNS, STEP_COLUMNS, Episode, episode_entry
-from data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
-from data.shard_layout import chunks_of
-from data.shards import Dataset
-from utils.errors import UserError
+from dreamdrive.data import shards
+from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, Episode, episode_entry
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
+from dreamdrive.data.shard_layout import chunks_of
+from dreamdrive.data.shards import Dataset
+from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = Manifest("tiny", (8, 8, 3), {"type": "box", "low": [-1.0, 0.0], "high": [1.0, 1.0]}, 0.02, 100, 0, "brown=0.5,expert=0.5", 0.0, 0.25, 4,

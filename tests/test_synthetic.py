@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.nocturne.synthetic import make_scene, scene_bytes
-from envs.nocturne.synthetic.__main__ import main
-from envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
-from envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
-from utils import cli
+from dreamdrive.envs.nocturne.synthetic import make_scene, scene_bytes
+from dreamdrive.envs.nocturne.synthetic.__main__ import main
+from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
+from dreamdrive.envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
+from dreamdrive.utils import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 110
@@ -282,7 +282,7 @@ def test_a_hundred_scenes_keep_every_promise_and_are_rarely_drawn_twice():
 
 
 def command(*options):
-    return subprocess.run([sys.executable, "-m", "envs.nocturne.synthetic", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "dreamdrive.envs.nocturne.synthetic", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

@@ -11,17 +11,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_run import DISCRETE, ROOT, call, command, complaint, contents, variables, write_dataset
 
-from data.shards import Dataset, verify
-from envs import make
-from envs.classic import quickest_action
-from teacher import book, server
-from teacher.keys import Keys
-from teacher.memory import WINDOW, FrameMemory
-from teacher.session import Held
-from utils import checkpoint
-from utils.metrics import read_csv
+from dreamdrive.data.shards import Dataset, verify
+from dreamdrive.envs import make
+from dreamdrive.envs.classic import quickest_action
+from dreamdrive.teacher import book, server
+from dreamdrive.teacher.keys import Keys
+from dreamdrive.teacher.memory import WINDOW, FrameMemory
+from dreamdrive.teacher.session import Held
+from dreamdrive.tests.tiny_run import DISCRETE, ROOT, call, command, complaint, contents, variables, write_dataset
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.metrics import read_csv
 
 MOUNTAIN = ("--teacher", "--env", "mountaincar", "--countdown", 0, "--device", "cpu")
 ARROWS = {0: "left", 1: "down", 2: "right"}
@@ -201,7 +201,7 @@ def test_a_clone_on_latents_is_taught_in_the_simulator_and_in_the_dream(script, 
 
 def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, trained, tmp_path):
     """The latents a lesson goes on from are those it had, but for the last digits."""
-    from teacher import lesson
+    from dreamdrive.teacher import lesson
 
     for stage in ("vae", "mdrnn"):
         shutil.copytree(trained.logdir / stage, tmp_path / stage, copy_function=os.link)
@@ -319,13 +319,11 @@ def test_windows_of_frames_end_with_samples_and_stay_within_their_episodes(windo
 
 KILLS = int(os.environ.get("KILLS", 5))  # each takes the seconds that Python needs to start
 LESSON = """
-import sys
-sys.path[:0] = ["tests", "."]
-import test_teacher
-from teacher import server
-from utils import cli
+from dreamdrive.tests import test_teacher
+from dreamdrive.teacher import server
+from dreamdrive.utils import cli
 server.Server = test_teacher.Watchful
-import trainbc
+from dreamdrive import trainbc
 cli.run(trainbc.main)
 """
 

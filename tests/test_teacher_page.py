@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import user
 
-from benchmarks.lesson import EPISODES, TRIALS, open_browser, start, teach, visit, wait
-from utils.metrics import read_csv
+from dreamdrive.benchmarks.lesson import EPISODES, TRIALS, open_browser, start, teach, visit, wait
+from dreamdrive.tests.tiny_run import user
+from dreamdrive.utils.metrics import read_csv
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
 pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="the page's tests need chromium and chromium-driver: make test")

@@ -13,10 +13,10 @@ import aiohttp
 import numpy as np
 import pytest
 
-from teacher import server
-from teacher.server import BURST, LARGEST, Malformed, Server, understood
-from teacher.session import Held
-from utils.errors import UserError
+from dreamdrive.teacher import server
+from dreamdrive.teacher.server import BURST, LARGEST, Malformed, Server, understood
+from dreamdrive.teacher.session import Held
+from dreamdrive.utils.errors import UserError
 
 KEYS = {"left": "accelerate left", "right": "accelerate right"}
 STATUS = {"phase": "running", "trial": 1}

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import ROOT, copy_run, tiny, user, variables
 
-from utils import tracking
-from utils.metrics import write_csv
-from utils.trackers import TRACKERS, without_secrets
-from utils.tracking import track
+from dreamdrive.tests.tiny_run import ROOT, copy_run, tiny, user, variables
+from dreamdrive.utils import tracking
+from dreamdrive.utils.metrics import write_csv
+from dreamdrive.utils.trackers import TRACKERS, without_secrets
+from dreamdrive.utils.tracking import track
 
 PATIENCE = 240  # seconds that a loaded machine is given
 # Runs the command it is given, and kills it with all it has started as soon as whoever started this one is gone, however that came.
@@ -225,7 +225,7 @@ def test_how_a_training_ended_is_shown_until_it_goes_on(mlflow, tmp_path):
 
 
 def test_a_training_that_was_killed_is_shown_so_though_it_could_not_say_it(mlflow, tmp_path):
-    code = ("import sys; sys.path.append('tests'); from test_tracking import *; tracking.GRACE = PATIENCE; "
+    code = ("import sys; from dreamdrive.tests.test_tracking import *; tracking.GRACE = PATIENCE; "
             "training(options('mlflow', Path(sys.argv[1])), 2, lambda: os.kill(os.getpid(), 9))")
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, env=variables(), stdin=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGKILL

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import UserError
-from utils.video import VideoWriter, save_png, side_by_side, strip, with_lines
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, strip, with_lines
 
 RED, GREEN, BLUE = (220, 30, 30), (40, 200, 60), (30, 60, 210)
 
@@ -69,7 +69,7 @@ def test_a_video_left_by_an_exception_leaves_the_old_one_and_no_litter(tmp_path)
 @pytest.mark.parametrize("amount", ["9", ""], ids=["at once", "in the end"])
 def test_ffmpeg_dying_is_one_sentence_with_its_last_line(amount, tmp_path, monkeypatch):
     fake = [sys.executable, "-c", f"import sys; sys.stdin.buffer.read({amount}); sys.exit('first\\nNo space left on device')"]
-    monkeypatch.setattr("utils.video.ffmpeg_command", lambda *_: fake)
+    monkeypatch.setattr("dreamdrive.utils.video.ffmpeg_command", lambda *_: fake)
     with pytest.raises(UserError, match="No space left on device"):
         record(tmp_path / "a.mp4", [plain(RED, 512, 512)] * 20)
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import ImageGrab
 
-from tests.vnc import vnc_desktop, wait_for
-from utils.viewer import Viewer, key_name, keyboard_action, text_lines
+from dreamdrive.tests.vnc import vnc_desktop, wait_for
+from dreamdrive.utils.viewer import Viewer, key_name, keyboard_action, text_lines
 
 ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE = (220, 30, 30), (40, 200, 60), (30, 60, 210)
@@ -129,7 +129,7 @@ def test_a_window(function, monkeypatch):
 
 SCRIPT = """
 import numpy as np
-from utils.viewer import Viewer
+from dreamdrive.utils.viewer import Viewer
 
 def plain(*colour):
     return np.full((64, 64, 3), colour, np.uint8)
@@ -174,7 +174,7 @@ def test_the_script_works_under_xvfb_run():
 
 
 def test_nothing_of_pyglet_is_imported_before_a_window_is_wanted():
-    check = "import sys; import utils.viewer, utils.display, utils.video, utils.doctor; sys.exit('pyglet' in sys.modules)"
+    check = "import sys; import dreamdrive.utils.viewer, dreamdrive.utils.display, dreamdrive.utils.video, dreamdrive.utils.doctor; sys.exit('pyglet' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, timeout=60).returncode == 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
-from utils.workers import WorkerPool, run_tasks
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.workers import WorkerPool, run_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +110,7 @@ def test_a_user_error_in_a_worker_ends_the_run_at_once(tmp_path, capsys):
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT)},
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests",
                               stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     if how == signal.SIGINT:
@@ -125,7 +125,7 @@ def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
 
 
 def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT)},
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests",
                               stderr=subprocess.PIPE, text=True)
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     victim = alive(tmp_path)[0]
@@ -141,9 +141,9 @@ def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
 
 PARENT = """
 import sys
-from test_workers import set_up
-from utils import cli
-from utils.workers import run_tasks
+from dreamdrive.tests.test_workers import set_up
+from dreamdrive.utils import cli
+from dreamdrive.utils.workers import run_tasks
 if __name__ == "__main__":
     cli.run(lambda: run_tasks(set_up, (sys.argv[1],), [("sleep", 60)] * 2, 2, print))
 """

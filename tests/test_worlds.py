@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from envs import fast, make, official
-from utils.errors import UserError
+from dreamdrive.envs import fast, make, official
+from dreamdrive.utils.errors import UserError
 
 NAMES = ["carracing", "carracing-fast", "atari:Breakout", "cartpole", "gym:CartPole-v1"]
 

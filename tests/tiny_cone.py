@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from envs.nocturne import opengl
-from envs.nocturne.cone import render_cones
-from envs.nocturne.cone_legible import PALETTE
-from envs.nocturne.scene import ABSENT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
+from dreamdrive.envs.nocturne import opengl
+from dreamdrive.envs.nocturne.cone import render_cones
+from dreamdrive.envs.nocturne.cone_legible import PALETTE
+from dreamdrive.envs.nocturne.scene import ABSENT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
 
 ROOT = Path(__file__).resolve().parent.parent
 VEHICLE, PEDESTRIAN, CYCLIST = (OBJECTS.index(name) for name in ("vehicle", "pedestrian", "cyclist"))
@@ -77,7 +77,7 @@ def street(seed=0, n=12):
 def script(tests, text, timeout=120, **environment):
     """Run a script in the repository; its output. The functions of the module `tests` are there as `t`."""
     values = {**{k: v for k, v in os.environ.items() if k not in ("DISPLAY", opengl.FOUND)}, **environment}
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]\nimport {tests} as t\n{text}"], cwd=ROOT, env=values,
+    done = subprocess.run([sys.executable, "-c", f"import {tests} as t\n{text}"], cwd=ROOT, env=values,
                           capture_output=True, text=True, timeout=timeout)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -13,11 +13,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from data import generation_script
-from data.episode import Episode
-from envs import Step, World, WorldSpec
-from utils import cli
-from utils.errors import UserError
+from dreamdrive.data import generation_script
+from dreamdrive.data.episode import Episode
+from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.utils import cli
+from dreamdrive.utils.errors import UserError
 
 SHAPE = (8, 8, 3)
 

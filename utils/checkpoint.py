@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from utils.cli import make_folder, write_atomically
-from utils.errors import UserError
-from utils.locks import locked
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.locks import locked
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}

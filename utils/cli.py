@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import random
 import shlex
 import signal
 import sys
@@ -11,14 +9,13 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-import torch
-
-from utils.errors import UserError
-from utils.precision import CHOICES
-from utils.trackers import TRACKERS
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.precision import CHOICES
+from dreamdrive.utils.trackers import TRACKERS
 
 ASK_AGAIN = 5.0  # seconds
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -145,32 +142,6 @@ def learning_rate(text: str) -> float:
     return value
 
 
-def device(name: str) -> torch.device:
-    """The torch device `name` stands for; UserError if this machine does not have it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} is not available on this machine ({reason}): use --device auto or --device cpu") from None
-    return found
-
-
-def seed_everything(*entropy: int) -> np.random.Generator:
-    """Seed torch, random and NumPy from a tuple of integers such as (seed, stage, epoch); returns a NumPy generator of the same origin.
-
-    A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an uninterrupted one.
-    """
-    sequence = np.random.SeedSequence([int(e) for e in entropy])
-    first, second = (int(word) for word in sequence.generate_state(2))
-    torch.manual_seed(first)
-    np.random.seed(second)
-    random.seed(first)
-    return np.random.default_rng(sequence)
-
-
 def command_line() -> str:
     """The command as the user typed it, as far as Python can tell."""
     return shlex.join(["python", *sys.argv])
@@ -194,40 +165,10 @@ def write_args(folder: Path, args: argparse.Namespace) -> None:
     write_atomically(folder / "args.json", (json.dumps(recorded(args), indent=1) + "\n").encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error.strerror}): free some space or choose another folder, then run the same command again") from None
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(folder: Path) -> Path:
-    """Create `folder`; UserError if it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions") from None
-    return folder
+def leave_script_folder() -> None:
+    """Take the folder of our script, which Python has put first on its path, away again: a user's own `utils` or `envs` must not be hidden by ours."""
+    if sys.path and Path(sys.path[0]).resolve() in (ROOT, ROOT / "data"):
+        del sys.path[0]
 
 
 def run(main) -> None:
@@ -236,6 +177,7 @@ def run(main) -> None:
     A KeyboardInterrupt may come where Python drops exceptions (a callback, a destructor) or makes others of them (the import of a library): what ends `main`
     after Ctrl-C counts as Ctrl-C, and it is raised again until something does.
     """
+    leave_script_folder()
     asked = False
 
     def interrupt(*_) -> NoReturn:

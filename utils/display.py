@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
 
 SCREEN = (1400, 900)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from utils import display
-from utils.errors import UserError
+from dreamdrive.utils import display
+from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DISK_GB = 3  # what `make demo` writes, with room to spare

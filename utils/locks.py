@@ -5,7 +5,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli import write_atomically
+from dreamdrive.utils.files import write_atomically
 
 
 def write_csv(path: Path, rows: Sequence[dict]) -> None:

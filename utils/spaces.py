@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import gymnasium as gym
 import numpy as np
 
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
 
 
 def space_to_dict(space: gym.Space, scale: Sequence[float] | None = None) -> dict:

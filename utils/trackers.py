@@ -19,7 +19,7 @@ import time
 import uuid
 from pathlib import Path
 
-from utils.locks import locked
+from dreamdrive.utils.locks import locked
 
 PROJECT = "dreamdrive"
 GLANCE = 0.5  # seconds between two looks at the files

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.cli import recorded
+from dreamdrive.utils.cli import recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 20  # seconds that the end of a training waits at most
@@ -55,9 +54,8 @@ def start(args: argparse.Namespace, folder: Path, counter: str) -> tuple[subproc
            "counter": counter, "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
            "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
            "resumed": not args.noreload and (folder / "checkpoint.tar").exists()}
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen([sys.executable, "-P", "-m", "utils.trackers", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, bufsize=0, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True)  # Ctrl-C is not for it
+    process = subprocess.Popen([sys.executable, "-P", "-m", "dreamdrive.utils.trackers", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True)  # Ctrl-C is not for it
     repeater = threading.Thread(target=repeat, args=(process,), daemon=True)
     repeater.start()
     return process, repeater

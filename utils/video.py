@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.cli import fsync_folder, make_folder, write_atomically
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import fsync_folder, make_folder, write_atomically
 
 BACKGROUND = (24, 26, 30)
 FOREGROUND = (226, 228, 232)

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.display import open_display
-from utils.errors import UserError
-from utils.video import GAP, line_height, side_by_side, with_lines
+from dreamdrive.utils.display import open_display
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.video import GAP, line_height, side_by_side, with_lines
 
 HELP = "space: pause    S: single step    R: reset    Q: quit"
 NAP = 0.02  # seconds between two looks at the keyboard while nothing is to be drawn

@@ -26,7 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SPAWN = multiprocessing.get_context("spawn")

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from envs.nocturne.pool import scene_files
-from envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, load_scene
-from envs.nocturne.simulator import Simulator
-from utils import cli
-from utils.errors import UserError
-from utils.video import VideoWriter, save_png, side_by_side, with_lines
+from dreamdrive.envs.nocturne.pool import scene_files
+from dreamdrive.envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, load_scene
+from dreamdrive.envs.nocturne.simulator import Simulator
+from dreamdrive.utils import cli
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
 COLUMNS = ("vehicles", "pedestrians", "cyclists", "moving", "egos", "road points", "lights", "stop signs")  # of the table
@@ -46,8 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     """The scene from above and the ego's cone, side by side."""
-    from envs.nocturne.cone import render_cones
-    from envs.nocturne.world import ANCHOR, VIEW_DIST
+    from dreamdrive.envs.nocturne.cone import render_cones
+    from dreamdrive.envs.nocturne.world import ANCHOR, VIEW_DIST
 
     learner = {"view_dist": VIEW_DIST, "goal": True, "speed": True, "anchor": ANCHOR}  # as Nocturne's world has it
     who = [(0, ego)]

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.nocturne.opengl import Context, delete, open_context, refuse_forked
-from envs.nocturne.scene import ABSENT, STEPS, Scene
-from utils.errors import UserError
+from dreamdrive.envs.nocturne.opengl import Context, delete, open_context, refuse_forked
+from dreamdrive.envs.nocturne.scene import ABSENT, STEPS, Scene
+from dreamdrive.utils.errors import UserError
 
 STYLES = ("legible", "nocturne")
 LARGEST = 4096  # pixels of a side
@@ -241,8 +241,8 @@ class Renderer:
     """Draws views in the context of this process; `draw` is the whole of it."""
 
     def __init__(self, context: Context) -> None:
-        from envs.nocturne.cone_legible import Legible
-        from envs.nocturne.cone_nocturne import Nocturne
+        from dreamdrive.envs.nocturne.cone_legible import Legible
+        from dreamdrive.envs.nocturne.cone_nocturne import Nocturne
 
         self.context, self.cache = context, SceneCache(context)
         self.styles: dict[str, Any] = {}

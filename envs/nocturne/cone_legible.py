@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne import legible_shaders as shaders
-from envs.nocturne import opengl
-from envs.nocturne.cone import Colors, Frame, SceneCache, Views
-from envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
+from dreamdrive.envs.nocturne import legible_shaders as shaders
+from dreamdrive.envs.nocturne import opengl
+from dreamdrive.envs.nocturne.cone import Colors, Frame, SceneCache, Views
+from dreamdrive.envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
 
 PALETTE = {
     "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),

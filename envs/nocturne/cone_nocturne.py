@@ -17,11 +17,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from envs.nocturne import nocturne_shaders as shaders
-from envs.nocturne import opengl
-from envs.nocturne.cone import RUN, Colors, Frame, SceneCache, Views
-from envs.nocturne.scene import LIGHTS, ROADS, Scene
-from utils.errors import UserError
+from dreamdrive.envs.nocturne import nocturne_shaders as shaders
+from dreamdrive.envs.nocturne import opengl
+from dreamdrive.envs.nocturne.cone import RUN, Colors, Frame, SceneCache, Views
+from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS, Scene
+from dreamdrive.utils.errors import UserError
 
 SAMPLES = np.array([[0.375, 0.875], [0.875, 0.625], [0.125, 0.375], [0.625, 0.125]])  # x to the right, y down; OpenGL's numbers for them are asked for
 BYTES = 64 << 20  # of the multisampled texture

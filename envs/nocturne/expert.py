@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.nocturne.simulator import Simulator, wrap
+from dreamdrive.envs.nocturne.simulator import Simulator, wrap
 
 # Gains of the way back, in the car's own terms; small enough that a step of 0.1 s is short beside them.
 ALONG, PACE = 0.6, 1.6  # 1/s^2 and 1/s: acceleration for each metre and each m/s behind the log

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from utils import display
-from utils.errors import UserError
+from dreamdrive.utils import display
+from dreamdrive.utils.errors import UserError
 
 FOUND = "DREAMDRIVE_OPENGL"  # in the environment: "egl:0" (the number of the device) or "x"
 DEVICES = 8  # of EGL that are tried

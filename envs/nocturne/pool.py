@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from envs.nocturne.scene import Scene, load_scene
-from utils.cli import write_atomically
-from utils.errors import UserError
-from utils.seeds import RANGE
+from dreamdrive.envs.nocturne.scene import Scene, load_scene
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.seeds import RANGE
 
 IN_MEMORY = 128  # scenes kept, some 0.3 MB each
 INDEX, SCHEMA = ".egos.json", 1
@@ -89,7 +89,7 @@ class SyntheticPool(ScenePool):
     """A scene of ours for every seed, and one of its egos."""
 
     def draw(self, seed: int) -> tuple[Scene, int]:
-        from envs.nocturne.synthetic import make_scene
+        from dreamdrive.envs.nocturne.synthetic import make_scene
 
         scene = self._remembered(seed, lambda: load_scene(f"synthetic_{seed:06d}.json", content=make_scene(seed)))
         egos = [ego for ego, last in busy_egos(scene) if last > self.warmup]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
+from dreamdrive.utils.errors import UserError
 
 STEPS = 91  # of a log
 DT = 0.1  # seconds between them

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.nocturne.scene import DT, STEPS, Scene
-from envs.nocturne.tables import CELL, Table, tables
+from dreamdrive.envs.nocturne.scene import DT, STEPS, Scene
+from dreamdrive.envs.nocturne.tables import CELL, Table, tables
 
 VEHICLE, ROAD_EDGE = 1, 2  # values of Simulator.collision besides 0
 GOAL_DISTANCE, GOAL_SPEED, GOAL_HEADING = 1.0, 1.0, 0.3  # m, m/s, rad: Nocturne's reinforcement-learning rule

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.nocturne.scene import ROADS, Scene
+from dreamdrive.envs.nocturne.scene import ROADS, Scene
 
 CELL = 8.0  # metres of the grid that road edges are looked up in
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from envs.nocturne.scene import LIGHTS, OBJECTS, ROADS
-from envs.nocturne.simulator import Simulator, wrap
+from dreamdrive.envs.nocturne.scene import LIGHTS, OBJECTS, ROADS
+from dreamdrive.envs.nocturne.simulator import Simulator, wrap
 
 VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
 MOST = (16, 1000, 20, 4)  # nearest objects, road points, lights, stop signs that are kept: Nocturne's config.yaml

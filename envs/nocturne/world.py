@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import Step, World, WorldSpec
-from envs.gym_adapter import checked_actions
-from envs.nocturne.actions import ActionGrid
-from envs.nocturne.expert import corrective_action
-from envs.nocturne.pool import make_pool
-from envs.nocturne.scene import DT
-from envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
-from envs.nocturne.visibility import WIDTH, features
-from utils.errors import UserError
+from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.envs.gym_adapter import checked_actions
+from dreamdrive.envs.nocturne.actions import ActionGrid
+from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.pool import make_pool
+from dreamdrive.envs.nocturne.scene import DT
+from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
+from dreamdrive.envs.nocturne.visibility import WIDTH, features
+from dreamdrive.utils.errors import UserError
 
 SIZES = (64, 128)
 KINDS = ("continuous", "discrete")
@@ -152,7 +152,7 @@ class Nocturne(World):
 
     def render(self, copy: int = 0) -> np.ndarray:
         """The scene from above, the ego in its middle looking up."""
-        from envs.nocturne.cone import render_cones
+        from dreamdrive.envs.nocturne.cone import render_cones
 
         return render_cones(self.sim, [(copy, int(self.egos[copy]))], ABOVE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
 
@@ -210,7 +210,7 @@ class Nocturne(World):
         egos = torch.stack([which, self.egos[which]], 1)
         if not self.spec.pictures:
             return features(self.sim, egos, self.view_dist).flat
-        from envs.nocturne.cone import render_cones
+        from dreamdrive.envs.nocturne.cone import render_cones
 
         return render_cones(self.sim, egos, self.image_size, self.view_dist, **self.marks, anchor=ANCHOR).to(self.device)
 

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from envs.nocturne.synthetic.scenes import STEPS, draw
-from utils import cli
+from dreamdrive.envs.nocturne.synthetic.scenes import STEPS, draw
+from dreamdrive.utils.files import make_folder, write_atomically
 
 __all__ = ["make_scene", "write_scenes", "scene_bytes", "scene_path", "is_scene"]
 
@@ -43,11 +43,11 @@ def is_scene(path: Path) -> bool:
 
 def write_scenes(folder: Path, count: int, seed: int) -> Iterator[Path | None]:
     """Write scenes 0 .. count - 1 of `seed` into `folder`, one at a time; gives the path of each, or None for one that was there already."""
-    cli.make_folder(folder)
+    make_folder(folder)
     for index in range(count):
         path = scene_path(folder, index)
         if is_scene(path):
             yield None
             continue
-        cli.write_atomically(path, scene_bytes(make_scene(seed, index)))
+        write_atomically(path, scene_bytes(make_scene(seed, index)))
         yield path

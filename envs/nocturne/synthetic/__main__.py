@@ -14,10 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from envs.nocturne.synthetic import write_scenes
-from utils import cli
-from utils.errors import UserError
-from utils.locks import locked
+from dreamdrive.envs.nocturne.synthetic import write_scenes
+from dreamdrive.utils import cli
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.locks import locked
 
 COMMAND = "command"
 
@@ -43,10 +44,10 @@ def check_seed(folder: Path, seed: int) -> None:
 
 def main() -> None:
     args = parse_args()
-    cli.make_folder(args.out)
+    make_folder(args.out)
     with locked(args.out, f"{args.out} is being written by another process: wait for it, or choose another --out"):
         check_seed(args.out, args.seed)
-        cli.write_args(cli.make_folder(args.out / COMMAND), args)
+        cli.write_args(make_folder(args.out / COMMAND), args)
         made = sum(path is not None for path in tqdm(write_scenes(args.out, args.scenes, args.seed), total=args.scenes, unit="scene", desc=str(args.out)))
     print(f"{args.out} holds {args.scenes} scenes: {made} are new, {args.scenes - made} were there already")
 

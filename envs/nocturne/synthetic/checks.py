@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
 
 MARGIN = 0.02  # m by which bodies are made longer and wider before they are tested
 

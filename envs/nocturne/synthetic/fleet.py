@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.routes import Routes
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.routes import Routes
 
 TURNS_IN = 1.45  # smallest radius of a route, in vehicle lengths
 

@@ -4,8 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import KERB, Axis, RoadMap, Section, Signals, draw_section, lay_bays, lay_lines
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.maps import (
+    KERB,
+    Axis,
+    RoadMap,
+    Section,
+    Signals,
+    draw_section,
+    lay_bays,
+    lay_lines,
+)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
 
 STEP = 0.25  # m between the points of a route
 KERB = 0.35  # m from the outermost lane or bay to the road edge

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import Axis, RoadMap, Section, draw_section, lay_bays, lay_lines
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.maps import Axis, RoadMap, Section, draw_section, lay_bays, lay_lines
 
 
 def winding(rng: np.random.Generator, length: float, radius: float) -> np.ndarray:

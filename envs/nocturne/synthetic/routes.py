@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, RoadMap
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, RoadMap
 
 
 class Routes:

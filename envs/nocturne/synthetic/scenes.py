@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import checks
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.checks import Bodies
-from envs.nocturne.synthetic.fleet import Fleet, draw_fleet, draw_size
-from envs.nocturne.synthetic.junctions import crossing, roundabout
-from envs.nocturne.synthetic.maps import RoadMap
-from envs.nocturne.synthetic.open_roads import merge, road
-from envs.nocturne.synthetic.routes import Routes
-from envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Log, Traffic
-from envs.nocturne.synthetic.walkers import Walker, draw_walkers
-from utils.errors import UserError
+from dreamdrive.envs.nocturne.synthetic import checks
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.checks import Bodies
+from dreamdrive.envs.nocturne.synthetic.fleet import Fleet, draw_fleet, draw_size
+from dreamdrive.envs.nocturne.synthetic.junctions import crossing, roundabout
+from dreamdrive.envs.nocturne.synthetic.maps import RoadMap
+from dreamdrive.envs.nocturne.synthetic.open_roads import merge, road
+from dreamdrive.envs.nocturne.synthetic.routes import Routes
+from dreamdrive.envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Log, Traffic
+from dreamdrive.envs.nocturne.synthetic.walkers import Walker, draw_walkers
+from dreamdrive.utils.errors import UserError
 
 KINDS = {"straight": 0.15, "curve": 0.15, "merge": 0.15, "signals": 0.22, "stop signs": 0.18, "roundabout": 0.15}  # and their shares
 MOST_TRIES = 30

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.fleet import Fleet
-from envs.nocturne.synthetic.maps import RoadMap
-from envs.nocturne.synthetic.routes import Routes
-from envs.nocturne.synthetic.walkers import Walker
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.fleet import Fleet
+from dreamdrive.envs.nocturne.synthetic.maps import RoadMap
+from dreamdrive.envs.nocturne.synthetic.routes import Routes
+from dreamdrive.envs.nocturne.synthetic.walkers import Walker
 
 DT = 0.1  # s
 STEPS = 91

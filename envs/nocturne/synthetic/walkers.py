@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.nocturne.synthetic import geometry as geo
-from envs.nocturne.synthetic.maps import Crosswalk, RoadMap
+from dreamdrive.envs.nocturne.synthetic import geometry as geo
+from dreamdrive.envs.nocturne.synthetic.maps import Crosswalk, RoadMap
 
 GETTING_GOING = 0.4  # s, time constant of a pedestrian's start
 ELBOW_ROOM = 1.1  # m between the centres of two pedestrians

@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from envs import World, WorldSpec
-from utils.errors import UserError
+from dreamdrive.envs import World, WorldSpec
+from dreamdrive.utils.errors import UserError
 
 BROWN_DT = 1 / 50  # seconds; as in ctallec/world-models
 HOLD = 0.9  # probability that a random discrete action is kept for another step
@@ -129,7 +129,7 @@ class Controller(Policy):
     """The trained run in `logdir`, with its evolved ("ctrl") or cloned ("bc") controller."""
 
     def __init__(self, logdir: Path, controller: str, checkpoint: str):
-        from models.agent import load_agent
+        from dreamdrive.models.agent import load_agent
 
         self.agent = load_agent(logdir, controller, name=checkpoint)
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.imagination import ExpertLatents, drift
-from data.shards import Dataset
-from models.mdrnn import MDRNN
-from models.vae import VAE, to_uint8
-from utils.plots import figure
-from utils.video import VideoWriter, fit, save_png, strip, with_lines
+from dreamdrive.data.shards import Dataset
+from dreamdrive.learning.imagination import ExpertLatents, drift
+from dreamdrive.models.mdrnn import MDRNN
+from dreamdrive.models.vae import VAE, to_uint8
+from dreamdrive.utils.plots import figure
+from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
 
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
 HEIGHT, WIDTH = 192, 288  # of a panel of the film

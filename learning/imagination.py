@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from data.latents import cache_latents, load_sequences
-from data.loaders import Sequences
-from data.policies import uniform
-from data.shards import Dataset
-from data.steps import Steps
-from envs import dream
-from envs.dream import Dream
-from models.controller import Controller, action_vector
-from models.ditto import Ditto, similarity
-from models.mdrnn import MDRNN, draw_noise
-from models.vae import VAE
-from utils.errors import UserError
-from utils.metrics import Mean
-from utils.spaces import space_from_dict
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import Sequences
+from dreamdrive.data.shards import Dataset
+from dreamdrive.data.steps import Steps
+from dreamdrive.driving.policies import uniform
+from dreamdrive.envs import dream
+from dreamdrive.envs.dream import Dream
+from dreamdrive.learning.ditto import Ditto, similarity
+from dreamdrive.models.controller import Controller, action_vector
+from dreamdrive.models.mdrnn import MDRNN, draw_noise
+from dreamdrive.models.vae import VAE
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.spaces import space_from_dict
 
 EPISODES_AT_ONCE = 32  # run through M together
 STRIDE = 10  # frames between two places where a dream may begin

@@ -12,26 +12,27 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from data import generation_script
-from data.dream_report import film, plot_distances, plot_relation
-from data.evaluation import Driver, Evaluator
-from data.imagination import Dreams, random_action
-from data.loaders import check_world, open_datasets
-from data.sequences import FrameSequences
-from data.shards import Dataset
-from data.steps import NumberSteps, Steps
-from envs import fast, make
-from models.agent import make_head
-from models.cloning import CloneLoss, averaged, run_epoch, run_sequences
-from models.controller import Controller, parameter_vector
-from models.ditto import Ditto
-from models.policy import Policy
-from utils import checkpoint
-from utils.cli import device, seed_everything, write_args
-from utils.errors import UserError
-from utils.metrics import line, write_csv
-from utils.plots import curves
-from utils.seeds import RANGE, STRIDE, selection_seeds
+from dreamdrive.data import generation_script
+from dreamdrive.data.loaders import check_world, open_datasets
+from dreamdrive.data.sequences import FrameSequences
+from dreamdrive.data.shards import Dataset
+from dreamdrive.data.steps import NumberSteps, Steps
+from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.envs import fast, make
+from dreamdrive.learning.ditto import Ditto
+from dreamdrive.learning.dream_report import film, plot_distances, plot_relation
+from dreamdrive.learning.imagination import Dreams, random_action
+from dreamdrive.models.agent import make_head
+from dreamdrive.models.cloning import CloneLoss, averaged, run_epoch, run_sequences
+from dreamdrive.models.controller import Controller, parameter_vector
+from dreamdrive.models.policy import Policy
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.cli import write_args
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import line, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.seeds import RANGE, STRIDE, seed_everything, selection_seeds
 
 STAGE = 5
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.policies import make_policy
-from envs import World, make
-from envs.dream import DreamWorld
-from models.agent import ALONE, Agent, load_models, make_head
-from models.controller import Controller, set_parameters
-from models.policy import FRAMES
-from utils.workers import WorkerPool
+from dreamdrive.driving.policies import make_policy
+from dreamdrive.envs import World, make
+from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.agent import ALONE, Agent, load_models, make_head
+from dreamdrive.models.controller import Controller, set_parameters
+from dreamdrive.models.policy import FRAMES
+from dreamdrive.utils.workers import WorkerPool
 
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
@@ -26,7 +26,7 @@ class Driver:
     """Who drives.
 
     Fields:
-        name: "agent", or a policy of data/policies.py: "white", "brown", "expert"
+        name: "agent", or a policy of driving/policies.py: "white", "brown", "expert"
         logdir: the run whose V and M an agent sees with
         head: config of the agent's controller; its parameters come with each task
     """

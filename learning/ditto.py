@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.cloning import CloneLoss
-from models.controller import Controller, action_vector
+from dreamdrive.models.cloning import CloneLoss
+from dreamdrive.models.controller import Controller, action_vector
 
 DISCOUNT, MIX = 0.95, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
 ENTROPY = 1e-3  # what a nat of it is worth, for choices; where actions are numbers the spread of the exploration is given, and its entropy with it
@@ -57,7 +57,7 @@ class Ditto:
 
     for every update:
         ditto.begin(dreams)
-        z, h, action, alive = data.imagination.drift(mdrnn, begun, steps, ditto.act, ...)
+        z, h, action, alive = learning.imagination.drift(mdrnn, begun, steps, ditto.act, ...)
         ditto.learn(z, h, action, alive, reward)
     """
 

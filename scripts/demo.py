@@ -3,7 +3,7 @@
 Reads   nothing
 Writes  datasets/demo*/, exp_dir/demo*/
 
-    python -m benchmarks.demo carracing
+    python -m scripts.demo carracing
 
 Every stage is the command a user would type, printed before it runs; a demo that was stopped goes on where it stopped.
 """
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import parser, run
-from utils.errors import UserError
+from dreamdrive.utils.cli import parser, run
+from dreamdrive.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Reads   nothing
 Writes  datasets/carracing, datasets/wild, exp_dir/carracing, and sections of docs/results.md
 
-    python -m benchmarks.reproduce
+    python -m scripts.reproduce
 
 Recording and training take carracing-fast, scores the official CarRacing-v3. With --gpu the budgets are those of a GPU server.
 """
@@ -12,8 +12,8 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmarks.demo import call
-from utils.cli import parser, positive, run
+from dreamdrive.scripts.demo import call
+from dreamdrive.utils.cli import parser, positive, run
 
 DATA, WILD, LOGDIR = Path("datasets/carracing"), Path("datasets/wild"), Path("exp_dir/carracing")
 EPISODES = 100
