@@ -1,8 +1,8 @@
 """The command `dreamdrive`: the scripts under one name, from any folder.
 
-    dreamdrive record --env carracing-fast --rollouts 200      as python data/generation_script.py ...
-    dreamdrive vae --dataset datasets/carracing                as python trainvae.py ...
-    dreamdrive test --logdir carracing                         as python test_controller.py ...
+dreamdrive record --env carracing-fast --rollouts 200      as python data/generation_script.py ...
+dreamdrive vae --dataset datasets/carracing                as python trainvae.py ...
+dreamdrive test --logdir carracing                         as python test_controller.py ...
 """
 
 import importlib
@@ -41,7 +41,9 @@ def main() -> None:
 
 def usage() -> str:
     lines = [f"    {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: dreamdrive COMMAND [flags]; `dreamdrive COMMAND --help` lists a command's flags", "", *lines])
+    return "\n".join(
+        ["usage: dreamdrive COMMAND [flags]; `dreamdrive COMMAND --help` lists a command's flags", "", *lines]
+    )
 
 
 if __name__ == "__main__":

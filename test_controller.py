@@ -1,7 +1,8 @@
 """Stage 5: drive the real simulator, or the dream, and report the score; or watch; or drive yourself.
 
 Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc
-Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions, command, checkpoints;
+Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions,
+command, checkpoints;
                                                      world: simulator, dream, or the fast world of --env
         a video, with --record
 
@@ -59,16 +60,30 @@ PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--controller", choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
-                   help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, the log's own actions or constant "
-                        "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)")
+    p.add_argument(
+        "--controller",
+        choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
+        help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, "
+        "the log's own actions or constant "
+        "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)",
+    )
     p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
-    p.add_argument("--env", help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands for it, e.g. carracing-fast")
+    p.add_argument(
+        "--env",
+        help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands "
+        "for it, e.g. carracing-fast",
+    )
     add_world_options(p)
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
-    p.add_argument("--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
+    p.add_argument(
+        "--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards"
+    )
     p.add_argument("--render", action="store_true", help="show the episodes in a window instead of scoring")
-    p.add_argument("--record", type=Path, help="also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4")
+    p.add_argument(
+        "--record",
+        type=Path,
+        help="also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4",
+    )
     p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
     p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -89,7 +104,9 @@ class Episode:
     def __init__(self, args: argparse.Namespace, env: str, options: dict, agent: Head | None) -> None:
         self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
         if self.dreaming:
-            self.world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent")
+            self.world = DreamWorld(
+                args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent"
+            )
             self.panels = ["the dream"]
         else:
             self.world = make(env, restart=False, **options)
@@ -148,7 +165,9 @@ class Episode:
 def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:
     """Episodes in a window, one a seed, until the last or until the window is closed."""
     keys = f"{driving_help(episode.space)}    {HELP}" if args.controller == "human" else HELP
-    with Viewer(f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt, help=keys) as viewer:
+    with Viewer(
+        f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt, help=keys
+    ) as viewer:
         for seed in seeds:
             episode.reset(seed)
             viewer.show(episode.images(), episode.text())
@@ -170,7 +189,10 @@ def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:
 def record(path: Path, episode: Episode, seed: int) -> None:
     """One episode as a video."""
     episode.reset(seed)
-    with VideoWriter(path, 1 / episode.world.spec.dt) as video, tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar:
+    with (
+        VideoWriter(path, 1 / episode.world.spec.dt) as video,
+        tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
+    ):
         while True:
             line = f"{episode.name}   step {episode.steps}   return {episode.total:.1f}"
             video.add(with_lines(side_by_side(episode.images(), episode.panels), [line]))
@@ -185,39 +207,78 @@ def score(args: argparse.Namespace, env: str, options: dict, agent: Head | None,
     """An episode for each seed."""
     controller = agent.controller if args.controller in TRAINED else None
     if args.world == "dream":
-        world = DreamWorld(args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent")
+        world = DreamWorld(
+            args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
+        )
         return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
     policy = POLICIES.get(args.controller)
     driver = Driver(policy) if policy else Driver("agent", args.logdir, controller.config_dict())
     parameters = parameter_vector(controller) if controller else None
-    with (Evaluator(env, driver, min(args.max_workers, len(seeds)), options={**options, **SCORED.get(env, {})}) as evaluator,
-          tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar):
+    with (
+        Evaluator(
+            env, driver, min(args.max_workers, len(seeds)), options={**options, **SCORED.get(env, {})}
+        ) as evaluator,
+        tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
+    ):
         return evaluator.episodes([(parameters, seed) for seed in seeds], bar)
 
 
 def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
     """What came of the episodes, on average over all of them ("") and over those of each place that has a name."""
     places = dict.fromkeys(["", *(e.place for e in episodes)])
-    return {place: {name: float(np.mean([e.outcome[name] for e in episodes if place in ("", e.place)])) for name in episodes[0].outcome} for place in places}
+    return {
+        place: {
+            name: float(np.mean([e.outcome[name] for e in episodes if place in ("", e.place)]))
+            for name in episodes[0].outcome
+        }
+        for place in places
+    }
 
 
-def report(args: argparse.Namespace, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]) -> None:
+def report(
+    args: argparse.Namespace, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]
+) -> None:
     """Print the score and write it to exp_dir/scores."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
-    summary = {"mean": values.mean(), "std": values.std(), "min": values.min(), "median": np.median(values), "max": values.max()}
+    summary = {
+        "mean": values.mean(),
+        "std": values.std(),
+        "min": values.min(),
+        "median": np.median(values),
+        "max": values.max(),
+    }
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
     target = args.logdir / "scores" / f"{args.controller}-{where}.json"
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
-    detail = {"by_scene": outcomes, "outcomes": {str(seed): {"scene": e.place, **e.outcome} for seed, e in zip(seeds, episodes, strict=True)}} if outcomes else {}
-    content = {**summary, **overall, "episodes": len(seeds), "env": env, "returns": dict(zip(map(str, seeds), returns, strict=True)), **detail,
-               "versions": versions, "command": command_line(), "checkpoints": digests}
+    detail = (
+        {
+            "by_scene": outcomes,
+            "outcomes": {str(seed): {"scene": e.place, **e.outcome} for seed, e in zip(seeds, episodes, strict=True)},
+        }
+        if outcomes
+        else {}
+    )
+    content = {
+        **summary,
+        **overall,
+        "episodes": len(seeds),
+        "env": env,
+        "returns": dict(zip(map(str, seeds), returns, strict=True)),
+        **detail,
+        "versions": versions,
+        "command": command_line(),
+        "checkpoints": digests,
+    }
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
-    print(f"{args.controller} in {'the ' + where if where == args.world else where}: {summary['mean']:.1f} +- {summary['std']:.1f} over {len(seeds)} episodes "
-          f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}")
+    print(
+        f"{args.controller} in {'the ' + where if where == args.world else where}: {summary['mean']:.1f} +- "
+        f"{summary['std']:.1f} over {len(seeds)} episodes "
+        f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}"
+    )
     if overall:
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
@@ -226,27 +287,40 @@ def load(args: argparse.Namespace) -> tuple[str, dict, Head | None]:
     """The simulator's name and options, and the agent; UserError where they are not what was asked for."""
     world, agent = trained(args)
     if args.env and official(args.env) != world["env"]:
-        raise UserError(f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir")
+        raise UserError(
+            f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir"
+        )
     asked, options = world_options(args), {**world.get("options", {})}
     for name in set(asked) - set(PLACES) if agent else ():
         if asked[name] != options.get(name):
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{args.logdir} was trained with {flag} {options.get(name)}, not {asked[name]}: leave {flag} away, or use another --logdir")
+            raise UserError(
+                f"{args.logdir} was trained with {flag} {options.get(name)}, not {asked[name]}: leave {flag} away, or "
+                "use another --logdir"
+            )
     for place in PLACES:  # what a run was trained on says nothing of how well it drives
         options.pop(place, None)
     return args.env or world["env"], {**options, **asked}, agent
 
 
 def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:
-    """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need not be."""
+    """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives;
+    None where nothing is trained and need not be."""
     if args.controller in TRAINED:
         agent = load_agent(args.logdir, args.controller)
         if args.world == "dream" and not isinstance(agent, Agent):
-            raise UserError(f"{args.logdir} has no dream to drive in, its controller sees the simulator itself: use --world simulator")
+            raise UserError(
+                f"{args.logdir} has no dream to drive in, its controller sees the simulator itself: use --world "
+                "simulator"
+            )
         return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         seen = checkpoint.path(args.logdir, "vae").exists()
-        return (load_vae(args.logdir, torch.device("cpu"))[1]["world"] if seen else {"env": official(args.env or "carracing")}), None
+        return (
+            load_vae(args.logdir, torch.device("cpu"))[1]["world"]
+            if seen
+            else {"env": official(args.env or "carracing")}
+        ), None
     vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
     return world, Agent(vae, mdrnn, None, world, parents)
 

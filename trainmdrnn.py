@@ -57,19 +57,37 @@ STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of t
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_training(p)
-    p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)")
-    p.add_argument("--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss")
+    p.add_argument(
+        "--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)"
+    )
+    p.add_argument(
+        "--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss"
+    )
     p.add_argument("--hidden", type=positive, help=f"R, size of the LSTM (default: {SIZES['hidden']})")
     p.add_argument("--mixtures", type=positive, help=f"K, Gaussians in the mixture (default: {SIZES['mixtures']})")
     p.add_argument("--seq-len", type=positive, default=32, help="T, steps of a training window")
     add_fitting(p, batch_size=16, unit="windows", halved_after=HALVED_AFTER, patience=10)
-    p.add_argument("--epochs", type=natural, default=30, help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation")
-    p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness")
+    p.add_argument(
+        "--epochs",
+        type=natural,
+        default=30,
+        help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation",
+    )
+    p.add_argument(
+        "--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness"
+    )
     return p.parse_args()
 
 
-def run_epoch(model: MDRNN, data: Sequences, cuts: np.ndarray, args: argparse.Namespace, generator: torch.Generator,
-              optimizer: torch.optim.Optimizer | None, bar: tqdm) -> dict[str, float]:
+def run_epoch(
+    model: MDRNN,
+    data: Sequences,
+    cuts: np.ndarray,
+    args: argparse.Namespace,
+    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer | None,
+    bar: tqdm,
+) -> dict[str, float]:
     """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
     where = model.head.weight.device
     mean = Mean()
@@ -84,8 +102,10 @@ def run_epoch(model: MDRNN, data: Sequences, cuts: np.ndarray, args: argparse.Na
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
-            raise UserError(f"the loss became {loss} in batch {number} of {bar.desc} ({files}): "
-                            "check the data with `python -m data.shards verify`, or lower --learning-rate")
+            raise UserError(
+                f"the loss became {loss} in batch {number} of {bar.desc} ({files}): "
+                "check the data with `python -m data.shards verify`, or lower --learning-rate"
+            )
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
@@ -122,7 +142,8 @@ def dream_starts(model: MDRNN, data: Sequences, rng: np.random.Generator) -> Sta
 
 @torch.inference_mode()
 def save_strip(model: MDRNN, vae: VAE, data: Sequences, temperature: float, path: Path) -> None:
-    """A real validation sequence, M's one-step prediction of it, and a free dream from the same start with the same actions."""
+    """A real validation sequence, M's one-step prediction of it, and a free dream from the same start with the same
+    actions."""
     where = model.head.weight.device
     e = max(data.episodes("val"), key=lambda i: data.steps[i])
     mu, action, _ = (x.to(where) for x in data.episode(e))
@@ -139,7 +160,9 @@ def save_strip(model: MDRNN, vae: VAE, data: Sequences, temperature: float, path
         dream, _, _ = step(model, dream, action[t : t + 1], temperature, draw_noise(model.config, 1, generator))
         free.append(dream.z)
     rows = {"real, through V": mu[first : first + steps + 1], "one step ahead": forced, "free dream": torch.cat(free)}
-    save_png(path, strip([(name, list(to_uint8(vae.decode(z[::STRIP_STRIDE])).cpu().numpy())) for name, z in rows.items()]))
+    save_png(
+        path, strip([(name, list(to_uint8(vae.decode(z[::STRIP_STRIDE])).cpu().numpy())) for name, z in rows.items()])
+    )
 
 
 def main() -> None:
@@ -151,27 +174,49 @@ def main() -> None:
     require_validation(datasets)
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
         parents = {"vae": saved["digest"]}
-        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)  # before the long work, in case it refuses
+        # before the long work, in case it refuses
+        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)
         vars(args).update(settled(args, SIZES, state and state["config"]))
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
-        config = MDRNNConfig(vae.config.latent, action_size(saved["world"]["action_space"]), args.hidden, args.mixtures, args.include_reward)
+        config = MDRNNConfig(
+            vae.config.latent,
+            action_size(saved["world"]["action_space"]),
+            args.hidden,
+            args.mixtures,
+            args.include_reward,
+        )
         with track(args, folder):
-            best = train(args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state)
-    print(f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
-          f"python trainbc.py --logdir {args.logdir}")
+            best = train(
+                args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state
+            )
+    print(
+        f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
+        f"python trainbc.py --logdir {args.logdir}"
+    )
 
 
-def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: Sequences, parents: dict[str, str], datasets: list[str],
-          state: dict | None) -> float:
-    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the best validation loss."""
+def train(
+    args: argparse.Namespace,
+    folder: Path,
+    model: MDRNN,
+    vae: VAE,
+    data: Sequences,
+    parents: dict[str, str],
+    datasets: list[str],
+    state: dict | None,
+) -> float:
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
+    best validation loss."""
     seed_everything(args.seed, STAGE)
     model.load_state_dict(MDRNN(model.config).state_dict())  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"})
+        checkpoint.check_config(
+            state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"}
+        )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -180,9 +225,26 @@ def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: 
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
     if args.epochs == 0 and not state:
-        best = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, tqdm(desc="untrained", unit="step"))["loss"]
-        checkpoint.save(folder / "best.tar", "mdrnn", model.config_dict(), model.state_dict(), parents, epoch=0, datasets=datasets, best=best,
-                        starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())
+        best = run_epoch(
+            model,
+            data,
+            validation,
+            args,
+            torch.Generator().manual_seed(args.seed),
+            None,
+            tqdm(desc="untrained", unit="step"),
+        )["loss"]
+        checkpoint.save(
+            folder / "best.tar",
+            "mdrnn",
+            model.config_dict(),
+            model.state_dict(),
+            parents,
+            epoch=0,
+            datasets=datasets,
+            best=best,
+            starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict(),
+        )
     for epoch in range(len(history) + 1, args.epochs + 1):
         if best_epoch and epoch - best_epoch > args.patience:
             print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
@@ -193,17 +255,46 @@ def train(args: argparse.Namespace, folder: Path, model: MDRNN, vae: VAE, data: 
             learnt = run_epoch(model, data, data.cut("train", args.seq_len, rng), args, draw, optimizer, bar)
             measured = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, bar)
         scheduler.step(measured["loss"])
-        history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
+        history.append(
+            {
+                "epoch": epoch,
+                **learnt,
+                **{f"val_{k}": v for k, v in measured.items()},
+                "learning_rate": optimizer.param_groups[0]["lr"],
+            }
+        )
         print(line(history[-1]))
-        common = {"config": model.config_dict(), "model": model.state_dict(), "parents": parents, "epoch": epoch, "datasets": datasets}
+        common = {
+            "config": model.config_dict(),
+            "model": model.state_dict(),
+            "parents": parents,
+            "epoch": epoch,
+            "datasets": datasets,
+        }
         if measured["loss"] < best:
             best, best_epoch = measured["loss"], epoch
-            checkpoint.save(folder / "best.tar", "mdrnn", **common, best=best, starts=dream_starts(model, data, rng).to_dict())
+            checkpoint.save(
+                folder / "best.tar", "mdrnn", **common, best=best, starts=dream_starts(model, data, rng).to_dict()
+            )
         save_strip(model, vae, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
-        checkpoint.save(folder / "checkpoint.tar", "mdrnn", **common, best=best, best_epoch=best_epoch, history=history,
-                        optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+        checkpoint.save(
+            folder / "checkpoint.tar",
+            "mdrnn",
+            **common,
+            best=best,
+            best_epoch=best_epoch,
+            history=history,
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+        )
         write_csv(folder / "metrics.csv", history)
-        curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")], "M")
+        curves(
+            folder / "loss.png",
+            history,
+            "epoch",
+            [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")],
+            "M",
+        )
     return best
 
 

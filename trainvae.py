@@ -50,23 +50,50 @@ VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_training(p)
-    p.add_argument("--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1")
+    p.add_argument(
+        "--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1"
+    )
     p.add_argument("--latent", type=positive, help=f"Z, numbers a frame is compressed to (default: {SHAPE['latent']})")
-    p.add_argument("--grid", action="store_true", default=None, help="latents as an 8x8 grid over the frame, Z a multiple of 64, instead of each seeing all of it: "
-                   "for worlds where small things in their places matter")
+    p.add_argument(
+        "--grid",
+        action="store_true",
+        default=None,
+        help="latents as an 8x8 grid over the frame, Z a multiple of 64, instead of each seeing all of it: "
+        "for worlds where small things in their places matter",
+    )
     p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
-    p.add_argument("--colour-balance", type=natural_float, default=0.0,
-                   help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their own survive")
-    p.add_argument("--beta", type=natural_float, default=1.0, help="weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict")
-    p.add_argument("--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)")
+    p.add_argument(
+        "--colour-balance",
+        type=natural_float,
+        default=0.0,
+        help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their "
+        "own survive",
+    )
+    p.add_argument(
+        "--beta",
+        type=natural_float,
+        default=1.0,
+        help="weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
+    )
+    p.add_argument(
+        "--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)"
+    )
     add_fitting(p, batch_size=64, unit="frames", halved_after=HALVED_AFTER, patience=8)
     p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
     return p.parse_args()
 
 
-def run_epoch(model: VAE, batches, weights: torch.Tensor | None, beta: float, optimizer: torch.optim.Optimizer | None, precision: str,
-              bar: tqdm) -> dict[str, float]:
-    """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the losses."""
+def run_epoch(
+    model: VAE,
+    batches,
+    weights: torch.Tensor | None,
+    beta: float,
+    optimizer: torch.optim.Optimizer | None,
+    precision: str,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the
+    losses."""
     where = next(model.parameters()).device
     mean = Mean()
     for number, batch in enumerate(batches):
@@ -79,7 +106,10 @@ def run_epoch(model: VAE, batches, weights: torch.Tensor | None, beta: float, op
             losses = vae_loss(obs, reconstruction, posterior, weight, beta)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
-            raise UserError(f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision fp32, and run again")
+            raise UserError(
+                f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision "
+                "fp32, and run again"
+            )
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
@@ -96,8 +126,21 @@ def save_samples(model: VAE, frames: torch.Tensor, path: Path) -> None:
     where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     reconstruction = to_uint8(model.decode(model.encode(to_float(frames.to(where))).mu)).cpu().numpy()
-    prior = to_uint8(model.decode(torch.randn(len(frames), model.config.latent, generator=generator).to(where))).cpu().numpy()
-    save_png(path, strip([("real frame", list(frames.numpy())), ("reconstruction", list(reconstruction)), ("sample of the prior", list(prior))]))
+    prior = (
+        to_uint8(model.decode(torch.randn(len(frames), model.config.latent, generator=generator).to(where)))
+        .cpu()
+        .numpy()
+    )
+    save_png(
+        path,
+        strip(
+            [
+                ("real frame", list(frames.numpy())),
+                ("reconstruction", list(reconstruction)),
+                ("sample of the prior", list(prior)),
+            ]
+        ),
+    )
 
 
 def balanced(stream: FrameStream, balance: float) -> torch.Tensor:
@@ -112,11 +155,17 @@ def main() -> None:
     require_validation(datasets)
     world = world_of(datasets[0])
     if len(world["image_shape"]) != 3:
-        raise UserError(f"{datasets[0].root} holds {world['image_shape'][0]} numbers a step and no pictures, which need no V: clone them with "
-                        f"`python trainbc.py --dataset {datasets[0].root}`, or record pictures")
+        raise UserError(
+            f"{datasets[0].root} holds {world['image_shape'][0]} numbers a step and no pictures, which need no V: "
+            "clone them with "
+            f"`python trainbc.py --dataset {datasets[0].root}`, or record pictures"
+        )
     height, width, channels = world["image_shape"]
     if height != width or height not in SIZES:
-        raise UserError(f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of {' or '.join(map(str, SIZES))}")
+        raise UserError(
+            f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of "
+            f"{' or '.join(map(str, SIZES))}"
+        )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
         vars(args).update(settled(args, SHAPE, state and state["config"]))
@@ -128,7 +177,10 @@ def main() -> None:
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)
-    print(f"{folder / 'best.tar'}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: python trainmdrnn.py --logdir {args.logdir}")
+    print(
+        f"{folder / 'best.tar'}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: python trainmdrnn.py "
+        f"--logdir {args.logdir}"
+    )
 
 
 def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: dict, state: dict | None) -> None:
@@ -140,8 +192,14 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     settings = {"colour_balance": args.colour_balance, "beta": args.beta}
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(state, model.config_dict(), {"latent": "--latent", "channels": "--dataset", "size": "--dataset", "grid": "--grid"})
-        checkpoint.check_config({"config": state.get("settings", {})}, settings, {"colour_balance": "--colour-balance", "beta": "--beta"})
+        checkpoint.check_config(
+            state,
+            model.config_dict(),
+            {"latent": "--latent", "channels": "--dataset", "size": "--dataset", "grid": "--grid"},
+        )
+        checkpoint.check_config(
+            {"config": state.get("settings", {})}, settings, {"colour_balance": "--colour-balance", "beta": "--beta"}
+        )
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         model.load_state_dict(state["model"])
@@ -160,23 +218,55 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), weights, args.beta, optimizer, args.precision, bar)
-            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), weights, args.beta, None, args.precision, bar)
+            learnt = run_epoch(
+                model, stream.epoch(epoch, args.epoch_frames), weights, args.beta, optimizer, args.precision, bar
+            )
+            measured = run_epoch(
+                model, validation.epoch(0, VALIDATION_FRAMES), weights, args.beta, None, args.precision, bar
+            )
         scheduler.step(measured["loss"])
-        history.append({"epoch": epoch, **learnt, **{f"val_{k}": v for k, v in measured.items()}, "learning_rate": optimizer.param_groups[0]["lr"]})
+        history.append(
+            {
+                "epoch": epoch,
+                **learnt,
+                **{f"val_{k}": v for k, v in measured.items()},
+                "learning_rate": optimizer.param_groups[0]["lr"],
+            }
+        )
         print(line(history[-1]))
-        common = {"config": model.config_dict(), "model": model.state_dict(), "parents": {}, "world": world, "epoch": epoch,
-                  "datasets": [str(d.root) for d in datasets]}
+        common = {
+            "config": model.config_dict(),
+            "model": model.state_dict(),
+            "parents": {},
+            "world": world,
+            "epoch": epoch,
+            "datasets": [str(d.root) for d in datasets],
+        }
         if measured["loss"] < best:
             best, best_epoch = measured["loss"], epoch
             checkpoint.save(folder / "best.tar", "vae", **common, best=best)
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        checkpoint.save(folder / "checkpoint.tar", "vae", **common, best=best, best_epoch=best_epoch, history=history, settings=settings,
-                        optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict())
+        checkpoint.save(
+            folder / "checkpoint.tar",
+            "vae",
+            **common,
+            best=best,
+            best_epoch=best_epoch,
+            history=history,
+            settings=settings,
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+        )
         write_csv(folder / "metrics.csv", history)
-        curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")], "V")
+        curves(
+            folder / "loss.png",
+            history,
+            "epoch",
+            [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")],
+            "V",
+        )
 
 
 if __name__ == "__main__":

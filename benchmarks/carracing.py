@@ -1,12 +1,14 @@
-"""carracing-fast: how close its frames come to the official ones, how fast it is, and how fast the controller stage is with it.
+"""carracing-fast: how close its frames come to the official ones, how fast it is, and how fast the controller stage is
+with it.
 
 Reads   a run with V, M and an evolved controller (--logdir)
 Writes  docs/benchmarks.md, its section "carracing", and docs/images/carracing-fast.png
 
     python -m benchmarks.carracing --logdir pretrained/carracing --envpool-python /path/to/python
 
-envpool is compared with if an interpreter is named that has it (`python3.11 -m venv v && v/bin/pip install envpool==1.2.5`). Whole episodes are driven, their
-resets and tracks included. What is compared takes turns; leave the machine alone meanwhile.
+envpool is compared with if an interpreter is named that has it (`python3.11 -m venv v && v/bin/pip install
+envpool==1.2.5`). Whole episodes are driven, their resets and tracks included. What is compared takes turns; leave the
+machine alone meanwhile.
 """
 
 import argparse
@@ -40,7 +42,8 @@ from dreamdrive.utils.workers import WorkerPool
 COPIES = 64
 CANDIDATES, TRACKS, SIGMA = 64, 4, 0.1  # of a generation
 STATES = 50  # at which frames are compared
-LIMITS = {"the whole frame": 1.0, "road, kerbs and edges": 4.0, "car": 12.0, "grass": 2.0}  # mean absolute error in grey levels, per channel
+# mean absolute error in grey levels, per channel
+LIMITS = {"the whole frame": 1.0, "road, kerbs and edges": 4.0, "car": 12.0, "grass": 2.0}
 MATRIX = 2048  # side of those whose product gives the peak
 ENVPOOL = """
 import sys, time, envpool, numpy as np
@@ -60,8 +63,11 @@ print(frames / (time.perf_counter() - start))
 # How close the frames are
 
 
-def side_by_side(seed: int, steps: int, choose: Callable[[World, int], torch.Tensor]) -> Iterator[tuple[Step, Step, World, World]]:
-    """Drive the official world and the fast one with the same actions; yields (official step, fast step, official world, fast world)."""
+def side_by_side(
+    seed: int, steps: int, choose: Callable[[World, int], torch.Tensor]
+) -> Iterator[tuple[Step, Step, World, World]]:
+    """Drive the official world and the fast one with the same actions; yields (official step, fast step, official
+    world, fast world)."""
     official, fast = make("carracing", restart=False), make("carracing-fast", restart=False)
     official.reset([seed])
     fast.reset([seed])
@@ -71,7 +77,8 @@ def side_by_side(seed: int, steps: int, choose: Callable[[World, int], torch.Ten
 
 
 def frame_pairs() -> tuple[np.ndarray, np.ndarray]:
-    """STATES frames (N, 64, 64, 3) of the official world and of the fast one: expert, off the road at full gas, brown; three of ten in the first second."""
+    """STATES frames (N, 64, 64, 3) of the official world and of the fast one: expert, off the road at full gas, brown;
+    three of ten in the first second."""
     rng, found = np.random.default_rng(0), []
     for seed in range(5):
         brown = Brown(make("carracing").spec.action_space)
@@ -87,31 +94,49 @@ def frame_pairs() -> tuple[np.ndarray, np.ndarray]:
 def masks(official: np.ndarray) -> dict[str, np.ndarray]:
     """The regions of LIMITS in official frames (N, 64, 64, 3): (N, 64, 64) bool."""
     found = regions(official)
-    return {"the whole frame": np.ones(official.shape[:3], bool), "road, kerbs and edges": found["road"] | found["kerbs and edges"],
-            "car": found["car"], "grass": found["grass"]}
+    return {
+        "the whole frame": np.ones(official.shape[:3], bool),
+        "road, kerbs and edges": found["road"] | found["kerbs and edges"],
+        "car": found["car"],
+        "grass": found["grass"],
+    }
 
 
 def fidelity(args: argparse.Namespace) -> str:
-    """The table of errors; the pairs that were compared go into images/carracing-fast.png beside --out, ten a row: official above, fast below."""
+    """The table of errors; the pairs that were compared go into images/carracing-fast.png beside --out, ten a row:
+    official above, fast below."""
     image = args.out.parent / "images" / "carracing-fast.png"
     official, fast = frame_pairs()
     error = np.abs(official.astype(int) - fast)
-    rows = [[name, f"{100 * mask.mean():.1f} %", f"{error[mask].mean():.2f}", f"{LIMITS[name]:g}", "yes" if error[mask].mean() < LIMITS[name] else "NO"]
-            for name, mask in masks(official).items()]
+    rows = [
+        [
+            name,
+            f"{100 * mask.mean():.1f} %",
+            f"{error[mask].mean():.2f}",
+            f"{LIMITS[name]:g}",
+            "yes" if error[mask].mean() < LIMITS[name] else "NO",
+        ]
+        for name, mask in masks(official).items()
+    ]
     stripes = [np.concatenate(frames[i : i + 10], 1) for i in range(0, STATES, 10) for frames in (official, fast)]
     make_folder(image.parent)
     save_png(image, np.concatenate(stripes).repeat(2, 0).repeat(2, 1))
-    return (f"Mean absolute error of carracing-fast's frames in grey levels (0 to 255) per channel, in {STATES} states: expert, brown and off the road, the first "
-            "second included. Physics, rewards and ends are the official object's own, and so exact (tests/test_carracing_fast.py).\n\n"
-            + table(["pixels", "share", "error", "wanted below", "reached"], rows)
-            + f"\n\n![official frames above those of carracing-fast](images/{image.name})")
+    return (
+        f"Mean absolute error of carracing-fast's frames in grey levels (0 to 255) per channel, in {STATES} states: "
+        "expert, brown and off the road, the first "
+        "second included. Physics, rewards and ends are the official object's own, and so exact "
+        "(tests/test_carracing_fast.py).\n\n"
+        + table(["pixels", "share", "error", "wanted below", "reached"], rows)
+        + f"\n\n![official frames above those of carracing-fast](images/{image.name})"
+    )
 
 
 # How fast the world is
 
 
 def simulator() -> Callable:
-    """Set up a worker: COPIES cars, and the function that drives them for whole episodes on tracks of their own and returns the frames made."""
+    """Set up a worker: COPIES cars, and the function that drives them for whole episodes on tracks of their own and
+    returns the frames made."""
     world = make("carracing-fast", num=COPIES, restart=False)
     brown = Brown(world.spec.action_space)
 
@@ -165,9 +190,14 @@ def envpool_racer(python: Path) -> Racer:
     turns = iter(range(10**6))
 
     def racer(seconds: float) -> float:
-        done = subprocess.run([python, "-W", "ignore", "-c", ENVPOOL, str(seconds), str(next(turns))], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-W", "ignore", "-c", ENVPOOL, str(seconds), str(next(turns))], capture_output=True, text=True
+        )
         if done.returncode:
-            raise UserError(f"{python} cannot run envpool ({done.stderr.strip().splitlines()[-1]}): name another --envpool-python, or none")
+            raise UserError(
+                f"{python} cannot run envpool ({done.stderr.strip().splitlines()[-1]}): name another --envpool-python, "
+                "or none"
+            )
         return float(done.stdout)
 
     return racer
@@ -182,8 +212,15 @@ def world_speed(args: argparse.Namespace) -> list[Result]:
             racers["envpool"] = envpool_racer(args.envpool_python)
         rates = race(racers, args)
     ours = f"carracing-fast, one process, {COPIES} copies"
-    against = {"gymnasium": ("gymnasium's CarRacing-v3, one process", 30), "envpool": ("envpool's CarRacing-v3, one thread each", 3)}
-    results = [Result("", "frames", ours, *(against[name][0], rates["one"], rates[name], against[name][1])) for name in against if name in rates]
+    against = {
+        "gymnasium": ("gymnasium's CarRacing-v3, one process", 30),
+        "envpool": ("envpool's CarRacing-v3, one thread each", 3),
+    }
+    results = [
+        Result("", "frames", ours, *(against[name][0], rates["one"], rates[name], against[name][1]))
+        for name in against
+        if name in rates
+    ]
     return [*results, Result("", "frames", "the same in two processes", "one", rates["two"], rates["one"], 1.7)]
 
 
@@ -199,7 +236,9 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
     def ours(seconds: float) -> float:
         turn, before, start = next(turns), evaluator.steps, time.perf_counter()
         with tqdm(total=CANDIDATES * TRACKS, desc="a generation", unit="episode", leave=False) as bar:
-            evaluator.returns([(p, recording_seed(1, turn * TRACKS + k)) for k in range(TRACKS) for p in candidates], bar)
+            evaluator.returns(
+                [(p, recording_seed(1, turn * TRACKS + k)) for k in range(TRACKS) for p in candidates], bar
+            )
         return (evaluator.steps - before) / (time.perf_counter() - start)
 
     with Evaluator("carracing-fast", Driver("agent", args.logdir, agent.controller.config_dict()), 2) as evaluator:
@@ -207,8 +246,17 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
         settings = {setting_name(threads): with_threads(threads, reference.control) for threads in sorted({1, THREADS})}
         setting, plain = fastest(settings, args.seconds / 2)
         rates = race({"ours": ours, setting: plain}, args)
-    return [Result("", "frames", f"traincontroller.py's evaluation, {CANDIDATES} candidates x {TRACKS} tracks, two workers",
-                   f"one car at a time, as the reference design rolls out ({setting})", rates["ours"], rates[setting], 40)]
+    return [
+        Result(
+            "",
+            "frames",
+            f"traincontroller.py's evaluation, {CANDIDATES} candidates x {TRACKS} tracks, two workers",
+            f"one car at a time, as the reference design rolls out ({setting})",
+            rates["ours"],
+            rates[setting],
+            40,
+        )
+    ]
 
 
 def roofline(args: argparse.Namespace) -> str:
@@ -225,13 +273,28 @@ def roofline(args: argparse.Namespace) -> str:
     with torch.inference_mode():
         for threads in sorted({1, THREADS}):
             peak = with_threads(threads, lambda seconds: reference.timed(lambda: int((a @ a).numel() > 0), seconds))
-            encode = with_threads(threads, lambda seconds: reference.timed(lambda: len(vae.encode(to_float(frames)).mu), seconds))
+            encode = with_threads(
+                threads, lambda seconds: reference.timed(lambda: len(vae.encode(to_float(frames)).mu), seconds)
+            )
             rates = race({"product": peak, "encoder": encode}, args)
-            share = [100 * gflop * e / (2 * MATRIX**3 / 1e9 * p) for e, p in zip(rates["encoder"], rates["product"], strict=True)]
-            parts.append(f"{setting_name(threads)}: {spread([2 * MATRIX**3 / 1e9 * p for p in rates['product']], ',.0f')} GFLOP/s peak, "
-                         f"{spread(rates['encoder'], ',.0f')} frames/s encoded, {spread(share, '.0f')} % of the peak")
-    return (f"V's encoder costs {gflop:.4f} GFLOP a frame ({COPIES} at once, from uint8, fp32). The peak is that of fp32 products of {MATRIX} x {MATRIX}. "
-            + "; ".join(parts) + ".")
+            share = [
+                100 * gflop * e / (2 * MATRIX**3 / 1e9 * p)
+                for e, p in zip(rates["encoder"], rates["product"], strict=True)
+            ]
+            parts.append(
+                f"{setting_name(threads)}: {spread([2 * MATRIX**3 / 1e9 * p for p in rates['product']], ',.0f')} "
+                "GFLOP/s peak, "
+                f"{spread(rates['encoder'], ',.0f')} frames/s encoded, {spread(share, '.0f')} % of the peak"
+            )
+    return (
+        (
+            f"V's encoder costs {gflop:.4f} GFLOP a frame ({COPIES} at once, from uint8, fp32). The peak is that of "
+            "fp32 "
+            f"products of {MATRIX} x {MATRIX}. "
+        )
+        + "; ".join(parts)
+        + "."
+    )
 
 
 SECTIONS = {"fidelity": fidelity, "world": world_speed, "controller": controller_speed, "roofline": roofline}
@@ -240,9 +303,20 @@ SECTIONS = {"fidelity": fidelity, "world": world_speed, "controller": controller
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure; one alone is printed and not written")
+    p.add_argument(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="what to measure; one alone is printed and not written",
+    )
     p.add_argument("--envpool-python", type=Path, help="an interpreter that has envpool, to compare with it")
-    p.add_argument("--seconds", type=positive_float, default=20.0, help="that a racer gets in one turn, at least: episodes are finished")
+    p.add_argument(
+        "--seconds",
+        type=positive_float,
+        default=20.0,
+        help="that a racer gets in one turn, at least: episodes are finished",
+    )
     p.add_argument("--repetitions", type=positive, default=5, help="turns")
     p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
     return p.parse_args()

@@ -46,15 +46,23 @@ def replay(scenes: list[Scene], times: list[int]) -> SimpleNamespace:
     n = max(len(s.ids) for s in scenes)
 
     def padded(rows: list[np.ndarray], fill: float) -> torch.Tensor:
-        return torch.from_numpy(np.stack([np.concatenate([r, np.full((n - len(r), *r.shape[1:]), fill, r.dtype)]) for r in rows]))
+        return torch.from_numpy(
+            np.stack([np.concatenate([r, np.full((n - len(r), *r.shape[1:]), fill, r.dtype)]) for r in rows])
+        )
 
     states = []
     for scene, t in zip(scenes, times, strict=True):
         at = np.where(scene.valid[:, t, None], scene.position[:, t], ABSENT)
         states.append(np.concatenate([at, np.stack([scene.heading[:, t], scene.speed[:, t]], -1)], 1))
-    return SimpleNamespace(scenes=scenes, state=padded(states, ABSENT), present=padded([np.ones(len(s.ids), bool) for s in scenes], False),
-                           length=padded([s.length for s in scenes], 1), width=padded([s.width for s in scenes], 1), type=padded([s.type for s in scenes], 0),
-                           time=torch.tensor(times))  # fmt: skip
+    return SimpleNamespace(
+        scenes=scenes,
+        state=padded(states, ABSENT),
+        present=padded([np.ones(len(s.ids), bool) for s in scenes], False),
+        length=padded([s.length for s in scenes], 1),
+        width=padded([s.width for s in scenes], 1),
+        type=padded([s.type for s in scenes], 0),
+        time=torch.tensor(times),
+    )
 
 
 # How close the pictures are
@@ -77,13 +85,24 @@ class Recorded:
         sim = replay([self.scene] * len(times), times)
         wanted = [(b, self.scene.index(ego)) for b in range(len(times)) for ego in egos]
         colors = np.stack([self.colors] * len(times))
-        return theirs, render_cones(sim, wanted, size, self.info["view_dist"], self.info["view_angle"], PADDINGS[padding](size), "nocturne", colors).numpy()
+        return theirs, render_cones(
+            sim,
+            wanted,
+            size,
+            self.info["view_dist"],
+            self.info["view_angle"],
+            PADDINGS[padding](size),
+            "nocturne",
+            colors,
+        ).numpy()
 
 
 @lru_cache
 def recorded(folder: Path) -> dict[str, Recorded]:
     if not (folder / "oracle").is_dir():
-        raise UserError(f"{folder} has no oracle/: name the folder with Nocturne's scenes and recorded pictures (--nocturne)")
+        raise UserError(
+            f"{folder} has no oracle/: name the folder with Nocturne's scenes and recorded pictures (--nocturne)"
+        )
     found = {}
     for place in sorted((folder / "oracle").iterdir()):
         scene = load_scene(folder / "scenes" / f"{place.name}.json")
@@ -94,12 +113,18 @@ def recorded(folder: Path) -> dict[str, Recorded]:
 
 
 def classes(theirs: np.ndarray, colors: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-    """Which of Nocturne's pixels (E, h, w) are wholly of one class; "edges" are those of several; shadow: black where the cone is."""
+    """Which of Nocturne's pixels (E, h, w) are wholly of one class; "edges" are those of several; shadow: black where
+    the cone is."""
 
     def of(*shades: np.ndarray | tuple) -> np.ndarray:
         return np.any([np.abs(theirs.astype(int) - shade).max(-1) <= 2 for shade in shades], 0)
 
-    found = {"grey": of((BACKGROUND,) * 3), "shadow": of((0, 0, 0)) & kept, "arrow": of((255,) * 3), **{name: of(shade) for name, shade in ROAD_COLORS.items()}}
+    found = {
+        "grey": of((BACKGROUND,) * 3),
+        "shadow": of((0, 0, 0)) & kept,
+        "arrow": of((255,) * 3),
+        **{name: of(shade) for name, shade in ROAD_COLORS.items()},
+    }
     roads = np.any(list(found.values()), 0)
     found["body"] = of(*colors) & ~roads
     found["edges"] = ~np.any([*found.values(), of((0, 0, 0))], 0)
@@ -116,16 +141,39 @@ def fidelity(args: argparse.Namespace) -> str:
             near = np.abs(theirs.astype(int) - ours).max(-1) <= NEAR
             either = (theirs.max(-1) > 0) | (ours.max(-1) > 0)
             shares = [100 * n[e].mean() for n, e in zip(near, either, strict=True)]
-            rows.append([name, str(size), padding, f"{np.mean(shares):.2f} %", f"{min(shares):.2f} %", f"{LEAST.get(size, 0)} %" if size in LEAST else "-"])
-            kept = lit(frame_of(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))).all(-1)
+            rows.append(
+                [
+                    name,
+                    str(size),
+                    padding,
+                    f"{np.mean(shares):.2f} %",
+                    f"{min(shares):.2f} %",
+                    f"{LEAST.get(size, 0)} %" if size in LEAST else "-",
+                ]
+            )
+            kept = lit(frame_of(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))).all(
+                -1
+            )
             for kind, mask in classes(theirs, log.colors, kept).items():
-                right[kind], all_of[kind] = right.get(kind, 0) + int(near[mask].sum()), all_of.get(kind, 0) + int(mask.sum())
-        by_class.append([f"{size} {padding}", *(f"{100 * right[k] / all_of[k]:.2f}" if all_of[k] else "-" for k in all_of)])
-    return (f"Pixels of Nocturne's recorded pictures that style nocturne meets within {NEAR} levels in every channel, of those that are not black in both, over the "
-            "twelve pictures of each scene (p0, p50, pEq: padding of 0, 50 and size / 32 pixels):\n\n"
-            + table(["scene", "pixels", "padding", "mean", "worst picture", "wanted"], rows)
-            + "\n\nThe same in per cent by what Nocturne's pixel shows, all scenes together (edges: pixels that show more than one thing):\n\n"
-            + table(["size", *all_of], by_class))
+                right[kind], all_of[kind] = (
+                    right.get(kind, 0) + int(near[mask].sum()),
+                    all_of.get(kind, 0) + int(mask.sum()),
+                )
+        by_class.append(
+            [f"{size} {padding}", *(f"{100 * right[k] / all_of[k]:.2f}" if all_of[k] else "-" for k in all_of)]
+        )
+    return (
+        f"Pixels of Nocturne's recorded pictures that style nocturne meets within {NEAR} levels in every channel, of "
+        "those that are not black in both, over the "
+        "twelve pictures of each scene (p0, p50, pEq: padding of 0, 50 and size / 32 pixels):\n\n"
+        + table(["scene", "pixels", "padding", "mean", "worst picture", "wanted"], rows)
+        + (
+            "\n\nThe same in per cent by what Nocturne's pixel shows, all scenes together (edges: pixels that show "
+            "more "
+            "than one thing):\n\n"
+        )
+        + table(["size", *all_of], by_class)
+    )
 
 
 # How fast they are drawn
@@ -136,7 +184,9 @@ def crowd(scene: Scene) -> tuple[SimpleNamespace, list[tuple[int, int]]]:
     rng = np.random.default_rng(0)
     times = [int(t) for t in np.linspace(0, 90, COPIES)]
     present = [np.flatnonzero(scene.valid[:, t] & (scene.type == OBJECTS.index("vehicle"))) for t in times]
-    return replay([scene] * COPIES, times), [(b, int(n)) for b, there in enumerate(present) for n in rng.choice(there, EGOS)]
+    return replay([scene] * COPIES, times), [
+        (b, int(n)) for b, there in enumerate(present) for n in rng.choice(there, EGOS)
+    ]
 
 
 def rates(draw: Callable[[], int], args: argparse.Namespace) -> tuple[float, float]:
@@ -170,8 +220,21 @@ def speed(args: argparse.Namespace) -> str:
                     cells += [f"{rate:,.0f}" for rate in rates(draw, args)]
                 wanted = f"{GOALS[style]:,}" if size == 128 else "-"
                 rows.append([name, style, str(size), f"{counts:,.0f}", *cells, wanted])
-    head = ["scene", "style", "pixels", "segments within 80 m", "1 at once", "per CPU-second", "64 at once", "per CPU-second", "wanted"]
-    return (f"Pictures per second, median of {args.repetitions} turns of {args.seconds:g} s; {renderer().context.renderer}:\n\n" + table(head, rows))
+    head = [
+        "scene",
+        "style",
+        "pixels",
+        "segments within 80 m",
+        "1 at once",
+        "per CPU-second",
+        "64 at once",
+        "per CPU-second",
+        "wanted",
+    ]
+    return (
+        f"Pictures per second, median of {args.repetitions} turns of {args.seconds:g} s; "
+        f"{renderer().context.renderer}:\n\n"
+    ) + table(head, rows)
 
 
 def near_segments(scene: Scene, egos: np.ndarray, dist: float = 80.0) -> float:
@@ -209,8 +272,12 @@ def figure(args: argparse.Namespace) -> str:
     image = args.out.parent / "images" / "cones.png"
     make_folder(image.parent)
     save_png(image, np.concatenate([x for row in rows for x in (row, gap)][:-1]))
-    return (f"![Nocturne's picture, ours, their difference, legible at 64 and at 128 pixels](images/{image.name})\n\nA row a scene, from the left: Nocturne's own "
-            "picture of 400 pixels, style nocturne, their difference, style legible with 64 and 128 pixels, enlarged, with the goal. The black part below is cut off.")
+    return (
+        f"![Nocturne's picture, ours, their difference, legible at 64 and at 128 pixels](images/{image.name})\n\nA row "
+        "a scene, from the left: Nocturne's own "
+        "picture of 400 pixels, style nocturne, their difference, style legible with 64 and 128 pixels, enlarged, with "
+        "the goal. The black part below is cut off."
+    )
 
 
 SECTIONS = {"figure": figure, "fidelity": fidelity, "speed": speed}
@@ -219,10 +286,21 @@ SECTIONS = {"figure": figure, "fidelity": fidelity, "speed": speed}
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--nocturne", type=Path, default=Path("../shared/nocturne"), help="folder with scenes/ and oracle/")
-    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to do; unless it is all, it is printed and not written (images are)")
+    p.add_argument(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="what to do; unless it is all, it is printed and not written (images are)",
+    )
     p.add_argument("--seconds", type=positive_float, default=2.0, help="of a turn")
     p.add_argument("--repetitions", type=positive, default=5, help="turns")
-    p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into; images go beside it")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/benchmarks.md"),
+        help="document to write the section into; images go beside it",
+    )
     return p.parse_args()
 
 
@@ -231,7 +309,12 @@ def main() -> None:
     text = "\n\n".join(SECTIONS[name](args) for name in args.sections)
     print(text)
     if set(args.sections) == set(SECTIONS):
-        write_section(args.out, "cones", f"## Cone pictures\n\n{text}\n\nMeasured by `python -m benchmarks.cones --seconds {args.seconds:g}` on: {circumstances()}")
+        write_section(
+            args.out,
+            "cones",
+            f"## Cone pictures\n\n{text}\n\nMeasured by `python -m benchmarks.cones --seconds {args.seconds:g}` on: "
+            f"{circumstances()}",
+        )
         print(f"written into {args.out}")
 
 

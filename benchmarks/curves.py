@@ -1,6 +1,8 @@
-"""Learning curves of evolution in the simulator: score against frames and against hours, with the figures of Ha & Schmidhuber drawn in.
+"""Learning curves of evolution in the simulator: score against frames and against hours, with the figures of Ha &
+Schmidhuber drawn in.
 
-Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv, whichever are there
+Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv, whichever
+are there
 Writes  docs/images/curves.png
 
     python -m benchmarks.curves --logdir exp_dir/carracing
@@ -14,7 +16,12 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.plots import figure
 
-RUNS = {"z and h": ".", "z and h, from the clone": "ablations/from-clone", "z and h of an untrained M": "ablations/untrained-m", "z alone": "ablations/z-only"}
+RUNS = {
+    "z and h": ".",
+    "z and h, from the clone": "ablations/from-clone",
+    "z and h of an untrained M": "ablations/untrained-m",
+    "z alone": "ablations/z-only",
+}
 # Ha & Schmidhuber 2018: their published training logs, recomputed (frames, score)
 PAPER = [(2.6e7, 822), (5.1e7, 867), (1.7e9, 900)]
 
@@ -26,7 +33,11 @@ def curve(folder: Path) -> dict[str, list[float]]:
     for row in clock:
         hours += float(row["seconds"]) / 3600
         spent[row["generation"]] = hours
-    found = [(float(row["frames"]), spent[row["generation"]], float(row["simulator"])) for row in rows if row["simulator"] and row["generation"] in spent]
+    found = [
+        (float(row["frames"]), spent[row["generation"]], float(row["simulator"]))
+        for row in rows
+        if row["simulator"] and row["generation"] in spent
+    ]
     return dict(zip(("frames", "hours", "score"), map(list, zip(*found, strict=True)), strict=True)) if found else {}
 
 
@@ -43,7 +54,8 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = Tru
             axes.set_xlabel("frames of the simulator" if x == "frames" else "hours")
             axes.set_ylabel("mean return, selection tracks of carracing-fast")
             axes.grid(alpha=0.3)
-        drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside right upper")  # the first panel has them all
+        # the first panel has them all
+        drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside right upper")
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,10 +69,16 @@ def main() -> None:
     args = parse_args()
     curves = {name: found for name, folder in RUNS.items() if (found := curve(args.logdir / folder / "ctrl"))}
     if not curves:
-        raise UserError(f"{args.logdir} holds no evolution in the simulator: run `python traincontroller.py --logdir {args.logdir} --world simulator` first")
+        raise UserError(
+            f"{args.logdir} holds no evolution in the simulator: run `python traincontroller.py --logdir {args.logdir} "
+            "--world simulator` first"
+        )
     draw(curves, args.out)
     for name, values in curves.items():
-        print(f"{name}: {values['score'][-1]:.1f} after {values['frames'][-1]:.3g} frames, {values['hours'][-1]:.2f} h; best {max(values['score']):.1f}")
+        print(
+            f"{name}: {values['score'][-1]:.1f} after {values['frames'][-1]:.3g} frames, {values['hours'][-1]:.2f} h; "
+            f"best {max(values['score']):.1f}"
+        )
     print(args.out)
 
 

@@ -54,20 +54,30 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, Ditto, AveragedModel]]:
-    """A run with V and M alone, a few expert episodes, and for each of --dreams dreams, learners and the actor's average."""
+    """A run with V and M alone, a few expert episodes, and for each of --dreams dreams, learners and the actor's
+    average."""
     for stage in ("vae", "mdrnn"):
         shutil.copytree(args.logdir / stage, make_folder(folder / "run") / stage)
     where = device(args.device)
     vae, saved = load_vae(folder / "run", where)
     mdrnn = load_models(folder / "run", where)[1]
-    generation_script.generate(generation_script.parse_args(["--env", fast(saved["world"]["env"]), *EPISODES, "--rootdir", str(folder / "data"), "--threads", "2"]))
+    generation_script.generate(
+        generation_script.parse_args(
+            ["--env", fast(saved["world"]["env"]), *EPISODES, "--rootdir", str(folder / "data"), "--threads", "2"]
+        )
+    )
     datasets, found = open_datasets([folder / "data"]), {}
     world = world_of(datasets[0])
     for dreams in args.dreams:
         torch.manual_seed(0)
-        head = Controller(ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])).to(where)
-        found[dreams] = (Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 1.0, 0)),
-                         Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0), averaged(head, AVERAGE["ditto"]))
+        head = Controller(
+            ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])
+        ).to(where)
+        found[dreams] = (
+            Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 1.0, 0)),
+            Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0),
+            averaged(head, AVERAGE["ditto"]),
+        )
     return found
 
 
@@ -98,14 +108,26 @@ def main() -> None:
                 found = rate(*learners[dreams], args.seconds if turn >= 0 else 1.0)
                 if turn >= 0:
                     rates[threads, dreams].append(found)
-                    print(f"  turn {turn + 1}: {found:10,.0f} steps a second  {dreams} dreams, {setting_name(threads)}", flush=True)
+                    print(
+                        f"  turn {turn + 1}: {found:10,.0f} steps a second  {dreams} dreams, {setting_name(threads)}",
+                        flush=True,
+                    )
     on = torch.cuda.get_device_name() if gpu else ""
-    rows = [[f"{dreams} dreams of {args.horizon} steps, {on or setting_name(threads)}", spread(values, ",.0f"),
-             "" if threads < most else "yes" if statistics.median(values) >= GOAL else "NO"] for (threads, dreams), values in rates.items()]
+    rows = [
+        [
+            f"{dreams} dreams of {args.horizon} steps, {on or setting_name(threads)}",
+            spread(values, ",.0f"),
+            "" if threads < most else "yes" if statistics.median(values) >= GOAL else "NO",
+        ]
+        for (threads, dreams), values in rates.items()
+    ]
     text = table(["actor and critic trained on", "dreamt steps a second", f"{GOAL:,} reached"], rows)
     print(text)
-    about = (f"Median (lowest to highest) of {args.repetitions} measurements of {args.seconds:g} s, taking turns; V and M of {args.logdir.name}, "
-             f"an actor of {args.hidden} units.")
+    about = (
+        f"Median (lowest to highest) of {args.repetitions} measurements of {args.seconds:g} s, taking turns; V and M "
+        f"of {args.logdir.name}, "
+        f"an actor of {args.hidden} units."
+    )
     write_section(args.out, "ditto-gpu" if gpu else "ditto", f"{about}\n\n{text}\n\n{circumstances()}\n")
 
 

@@ -1,5 +1,5 @@
-"""Ways of cloning compared at equal data: plain cloning, also of an expert that is disturbed while it is recorded, dagger in the dream and in the simulator, ditto;
-10, 50 and 200 episodes of the expert; several training seeds.
+"""Ways of cloning compared at equal data: plain cloning, also of an expert that is disturbed while it is recorded,
+dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the expert; several training seeds.
 
 Reads   a run with V and M (--logdir), which all clones share
 Writes  datasets/experts-<world>-<n>/, and -disturbed/, <logdir>/imitation/<n>-<method>-<seed>/
@@ -7,7 +7,8 @@ Writes  datasets/experts-<world>-<n>/, and -disturbed/, <logdir>/imitation/<n>-<
 
     python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
 
-Every clone is the best of the epochs that are scored, by as many episodes of the selection seeds. Stopped, it goes on where it stopped.
+Every clone is the best of the epochs that are scored, by as many episodes of the selection seeds. Stopped, it goes on
+where it stopped.
 """
 
 import argparse
@@ -43,8 +44,10 @@ METHODS = {  # flags of trainbc.py
     "ditto": "--epochs 5 --method ditto --temperature 1 {ditto}",
     "dagger in the simulator": "--epochs 5 --method dagger --dream-epochs 15 --world simulator",
 }
-DITTO = {"carracing": "--dream-epochs 25", "nocturne": "--dream-epochs 10 --horizon 24 --anchor 20"}  # an episode has 1000 steps, or 80
-DISTURBANCE = {"carracing": "--action-noise 0.6", "nocturne": "--action-noise 1"}  # flags of stage 1, as in README.md and docs/nocturne.md
+# an episode has 1000 steps, or 80
+DITTO = {"carracing": "--dream-epochs 25", "nocturne": "--dream-epochs 10 --horizon 24 --anchor 20"}
+# flags of stage 1, as in README.md and docs/nocturne.md
+DISTURBANCE = {"carracing": "--action-noise 0.6", "nocturne": "--action-noise 1"}
 STAGES = ("vae", "latents", "mdrnn")
 MEASURES = {  # by world: column -> (outcome of an episode, factor)
     "carracing": {"return": ("return", 1.0)},
@@ -56,10 +59,28 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # quantiles for 95 % intervals 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--experts", type=positive, nargs="+", default=[10, 50, 200], help="episodes of the expert to learn from; a ninth more is for validation")
+    p.add_argument(
+        "--experts",
+        type=positive,
+        nargs="+",
+        default=[10, 50, 200],
+        help="episodes of the expert to learn from; a ninth more is for validation",
+    )
     p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows")
-    p.add_argument("--seeds", type=positive, nargs="+", default=[3], help="training seeds, 0 upwards: so many for all, or for each of --experts")
-    p.add_argument("--leave-out", nargs="+", default=[], metavar="ROW", help="rows not to have, each as the table names it, e.g. '200, ditto'")
+    p.add_argument(
+        "--seeds",
+        type=positive,
+        nargs="+",
+        default=[3],
+        help="training seeds, 0 upwards: so many for all, or for each of --experts",
+    )
+    p.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help="rows not to have, each as the table names it, e.g. '200, ditto'",
+    )
     p.add_argument("--episodes", type=positive, default=100, help="that every clone is scored on")
     p.add_argument("--n-samples", type=positive, default=16, help="episodes that choose between its epochs")
     p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
@@ -69,12 +90,19 @@ def parse_args() -> argparse.Namespace:
     args = p.parse_args()
     args.seeds *= len(args.experts) if len(args.seeds) == 1 else 1
     if len(args.seeds) != len(args.experts):
-        p.error(f"--seeds has {len(args.seeds)} numbers for {len(args.experts)} of --experts: give one for all, or one for each")
+        p.error(
+            f"--seeds has {len(args.seeds)} numbers for {len(args.experts)} of --experts: give one for all, or one for "
+            "each"
+        )
     unknown = set(args.leave_out) - {row(experts, method) for experts in args.experts for method in args.methods}
     if unknown:
-        p.error(f"--leave-out {sorted(unknown)[0]!r} is no row of the table: they are N, METHOD of --experts and --methods")
+        p.error(
+            f"--leave-out {sorted(unknown)[0]!r} is no row of the table: they are N, METHOD of --experts and --methods"
+        )
     if max(args.seeds) > max(STUDENT):
-        p.error(f"--seeds {max(args.seeds)} is too many: the quantiles of intervals are known here for up to {max(STUDENT)}")
+        p.error(
+            f"--seeds {max(args.seeds)} is too many: the quantiles of intervals are known here for up to {max(STUDENT)}"
+        )
     return args
 
 
@@ -84,7 +112,8 @@ def row(experts: int, method: str) -> str:
 
 
 def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
-    """Episodes to record, so that `experts` of them (at least 9) are to train on and one at least to validate; `validates` says what the i-th is for."""
+    """Episodes to record, so that `experts` of them (at least 9) are to train on and one at least to validate;
+    `validates` says what the i-th is for."""
     total = train = 0
     while train < experts or train == total:
         train += not validates(total)
@@ -98,22 +127,35 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     order = generation_script.parse_args(shlex.split(flags))
     simulator = make(order.env, **world_options(order))
     by_place = simulator.held_out(recording_seed(RECORDING_SEED, 0)) is not None
-    total = rollouts(experts, lambda i: simulator.held_out(recording_seed(RECORDING_SEED, i)) if by_place else split(i, VAL_FRACTION) == "val")
+    total = rollouts(
+        experts,
+        lambda i: (
+            simulator.held_out(recording_seed(RECORDING_SEED, i)) if by_place else split(i, VAL_FRACTION) == "val"
+        ),
+    )
     simulator.close()
-    return f"{flags} --rollouts {total}{'' if by_place else f' --val-fraction {VAL_FRACTION}'} --seed {RECORDING_SEED}".replace("  ", " ")
+    kept = "" if by_place else f" --val-fraction {VAL_FRACTION}"
+    return f"{flags} --rollouts {total}{kept} --seed {RECORDING_SEED}".replace("  ", " ")
 
 
-def cell(args: argparse.Namespace, world: str, experts: int, record: str, method: str, seed: int, commands: list[str]) -> dict:
-    """The score of one clone, trained on what stage 1 records with the flags `record` and measured, unless it has been; the commands are added to `commands`."""
+def cell(
+    args: argparse.Namespace, world: str, experts: int, record: str, method: str, seed: int, commands: list[str]
+) -> dict:
+    """The score of one clone, trained on what stage 1 records with the flags `record` and measured, unless it has been;
+    the commands are added to `commands`."""
     data = Path("datasets") / f"experts-{world}-{experts}"
     if method == BC_DISTURBED:
         data, record = Path(f"{data}-disturbed"), f"{record} {DISTURBANCE[world]}"
     folder = args.logdir / "imitation" / f"{experts}-{method.replace(',', '').replace(' ', '-')}-{seed}"
     needed = [
         f"data/generation_script.py {record} --rootdir {data} --threads {args.max_workers}",
-        f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method].format(ditto=DITTO[world])} --evaluate-every 5 "
+        f"trainbc.py --logdir {folder} --dataset {data} --hidden 256 {METHODS[method].format(ditto=DITTO[world])} "
+        "--evaluate-every 5 "
         f"--n-samples {args.n_samples} --seed {seed} --max-workers {args.max_workers}",
-        f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers {args.max_workers} {args.score}".strip(),
+        (
+            f"test_controller.py --logdir {folder} --controller bc --episodes {args.episodes} --max-workers "
+            f"{args.max_workers} {args.score}"
+        ).strip(),
     ]
     score = folder / "scores" / "bc-simulator.json"
     if not score.exists():
@@ -132,23 +174,32 @@ def cell(args: argparse.Namespace, world: str, experts: int, record: str, method
 
 
 def require_same(wanted: str, there: str, made: Path) -> None:
-    """UserError if `made`, a cell's folder or its score, was made by a command with other flags than `wanted`; the number of processes changes nothing."""
+    """UserError if `made`, a cell's folder or its score, was made by a command with other flags than `wanted`; the
+    number of processes changes nothing."""
 
     def flags(command: str) -> list[str]:
         words = shlex.join(shlex.split(command)).split(" --")[1:]
         return sorted(word for word in words if not word.startswith("max-workers "))
 
     if flags(wanted) != flags(there):
-        raise UserError(f"{made} was made by `{there}`, and now it would be by `python {wanted}`: give the flags it was made with, or delete it")
+        raise UserError(
+            f"{made} was made by `{there}`, and now it would be by `python {wanted}`: give the flags it was made with, "
+            "or delete it"
+        )
 
 
 def measure(score: dict, what: str, factor: float) -> float:
     """The mean of an outcome over a clone's episodes."""
-    return score["mean"] if what == "return" else factor * statistics.fmean(outcome[what] for outcome in score["outcomes"].values())
+    return (
+        score["mean"]
+        if what == "return"
+        else factor * statistics.fmean(outcome[what] for outcome in score["outcomes"].values())
+    )
 
 
 def interval(values: list[float]) -> float:
-    """Half of the 95 % interval of the mean over training seeds (Student's t); 0, for pictures, of a single one, which has none."""
+    """Half of the 95 % interval of the mean over training seeds (Student's t); 0, for pictures, of a single one, which
+    has none."""
     return STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
@@ -158,7 +209,9 @@ def cells(values: list[float]) -> tuple[str, str]:
     return f"{statistics.fmean(values):.1f}{known}", ", ".join(f"{value:.1f}" for value in values)
 
 
-def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]) -> None:
+def draw(
+    path: Path, found: dict[tuple[str, int], dict[str, list[float]]], experts: list[int], columns: list[str]
+) -> None:
     """Mean, interval and every seed against the number of episodes, a line for each method, a panel for each column."""
     methods = list(dict.fromkeys(method for method, _ in found))
     with figure(path, 6 * len(columns), 4) as drawn:
@@ -168,7 +221,14 @@ def draw(path: Path, found: dict[tuple[str, int], dict[str, list[float]]], exper
                 there = [n for n in experts if (method, n) in found]
                 values = [found[method, n][column] for n in there]
                 beside = [n * 1.08 ** (k - (len(methods) - 1) / 2) for n in there]  # else one would hide another
-                line = axes.errorbar(beside, [statistics.fmean(v) for v in values], [interval(v) for v in values], marker="o", capsize=4, label=method)
+                line = axes.errorbar(
+                    beside,
+                    [statistics.fmean(v) for v in values],
+                    [interval(v) for v in values],
+                    marker="o",
+                    capsize=4,
+                    label=method,
+                )
                 axes.plot(np.repeat(beside, [len(v) for v in values]), sum(values, []), "x", color=line[0].get_color())
             axes.set(xscale="log", xlabel="episodes of the expert", ylabel=column, xticks=experts, xticklabels=experts)
             axes.minorticks_off()
@@ -191,16 +251,27 @@ def main() -> None:
                 values = found.setdefault((method, experts), {column: [] for column in columns})
                 for column, (what, factor) in columns.items():
                     values[column].append(measure(score, what, factor))
-    rows = [[row(experts, method), *(text for column in columns for text in cells(values[column]))] for (method, experts), values in found.items()]
+    rows = [
+        [row(experts, method), *(text for column in columns for text in cells(values[column]))]
+        for (method, experts), values in found.items()
+    ]
     text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
     picture = args.out.parent / "images" / f"imitation-{world}.png"
     draw(picture, found, args.experts, list(columns))
-    listing = "\n".join([f"python -m benchmarks.imitation {shlex.join(sys.argv[1:])}", "", "# which, for the first seed, is",
-                         *(f"python {command}" for command in dict.fromkeys(commands))])
+    listing = "\n".join(
+        [
+            f"python -m benchmarks.imitation {shlex.join(sys.argv[1:])}",
+            "",
+            "# which, for the first seed, is",
+            *(f"python {command}" for command in dict.fromkeys(commands)),
+        ]
+    )
     print(text)
     about = f"Means over training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
     shown = f"![against the number of episodes](images/{picture.name})"
-    write_section(args.out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n")
+    write_section(
+        args.out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """kill -9 at random moments of every stage, and the same command again: the files end up as if nothing had happened.
 
-Writes  docs/kills.md     a table: what was killed, how often, and whether the files are those of a run that was left alone
+Writes  docs/kills.md     a table: what was killed, how often, and whether the files are those of a run that was left
+alone
 
     python -m benchmarks.kills --kills 10
 
-Half of the kills come at a random moment of the run, the other half while a file is being published: as soon as its temporary name is seen in the folder.
-Runs that were killed are gone on with, and killed again, until one ends by itself; then its files are compared, and the next run starts afresh.
-Every kill must hit a live process: one that ended before its moment came is not counted.
+Half of the kills come at a random moment of the run, the other half while a file is being published: as soon as its
+temporary name is seen in the folder. Runs that were killed are gone on with, and killed again, until one ends by
+itself; then its files are compared, and the next run starts afresh. Every kill must hit a live process: one that ended
+before its moment came is not counted.
 """
 
 import argparse
@@ -56,12 +58,33 @@ class Stage:
 
 
 STAGES = {
-    "generation": Stage("1", "data/generation_script.py --env gym:CartPole-v1 --rollouts 64 --rootdir {folder}/data --val-fraction 0.25 --max-steps 60 --threads 2",
-                        ("data",)),
-    "vae": Stage("2", "trainvae.py --dataset {folder}/labelled --logdir {folder}/run --latent 8 --epochs 6 --device cpu", ("run/vae", "run/latents")),
-    "mdrnn": Stage("3", "trainmdrnn.py --logdir {folder}/run --hidden 64 --seq-len 16 --epochs 12 --device cpu", ("run/mdrnn", "run/latents")),
-    "ctrl": Stage("4a", "traincontroller.py --logdir {folder}/run --pop-size 16 --n-samples 16 --horizon 100 --generations 12 --device cpu", ("run/ctrl",)),
-    "bc": Stage("4b", "trainbc.py --logdir {folder}/run --epochs 12 --evaluate-every 3 --n-samples 4 --max-workers 2 --device cpu", ("run/bc",)),
+    "generation": Stage(
+        "1",
+        "data/generation_script.py --env gym:CartPole-v1 --rollouts 64 --rootdir {folder}/data --val-fraction 0.25 "
+        "--max-steps 60 --threads 2",
+        ("data",),
+    ),
+    "vae": Stage(
+        "2",
+        "trainvae.py --dataset {folder}/labelled --logdir {folder}/run --latent 8 --epochs 6 --device cpu",
+        ("run/vae", "run/latents"),
+    ),
+    "mdrnn": Stage(
+        "3",
+        "trainmdrnn.py --logdir {folder}/run --hidden 64 --seq-len 16 --epochs 12 --device cpu",
+        ("run/mdrnn", "run/latents"),
+    ),
+    "ctrl": Stage(
+        "4a",
+        "traincontroller.py --logdir {folder}/run --pop-size 16 --n-samples 16 --horizon 100 --generations 12 --device "
+        "cpu",
+        ("run/ctrl",),
+    ),
+    "bc": Stage(
+        "4b",
+        "trainbc.py --logdir {folder}/run --epochs 12 --evaluate-every 3 --n-samples 4 --max-workers 2 --device cpu",
+        ("run/bc",),
+    ),
 }
 
 
@@ -95,8 +118,15 @@ def own_actions_as_experts(source: Path, target: Path) -> None:
             episodes = []
             for e, index in enumerate(shard.episode):
                 steps = slice(shard.step_offsets[e], shard.step_offsets[e + 1])
-                episodes.append(Episode(shard.frames(shard.frame_offsets[e], shard.frame_offsets[e + 1]), *(columns[name][steps] for name in STEP_COLUMNS),
-                                        int(index), int(columns["seed"][e]), int(columns["policy"][e])))
+                episodes.append(
+                    Episode(
+                        shard.frames(shard.frame_offsets[e], shard.frame_offsets[e + 1]),
+                        *(columns[name][steps] for name in STEP_COLUMNS),
+                        int(index),
+                        int(columns["seed"][e]),
+                        int(columns["policy"][e]),
+                    )
+                )
         entries.append(ShardEntry(**write_shard(target / entry.file, episodes)))
     write_manifest(target, replace(dataset.manifest, shards=tuple(entries)))
 
@@ -122,7 +152,13 @@ def digests(stage: Stage, folder: Path) -> dict[str, str]:
 
 
 def temporary_files(stage: Stage, folder: Path) -> list[str]:
-    return [entry.name for where in stage.writes if (folder / where).is_dir() for entry in os.scandir(folder / where) if entry.name.endswith(".tmp")]
+    return [
+        entry.name
+        for where in stage.writes
+        if (folder / where).is_dir()
+        for entry in os.scandir(folder / where)
+        if entry.name.endswith(".tmp")
+    ]
 
 
 def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds: float, publication: bool) -> bool:
@@ -137,7 +173,8 @@ def await_moment(process: subprocess.Popen, stage: Stage, folder: Path, seconds:
 
 
 def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
-    """Run the stage in the folder `live`, first undisturbed, then killed again and again; leaves the folder as the undisturbed run did.
+    """Run the stage in the folder `live`, first undisturbed, then killed again and again; leaves the folder as the
+    undisturbed run did.
 
     All runs use the same folder, since its name is part of what they write.
     """
@@ -153,7 +190,9 @@ def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
     def compare() -> None:
         found = digests(stage, live)
         tally.ended += 1
-        tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(temporary_files(stage, live))
+        tally.different |= {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)} | set(
+            temporary_files(stage, live)
+        )
         shutil.rmtree(live)
 
     for _ in range(TRIES * kills):
@@ -173,7 +212,10 @@ def torment(stage: Stage, live: Path, kills: int, seed: int) -> Tally:
         tally.moments += not publication
         tally.leftovers += bool(temporary_files(stage, live))
     else:
-        raise UserError(f"{TRIES * kills} runs were not enough for {kills} kills of stage {stage.number}: run it again on a machine that is less busy")
+        raise UserError(
+            f"{TRIES * kills} runs were not enough for {kills} kills of stage {stage.number}: run it again on a "
+            "machine that is less busy"
+        )
     finish(start(stage, live), live)
     compare()
     shutil.rmtree(before)
@@ -189,23 +231,37 @@ def prepare(stage: str, folder: Path) -> None:
 
 def report(tallies: dict[str, Tally], seed: int) -> str:
     """The table, as docs/kills.md."""
-    lines = ["# Killed, and run again", "",
-             f"`python -m benchmarks.kills --kills {max(t.moments + t.publications for t in tallies.values())} --seed {seed}`, "
-             f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, on a CPU.", "",
-             "Each kill is a SIGKILL to a process that was alive; the same command then went on, and was killed again. Whenever a run came to its end, all of its "
-             f"files {', '.join(f'`{name}`' for name in COMPARED)} were compared, byte by byte, with those of a run that was left alone.", "",
-             "| stage | command | seconds undisturbed | kills at a random moment | kills during a publication | temporary files left by them | runs compared | outcome |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "# Killed, and run again",
+        "",
+        f"`python -m benchmarks.kills --kills {max(t.moments + t.publications for t in tallies.values())} --seed "
+        f"{seed}`, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, on a CPU.",
+        "",
+        "Each kill is a SIGKILL to a process that was alive; the same command then went on, and was killed again. "
+        "Whenever a run came to its end, all of its "
+        f"files {', '.join(f'`{name}`' for name in COMPARED)} were compared, byte by byte, with those of a run that "
+        "was left alone.",
+        "",
+        "| stage | command | seconds undisturbed | kills at a random moment | kills during a publication | temporary "
+        "files left by them | runs compared | outcome |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, tally in tallies.items():
         outcome = "identical" if not tally.different else f"**different: {', '.join(sorted(tally.different))}**"
-        lines.append(f"| {STAGES[name].number} | `{STAGES[name].command.replace('{folder}/', '')}` | {tally.seconds:.0f} | {tally.moments} | {tally.publications} | "
-                     f"{tally.leftovers} | {tally.ended} | {outcome} |")
+        lines.append(
+            f"| {STAGES[name].number} | `{STAGES[name].command.replace('{folder}/', '')}` | {tally.seconds:.0f} | "
+            f"{tally.moments} | {tally.publications} | "
+            f"{tally.leftovers} | {tally.ended} | {outcome} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    p.add_argument("--stage", choices=list(STAGES), nargs="+", default=list(STAGES), help="stages to kill; the others only run")
+    p.add_argument(
+        "--stage", choices=list(STAGES), nargs="+", default=list(STAGES), help="stages to kill; the others only run"
+    )
     p.add_argument("--kills", type=positive, default=10, help="kills a stage")
     p.add_argument("--seed", type=natural, default=0, help="decides the moments")
     p.add_argument("--out", type=Path, default=Path("docs/kills.md"), help="the table")

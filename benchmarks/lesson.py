@@ -1,11 +1,14 @@
-"""A lesson through the browser: how soon a scripted teacher has taught MountainCar from nothing, and whether the page keeps its pace while the clone learns.
+"""A lesson through the browser: how soon a scripted teacher has taught MountainCar from nothing, and whether the page
+keeps its pace while the clone learns.
 
 Writes  docs/images/lesson.png, docs/images/teacher.png, its sections of docs/results.md and docs/benchmarks.md
 
-    python -m benchmarks.lesson                     # needs Chromium and chromedriver, as `make test` installs them; some 15 minutes
+    python -m benchmarks.lesson                     # needs Chromium and chromedriver, as `make test` installs them; \
+        some 15 minutes
     python -m benchmarks.lesson --seeds 1 --seconds 30 --out exp_dir/lesson.md
 
-The teacher is the quickest driver (value iteration): it presses a key where the clone would do something else, and misses a tenth of these presses.
+The teacher is the quickest driver (value iteration): it presses a key where the clone would do something else, and
+misses a tenth of these presses.
 """
 
 import argparse
@@ -35,13 +38,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ARROWS, NAMES = ("ArrowLeft", "ArrowDown", "ArrowRight"), ("accelerate left", "do not accelerate", "accelerate right")
 MISSED = 0.1  # of the presses
 TRIALS, EPISODES = 15, 50
-# A step with a key held, or with none: pressed, and released when the next step is shown, with the page's own button for a single step.
+# A step with a key held, or with none: pressed, and released when the next step is shown, with the page's own button
+# for a single step.
 STEP = """
 const [key, done] = arguments, at = () => [lesson.status.trial, lesson.now.step].join(), before = at();
 if (key) dispatchEvent(new KeyboardEvent("keydown", { key }));
 document.getElementById("step").click();
 const wait = () => {
-  if (lesson.status.phase !== "done" && (at() === before || !lesson.now.clone || lesson.status.phase !== "running")) return setTimeout(wait, 1);
+  const running = lesson.status.phase === "running" && lesson.now.clone;
+  if (lesson.status.phase !== "done" && (at() === before || !running)) return setTimeout(wait, 1);
   if (key) dispatchEvent(new KeyboardEvent("keyup", { key }));
   done([lesson.now, lesson.status]);
 };
@@ -53,7 +58,12 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--seeds", type=positive, default=3, help="lessons, each with a --seed of its own")
     p.add_argument("--seconds", type=positive, default=300, help="that the pace is measured for, in each world")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write into; the pace goes into benchmarks.md beside it")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results.md"),
+        help="document to write into; the pace goes into benchmarks.md beside it",
+    )
     return p.parse_args()
 
 
@@ -68,7 +78,14 @@ def open_browser() -> Any:
         raise UserError("there is no chromium with its chromedriver here: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--mute-audio"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--mute-audio",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -81,9 +98,25 @@ def start(logdir: Path, *options) -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "trainbc.py", "--teacher", "--port", str(port), "--logdir", str(logdir), *map(str, options)]
-    lesson = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              start_new_session=True)
+    command = [
+        sys.executable,
+        "trainbc.py",
+        "--teacher",
+        "--port",
+        str(port),
+        "--logdir",
+        str(logdir),
+        *map(str, options),
+    ]
+    lesson = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     address = re.search(r"http://\S+", said := lesson.stdout.readline())
     if not address:
         raise UserError(f"the lesson did not start: {said}{lesson.stderr.read()}")
@@ -129,16 +162,34 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
     """What was learnt, as a table; the curve, and a picture of the page late in the last lesson."""
     rows, shares = [], []
     for seed in range(seeds):
-        lesson, address = start(folder / str(seed), "--env", "mountaincar", "--countdown", 0, "--trials", TRIALS, "--seed", seed)
+        lesson, address = start(
+            folder / str(seed), "--env", "mountaincar", "--countdown", 0, "--trials", TRIALS, "--seed", seed
+        )
         visit(browser, address)
         teach(browser, np.random.default_rng(seed))
         lesson.communicate(timeout=120)
         trials = read_csv(folder / str(seed) / "bc" / "metrics.csv")
         shares.append([100 * float(row["overridden"]) for row in trials])
-        done = subprocess.run([sys.executable, "test_controller.py", "--logdir", folder / str(seed), "--controller", "bc", "--episodes", str(EPISODES)], cwd=ROOT,
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "test_controller.py",
+                "--logdir",
+                folder / str(seed),
+                "--controller",
+                "bc",
+                "--episodes",
+                str(EPISODES),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         score = re.search(r"simulator: (\S+ \+- \S+)", done.stdout)[1]
-        rows.append([str(seed), trials[-1]["samples"], f"{shares[-1][0]:.0f}", f"{np.mean(shares[-1][-3:]):.0f}", score])
+        rows.append(
+            [str(seed), trials[-1]["samples"], f"{shares[-1][0]:.0f}", f"{np.mean(shares[-1][-3:]):.0f}", score]
+        )
         print("  ".join(rows[-1]), flush=True)
     with figure(picture, 6, 3.6) as drawn:
         axes = drawn.add_subplot()
@@ -148,7 +199,9 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
         axes.grid(alpha=0.3)
         axes.legend()
     lesson, address = start(folder / str(seeds - 1), "--env", "mountaincar", "--countdown", 0, "--seed", seeds - 1)
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
+    )
     visit(browser, address)
     wait(browser, "lesson.now.step > 25")
     browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))")
@@ -158,7 +211,16 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get("about:blank")
     end(lesson)
-    return table(["seed", "samples", "overridden in trial 1, %", f"in trials {TRIALS - 2} to {TRIALS}, %", f"the clone alone, {EPISODES} episodes"], rows)
+    return table(
+        [
+            "seed",
+            "samples",
+            "overridden in trial 1, %",
+            f"in trials {TRIALS - 2} to {TRIALS}, %",
+            f"the clone alone, {EPISODES} episodes",
+        ],
+        rows,
+    )
 
 
 PACED = {  # world and clone -> flags
@@ -180,9 +242,27 @@ def pace(browser: Any, folder: Path, seconds: int) -> str:
         training = browser.execute_script("return lesson.now.training")
         browser.get("about:blank")
         end(lesson)
-        rows.append([name, f"{1000 / gaps.mean():.1f}", *(f"{np.percentile(gaps, q):.0f} ms" for q in (50, 99)), f"{gaps.max():.0f} ms", f"{training:,}"])
+        rows.append(
+            [
+                name,
+                f"{1000 / gaps.mean():.1f}",
+                *(f"{np.percentile(gaps, q):.0f} ms" for q in (50, 99)),
+                f"{gaps.max():.0f} ms",
+                f"{training:,}",
+            ]
+        )
         print("  ".join(rows[-1]), flush=True)
-    return table(["world and clone", "pictures a second", "gap, median", "99th percentile", "longest", "training steps beside it"], rows)
+    return table(
+        [
+            "world and clone",
+            "pictures a second",
+            "gap, median",
+            "99th percentile",
+            "longest",
+            "training steps beside it",
+        ],
+        rows,
+    )
 
 
 def main() -> None:
@@ -192,13 +272,23 @@ def main() -> None:
     browser = open_browser()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            learnt = learning(browser, Path(folder, "learning"), args.seeds, images / "lesson.png", images / "teacher.png")
+            learnt = learning(
+                browser, Path(folder, "learning"), args.seeds, images / "lesson.png", images / "teacher.png"
+            )
             paced = pace(browser, Path(folder, "pace"), args.seconds)
     finally:
         browser.quit()
-    write_section(args.out, "lesson", f"{learnt}\n\n![steps overridden, by trial](images/lesson.png)\n\n{circumstances()}\n\n{command}")
-    about = f"{args.seconds} seconds each, gaps between pictures as they come to a headless Chromium on the same machine."
-    write_section(args.out.with_name("benchmarks.md"), "lesson", f"{paced}\n\n{about}\n\n{circumstances()}\n\n{command}")
+    write_section(
+        args.out,
+        "lesson",
+        f"{learnt}\n\n![steps overridden, by trial](images/lesson.png)\n\n{circumstances()}\n\n{command}",
+    )
+    about = (
+        f"{args.seconds} seconds each, gaps between pictures as they come to a headless Chromium on the same machine."
+    )
+    write_section(
+        args.out.with_name("benchmarks.md"), "lesson", f"{paced}\n\n{about}\n\n{circumstances()}\n\n{command}"
+    )
     print(learnt, paced, sep="\n\n")
 
 

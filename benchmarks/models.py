@@ -1,4 +1,5 @@
-"""Whether the models are good, not just trained: V and M of a run on validation episodes, against the simplest things they must beat.
+"""Whether the models are good, not just trained: V and M of a run on validation episodes, against the simplest things
+they must beat.
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar, exp_dir/mdrnn/args.json, exp_dir/latents/, the datasets
 Writes  docs/results.md                      its section "models"
@@ -8,7 +9,8 @@ Writes  docs/results.md                      its section "models"
 
     python -m benchmarks.models --logdir exp_dir
 
-All intervals are 95 %, by bootstrap over episodes. Latents are drawn from V's posterior for likelihoods, as in training, and its mean for dreams, as in use.
+All intervals are 95 %, by bootstrap over episodes. Latents are drawn from V's posterior for likelihoods, as in
+training, and its mean for dreams, as in use.
 """
 
 import argparse
@@ -64,7 +66,8 @@ class Interval:
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], episodes: int) -> Interval:
-    """`statistic` of all episodes (it takes their numbers, each as often as it was drawn), and its spread when episodes are drawn anew."""
+    """`statistic` of all episodes (it takes their numbers, each as often as it was drawn), and its spread when episodes
+    are drawn anew."""
     rng = np.random.default_rng(0)
     drawn = [statistic(rng.integers(episodes, size=episodes)) for _ in range(RESAMPLES)]
     return Interval(statistic(np.arange(episodes)), *np.nanquantile(drawn, [0.025, 0.975]))
@@ -84,10 +87,12 @@ def root_mean(total: np.ndarray, count: np.ndarray) -> Interval:
 
 
 def regions(frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Which pixels of CarRacing frames (N, 64, 64, 3) are what, by colour: masks (N, 64, 64) that do not overlap and leave nothing out.
+    """Which pixels of CarRacing frames (N, 64, 64, 3) are what, by colour: masks (N, 64, 64) that do not overlap and
+    leave nothing out.
 
-    The car is what is red (the hull) or dark (the wheels) where the car always is, kerbs being of a brighter red; road is grey; grass is green. What is
-    left is kerbs, pixels that are part one thing and part another, and the black beyond the world's edge.
+    The car is what is red (the hull) or dark (the wheels) where the car always is, kerbs being of a brighter red; road
+    is grey; grass is green. What is left is kerbs, pixels that are part one thing and part another, and the black
+    beyond the world's edge.
     """
     red, green, blue = (frames[..., c].astype(np.int16) for c in range(3))
     window = np.zeros(frames.shape[1:3], bool)
@@ -102,20 +107,33 @@ def regions(frames: np.ndarray) -> dict[str, np.ndarray]:
 @HELD
 def reconstruct(vae: VAE, frames: np.ndarray) -> np.ndarray:
     """Frames through V's posterior mean, uint8 (N, H, W, C)."""
-    return np.concatenate([to_uint8(vae.decode(vae.encode(to_float(part)).mu)).numpy() for part in torch.from_numpy(frames).split(256)])
+    return np.concatenate(
+        [to_uint8(vae.decode(vae.encode(to_float(part)).mu)).numpy() for part in torch.from_numpy(frames).split(256)]
+    )
 
 
 def vae_rows(vae: VAE, frames: list[np.ndarray], average: np.ndarray) -> list[list[str]]:
-    """Root mean squared error in grey levels (0 to 255) for each region: V's, and that of the training frames' average (H, W, C)."""
+    """Root mean squared error in grey levels (0 to 255) for each region: V's, and that of the training frames' average
+    (H, W, C)."""
     squared = {name: np.zeros((len(frames), 2)) for name in REGIONS}
     count = {name: np.zeros(len(frames)) for name in REGIONS}
     for e, episode in enumerate(frames):
-        errors = [np.square(guess.astype(np.float32) - episode).mean(-1) for guess in (reconstruct(vae, episode), average[None])]
+        errors = [
+            np.square(guess.astype(np.float32) - episode).mean(-1)
+            for guess in (reconstruct(vae, episode), average[None])
+        ]
         for name, mask in regions(episode).items():
             squared[name][e] = [error[mask].sum() for error in errors]
             count[name][e] = mask.sum()
     pixels = sum(c.sum() for c in count.values())
-    return [[name, f"{100 * count[name].sum() / pixels:.1f} %", *(root_mean(squared[name][:, k], count[name]).text(1) for k in range(2))] for name in REGIONS]
+    return [
+        [
+            name,
+            f"{100 * count[name].sum() / pixels:.1f} %",
+            *(root_mean(squared[name][:, k], count[name]).text(1) for k in range(2)),
+        ]
+        for name in REGIONS
+    ]
 
 
 def picture_of_regions(vae: VAE, frames: list[np.ndarray], path: Path) -> None:
@@ -125,7 +143,16 @@ def picture_of_regions(vae: VAE, frames: list[np.ndarray], path: Path) -> None:
     painted = np.zeros_like(chosen)
     for name, mask in regions(chosen).items():
         painted[mask] = colours[name]
-    save_png(path, strip([("real frame", list(chosen)), ("regions", list(painted)), ("reconstruction", list(reconstruct(vae, chosen)))]))
+    save_png(
+        path,
+        strip(
+            [
+                ("real frame", list(chosen)),
+                ("regions", list(painted)),
+                ("reconstruction", list(reconstruct(vae, chosen))),
+            ]
+        ),
+    )
 
 
 # M, one step ahead
@@ -136,7 +163,8 @@ class Scores:
     """Sums over the steps of each episode, (E,), and their number.
 
     Fields:
-        nll: of M        shuffled: of M, given another window's actions        unimodal: of M with one Gaussian        persistence: of a Gaussian around the last latent
+        nll: of M        shuffled: of M, given another window's actions        unimodal: of M with one Gaussian
+            persistence: of a Gaussian around the last latent
         whole: of M that carries its state through the whole episode, as in use
     """
 
@@ -186,11 +214,21 @@ def persistence_sigma(data: Sequences) -> Tensor:
 
 def likelihood_rows(s: Scores) -> list[list[str]]:
     rows = [["M", mean(s.nll, s.steps).text(), ""]]
-    for name, label in (("persistence", "a Gaussian around the last latent, sigma fitted on the train split"), ("unimodal", "M with one Gaussian instead"),
-                        ("shuffled", "M given another window's actions")):
+    for name, label in (
+        ("persistence", "a Gaussian around the last latent, sigma fitted on the train split"),
+        ("unimodal", "M with one Gaussian instead"),
+        ("shuffled", "M given another window's actions"),
+    ):
         values = getattr(s, name)
         rows.append([label, mean(values, s.steps).text(), mean(values - s.nll, s.steps).text()])
-    return [*rows, ["M, its state carried through whole episodes", mean(s.whole, s.steps).text(), mean(s.whole - s.nll, s.steps).text()]]
+    return [
+        *rows,
+        [
+            "M, its state carried through whole episodes",
+            mean(s.whole, s.steps).text(),
+            mean(s.whole - s.nll, s.steps).text(),
+        ],
+    ]
 
 
 @HELD
@@ -203,10 +241,18 @@ def reward_rows(model: MDRNN, data: Sequences, episodes: np.ndarray) -> list[lis
         pairs.append((expected, data.reward[data.step_offset[e] : data.step_offset[e] + data.steps[e]].numpy()))
     rows = []
     for label, width in (("step by step", 1), (f"sums over {HORIZON} steps", HORIZON)):
-        summed = [tuple(np.convolve(x, np.ones(width), "valid")[::width] for x in pair) for pair in pairs if len(pair[0]) >= width]
+        summed = [
+            tuple(np.convolve(x, np.ones(width), "valid")[::width] for x in pair)
+            for pair in pairs
+            if len(pair[0]) >= width
+        ]
 
         def correlation(chosen: np.ndarray, summed=summed) -> float:
-            return float(np.corrcoef(np.concatenate([summed[e][0] for e in chosen]), np.concatenate([summed[e][1] for e in chosen]))[0, 1])
+            return float(
+                np.corrcoef(
+                    np.concatenate([summed[e][0] for e in chosen]), np.concatenate([summed[e][1] for e in chosen])
+                )[0, 1]
+            )
 
         rows.append([label, bootstrap(correlation, len(summed)).text()])
     return rows
@@ -217,19 +263,27 @@ def reward_rows(model: MDRNN, data: Sequences, episodes: np.ndarray) -> list[lis
 
 @dataclass
 class Drift:
-    """Squared distance from the truth, by start (N,), for each step of a dream: latent (N, HORIZON) and pixel (N, len(SHOWN)) means over elements."""
+    """Squared distance from the truth, by start (N,), for each step of a dream: latent (N, HORIZON) and pixel (N,
+    len(SHOWN)) means over elements."""
 
     latent: np.ndarray
     pixel: np.ndarray
 
 
 @HELD
-def dreams(vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames: list[np.ndarray], starts: int) -> tuple[dict[str, Drift], np.ndarray]:
-    """Drift of frozen frames and of dreams with the real actions, and which episode each start is of (its number in `episodes`)."""
+def dreams(
+    vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames: list[np.ndarray], starts: int
+) -> tuple[dict[str, Drift], np.ndarray]:
+    """Drift of frozen frames and of dreams with the real actions, and which episode each start is of (its number in
+    `episodes`)."""
     states, z, sigma, actions, truth, owner, real = [], [], [], [], [], [], []
     for i, e in enumerate(episodes):
         mu, action, _ = data.episode(e)
-        times = np.unique(np.linspace(WARM_UP, len(action) - HORIZON, max(1, starts // len(episodes))).astype(int)) if len(action) >= WARM_UP + HORIZON else []
+        times = (
+            np.unique(np.linspace(WARM_UP, len(action) - HORIZON, max(1, starts // len(episodes))).astype(int))
+            if len(action) >= WARM_UP + HORIZON
+            else []
+        )
         state = model.initial_state(1)
         for t in range(max(times, default=-1) + 1):
             if t in times:
@@ -242,14 +296,22 @@ def dreams(vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames
                 owner.append(i)
             _, state = model.hidden(mu[None, t : t + 1], action[None, t : t + 1], state)
     if len(set(owner)) < 2:
-        raise UserError(f"fewer than two validation episodes have the {WARM_UP + HORIZON} steps a dream is compared over: record longer ones")
+        raise UserError(
+            f"fewer than two validation episodes have the {WARM_UP + HORIZON} steps a dream is compared over: record "
+            "longer ones"
+        )
     begin = Dream(torch.stack(z), (torch.cat([h for h, _ in states]), torch.cat([c for _, c in states])))
-    actions, truth, real = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))  # (N, T, A), (N, T, Z), (N, len(SHOWN), H, W, C)
+    # (N, T, A), (N, T, Z), (N, len(SHOWN), H, W, C)
+    actions, truth, real = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))
     drawn = torch.normal(begin.z, torch.stack(sigma), generator=torch.Generator().manual_seed(0))
-    drift = {name: drift_of(vae, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real) for name, still in
-             (("frozen frame", begin.z), ("frozen frame, z drawn from its posterior", drawn))}
+    drift = {
+        name: drift_of(vae, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real)
+        for name, still in (("frozen frame", begin.z), ("frozen frame, z drawn from its posterior", drawn))
+    }
     for temperature in TEMPERATURES:
-        free = torch.stack([dream_along(model, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)])
+        free = torch.stack(
+            [dream_along(model, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)]
+        )
         drift[f"dream, temperature {temperature:g}"] = drift_of(vae, free[:1], truth, real)
         if temperature:
             drift[f"mean of {SAMPLES}, temperature {temperature:g}"] = drift_of(vae, free, truth, real)
@@ -271,7 +333,9 @@ def drift_of(vae: VAE, free: Tensor, truth: Tensor, real: Tensor) -> Drift:
     pixel = np.zeros((len(truth), len(SHOWN)), np.float32)
     for k, t in enumerate(SHOWN):
         for part in torch.arange(len(truth)).split(64):
-            picture = 255 * vae.decode(free[:, part, t - 1].flatten(0, 1)).unflatten(0, (len(free), len(part))).mean(0).permute(0, 2, 3, 1)
+            picture = 255 * vae.decode(free[:, part, t - 1].flatten(0, 1)).unflatten(0, (len(free), len(part))).mean(
+                0
+            ).permute(0, 2, 3, 1)
             pixel[part, k] = (picture - real[part, k].float()).square().mean((1, 2, 3)).numpy()
     return Drift(latent, pixel)
 
@@ -288,19 +352,40 @@ def dream_rows(drift: dict[str, Drift], owner: np.ndarray) -> list[list[str]]:
     rows = []
     for name, d in drift.items():
         row = [name, root(d.latent, np.ones_like(d.latent)).text(), root(d.pixel, np.ones_like(d.pixel)).text(1)]
-        rows.append([*row, *(["", ""] if d is frozen else [root(d.latent, frozen.latent).text(), root(d.pixel, frozen.pixel).text()])])
+        rows.append(
+            [
+                *row,
+                *(
+                    ["", ""]
+                    if d is frozen
+                    else [root(d.latent, frozen.latent).text(), root(d.pixel, frozen.pixel).text()]
+                ),
+            ]
+        )
     return rows
 
 
 def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
     """Root mean squared distance from the truth over the steps of the dream, in latents and in pixels."""
     with figure(path, 13, 4.2) as drawn:
-        panels = zip(drawn.subplots(1, 2), (("latent", range(1, HORIZON + 1), "per latent dimension"), ("pixel", SHOWN, "grey levels, 0 to 255")), strict=True)
+        panels = zip(
+            drawn.subplots(1, 2),
+            (("latent", range(1, HORIZON + 1), "per latent dimension"), ("pixel", SHOWN, "grey levels, 0 to 255")),
+            strict=True,
+        )
         for axes, (space, steps, unit) in panels:
             for name, d in drift.items():
-                style = {"color": "black", "linewidth": 2.5} if name == "frozen frame" else {"linestyle": "--" if name.startswith("mean") else "-"}
+                style = (
+                    {"color": "black", "linewidth": 2.5}
+                    if name == "frozen frame"
+                    else {"linestyle": "--" if name.startswith("mean") else "-"}
+                )
                 axes.plot(steps, np.sqrt(getattr(d, space).mean(0)), label=name, **style)
-            axes.set(title=f"distance from the truth, {space}s", xlabel="steps dreamt with the real actions", ylabel=f"root mean square, {unit}")
+            axes.set(
+                title=f"distance from the truth, {space}s",
+                xlabel="steps dreamt with the real actions",
+                ylabel=f"root mean square, {unit}",
+            )
             axes.grid(alpha=0.3)
         drawn.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
 
@@ -309,7 +394,8 @@ def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
 
 
 def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MDRNN:
-    """M with one Gaussian, trained now (or gone on with) by the command that trained M, in a run of its own that shares V and the latents."""
+    """M with one Gaussian, trained now (or gone on with) by the command that trained M, in a run of its own that shares
+    V and the latents."""
     own = logdir / "unimodal"
     args = json.loads((logdir / "mdrnn" / "args.json").read_text())
     make_folder(own)
@@ -319,11 +405,32 @@ def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MD
     saved = checkpoint.path(own, "mdrnn", "checkpoint.tar")
     if saved.exists() and checkpoint.load(saved, "mdrnn")["parents"] != {"vae": vae_digest}:
         shutil.rmtree(own / "mdrnn")  # of an earlier V
-    flags = [f"--{name.replace('_', '-')}={args[name]}" for name in ("hidden", "seq_len", "batch_size", "epochs", "learning_rate", "patience", "precision", "seed",
-                                                                     "device")]
+    flags = [
+        f"--{name.replace('_', '-')}={args[name]}"
+        for name in (
+            "hidden",
+            "seq_len",
+            "batch_size",
+            "epochs",
+            "learning_rate",
+            "patience",
+            "precision",
+            "seed",
+            "device",
+        )
+    ]
     reward = "--include_reward" if args["include_reward"] else "--no-include_reward"
-    command = [sys.executable, str(ROOT / "trainmdrnn.py"), "--logdir", str(own), "--mixtures=1", reward, *flags,
-               "--dataset", *(str(d.root) for d in datasets)]
+    command = [
+        sys.executable,
+        str(ROOT / "trainmdrnn.py"),
+        "--logdir",
+        str(own),
+        "--mixtures=1",
+        reward,
+        *flags,
+        "--dataset",
+        *(str(d.root) for d in datasets),
+    ]
     if status := subprocess.run(command).returncode:
         raise UserError(f"training M with one Gaussian ended with status {status}: see above")
     saved = checkpoint.load_parent(own, "mdrnn")
@@ -354,10 +461,19 @@ def spaced(numbers: np.ndarray, most: int) -> np.ndarray:
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)")
-    p.add_argument("--episodes", type=positive, default=40, help="validation episodes to use, at most; 12 MB of memory each")
+    p.add_argument(
+        "--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)"
+    )
+    p.add_argument(
+        "--episodes", type=positive, default=40, help="validation episodes to use, at most; 12 MB of memory each"
+    )
     p.add_argument("--starts", type=positive, default=512, help="moments that dreams begin from, over all episodes")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into; pictures go to images/ beside it")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results.md"),
+        help="document to write the section into; pictures go to images/ beside it",
+    )
     return p.parse_args()
 
 
@@ -382,17 +498,35 @@ def main() -> None:
     picture_of_dreams(drift, images / "models-dream.png")
     steps = int(data.steps[episodes].sum())
     parts = [
-        f"## V and M on held-out episodes\n\n{len(episodes)} validation episodes, {steps:,} steps, of `{'`, `'.join(str(d.root) for d in datasets)}`; "
+        f"## V and M on held-out episodes\n\n{len(episodes)} validation episodes, {steps:,} steps, of "
+        f"`{'`, `'.join(str(d.root) for d in datasets)}`; "
         f"V {parents['vae'][:12]}, M {parents['mdrnn'][:12]}. In brackets 95 % intervals by bootstrap over episodes.",
-        "V: root mean squared error of the reconstruction, in grey levels from 0 to 255. The average is that of training frames.\n\n"
-        + table(["pixels", "share", "V", "the average frame instead"], vae_rows(vae, frames, np.concatenate(training).mean(0))),
+        (
+            "V: root mean squared error of the reconstruction, in grey levels from 0 to 255. The average is that of "
+            "training frames.\n\n"
+        )
+        + table(
+            ["pixels", "share", "V", "the average frame instead"],
+            vae_rows(vae, frames, np.concatenate(training).mean(0)),
+        ),
         "![frames, regions, reconstructions](images/models-regions.png)",
-        f"M, one step ahead: minus log likelihood in nats per frame, in windows of {settings['seq_len']} steps. Positive differences: M is better.\n\n"
-        + table(["model", "nats per frame", "difference to M"], likelihood_rows(score(model, unimodal, data, episodes, settings["seq_len"]))),
-        "M: correlation of expected and real reward\n\n" + table(["reward", "correlation"], reward_rows(model, data, episodes)),
-        f"M, dreaming: distance from the truth after {HORIZON} steps with the real actions, from {len(owner)} moments. The frozen frame is V's reconstruction of "
+        (
+            f"M, one step ahead: minus log likelihood in nats per frame, in windows of {settings['seq_len']} steps. "
+            "Positive differences: M is better.\n\n"
+        )
+        + table(
+            ["model", "nats per frame", "difference to M"],
+            likelihood_rows(score(model, unimodal, data, episodes, settings["seq_len"])),
+        ),
+        "M: correlation of expected and real reward\n\n"
+        + table(["reward", "correlation"], reward_rows(model, data, episodes)),
+        f"M, dreaming: distance from the truth after {HORIZON} steps with the real actions, from {len(owner)} moments. "
+        "The frozen frame is V's reconstruction of "
         "the last real one; pictures are compared with the real frames. Ratios below 1: the dream is closer.\n\n"
-        + table(["what", "latent, RMS", "pixel, RMS", "ratio to frozen, latent", "ratio to frozen, pixel"], dream_rows(drift, owner)),
+        + table(
+            ["what", "latent, RMS", "pixel, RMS", "ratio to frozen, latent", "ratio to frozen, pixel"],
+            dream_rows(drift, owner),
+        ),
         "![distance from the truth](images/models-dream.png)",
     ]
     text = "\n\n".join(parts)

@@ -34,7 +34,12 @@ LIMITS = {"position, m a step": 1e-3, "heading, rad": 1e-5, "speed, m/s": 1e-5}
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--scenes", type=Path, default=Path("../shared/nocturne/scenes"), help="folder of scenes")
-    p.add_argument("--oracle", type=Path, default=Path("../shared/nocturne/oracle"), help="folder of Nocturne's results, one folder a scene; left out if it is not there")
+    p.add_argument(
+        "--oracle",
+        type=Path,
+        default=Path("../shared/nocturne/oracle"),
+        help="folder of Nocturne's results, one folder a scene; left out if it is not there",
+    )
     p.add_argument("--repetitions", type=positive, default=5, help="of each measurement; the median counts")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
@@ -45,7 +50,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def replayed(scene: Scene, replay: dict, mode: str) -> tuple[np.ndarray, int, int]:
-    """Largest errors of position, heading and speed over one replayed log, collision flags that differ, and how many were compared."""
+    """Largest errors of position, heading and speed over one replayed log, collision flags that differ, and how many
+    were compared."""
     sim = Simulator([scene], collisions="all")
     expert = torch.ones_like(sim.present) if mode == "all" else sim.type == OBJECTS.index("vehicle")
     none, worst, different, compared = torch.full_like(sim.length, torch.nan), np.zeros(3), 0, 0
@@ -55,8 +61,12 @@ def replayed(scene: Scene, replay: dict, mode: str) -> tuple[np.ndarray, int, in
         wanted, there = torch.from_numpy(replay[f"{mode}_state"][t]), sim.there[0]
         worst = np.maximum(worst, errors(sim.state[0][there], wanted[there]))
         flags = np.where(replay[f"{mode}_collided"][t], replay[f"{mode}_collision_type"][t], 0)
-        different, compared = different + int((sim.collision[0].numpy() != flags)[there].sum()), compared + int(there.sum())
-        sim.local[0, ~expert[0]] = (wanted.double() - torch.tensor([*scene.origin, 0, 0])).float()[~expert[0]]  # gliding objects gather Nocturne's rounding
+        different, compared = (
+            different + int((sim.collision[0].numpy() != flags)[there].sum()),
+            compared + int(there.sum()),
+        )
+        # gliding objects gather Nocturne's rounding
+        sim.local[0, ~expert[0]] = (wanted.double() - torch.tensor([*scene.origin, 0, 0])).float()[~expert[0]]
     return worst, different, compared
 
 
@@ -86,8 +96,15 @@ def seen(scene: Scene, views: list[dict]) -> tuple[int, int]:
     sim = Simulator([scene])
     for view in views:
         sim.reset(time=view["t"])
-        ours = visible(sim, [(0, scene.index(view["ego"]))], view["view_dist"], view["view_angle"], view["head_angle"]).objects[0].numpy()
-        different, total = different + len(set(scene.ids[ours].tolist()) ^ set(view["visible_ids"])), total + len(view["visible_ids"])
+        ours = (
+            visible(sim, [(0, scene.index(view["ego"]))], view["view_dist"], view["view_angle"], view["head_angle"])
+            .objects[0]
+            .numpy()
+        )
+        different, total = (
+            different + len(set(scene.ids[ours].tolist()) ^ set(view["visible_ids"])),
+            total + len(view["visible_ids"]),
+        )
     return different, total
 
 
@@ -108,8 +125,26 @@ def agreement(scenes: dict[str, Scene], oracle: Path) -> str:
         undefined = int((np.isnan(wanted) != np.isnan(scene.expert_action)).sum())
         action = np.nanmax(np.abs(wanted - scene.expert_action), axis=(0, 1))
         apart, total = seen(scene, json.loads((folder / "visibility.json").read_text()))
-        rows.append([name, *(f"{w:.1e}" for w in worst), f"{action[0]:.1e}", f"{action[1]:.1e}", str(undefined), f"{flags} of {compared:,}", f"{apart} of {total}"])
-    head = ["scene", *LIMITS, "expert acceleration", "expert steering", "defined by one only", "collision flags that differ", "visible ids that differ"]
+        rows.append(
+            [
+                name,
+                *(f"{w:.1e}" for w in worst),
+                f"{action[0]:.1e}",
+                f"{action[1]:.1e}",
+                str(undefined),
+                f"{flags} of {compared:,}",
+                f"{apart} of {total}",
+            ]
+        )
+    head = [
+        "scene",
+        *LIMITS,
+        "expert acceleration",
+        "expert steering",
+        "defined by one only",
+        "collision flags that differ",
+        "visible ids that differ",
+    ]
     return table(head, rows)
 
 
@@ -144,8 +179,15 @@ def speeds(name: str, scene: Scene, repetitions: int, device: str) -> list[str]:
         return COPIES * count
 
     egos = [(b, ego) for b in range(VIEWS)]
-    return [name, str(len(scene.ids)), str(int(vehicles[0].sum())), rate(lambda: steps(alone, STEPS - 1), repetitions), rate(lambda: steps(~vehicles, 20), repetitions),
-            rate(lambda: len(visible(sim, egos).objects), repetitions), rate(lambda: len(features(sim, egos).ego), repetitions)]
+    return [
+        name,
+        str(len(scene.ids)),
+        str(int(vehicles[0].sum())),
+        rate(lambda: steps(alone, STEPS - 1), repetitions),
+        rate(lambda: steps(~vehicles, 20), repetitions),
+        rate(lambda: len(visible(sim, egos).objects), repetitions),
+        rate(lambda: len(features(sim, egos).ego), repetitions),
+    ]
 
 
 def main() -> None:
@@ -153,14 +195,36 @@ def main() -> None:
     scenes = {path.stem: load_scene(path) for path in scene_files(args.scenes)}
     parts = []
     if args.oracle.is_dir():
-        parts.append(f"How far it agrees with Nocturne: largest differences from Nocturne's own results, on every scene there are any for. Allowed: positions "
-                     f"{LIMITS['position, m a step']:g} m, headings {LIMITS['heading, rad']:g} rad, no flag, 1 % of the ids.\n\n{agreement(scenes, args.oracle)}")
-    head = ["scene", "objects", "vehicles", "steps/s, one ego driven", "steps/s, all vehicles driven", f"visible/s, {VIEWS} egos at once", "features/s"]
+        parts.append(
+            "How far it agrees with Nocturne: largest differences from Nocturne's own results, on every scene there "
+            "are any for. Allowed: positions "
+            f"{LIMITS['position, m a step']:g} m, headings {LIMITS['heading, rad']:g} rad, no flag, 1 % of the "
+            f"ids.\n\n{agreement(scenes, args.oracle)}"
+        )
+    head = [
+        "scene",
+        "objects",
+        "vehicles",
+        "steps/s, one ego driven",
+        "steps/s, all vehicles driven",
+        f"visible/s, {VIEWS} egos at once",
+        "features/s",
+    ]
     rows = [speeds(name, scene, args.repetitions, args.device) for name, scene in scenes.items() if len(scene.egos)]
-    parts.append(f"How fast it is: {COPIES} copies of a scene on {args.device}, a step of all of them counting {COPIES} times; median of {args.repetitions} (range). "
-                 "Nocturne's own figures on such a machine, one process: 19,000 to 45,000 expert steps/s, 24,000 to 70,000 dynamics steps/s, 6,000 to 19,000 visible "
-                 f"states/s.\n\n{table(head, rows)}")
-    text = "\n\n".join(["## Nocturne's simulator", *parts, f"Measured by `python -m benchmarks.nocturne --repetitions {args.repetitions}` on: {circumstances()}"])
+    parts.append(
+        f"How fast it is: {COPIES} copies of a scene on {args.device}, a step of all of them counting {COPIES} times; "
+        f"median of {args.repetitions} (range). "
+        "Nocturne's own figures on such a machine, one process: 19,000 to 45,000 expert steps/s, 24,000 to 70,000 "
+        "dynamics steps/s, 6,000 to 19,000 visible "
+        f"states/s.\n\n{table(head, rows)}"
+    )
+    text = "\n\n".join(
+        [
+            "## Nocturne's simulator",
+            *parts,
+            f"Measured by `python -m benchmarks.nocturne --repetitions {args.repetitions}` on: {circumstances()}",
+        ]
+    )
     write_section(args.out, "nocturne", text)
     print(text)
 

@@ -1,13 +1,15 @@
-"""Whether V keeps what a driver must see: cones of scenes it was not trained on, and what is left of the traffic in its reconstructions.
+"""Whether V keeps what a driver must see: cones of scenes it was not trained on, and what is left of the traffic in its
+reconstructions.
 
 Reads   a run with V (--logdir), and scenes: of a folder, or synthetic ones of the evaluation's seeds
 Writes  its section of docs/results.md, docs/images/nocturne-v<pixels>.png
 
     python -m benchmarks.nocturne_models --logdir exp_dir/nocturne
 
-An object counts as visible if at least 6 pixels inside its outline have its class's colour (are nearer to it than to any other of the palette); it has survived if more
-than half of these still have it in the reconstruction. That could be had by painting vehicles everywhere, so what a reconstruction paints is counted too, and how much of
-it lies on a vehicle or beside one. Intervals are 95 %, by bootstrap over scenes.
+An object counts as visible if at least 6 pixels inside its outline have its class's colour (are nearer to it than to
+any other of the palette); it has survived if more than half of these still have it in the reconstruction. That could be
+had by painting vehicles everywhere, so what a reconstruction paints is counted too, and how much of it lies on a
+vehicle or beside one. Intervals are 95 %, by bootstrap over scenes.
 """
 
 import argparse
@@ -56,31 +58,45 @@ def parse_args() -> argparse.Namespace:
 def scenes_of(folder: Path | None, number: int) -> list[Scene]:
     """The scenes of the first evaluation seeds."""
     pool = make_pool(folder and str(folder), warmup=0)
-    found = {id(scene): scene for scene, _ in (pool.draw(seed) for seed in tqdm(evaluation_seeds(0, number), desc="scenes", unit="scene"))}
+    found = {
+        id(scene): scene
+        for scene, _ in (pool.draw(seed) for seed in tqdm(evaluation_seeds(0, number), desc="scenes", unit="scene"))
+    }
     return list(found.values())
 
 
 def cones(scene: Scene, options: dict) -> tuple[np.ndarray, Views]:
-    """What every ego of a scene sees at TIMES, goals included: (E, size, size, 3) uint8; and where everything is in these pictures."""
+    """What every ego of a scene sees at TIMES, goals included: (E, size, size, 3) uint8; and where everything is in
+    these pictures."""
     sim = Simulator([scene] * len(TIMES))
     for b, time in enumerate(TIMES):
         sim.reset([b], time=time)
     pairs = [(b, scene.index(ego)) for b in range(len(TIMES)) for ego in scene.egos if sim.there[b, scene.index(ego)]]
     size, dist = options["image_size"], options["view_dist"]
-    images = render_cones(sim, pairs, size, view_dist=dist, goal=options["goal"], speed=options["speed"], anchor=ANCHOR).numpy()
+    images = render_cones(
+        sim, pairs, size, view_dist=dist, goal=options["goal"], speed=options["speed"], anchor=ANCHOR
+    ).numpy()
     return images, look(sim, pairs, framed(size, dist, VIEW_ANGLE, anchor=ANCHOR))
 
 
 def nearest(images: np.ndarray) -> np.ndarray:
     """Which of COLOURS each pixel (..., 3) is nearest to, (...) int."""
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
-    return torch.cdist(torch.from_numpy(images.reshape(-1, 3)).float(), palette).argmin(1).numpy().reshape(images.shape[:-1])
+    return (
+        torch.cdist(torch.from_numpy(images.reshape(-1, 3)).float(), palette)
+        .argmin(1)
+        .numpy()
+        .reshape(images.shape[:-1])
+    )
 
 
 def outlines(views: Views) -> np.ndarray:
     """(K, h, w) bool: the pixels whose middle is inside each object as it is drawn."""
     frame, scale = views.frame, views.frame.scale
-    across, down = ((np.arange(n) + 0.5 - first - frame.side / 2) / scale for n, first in zip(frame.size[::-1], (frame.left, frame.top), strict=True))
+    across, down = (
+        (np.arange(n) + 0.5 - first - frame.side / 2) / scale
+        for n, first in zip(frame.size[::-1], (frame.left, frame.top), strict=True)
+    )
     u, v = across[None, None, :] - views.at[:, 0, None, None], -down[None, :, None] - views.at[:, 1, None, None]
     least = np.array([LEAST.get(OBJECTS[k], LEAST["vehicle"]) for k in views.type]) / scale / 2
     ahead, half = views.ahead[..., None, None], np.maximum(views.half, least)[..., None, None]
@@ -102,17 +118,24 @@ def survivors(images: np.ndarray, copies: np.ndarray, views: Views) -> dict[str,
 
 
 def painted(images: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """(2,): of the reconstructions' pixels in the colour of vehicles, how many there are, and how many are at most one pixel from such a pixel of the cone."""
+    """(2,): of the reconstructions' pixels in the colour of vehicles, how many there are, and how many are at most one
+    pixel from such a pixel of the cone."""
     before, after = (nearest(pictures) == list(COLOURS).index("vehicle") for pictures in (images, copies))
     close = torch.nn.functional.max_pool2d(torch.from_numpy(before).float(), 3, stride=1, padding=1).numpy() > 0
     return np.array([after.sum(), (after & close).sum()])
 
 
 def squared_errors(images: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """(2, 2): sum and number of squared errors, of the pixels that are lit, and of those that show more than bare ground."""
+    """(2, 2): sum and number of squared errors, of the pixels that are lit, and of those that show more than bare
+    ground."""
     lit = images.any(-1)
     error = np.square(images.astype(np.float32) - copies.astype(np.float32)).mean(-1)
-    return np.array([[error[mask].sum(), mask.sum()] for mask in (lit, lit & (nearest(images) != list(COLOURS).index("background")))])
+    return np.array(
+        [
+            [error[mask].sum(), mask.sum()]
+            for mask in (lit, lit & (nearest(images) != list(COLOURS).index("background")))
+        ]
+    )
 
 
 def psnr(sums: np.ndarray) -> Interval:
@@ -141,10 +164,18 @@ def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str
         if not counts[:, 0].any():  # at 64 pixels none of the small ones has as many
             continue
         share = mean(100 * counts[:, 1], counts[:, 0]).text(1)
-        rows.append([f"{kind}s of at least {LEAST_PIXELS} pixels that survive, %", share, f"{counts[:, 0].sum():,.0f} seen"])
+        rows.append(
+            [f"{kind}s of at least {LEAST_PIXELS} pixels that survive, %", share, f"{counts[:, 0].sum():,.0f} seen"]
+        )
     counts = np.array(drew, float)
     if counts[:, 0].any():
-        rows.append(["pixels painted as vehicles that are at most one off, %", mean(100 * counts[:, 1], counts[:, 0]).text(1), f"{counts[:, 0].sum():,.0f} painted"])
+        rows.append(
+            [
+                "pixels painted as vehicles that are at most one off, %",
+                mean(100 * counts[:, 1], counts[:, 0]).text(1),
+                f"{counts[:, 0].sum():,.0f} painted",
+            ]
+        )
     for k, what in enumerate(("where anything is seen", "where more than bare ground is seen")):
         own, other = (psnr(np.array(e)[:, k]) for e in (errors, dull))
         rows.append([f"PSNR {what}", f"{own.text(1)} dB", f"average cone: {other.text(1)} dB"])
@@ -166,8 +197,14 @@ def main() -> None:
     options = world["options"]
     listed, where = table(["", "V", ""], rows), f"scenes of {args.scenes}" if args.scenes else "unseen synthetic scenes"
     command = f"python -m benchmarks.nocturne_models {shlex.join(sys.argv[1:])}"
-    text = f"{options['image_size']} pixels, {options['view_dist']:g} m, Z = {vae.config.latent}; V {saved['digest'][:12]}; every ego of {len(scenes)} {where}, at steps "
-    text += f"{', '.join(map(str, TIMES))} of the log.\n\n{listed}\n\n![cones and reconstructions](images/{image.name})\n\n```\n{command}\n```\n"
+    text = (
+        f"{options['image_size']} pixels, {options['view_dist']:g} m, Z = {vae.config.latent}; V "
+        f"{saved['digest'][:12]}; every ego of {len(scenes)} {where}, at steps "
+    )
+    text += (
+        f"{', '.join(map(str, TIMES))} of the log.\n\n{listed}\n\n![cones and "
+        f"reconstructions](images/{image.name})\n\n```\n{command}\n```\n"
+    )
     write_section(args.out, name, text)
     print(listed)
 

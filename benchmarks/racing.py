@@ -39,12 +39,23 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        return statistics.median(self.ratios) >= self.ratio_goal and statistics.median(self.ours_rates) >= self.rate_goal
+        return (
+            statistics.median(self.ratios) >= self.ratio_goal and statistics.median(self.ours_rates) >= self.rate_goal
+        )
 
     def row(self) -> list[str]:
-        goals = [f"{self.ratio_goal:g} x"] * bool(self.ratio_goal) + [f"{self.rate_goal:,.0f} a second"] * bool(self.rate_goal)
-        return [f"{self.stage}: " * bool(self.stage) + f"{self.ours} against {self.plain}", self.unit, spread(self.ours_rates, ",.0f"), spread(self.plain_rates, ",.0f"),
-                spread(self.ratios, ".2f"), " and ".join(goals) or "none", ("yes" if self.reached else "NO") if goals else ""]
+        goals = [f"{self.ratio_goal:g} x"] * bool(self.ratio_goal) + [f"{self.rate_goal:,.0f} a second"] * bool(
+            self.rate_goal
+        )
+        return [
+            f"{self.stage}: " * bool(self.stage) + f"{self.ours} against {self.plain}",
+            self.unit,
+            spread(self.ours_rates, ",.0f"),
+            spread(self.plain_rates, ",.0f"),
+            spread(self.ratios, ".2f"),
+            " and ".join(goals) or "none",
+            ("yes" if self.reached else "NO") if goals else "",
+        ]
 
 
 def spread(values: list[float], form: str) -> str:

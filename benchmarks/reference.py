@@ -1,7 +1,8 @@
-"""The plain way to do what our stages do, to measure them against: the models and loops of ctallec/world-models, straightforward and in fp32.
+"""The plain way to do what our stages do, to measure them against: the models and loops of ctallec/world-models,
+straightforward and in fp32.
 
-Rollouts are npz files as that project records them, read into memory before the clock starts, and frames are already 64x64, so that the reference
-is spared the reading and the resizing it would have to do there.
+Rollouts are npz files as that project records them, read into memory before the clock starts, and frames are already
+64x64, so that the reference is spared the reading and the resizing it would have to do there.
 """
 
 import glob
@@ -57,8 +58,13 @@ def write_rollouts(dataset: shards.Dataset, folder: Path) -> None:
             first_frame = first_step = 0
             for length in map(int, shard.length):
                 steps = slice(first_step, first_step + length)
-                np.savez(folder / f"rollout_{written}.npz", observations=shard.frames(first_frame, first_frame + length + 1),
-                         actions=columns["action"][steps], rewards=columns["reward"][steps], terminals=columns["terminated"][steps])
+                np.savez(
+                    folder / f"rollout_{written}.npz",
+                    observations=shard.frames(first_frame, first_frame + length + 1),
+                    actions=columns["action"][steps],
+                    rewards=columns["reward"][steps],
+                    terminals=columns["terminated"][steps],
+                )
                 first_frame, first_step, written = first_frame + length + 1, first_step + length, written + 1
                 if written == EPISODES:
                     return
@@ -73,7 +79,8 @@ def read_rollouts(folder: Path) -> list[dict[str, np.ndarray]]:
 
 
 class Frames(Dataset):
-    """Single frames, each through PIL: to a picture, resized to 64x64, flipped at random, to a tensor (C, H, W) in [0, 1]."""
+    """Single frames, each through PIL: to a picture, resized to 64x64, flipped at random, to a tensor (C, H, W) in [0,
+    1]."""
 
     def __init__(self, rollouts: list[dict]) -> None:
         self.frames = [frame for rollout in rollouts for frame in rollout["observations"]]
@@ -95,7 +102,9 @@ class Windows(Dataset):
 
     def __init__(self, rollouts: list[dict]) -> None:
         self.rollouts = rollouts
-        self.windows = [(r, t) for r, rollout in enumerate(rollouts) for t in range(len(rollout["actions"]) - self.LENGTH + 1)]
+        self.windows = [
+            (r, t) for r, rollout in enumerate(rollouts) for t in range(len(rollout["actions"]) - self.LENGTH + 1)
+        ]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -104,7 +113,13 @@ class Windows(Dataset):
         r, t = self.windows[i]
         rollout, steps = self.rollouts[r], slice(t, t + self.LENGTH)
         frames = rollout["observations"][t : t + self.LENGTH + 1].astype(np.float32).transpose(0, 3, 1, 2) / 255
-        return frames[:-1], rollout["actions"][steps].astype(np.float32), rollout["rewards"][steps], rollout["terminals"][steps].astype(np.float32), frames[1:]
+        return (
+            frames[:-1],
+            rollout["actions"][steps].astype(np.float32),
+            rollout["rewards"][steps],
+            rollout["terminals"][steps].astype(np.float32),
+            frames[1:],
+        )
 
 
 def forever(loader: DataLoader) -> Iterator:
@@ -116,7 +131,8 @@ def forever(loader: DataLoader) -> Iterator:
 
 
 def control(seconds: float) -> float:
-    """One car at a time, as ctallec/world-models rolls out: simulator, frame, the whole of V (its decoder for nothing), M's cell, a linear controller; steps a second."""
+    """One car at a time, as ctallec/world-models rolls out: simulator, frame, the whole of V (its decoder for nothing),
+    M's cell, a linear controller; steps a second."""
     env, vae, cell = gymnasium.make("CarRacing-v3"), PlainVAE().eval(), nn.LSTMCell(32 + 3, 256)
     mixture, controller = nn.Linear(256, (2 * 32 + 1) * 5 + 2), nn.Linear(32 + 256, 3)
     steps, episode, start = 0, 0, time.perf_counter()
@@ -126,14 +142,19 @@ def control(seconds: float) -> float:
             h = c = torch.zeros(1, 256)
             over, episode = False, episode + 1
             while not over and time.perf_counter() - start < seconds:
-                frame = np.asarray(Image.fromarray(observation[:84]).resize((64, 64), Image.Resampling.BOX), np.float32) / 255
+                frame = (
+                    np.asarray(Image.fromarray(observation[:84]).resize((64, 64), Image.Resampling.BOX), np.float32)
+                    / 255
+                )
                 mu, logsigma = vae(torch.from_numpy(frame).permute(2, 0, 1)[None])[1:]
                 z = mu + logsigma.exp() * torch.randn_like(mu)
                 action = controller(torch.cat([z, h], 1))
                 h, c = cell(torch.cat([z, action], 1), (h, c))
                 mixture(h)
                 action = action[0].numpy()
-                observation, _, terminated, truncated, _ = env.step(np.array([np.tanh(action[0]), *(np.tanh(action[1:]) + 1) / 2], np.float32))
+                observation, _, terminated, truncated, _ = env.step(
+                    np.array([np.tanh(action[0]), *(np.tanh(action[1:]) + 1) / 2], np.float32)
+                )
                 over, steps = terminated or truncated, steps + 1
         took = time.perf_counter() - start
     env.close()
@@ -148,11 +169,28 @@ class PlainVAE(nn.Module):
 
     def __init__(self, latent: int = 32) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 32, 4, 2), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
-                                     nn.Conv2d(64, 128, 4, 2), nn.ReLU(), nn.Conv2d(128, 256, 4, 2), nn.ReLU(), nn.Flatten())
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 32, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(128, 256, 4, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
         self.mu, self.logsigma, self.expand = nn.Linear(1024, latent), nn.Linear(1024, latent), nn.Linear(latent, 1024)
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(1024, 128, 5, 2), nn.ReLU(), nn.ConvTranspose2d(128, 64, 5, 2), nn.ReLU(),
-                                     nn.ConvTranspose2d(64, 32, 6, 2), nn.ReLU(), nn.ConvTranspose2d(32, 3, 6, 2), nn.Sigmoid())
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(1024, 128, 5, 2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(128, 64, 5, 2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 6, 2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(32, 3, 6, 2),
+            nn.Sigmoid(),
+        )
 
     def encode(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         features = self.encoder(obs)
@@ -172,7 +210,10 @@ def vae_trainer() -> Callable[[Tensor], int]:
     def train(obs: Tensor) -> int:
         optimizer.zero_grad()
         reconstruction, mu, logsigma = model(obs)
-        loss = F.mse_loss(reconstruction, obs, reduction="sum") - 0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum()
+        loss = (
+            F.mse_loss(reconstruction, obs, reduction="sum")
+            - 0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum()
+        )
         loss.backward()
         loss.item()
         optimizer.step()
@@ -185,7 +226,8 @@ def vae_trainer() -> Callable[[Tensor], int]:
 
 
 def mdrnn_trainer(decode: bool, action: int) -> Callable[[tuple], int]:
-    """A training step of M that encodes obs and next_obs of its batch first; `decode` runs the whole of V for that, as the original does.
+    """A training step of M that encodes obs and next_obs of its batch first; `decode` runs the whole of V for that, as
+    the original does.
 
     M is ours (it is the same model): only the encoding is measured against.
     """
@@ -203,8 +245,11 @@ def mdrnn_trainer(decode: bool, action: int) -> Callable[[tuple], int]:
         z, z_next = latent(obs), latent(next_obs)
         optimizer.zero_grad()
         pred, _ = model(z, action)
-        loss = (-mixture_log_likelihood(pred, z_next).mean() + F.mse_loss(pred.reward, reward)
-                + F.binary_cross_entropy_with_logits(pred.terminal, terminal)) / (z.shape[-1] + 2)
+        loss = (
+            -mixture_log_likelihood(pred, z_next).mean()
+            + F.mse_loss(pred.reward, reward)
+            + F.binary_cross_entropy_with_logits(pred.terminal, terminal)
+        ) / (z.shape[-1] + 2)
         loss.backward()
         loss.item()
         optimizer.step()
@@ -217,7 +262,9 @@ def mdrnn_trainer(decode: bool, action: int) -> Callable[[tuple], int]:
 
 
 @torch.inference_mode()
-def dream_alone(mdrnn: MDRNN, controller: Controller, starts: Starts, horizon: int, generator: torch.Generator) -> float:
+def dream_alone(
+    mdrnn: MDRNN, controller: Controller, starts: Starts, horizon: int, generator: torch.Generator
+) -> float:
     """The return of one dream, stepped by itself until it ends."""
     dream: Dream = begin(starts, torch.randint(len(starts), (1,), generator=generator), generator)
     total = 0.0
@@ -231,7 +278,8 @@ def dream_alone(mdrnn: MDRNN, controller: Controller, starts: Starts, horizon: i
 
 
 def timed(work: Callable[[], int], seconds: float) -> float:
-    """How many units a second `work` (which returns how many it did) gets done, called again and again for `seconds`."""
+    """How many units a second `work` (which returns how many it did) gets done, called again and again for
+    `seconds`."""
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         done += work()

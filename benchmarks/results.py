@@ -1,12 +1,13 @@
 """The score table: every kind of driver on the official CarRacing-v3, with the ablations that say what M contributes.
 
 Reads   a run with V and M (--logdir)
-Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/results.md, and docs/results.json: the score of every seed
+Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/results.md, and docs/results.json: the
+score of every seed
 
     python -m benchmarks.results --logdir exp_dir --episodes 100
 
-z alone and an untrained M are cloned, and evolved for a shorter while, just like z and h, so that the three differ in nothing else. What is there already is not made
-again.
+z alone and an untrained M are cloned, and evolved for a shorter while, just like z and h, so that the three differ in
+nothing else. What is there already is not made again.
 """
 
 import argparse
@@ -28,7 +29,20 @@ SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"
 CLONE_SIGMA = 0.003  # at 0.01 candidates lose a quarter of the clone's score
 MODELS = ("vae", "latents", "mdrnn")
 TEMPERATURES = (0.5, 1.0, 1.15, 1.3)
-DRIVERS = ("random", "clone", "clone-z", "clone-untrained-m", "evolved", "evolved-short", "evolved-z", "evolved-untrained-m", "from-clone", "second", "dreams", "expert")
+DRIVERS = (
+    "random",
+    "clone",
+    "clone-z",
+    "clone-untrained-m",
+    "evolved",
+    "evolved-short",
+    "evolved-z",
+    "evolved-untrained-m",
+    "from-clone",
+    "second",
+    "dreams",
+    "expert",
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,22 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, default=100, help="official tracks a driver is scored on")
     p.add_argument("--generations", type=positive, default=100, help="of evolution in the dream")
     p.add_argument("--simulator-generations", type=positive, default=200, help="of evolution in the simulator")
-    p.add_argument("--ablation-generations", type=positive, default=40, help="of evolution in the simulator for ablations, for second, and for z and h beside them")
+    p.add_argument(
+        "--ablation-generations",
+        type=positive,
+        default=40,
+        help="of evolution in the simulator for ablations, for second, and for z and h beside them",
+    )
     p.add_argument("--clone-generations", type=positive, default=60, help="of evolution of the clone's last layer")
     p.add_argument("--drivers", nargs="+", choices=DRIVERS, default=list(DRIVERS), help="rows of the table")
     p.add_argument("--epochs", type=positive, default=30, help="of cloning")
     p.add_argument("--dataset", nargs="+", default=[], help="datasets V was trained on, for the row second")
-    p.add_argument("--second-rollouts", type=positive, default=140, help="episodes the evolved controller records, for the row second")
+    p.add_argument(
+        "--second-rollouts",
+        type=positive,
+        default=140,
+        help="episodes the evolved controller records, for the row second",
+    )
     p.add_argument("--vae-epochs", type=positive, default=4, help="of V, for the row second")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
@@ -73,10 +97,14 @@ def parse_args() -> argparse.Namespace:
 def drivers(args: argparse.Namespace) -> list[Row]:
     """The rows of `args.drivers`."""
     logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
-    short, z, untrained, from_clone = (logdir / "ablations" / name for name in ("z-and-h", "z-only", "untrained-m", "from-clone"))
+    short, z, untrained, from_clone = (
+        logdir / "ablations" / name for name in ("z-and-h", "z-only", "untrained-m", "from-clone")
+    )
     cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
-    evolving, ablating, polishing = (f"--world simulator {SIMULATOR} --generations {g} {workers}"
-                                     for g in (args.simulator_generations, args.ablation_generations, args.clone_generations))
+    evolving, ablating, polishing = (
+        f"--world simulator {SIMULATOR} --generations {g} {workers}"
+        for g in (args.simulator_generations, args.ablation_generations, args.clone_generations)
+    )
     alike = f"evolved in the simulator, {args.ablation_generations} generations"
     second = f"{args.dataset[0]}-second" if args.dataset else ""
     untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
@@ -84,42 +112,107 @@ def drivers(args: argparse.Namespace) -> list[Row]:
         "random": [Row("random", logdir, "random")],
         "clone": [Row("cloned, z and h", logdir, "bc", (f"trainbc.py --logdir {logdir} {cloning}",))],
         "clone-z": [Row("cloned, z alone", z, "bc", (f"trainbc.py --logdir {z} --features z {cloning}",), MODELS)],
-        "clone-untrained-m": [Row("cloned, z and h of an untrained M", untrained, "bc", (untrain, f"trainbc.py --logdir {untrained} {cloning}"), MODELS[:2])],
-        "evolved": [Row("evolved in the simulator, z and h", logdir, "ctrl", (f"traincontroller.py --logdir {logdir} {evolving}",))],
-        "evolved-short": [Row(f"{alike}, z and h", short, "ctrl", (f"traincontroller.py --logdir {short} {ablating}",), MODELS)],
-        "evolved-z": [Row(f"{alike}, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {ablating}",), MODELS)],
-        "evolved-untrained-m": [Row(f"{alike}, z and h of an untrained M", untrained, "ctrl",
-                                    (untrain, f"traincontroller.py --logdir {untrained} {ablating}"), MODELS[:2])],
-        "from-clone": [Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (
-            f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} {polishing}",), (*MODELS, "bc"))],
-        "second": [Row(f"{alike}, with V and M that were also shown what the evolved controller sees", logdir / "second", "ctrl", (
-            f"data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 --logdir {logdir} --action-noise 0.6 --seed 2 "
-            f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
-            f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir / 'second'} --epochs {args.vae_epochs}",
-            f"trainmdrnn.py --logdir {logdir / 'second'} --epochs 30",
-            f"traincontroller.py --logdir {logdir / 'second'} {ablating}"))],
-        "dreams": [Row(f"evolved in the dream, temperature {t}", logdir / "ablations" / f"dream-{t}", "ctrl", (
-            f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature {t} {DREAM} --generations {args.generations} {workers}",),
-            MODELS, t) for t in TEMPERATURES],
+        "clone-untrained-m": [
+            Row(
+                "cloned, z and h of an untrained M",
+                untrained,
+                "bc",
+                (untrain, f"trainbc.py --logdir {untrained} {cloning}"),
+                MODELS[:2],
+            )
+        ],
+        "evolved": [
+            Row(
+                "evolved in the simulator, z and h",
+                logdir,
+                "ctrl",
+                (f"traincontroller.py --logdir {logdir} {evolving}",),
+            )
+        ],
+        "evolved-short": [
+            Row(f"{alike}, z and h", short, "ctrl", (f"traincontroller.py --logdir {short} {ablating}",), MODELS)
+        ],
+        "evolved-z": [
+            Row(f"{alike}, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {ablating}",), MODELS)
+        ],
+        "evolved-untrained-m": [
+            Row(
+                f"{alike}, z and h of an untrained M",
+                untrained,
+                "ctrl",
+                (untrain, f"traincontroller.py --logdir {untrained} {ablating}"),
+                MODELS[:2],
+            )
+        ],
+        "from-clone": [
+            Row(
+                "cloned, then its last layer evolved in the simulator",
+                from_clone,
+                "ctrl",
+                (
+                    f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last "
+                    f"--sigma {CLONE_SIGMA} {polishing}",
+                ),
+                (*MODELS, "bc"),
+            )
+        ],
+        "second": [
+            Row(
+                f"{alike}, with V and M that were also shown what the evolved controller sees",
+                logdir / "second",
+                "ctrl",
+                (
+                    "data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 "
+                    f"--logdir {logdir} --action-noise 0.6 --seed 2 "
+                    f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
+                    f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir / 'second'} --epochs "
+                    f"{args.vae_epochs}",
+                    f"trainmdrnn.py --logdir {logdir / 'second'} --epochs 30",
+                    f"traincontroller.py --logdir {logdir / 'second'} {ablating}",
+                ),
+            )
+        ],
+        "dreams": [
+            Row(
+                f"evolved in the dream, temperature {t}",
+                logdir / "ablations" / f"dream-{t}",
+                "ctrl",
+                (
+                    f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature "
+                    f"{t} {DREAM} --generations {args.generations} {workers}",
+                ),
+                MODELS,
+                t,
+            )
+            for t in TEMPERATURES
+        ],
         "expert": [Row("expert", logdir, "expert")],
     }
     return [row for name in args.drivers for row in rows[name]]
 
 
 def effort(row: Row) -> dict[str, float]:
-    """Frames of the simulator that were driven to evolve a row's controller, those that chose best.tar included, and the hours it took; nothing for the others."""
+    """Frames of the simulator that were driven to evolve a row's controller, those that chose best.tar included, and
+    the hours it took; nothing for the others."""
     if row.controller != "ctrl":
         return {}
     folder = row.logdir / row.controller
-    return {"frames": int(read_csv(folder / "metrics.csv")[-1]["frames"]), "hours": sum(float(line["seconds"]) for line in read_csv(folder / "clock.csv")) / 3600}
+    return {
+        "frames": int(read_csv(folder / "metrics.csv")[-1]["frames"]),
+        "hours": sum(float(line["seconds"]) for line in read_csv(folder / "clock.csv")) / 3600,
+    }
 
 
 def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
-    """The score of a row in "simulator" or "dream", measured (after training, if need be) unless it has been; the commands are added to `commands`."""
+    """The score of a row in "simulator" or "dream", measured (after training, if need be) unless it has been; the
+    commands are added to `commands`."""
     score = row.logdir / "scores" / f"{row.controller}-{world}.json"
     dream = f" --world dream --temperature {row.temperature}" if world == "dream" else ""
-    needed = [*(row.training if world == "simulator" else ()),
-              f"test_controller.py --logdir {row.logdir} --controller {row.controller} --episodes {args.episodes} --max-workers {args.max_workers}{dream}"]
+    needed = [
+        *(row.training if world == "simulator" else ()),
+        f"test_controller.py --logdir {row.logdir} --controller {row.controller} --episodes {args.episodes} "
+        f"--max-workers {args.max_workers}{dream}",
+    ]
     if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
         for stage in row.shares:
             if not (row.logdir / stage).exists():  # links, since files are only ever replaced
@@ -133,23 +226,54 @@ def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) 
 def main() -> None:
     args = parse_args()
     if "second" in args.drivers and not args.dataset:
-        raise UserError("the row second trains V again and needs the datasets of the first time: give --dataset, or leave the row out with --drivers")
+        raise UserError(
+            "the row second trains V again and needs the datasets of the first time: give --dataset, or leave the row "
+            "out with --drivers"
+        )
     rows, commands, scores = [], [], {}
     for row in drivers(args):
         s = scored(row, "simulator", args, commands)
         half = 1.96 * s["std"] / s["episodes"] ** 0.5
         dreamt = scored(row, "dream", args, commands) if row.temperature is not None else None
         spent = effort(row)
-        scores[row.name] = {**{key: s[key] for key in ("mean", "std", "episodes", "checkpoints", "command", "returns")}, **spent,
-                            **({"dream": {key: dreamt[key] for key in ("mean", "std", "episodes", "returns")}} if dreamt else {})}
-        rows.append([row.name, f"{s['mean']:.1f} +- {s['std']:.1f}", f"{s['mean'] - half:.1f} to {s['mean'] + half:.1f}",
-                     *(f"{s[key]:.1f}" for key in ("min", "median", "max")), str(s["episodes"]), f"{spent['frames']:,}" if spent else "",
-                     f"{spent['hours']:.1f}" if spent else "", f"{dreamt['mean']:.1f} +- {dreamt['std']:.1f}" if dreamt else ""])
+        scores[row.name] = {
+            **{key: s[key] for key in ("mean", "std", "episodes", "checkpoints", "command", "returns")},
+            **spent,
+            **({"dream": {key: dreamt[key] for key in ("mean", "std", "episodes", "returns")}} if dreamt else {}),
+        }
+        rows.append(
+            [
+                row.name,
+                f"{s['mean']:.1f} +- {s['std']:.1f}",
+                f"{s['mean'] - half:.1f} to {s['mean'] + half:.1f}",
+                *(f"{s[key]:.1f}" for key in ("min", "median", "max")),
+                str(s["episodes"]),
+                f"{spent['frames']:,}" if spent else "",
+                f"{spent['hours']:.1f}" if spent else "",
+                f"{dreamt['mean']:.1f} +- {dreamt['std']:.1f}" if dreamt else "",
+            ]
+        )
     listing = "\n".join(f"python {command}" for command in dict.fromkeys(commands))
-    head = ["driver", "mean +- std", "95 % interval of the mean", "min", "median", "max", "episodes", "frames to evolve it", "hours", "in its dream"]
+    head = [
+        "driver",
+        "mean +- std",
+        "95 % interval of the mean",
+        "min",
+        "median",
+        "max",
+        "episodes",
+        "frames to evolve it",
+        "hours",
+        "in its dream",
+    ]
     listed, each = table(head, rows), args.out.with_suffix(".json")
-    write_section(args.out, "scores", f"{listed}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards ([score of every seed]({each.name})), by\n\n"
-                                      f"```\n{listing}\n```\n")
+    write_section(
+        args.out,
+        "scores",
+        f"{listed}\n\n{circumstances()}\n\nOfficial CarRacing-v3, seeds 2,000,000 onwards ([score of every "
+        f"seed]({each.name})), by\n\n"
+        f"```\n{listing}\n```\n",
+    )
     write_atomically(each, (json.dumps(scores, indent=1) + "\n").encode())
     print(listed)
 

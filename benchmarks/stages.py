@@ -5,8 +5,9 @@ Writes  docs/benchmarks.md        its section "stages"
 
     python -m benchmarks.stages
 
-What is compared takes turns (A B A B ...), because a machine's speed drifts; a ratio is the median of the ratios of the turns. Each reference has the
-thread count, and number of loader processes, that it is fastest with here, tried out before. Leave the machine alone meanwhile.
+What is compared takes turns (A B A B ...), because a machine's speed drifts; a ratio is the median of the ratios of the
+turns. Each reference has the thread count, and number of loader processes, that it is fastest with here, tried out
+before. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -50,7 +51,8 @@ DIGEST = "0" * 64  # of a V that is nowhere saved
 
 
 def generation(args: Namespace) -> list[Result]:
-    """The whole command with two workers; and the same less the time it takes to record next to nothing, which a long recording does not notice."""
+    """The whole command with two workers; and the same less the time it takes to record next to nothing, which a long
+    recording does not notice."""
     probe = time.perf_counter()
     frames = reference.drive(1, EPISODE)
     rate = frames / (time.perf_counter() - probe)
@@ -62,17 +64,35 @@ def generation(args: Namespace) -> list[Result]:
         starting, took = command_seconds(2, 1), command_seconds(two, EPISODE)
         whole.append(two * EPISODE / took)
         running.append(two * EPISODE / (took - starting))
-        print(f"  turn {turn + 1}: loop {plain[-1]:.1f}, command {whole[-1]:.1f}, less its start {running[-1]:.1f} a second", flush=True)
+        print(
+            f"  turn {turn + 1}: loop {plain[-1]:.1f}, command {whole[-1]:.1f}, less its start {running[-1]:.1f} a "
+            "second",
+            flush=True,
+        )
     against = "one gymnasium loop"
-    return [Result("1", "frames", "generation_script.py --threads 2, whole command", against, whole, plain, 1.6),
-            Result("1", "frames", f"the same, less the {starting:.1f} s it takes to start", against, running, plain, 0)]
+    return [
+        Result("1", "frames", "generation_script.py --threads 2, whole command", against, whole, plain, 1.6),
+        Result("1", "frames", f"the same, less the {starting:.1f} s it takes to start", against, running, plain, 0),
+    ]
 
 
 def command_seconds(rollouts: int, steps: int) -> float:
     """Seconds that recording so many episodes takes, from start to end of the command."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "data/generation_script.py", "--rollouts", str(rollouts), "--max-steps", str(steps), "--threads", "2",
-                   "--rootdir", f"{folder}/data", "--policy", "brown"]
+        command = [
+            sys.executable,
+            "data/generation_script.py",
+            "--rollouts",
+            str(rollouts),
+            "--max-steps",
+            str(steps),
+            "--threads",
+            "2",
+            "--rootdir",
+            f"{folder}/data",
+            "--policy",
+            "brown",
+        ]
         start = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return time.perf_counter() - start
@@ -84,22 +104,36 @@ def command_seconds(rollouts: int, steps: int) -> float:
 def vae(args: Namespace) -> list[Result]:
     dataset, rollouts = args.data
     frames = reference.Frames(rollouts)
-    settings = {setting_name(threads, workers): with_threads(threads, plain_vae(frames, workers))
-                for threads in sorted({1, THREADS}) for workers in (0, 1, 2)}
+    settings = {
+        setting_name(threads, workers): with_threads(threads, plain_vae(frames, workers))
+        for threads in sorted({1, THREADS})
+        for workers in (0, 1, 2)
+    }
     setting, plain = fastest(settings, args.seconds / 2)
     memory = next(iter(DataLoader(frames, batch_size=32, shuffle=True)))
     train = reference.vae_trainer()
-    rates = race({"ours": our_vae(dataset), setting: plain, "model alone": lambda seconds: reference.timed(lambda: train(memory), seconds)}, args)
+    rates = race(
+        {
+            "ours": our_vae(dataset),
+            setting: plain,
+            "model alone": lambda seconds: reference.timed(lambda: train(memory), seconds),
+        },
+        args,
+    )
     ours = "trainvae.run_epoch on shards"
-    return [Result("2", "frames", ours, f"plain model, PIL loader ({setting})", rates["ours"], rates[setting], 2),
-            Result("2", "frames", ours, "plain model alone, one batch in memory", rates["ours"], rates["model alone"], 0)]
+    return [
+        Result("2", "frames", ours, f"plain model, PIL loader ({setting})", rates["ours"], rates[setting], 2),
+        Result("2", "frames", ours, "plain model alone, one batch in memory", rates["ours"], rates["model alone"], 0),
+    ]
 
 
 def plain_vae(frames: reference.Frames, workers: int) -> Racer:
     train = reference.vae_trainer()
 
     def racer(seconds: float) -> float:
-        batches = reference.forever(DataLoader(frames, batch_size=32, shuffle=True, num_workers=workers, drop_last=True))
+        batches = reference.forever(
+            DataLoader(frames, batch_size=32, shuffle=True, num_workers=workers, drop_last=True)
+        )
         return reference.timed(lambda: train(next(batches)), seconds)
 
     return racer
@@ -144,23 +178,46 @@ def mdrnn(args: Namespace) -> list[Result]:
     windows, action = reference.Windows(rollouts), action_size(dataset.manifest.action_space)
 
     def best(decode: bool) -> tuple[str, Racer]:
-        settings = {setting_name(threads, workers): with_threads(threads, plain_mdrnn(windows, workers, decode, action))
-                    for threads in sorted({1, THREADS}) for workers in (0, 1)}
+        settings = {
+            setting_name(threads, workers): with_threads(threads, plain_mdrnn(windows, workers, decode, action))
+            for threads in sorted({1, THREADS})
+            for workers in (0, 1)
+        }
         return fastest(settings, args.seconds / 2)
 
     (setting, original), (lean_setting, lean) = best(True), best(False)
     with tempfile.TemporaryDirectory() as folder:
         rates = race({"ours": our_mdrnn(dataset, Path(folder)), "V whole": original, "V's encoder": lean}, args)
     ours = "trainmdrnn.run_epoch on cached latents"
-    return [Result("3", "frames", ours, f"encoding each batch with the whole of V, as ctallec does ({setting})", rates["ours"], rates["V whole"], 40),
-            Result("3", "frames", ours, f"encoding each batch with V's encoder alone ({lean_setting})", rates["ours"], rates["V's encoder"], 0)]
+    return [
+        Result(
+            "3",
+            "frames",
+            ours,
+            f"encoding each batch with the whole of V, as ctallec does ({setting})",
+            rates["ours"],
+            rates["V whole"],
+            40,
+        ),
+        Result(
+            "3",
+            "frames",
+            ours,
+            f"encoding each batch with V's encoder alone ({lean_setting})",
+            rates["ours"],
+            rates["V's encoder"],
+            0,
+        ),
+    ]
 
 
 def plain_mdrnn(windows: reference.Windows, workers: int, decode: bool, action: int) -> Racer:
     train = reference.mdrnn_trainer(decode, action)
 
     def racer(seconds: float) -> float:
-        batches = reference.forever(DataLoader(windows, batch_size=16, shuffle=True, num_workers=workers, drop_last=True))
+        batches = reference.forever(
+            DataLoader(windows, batch_size=16, shuffle=True, num_workers=workers, drop_last=True)
+        )
         return reference.timed(lambda: train(next(batches)), seconds)
 
     return racer
@@ -179,7 +236,9 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
         with tqdm(disable=True) as bar:
             steps, start = 0, time.perf_counter()
             while time.perf_counter() - start < seconds:
-                trainmdrnn.run_epoch(model, data, data.cut("train", settings.seq_len, rng), settings, generator, optimizer, bar)
+                trainmdrnn.run_epoch(
+                    model, data, data.cut("train", settings.seq_len, rng), settings, generator, optimizer, bar
+                )
                 steps += int(data.steps[data.train].sum())
         return steps / (time.perf_counter() - start)
 
@@ -207,11 +266,24 @@ def dream(args: Namespace) -> list[Result]:
         reference.dream_alone(model, controller, starts, horizon, generator)
         return horizon
 
-    settings = {setting_name(threads): with_threads(threads, lambda seconds: reference.timed(alone, seconds)) for threads in sorted({1, THREADS})}
+    settings = {
+        setting_name(threads): with_threads(threads, lambda seconds: reference.timed(alone, seconds))
+        for threads in sorted({1, THREADS})
+    }
     setting, one = fastest(settings, args.seconds / 2)
     rates = race({"ours": lambda seconds: reference.timed(batched, seconds), setting: one}, args)
-    return [Result("4a", "dream steps", f"traincontroller.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",
-                   f"the same models, one dream at a time ({setting})", rates["ours"], rates[setting], 30, 100_000)]
+    return [
+        Result(
+            "4a",
+            "dream steps",
+            f"traincontroller.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",
+            f"the same models, one dream at a time ({setting})",
+            rates["ours"],
+            rates[setting],
+            30,
+            100_000,
+        )
+    ]
 
 
 SECTIONS = {"generation": generation, "vae": vae, "mdrnn": mdrnn, "dream": dream}
@@ -220,9 +292,18 @@ SECTIONS = {"generation": generation, "vae": vae, "mdrnn": mdrnn, "dream": dream
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
-    p.add_argument("--seconds", type=positive_float, default=40.0, help="that one racer gets in one turn; stage 2 spends the first of them filling its buffer")
+    p.add_argument(
+        "--seconds",
+        type=positive_float,
+        default=40.0,
+        help="that one racer gets in one turn; stage 2 spends the first of them filling its buffer",
+    )
     p.add_argument("--repetitions", type=positive, default=5, help="turns")
-    p.add_argument("--dataset", type=Path, help="folder written by stage 1, of 64x64 frames (default: 24 episodes are recorded for the purpose)")
+    p.add_argument(
+        "--dataset",
+        type=Path,
+        help="folder written by stage 1, of 64x64 frames (default: 24 episodes are recorded for the purpose)",
+    )
     p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
     return p.parse_args()
 
@@ -230,7 +311,16 @@ def parse_args() -> argparse.Namespace:
 def record(folder: Path) -> Path:
     """A small dataset to measure with."""
     print("recording a dataset to measure with", flush=True)
-    command = [sys.executable, "data/generation_script.py", "--rollouts", "24", "--max-steps", str(EPISODE), "--rootdir", str(folder)]
+    command = [
+        sys.executable,
+        "data/generation_script.py",
+        "--rollouts",
+        "24",
+        "--max-steps",
+        str(EPISODE),
+        "--rootdir",
+        str(folder),
+    ]
     if status := subprocess.run(command, cwd=ROOT).returncode:
         raise UserError(f"recording a dataset ended with status {status}: see above, or give one with --dataset")
     return folder
@@ -250,8 +340,13 @@ def main() -> None:
             results += SECTIONS[name](args)
     text = table(HEAD, [result.row() for result in results])
     print(text)
-    write_section(args.out, "stages", f"## Speed of the stages\n\nMedian (lowest to highest) of {args.repetitions} turns of {args.seconds:g} s each.\n\n"
-                                      f"{text}\n\nMeasured on: {circumstances()}")
+    write_section(
+        args.out,
+        "stages",
+        f"## Speed of the stages\n\nMedian (lowest to highest) of {args.repetitions} turns of {args.seconds:g} s "
+        "each.\n\n"
+        f"{text}\n\nMeasured on: {circumstances()}",
+    )
     print(f"written into {args.out}")
 
 

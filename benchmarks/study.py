@@ -5,7 +5,8 @@ Writes  <logdir>/study/<variant>/, docs/images/study.png, and its section of doc
 
     python -m benchmarks.study --logdir exp_dir/carracing --frames 1000000
 
-Every variant starts from zeros with the same V and M and is scored on the same 32 selection tracks. Stopped, it goes on where it stopped.
+Every variant starts from zeros with the same V and M and is scored on the same 32 selection tracks. Stopped, it goes on
+where it stopped.
 """
 
 import argparse
@@ -39,7 +40,9 @@ VARIANTS = {  # population, episodes a candidate, more flags
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive, in whole episodes")
+    p.add_argument(
+        "--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive, in whole episodes"
+    )
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows of the table")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
@@ -56,21 +59,42 @@ def main() -> None:
             if not (folder / stage).exists():
                 shutil.copytree(args.logdir / stage, folder / stage, copy_function=os.link)
         generations = max(1, round(args.frames / (population * samples * EPISODE)))
-        call(f"traincontroller.py --logdir {folder} --world simulator --pop-size {population} --n-samples {samples} --most-samples {samples} {flags} "
-             f"--generations {generations} --evaluate-every {max(1, generations // SCORINGS)} --max-workers {args.max_workers}")
+        call(
+            f"traincontroller.py --logdir {folder} --world simulator --pop-size {population} --n-samples {samples} "
+            f"--most-samples {samples} {flags} "
+            f"--generations {generations} --evaluate-every {max(1, generations // SCORINGS)} --max-workers "
+            f"{args.max_workers}"
+        )
         curves[name] = found = curve(folder / "ctrl")
         late = found["score"][len(found["score"]) // 2 :]
-        rows.append([name, str(generations), f"{max(found['score']):.1f}", f"{statistics.fmean(late):.1f}", f"{found['score'][-1]:.1f}",
-                     f"{found['frames'][-1]:,.0f}", f"{found['hours'][-1]:.2f}"])
+        rows.append(
+            [
+                name,
+                str(generations),
+                f"{max(found['score']):.1f}",
+                f"{statistics.fmean(late):.1f}",
+                f"{found['score'][-1]:.1f}",
+                f"{found['frames'][-1]:,.0f}",
+                f"{found['hours'][-1]:.2f}",
+            ]
+        )
     rows.sort(key=lambda row: -float(row[3]))
     picture = args.out.parent / "images" / "study.png"
     draw(curves, picture, paper=False)
     head = ["candidates x episodes", "generations", "best mean", "second half", "last mean", "frames", "hours"]
     text = table(head, rows)
     print(text)
-    about = (f"Score of the search's mean on 32 selection tracks of carracing-fast, candidates driving {args.frames // EPISODE:,} episodes a variant, one seed: "
-             f"the best of {SCORINGS} scorings, the mean of the later half of them, by which the rows are sorted, and the last.")
-    write_section(args.out, "study", f"{about}\n\n{text}\n\n![score against frames and hours](images/{picture.name})\n\n{circumstances()}")
+    about = (
+        "Score of the search's mean on 32 selection tracks of carracing-fast, candidates driving "
+        f"{args.frames // EPISODE:,} episodes a variant, one seed: "
+        f"the best of {SCORINGS} scorings, the mean of the later half of them, by which the rows are sorted, and the "
+        "last."
+    )
+    write_section(
+        args.out,
+        "study",
+        f"{about}\n\n{text}\n\n![score against frames and hours](images/{picture.name})\n\n{circumstances()}",
+    )
 
 
 if __name__ == "__main__":

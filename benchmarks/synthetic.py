@@ -1,12 +1,14 @@
-"""What synthetic scenes are worth: that nobody in them collides or leaves the road, that everybody gets where they go, and how often an ego must mind the others.
+"""What synthetic scenes are worth: that nobody in them collides or leaves the road, that everybody gets where they go,
+and how often an ego must mind the others.
 
 Reads   nothing
 Writes  docs/benchmarks.md, its section "synthetic"
 
     python -m benchmarks.synthetic --scenes 500
 
-Each scene is written as JSON, read again as anybody's scenes are, and its log replayed in the simulator. From step 10 on an ego is then asked, everybody else replaying:
-does it fail (hit something, or miss its goal by more than a metre) if it keeps its velocity; does it hit somebody if it drives its own path as on an empty road?
+Each scene is written as JSON, read again as anybody's scenes are, and its log replayed in the simulator. From step 10
+on an ego is then asked, everybody else replaying: does it fail (hit something, or miss its goal by more than a metre)
+if it keeps its velocity; does it hit somebody if it drives its own path as on an empty road?
 """
 
 import argparse
@@ -42,10 +44,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def replayed(scene: Scene) -> tuple[int, int, int]:
-    """Objects that touch another one, vehicles that touch a road edge, and egos that never come within a metre of their goal, when all replay their log."""
+    """Objects that touch another one, vehicles that touch a road edge, and egos that never come within a metre of their
+    goal, when all replay their log."""
     sim = Simulator([scene], collisions="all")
     none, everybody = torch.full_like(sim.length, torch.nan), torch.ones_like(sim.present)
-    touched, left, nearest = torch.zeros_like(everybody), torch.zeros_like(everybody), torch.full_like(sim.length, torch.inf)
+    touched, left, nearest = (
+        torch.zeros_like(everybody),
+        torch.zeros_like(everybody),
+        torch.full_like(sim.length, torch.inf),
+    )
     for t in range(STEPS):
         if t:
             sim.step(none, none, everybody)
@@ -63,9 +70,22 @@ def look_at(task: tuple[int, int]) -> tuple[str, Counter, float]:
     drawn = draw(*task)
     content = json.loads(scene_bytes(drawn.scene))
     seconds = time.perf_counter() - began
-    scene, found = load_scene(f"{task[1]}.json", "nocturne", spawn_invalid=True, content=content), interactions_of(drawn)
+    scene, found = (
+        load_scene(f"{task[1]}.json", "nocturne", spawn_invalid=True, content=content),
+        interactions_of(drawn),
+    )
     collide, left, missed = replayed(scene)
-    values = (1, len(scene.ids), len(scene.egos), collide, left, missed, found.must_act, found.must_react, found.must_yield)
+    values = (
+        1,
+        len(scene.ids),
+        len(scene.egos),
+        collide,
+        left,
+        missed,
+        found.must_act,
+        found.must_react,
+        found.must_yield,
+    )
     return drawn.kind, Counter(dict(zip(COUNTED, values, strict=True))), seconds
 
 
@@ -79,11 +99,21 @@ def main() -> None:
     args = parse_args()
     by_kind, seconds = {kind: Counter() for kind in KINDS}, []
     with multiprocessing.get_context("spawn").Pool(args.max_workers) as pool:
-        for kind, counted, took in tqdm(pool.imap(look_at, [(args.seed, k) for k in range(args.scenes)]), total=args.scenes, desc="scenes", unit="scene"):
+        for kind, counted, took in tqdm(
+            pool.imap(look_at, [(args.seed, k) for k in range(args.scenes)]),
+            total=args.scenes,
+            desc="scenes",
+            unit="scene",
+        ):
             by_kind[kind] += counted
             seconds.append(took)
-    listed = table(["", *COUNTED], [*(row(kind, counted) for kind, counted in by_kind.items()), row("all", sum(by_kind.values(), Counter()))])
-    text = f"{listed}\n\nA scene takes {np.median(seconds):.2f} s to make (median of {args.scenes}). {circumstances()}\n\n"
+    listed = table(
+        ["", *COUNTED],
+        [*(row(kind, counted) for kind, counted in by_kind.items()), row("all", sum(by_kind.values(), Counter()))],
+    )
+    text = (
+        f"{listed}\n\nA scene takes {np.median(seconds):.2f} s to make (median of {args.scenes}). {circumstances()}\n\n"
+    )
     command = f"python -m benchmarks.synthetic --scenes {args.scenes} --seed {args.seed}"
     write_section(args.out, "synthetic", f"{text}```\n{command}\n```\n")
     print(listed)

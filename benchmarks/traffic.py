@@ -1,6 +1,7 @@
 """The score table of Nocturne's world: every kind of driver in scenes that nothing was trained on.
 
-Reads   a run with a clone (--logdir), folders of scenes (--scenes); of a second run, that clones Nocturne's feature vector (--features), and a third with an evolved
+Reads   a run with a clone (--logdir), folders of scenes (--scenes); of a second run, that clones Nocturne's feature
+vector (--features), and a third with an evolved
         controller (--evolved), if they are given
 Writes  <logdir>/scores/<driver>-<folder>.json, its section of docs/results.md
 
@@ -23,8 +24,13 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.cli import add_logdir, parser, positive, run
 
-RATES = {"goals, %": "goal_rate", "within 1 m, %": "goal_rate_position", "collisions, %": "collision_rate", "with objects, %": "vehicle_collision_rate",
-         "with edges, %": "road_edge_rate"}  # fmt: skip
+RATES = {
+    "goals, %": "goal_rate",
+    "within 1 m, %": "goal_rate_position",
+    "collisions, %": "collision_rate",
+    "with objects, %": "vehicle_collision_rate",
+    "with edges, %": "road_edge_rate",
+}
 DISTANCES = {"ADE, m": "ade", "FDE, m": "fde"}
 
 
@@ -58,7 +64,11 @@ def rows(args: argparse.Namespace) -> list[Row]:
         Row("cloned from cone images", args.logdir, "--controller bc"),
         *([Row("cloned from feature vectors", args.features, "--controller bc")] if args.features else []),
         *([Row("evolved", args.evolved, "--controller ctrl")] if args.evolved else []),
-        Row("the log's actions, each the nearest of 273, open loop", grid, "--env nocturne --actions discrete --controller log"),
+        Row(
+            "the log's actions, each the nearest of 273, open loop",
+            grid,
+            "--env nocturne --actions discrete --controller log",
+        ),
         Row("expert, each action the nearest of 273", grid, "--env nocturne --actions discrete --controller expert"),
         Row("expert", plain, "--env nocturne --controller expert"),
     ]
@@ -67,7 +77,10 @@ def rows(args: argparse.Namespace) -> list[Row]:
 
 def scored(row: Row, scenes: Path, episodes: int, workers: int) -> dict:
     """The score of a driver in a folder of scenes, measured unless it has been."""
-    command = f"test_controller.py --logdir {row.logdir} {row.options} --scenes {scenes} --episodes {episodes} --max-workers {workers}"
+    command = (
+        f"test_controller.py --logdir {row.logdir} {row.options} --scenes {scenes} --episodes {episodes} "
+        f"--max-workers {workers}"
+    )
     fresh = row.logdir / "scores" / f"{row.options.split()[-1]}-simulator.json"
     kept = fresh.with_name(f"{row.options.split()[-1]}-{scenes.name}.json")
     if not kept.exists() or json.loads(kept.read_text())["episodes"] != episodes:
@@ -91,9 +104,17 @@ def main() -> None:
         for row in rows(args):
             score = scored(row, scenes, count, args.max_workers)
             commands.append(score["command"])
-            lines.append([row.name, *(measured(score, what, 100.0) for what in RATES.values()), *(measured(score, what, 1.0) for what in DISTANCES.values())])
+            lines.append(
+                [
+                    row.name,
+                    *(measured(score, what, 100.0) for what in RATES.values()),
+                    *(measured(score, what, 1.0) for what in DISTANCES.values()),
+                ]
+            )
             places = len(score["by_scene"])
-        parts.append(f"{count} episodes in {places} scenes of `{scenes.name}`:\n\n{table(['driver', *RATES, *DISTANCES], lines)}")
+        parts.append(
+            f"{count} episodes in {places} scenes of `{scenes.name}`:\n\n{table(['driver', *RATES, *DISTANCES], lines)}"
+        )
     listing = "\n".join(dict.fromkeys(commands))
     text = "\n\n".join(parts)
     write_section(args.out, "traffic", f"{text}\n\n{circumstances()}\n\n```\n{listing}\n```\n")

@@ -1,6 +1,7 @@
 """An episode in memory, and how the manifest lists it.
 
-In an episode of T steps `action[t]` is chosen on seeing `obs[t]` and produces `reward[t]`, `terminated[t]`, `truncated[t]` and `obs[t + 1]`:
+In an episode of T steps `action[t]` is chosen on seeing `obs[t]` and produces `reward[t]`, `terminated[t]`,
+`truncated[t]` and `obs[t + 1]`:
 
     obs         o0  o1  o2  ...  oT      T + 1 frames
     action      a0  a1  ...  a(T-1)      T
@@ -31,7 +32,8 @@ class Episode:
         index: number of the episode in the dataset
         seed: the simulator's seed
         policy: index into the manifest's `policies`
-        held_out: whether it happened in a place kept for validation; None if the split is by number, or on an episode read from a shard
+        held_out: whether it happened in a place kept for validation; None if the split is by number, or on an episode
+            read from a shard
         clone_action: like action, and demonstration: bool or uint8 (T,), of an episode that was taught; else None
     """
 
@@ -58,25 +60,60 @@ class Episode:
         if steps < 1:
             raise ValueError(f"episode {self.index} has no steps")
         if len(self.obs) != steps + 1:
-            raise ValueError(f"obs must have one frame more than action: {len(self.obs)} != {steps} + 1 in episode {self.index}")
+            raise ValueError(
+                f"obs must have one frame more than action: {len(self.obs)} != {steps} + 1 in episode {self.index}"
+            )
         if (self.obs.dtype, self.obs.ndim) not in ((np.uint8, 4), (np.float32, 2)):
-            raise ValueError(f"obs must be uint8 (T + 1, H, W, C) or float32 (T + 1, S), got {self.obs.dtype} {self.obs.shape} in episode {self.index}")
+            raise ValueError(
+                f"obs must be uint8 (T + 1, H, W, C) or float32 (T + 1, S), got {self.obs.dtype} {self.obs.shape} in "
+                f"episode {self.index}"
+            )
         if (self.action.dtype, self.action.ndim) not in ((np.float32, 2), (np.int64, 1)):
-            raise ValueError(f"action must be float32 (T, A) or int64 (T,), got {self.action.dtype} {self.action.shape} in episode {self.index}")
+            raise ValueError(
+                f"action must be float32 (T, A) or int64 (T,), got {self.action.dtype} {self.action.shape} in episode "
+                f"{self.index}"
+            )
         for name in ("expert_action", "clone_action"):
             values = getattr(self, name)
             if values is not None and (values.dtype, values.shape) != (self.action.dtype, self.action.shape):
-                raise ValueError(f"{name} must be like action {self.action.shape}, got {values.shape} in episode {self.index}")
-        for name in ("reward", "terminated", "truncated", *(["demonstration"] if self.clone_action is not None else [])):
+                raise ValueError(
+                    f"{name} must be like action {self.action.shape}, got {values.shape} in episode {self.index}"
+                )
+        for name in (
+            "reward",
+            "terminated",
+            "truncated",
+            *(["demonstration"] if self.clone_action is not None else []),
+        ):
             if getattr(self, name).shape != (steps,):
-                raise ValueError(f"{name} must have one value a step: {getattr(self, name).shape} != ({steps},) in episode {self.index}")
-        if not all(values.dtype == np.uint8 or np.isfinite(values).all() for values in (self.reward, self.action, self.obs)):
+                raise ValueError(
+                    f"{name} must have one value a step: {getattr(self, name).shape} != ({steps},) in episode "
+                    f"{self.index}"
+                )
+        if not all(
+            values.dtype == np.uint8 or np.isfinite(values).all() for values in (self.reward, self.action, self.obs)
+        ):
             raise ValueError(f"obs, reward and action must be finite numbers; they are not in episode {self.index}")
         if (self.terminated[:-1] | self.truncated[:-1]).any():
-            raise ValueError(f"an episode ends where terminated or truncated is set; episode {self.index} goes on after it")
+            raise ValueError(
+                f"an episode ends where terminated or truncated is set; episode {self.index} goes on after it"
+            )
 
 
 def episode_entry(episode: Episode, manifest: Manifest) -> EpisodeEntry:
     """How the manifest lists `episode`."""
-    part = split(episode.index, manifest.val_fraction) if episode.held_out is None else "val" if episode.held_out else "train"
-    return EpisodeEntry(episode.index, episode.seed, manifest.policies[episode.policy], len(episode.action), float(episode.reward.sum(dtype=np.float64)), part)
+    part = (
+        split(episode.index, manifest.val_fraction)
+        if episode.held_out is None
+        else "val"
+        if episode.held_out
+        else "train"
+    )
+    return EpisodeEntry(
+        episode.index,
+        episode.seed,
+        manifest.policies[episode.policy],
+        len(episode.action),
+        float(episode.reward.sum(dtype=np.float64)),
+        part,
+    )

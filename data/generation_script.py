@@ -7,8 +7,8 @@ Reads   exp_dir/                            a trained run, where --policy has a 
 
     python data/generation_script.py --env carracing --rollouts 1000 --rootdir datasets/carracing --threads 8
 
-Episode i depends on --seed and i alone: the same command gives the same bytes with any --threads, also after it was killed and run again.
-Run again with a larger --rollouts, it adds episodes to those that are there.
+Episode i depends on --seed and i alone: the same command gives the same bytes with any --threads, also after it was
+killed and run again. Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
 import argparse
@@ -51,31 +51,64 @@ from dreamdrive.utils.workers import run_tasks
 if TYPE_CHECKING:
     from dreamdrive.models.agent import Agent
 
-SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125  # of frames that are recorded as one batch: ten episodes of CarRacing
+# of frames that are recorded as one batch: ten episodes of CarRacing
+SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
 REPORT_EVERY = 25  # frames
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 VAL_FRACTION = 0.1
 MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may go on for hours
-MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")  # may not differ when a dataset is gone on with
-SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")  # follow from those, and from what is installed
+# may not differ when a dataset is gone on with
+MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
+# follow from those, and from what is installed
+SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
-    p.add_argument("--env", default="carracing", help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
-                   "atari:<Game>, cartpole, mountaincar or gym:<id>")
+    p.add_argument(
+        "--env",
+        default="carracing",
+        help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
+        "atari:<Game>, cartpole, mountaincar or gym:<id>",
+    )
     cli.add_world_options(p)
-    p.add_argument("--rollouts", type=cli.positive, help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)")
+    p.add_argument(
+        "--rollouts",
+        type=cli.positive,
+        help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
+    )
     p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
     p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
-    p.add_argument("--policy", default="brown", help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5")
-    p.add_argument("--action-noise", type=noise, default=0.0,
-                   help="spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its range where none is known); 0: none")
+    p.add_argument(
+        "--policy",
+        default="brown",
+        help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
+    )
+    p.add_argument(
+        "--action-noise",
+        type=noise,
+        default=0.0,
+        help="spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
+        "range where none is known); 0: none",
+    )
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
-    p.add_argument("--max-steps", type=cli.positive, help=f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})")
-    p.add_argument("--val-fraction", type=fraction, help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene is)")
-    p.add_argument("--logdir", type=Path, default=Path("exp_dir"), help="trained run that drives where --policy has a controller or a clone in it")
+    p.add_argument(
+        "--max-steps",
+        type=cli.positive,
+        help=f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})",
+    )
+    p.add_argument(
+        "--val-fraction",
+        type=fraction,
+        help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
+    )
+    p.add_argument(
+        "--logdir",
+        type=Path,
+        default=Path("exp_dir"),
+        help="trained run that drives where --policy has a controller or a clone in it",
+    )
     p.add_argument("--checkpoint", default="best.tar", help="file in its folder ctrl or bc that drives")
     return p.parse_args(argv)
 
@@ -101,7 +134,8 @@ def fraction(text: str) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker needs to record; `make_world` is called as `envs.make` is. Without `max_steps` it may be looked at, but not be recorded."""
+    """What a worker needs to record; `make_world` is called as `envs.make` is. Without `max_steps` it may be looked at,
+    but not be recorded."""
 
     make_world: Callable[..., World]
     env: str
@@ -121,20 +155,32 @@ class Recorder:
         self.recipe = recipe
         self._worlds: dict[int, World] = {}  # by number of copies
         self.space = self._world(1).spec.action_space
-        self._policies = {name: policies.make_policy(name, self._world(1).spec, recipe.logdir, recipe.checkpoint) for name in recipe.mixture}
+        self._policies = {
+            name: policies.make_policy(name, self._world(1).spec, recipe.logdir, recipe.checkpoint)
+            for name in recipe.mixture
+        }
 
     def record(self, indices: Sequence[int], report: Callable[[int], None] = lambda frames: None) -> list[Episode]:
-        """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i), whoever is recorded beside it."""
+        """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i), whoever
+        is recorded beside it."""
         recipe, world, copies = self.recipe, self._world(len(indices)), range(len(indices))
         names = [policies.draw_policy(recipe.mixture, recipe.seed, i) for i in indices]
         seeds = [recording_seed(recipe.seed, i) for i in indices]
-        disturb = [policies.Disturbance(recipe.action_noise if name in ("expert", *policies.TRAINED) else 0, world.spec, np.random.default_rng([recipe.seed, i, 1]))
-                   for name, i in zip(names, indices, strict=True)]
+        disturb = [
+            policies.Disturbance(
+                recipe.action_noise if name in ("expert", *policies.TRAINED) else 0,
+                world.spec,
+                np.random.default_rng([recipe.seed, i, 1]),
+            )
+            for name, i in zip(names, indices, strict=True)
+        ]
         obs = world.reset(seeds)
         for name in set(names):  # each acts in all copies, and is listened to in its own
             self._policies[name].reset([np.random.default_rng([recipe.seed, i, 0]) for i in indices], world)
         frames, rows = [[obs[b].numpy().copy()] for b in copies], [[] for _ in copies]
-        action = np.zeros((len(indices), *self.space.shape), np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32)
+        action = np.zeros(
+            (len(indices), *self.space.shape), np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32
+        )
         going, unreported = list(copies), 0
         while going:
             driving = {names[b] for b in going}
@@ -153,7 +199,15 @@ class Recorder:
             obs = step.obs
             for b in going:
                 frames[b].append(obs[b].numpy().copy())
-                rows[b].append((action[b].copy(), labels[b], float(step.reward[b]), bool(step.terminated[b]), bool(step.truncated[b])))
+                rows[b].append(
+                    (
+                        action[b].copy(),
+                        labels[b],
+                        float(step.reward[b]),
+                        bool(step.terminated[b]),
+                        bool(step.truncated[b]),
+                    )
+                )
             unreported += len(going)
             going = [b for b in going if not (rows[b][-1][3] or rows[b][-1][4])]
             if unreported >= REPORT_EVERY or not going:
@@ -163,13 +217,25 @@ class Recorder:
 
     def _world(self, num: int) -> World:
         if num not in self._worlds:
-            self._worlds[num] = self.recipe.make_world(self.recipe.env, num=num, max_steps=self.recipe.max_steps, restart=False, **self.recipe.options)
+            self._worlds[num] = self.recipe.make_world(
+                self.recipe.env, num=num, max_steps=self.recipe.max_steps, restart=False, **self.recipe.options
+            )
         return self._worlds[num]
 
     def _episode(self, frames: list[np.ndarray], rows: list[tuple], i: int, seed: int, name: str) -> Episode:
         action, label, reward, terminated, truncated = (np.array(column) for column in zip(*rows, strict=True))
-        return Episode(np.stack(frames), action, label, reward.astype(np.float32), terminated, truncated, i, seed, list(self.recipe.mixture).index(name),
-                       self._world(1).held_out(seed))
+        return Episode(
+            np.stack(frames),
+            action,
+            label,
+            reward.astype(np.float32),
+            terminated,
+            truncated,
+            i,
+            seed,
+            list(self.recipe.mixture).index(name),
+            self._world(1).held_out(seed),
+        )
 
     def _clip(self, action: np.ndarray) -> np.ndarray:
         if isinstance(self.space, gym.spaces.Discrete):
@@ -177,7 +243,8 @@ class Recorder:
         return np.clip(action, self.space.low, self.space.high).astype(np.float32)
 
     def _opinions(self, world: World) -> np.ndarray | None:
-        """What the expert would do in the place of a controller or a clone (B, ...), as DAgger wants it; None if the world has no expert."""
+        """What the expert would do in the place of a controller or a clone (B, ...), as DAgger wants it; None if the
+        world has no expert."""
         try:
             return world.expert_action().numpy()
         except UserError:
@@ -185,14 +252,19 @@ class Recorder:
 
     def _unknown(self) -> np.ndarray:
         """The label of a frame where nobody knows what the expert would do."""
-        return np.int64(-1) if isinstance(self.space, gym.spaces.Discrete) else np.full(self.space.shape, np.nan, np.float32)
+        return (
+            np.int64(-1)
+            if isinstance(self.space, gym.spaces.Discrete)
+            else np.full(self.space.shape, np.nan, np.float32)
+        )
 
 
 # One shard, in a worker
 
 
 def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
-    """What a worker does with a task (first, last): record these episodes and stage their shard; gives (temporary file, its entry, its episodes)."""
+    """What a worker does with a task (first, last): record these episodes and stage their shard; gives (temporary file,
+    its entry, its episodes)."""
     recorder = Recorder(recipe)
 
     def do(task: tuple[str, int, int], report: Callable) -> tuple[Path, ShardEntry, list[EpisodeEntry]]:
@@ -227,11 +299,33 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
 def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     if by_place and args.val_fraction is not None:
-        raise UserError(f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for validation; leave it out")
+        raise UserError(
+            f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for "
+            "validation; leave it out"
+        )
     val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
-    trained = {stage: digest for name in policies.TRAINED if name in mixture for stage, digest in trained_on(args, name).parents.items()} or None
-    return Manifest(args.env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), min(args.max_steps, spec.max_steps), args.seed, args.policy,
-                    args.action_noise, val_fraction, args.rollouts, tuple(mixture), controller=trained, options=spec.options, by_place=by_place)
+    trained = {
+        stage: digest
+        for name in policies.TRAINED
+        if name in mixture
+        for stage, digest in trained_on(args, name).parents.items()
+    } or None
+    return Manifest(
+        args.env,
+        tuple(spec.image_shape),
+        spec.plain_action_space,
+        float(spec.dt),
+        min(args.max_steps, spec.max_steps),
+        args.seed,
+        args.policy,
+        args.action_noise,
+        val_fraction,
+        args.rollouts,
+        tuple(mixture),
+        controller=trained,
+        options=spec.options,
+        by_place=by_place,
+    )
 
 
 def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
@@ -240,25 +334,35 @@ def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
 
     agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
     if agent.world["env"] != official(args.env):
-        raise UserError(f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or --env {agent.world['env']}")
+        raise UserError(
+            f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "
+            f"--env {agent.world['env']}"
+        )
     return agent
 
 
 def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
-    """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not fit."""
+    """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not
+    fit."""
     if not (folder / MANIFEST).exists():
         if any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
-            raise UserError(f"{folder} holds shards but no {MANIFEST}: restore it, choose another --rootdir, or delete the folder")
+            raise UserError(
+                f"{folder} holds shards but no {MANIFEST}: restore it, choose another --rootdir, or delete the folder"
+            )
         return wanted
     there = read_manifest(folder)
     for name in MADE_TO_ORDER + SEEN_TO:
         if getattr(there, name) != getattr(wanted, name):
             flag = f"--{name.replace('_', '-')}" if name in MADE_TO_ORDER else name
-            raise UserError(f"{folder} was recorded with {flag} {getattr(there, name)}, and now it is {getattr(wanted, name)}: "
-                            "choose another --rootdir, or delete the folder to record it afresh")
+            raise UserError(
+                f"{folder} was recorded with {flag} {getattr(there, name)}, and now it is {getattr(wanted, name)}: "
+                "choose another --rootdir, or delete the folder to record it afresh"
+            )
     if wanted.rollouts < there.rollouts:
-        raise UserError(f"{folder} is a dataset of {there.rollouts} episodes and --rollouts is {wanted.rollouts}: "
-                        f"give {there.rollouts} or more, choose another --rootdir, or delete the folder")
+        raise UserError(
+            f"{folder} is a dataset of {there.rollouts} episodes and --rollouts is {wanted.rollouts}: "
+            f"give {there.rollouts} or more, choose another --rootdir, or delete the folder"
+        )
     if wanted.rollouts > there.rollouts:
         return replace(there, rollouts=wanted.rollouts, grown_from=(*there.grown_from, there.rollouts))
     return there
@@ -266,17 +370,27 @@ def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
 
 def without_missing(manifest: Manifest, folder: Path) -> Manifest:
     """`manifest` less the shards that are gone or have another size, so that they are recorded again."""
-    kept = tuple(s for s in manifest.shards if (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes)
-    return replace(manifest, shards=kept, episodes=tuple(e for e in manifest.episodes if any(s.first <= e.index < s.last for s in kept)))
+    kept = tuple(
+        s for s in manifest.shards if (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes
+    )
+    return replace(
+        manifest,
+        shards=kept,
+        episodes=tuple(e for e in manifest.episodes if any(s.first <= e.index < s.last for s in kept)),
+    )
 
 
 def with_shard(manifest: Manifest, entry: ShardEntry, episodes: list[EpisodeEntry]) -> Manifest:
-    return replace(manifest, shards=tuple(sorted((*manifest.shards, entry), key=lambda s: s.first)),
-                   episodes=tuple(sorted((*manifest.episodes, *episodes), key=lambda e: e.index)))
+    return replace(
+        manifest,
+        shards=tuple(sorted((*manifest.shards, entry), key=lambda s: s.first)),
+        episodes=tuple(sorted((*manifest.episodes, *episodes), key=lambda e: e.index)),
+    )
 
 
 def remove_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Delete what a killed run left: temporary files, and shards that had their name but were not in the manifest yet."""
+    """Delete what a killed run left: temporary files, and shards that had their name but were not in the manifest
+    yet."""
     listed = {s.file for s in manifest.shards}
     for path in folder.iterdir():
         if shards.TEMPORARY_NAME.fullmatch(path.name) or (SHARD_NAME.fullmatch(path.name) and path.name not in listed):
@@ -284,8 +398,8 @@ def remove_leftovers(folder: Path, manifest: Manifest) -> None:
 
 
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
-    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many different episodes it has, if that is limited, and
-    whether it keeps places apart for validation."""
+    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many
+    different episodes it has, if that is limited, and whether it keeps places apart for validation."""
     limit = {"max_steps": recipe.max_steps} if recipe.max_steps else {}
     world = recipe.make_world(recipe.env, num=1, restart=False, **limit, **recipe.options)
     policy = policies.make_policy("white", world.spec)
@@ -305,9 +419,14 @@ def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float)
     need = SIZE_MARGIN * episodes * (max_steps + 1) * frame_bytes
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise UserError(f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB free: "
-                        "free some space, choose another --rootdir, or fewer --rollouts")
-    print(f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free")
+        raise UserError(
+            f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB "
+            "free: "
+            "free some space, choose another --rootdir, or fewer --rollouts"
+        )
+    print(
+        f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free"
+    )
 
 
 def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: int) -> Manifest:
@@ -315,8 +434,11 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     there = {s.file for s in manifest.shards}
     tasks = [task for task in plan(manifest) if task[0] not in there]
     episodes = sum(last - first for _, first, last in tasks)
-    frames, lengths = [0] * len(tasks), [[] for _ in tasks]  # recorded so far, and steps of each episode that is complete
-    with tqdm(total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
+    # recorded so far, and steps of each episode that is complete
+    frames, lengths = [0] * len(tasks), [[] for _ in tasks]
+    with tqdm(
+        total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks
+    ) as bar:
 
         def progress(index: int, done: tuple[int, int] | None) -> None:
             if done is None:
@@ -343,15 +465,30 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
 def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
     mixture = policies.parse_mixture(args.policy)
-    recipe = Recipe(make_world, args.env, args.max_steps, args.seed, mixture, args.action_noise, args.logdir, cli.world_options(args), args.checkpoint)
+    recipe = Recipe(
+        make_world,
+        args.env,
+        args.max_steps,
+        args.seed,
+        mixture,
+        args.action_noise,
+        args.logdir,
+        cli.world_options(args),
+        args.checkpoint,
+    )
     folder = make_folder(args.rootdir)
-    with locked(folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"):
+    with locked(
+        folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
+    ):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         args.max_steps = args.max_steps or min(spec.max_steps, MOST_STEPS)
         recipe = replace(recipe, max_steps=args.max_steps)
         args.rollouts = args.rollouts or there_are or ROLLOUTS
         if args.rollouts > RANGE:
-            raise UserError(f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose fewer")
+            raise UserError(
+                f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose "
+                "fewer"
+            )
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)

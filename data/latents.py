@@ -1,7 +1,8 @@
-"""The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one file a shard.
+"""The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one
+file a shard.
 
-A file names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again, and a dataset that has
-grown costs only its new shards.
+A file names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again,
+and a dataset that has grown costs only its new shards.
 """
 
 import io
@@ -46,7 +47,9 @@ def _complete(folder: Path, vae: VAE, vae_digest: str, datasets: Sequence[Datase
 def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
     """Latents, actions, rewards and ends of all episodes, from a cache that `cache_latents` completed."""
     folder = Path(logdir) / "latents"
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("mu", "logsigma", "action", "expert_action", "reward", "terminated")}
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("mu", "logsigma", "action", "expert_action", "reward", "terminated")
+    }
     steps, train, source = [], [], []
     for dataset in datasets:
         episodes = {e.index: e for e in dataset.episodes}
@@ -69,8 +72,17 @@ def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -
     expert = action_vector(expert.clamp_min(0) if space["type"] == "discrete" else expert, space)
     expert[unknown] = float("nan")
     return Sequences(
-        joined["mu"], joined["logsigma"], action_vector(joined["action"], space), expert, joined["reward"], joined["terminated"].float(),
-        length, step_offset + np.arange(len(length)), step_offset, np.array(train), source,
+        joined["mu"],
+        joined["logsigma"],
+        action_vector(joined["action"], space),
+        expert,
+        joined["reward"],
+        joined["terminated"].float(),
+        length,
+        step_offset + np.arange(len(length)),
+        step_offset,
+        np.array(train),
+        source,
     )
 
 
@@ -110,7 +122,9 @@ def _read(path: Path, vae_digest: str, entry: ShardEntry) -> tuple[np.ndarray, n
             mu, logsigma = file["mu"][:], file["logsigma"][:]
     except (OSError, RuntimeError, KeyError, ValueError, TypeError):
         return None
-    sound = mu.shape == logsigma.shape and len(mu) == entry.frames and np.isfinite(mu).all() and np.isfinite(logsigma).all()
+    sound = (
+        mu.shape == logsigma.shape and len(mu) == entry.frames and np.isfinite(mu).all() and np.isfinite(logsigma).all()
+    )
     return (mu, logsigma) if sound else None
 
 

@@ -1,4 +1,5 @@
-"""From shards to batches: frames for V and numbers for a clone, streamed, and windows of latents for M, cut within episodes."""
+"""From shards to batches: frames for V and numbers for a clone, streamed, and windows of latents for M, cut within
+episodes."""
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -31,24 +32,34 @@ def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
     datasets = [Dataset.open(folder) for folder in folders]
     for dataset in datasets:
         if not dataset.episodes:
-            raise UserError(f"{dataset.root} holds no episodes yet: record some with `python data/generation_script.py --rootdir {dataset.root}`")
+            raise UserError(
+                f"{dataset.root} holds no episodes yet: record some with `python data/generation_script.py --rootdir "
+                f"{dataset.root}`"
+            )
         check_world(dataset, world_of(datasets[0]), str(datasets[0].root))
     return datasets
 
 
 def world_of(dataset: Dataset) -> dict:
-    """Environment, image shape, action space, dt, max_steps and options of a dataset, as plain values; recordings of a fast world count as the simulator's own."""
+    """Environment, image shape, action space, dt, max_steps and options of a dataset, as plain values; recordings of a
+    fast world count as the simulator's own."""
     values = {key: getattr(dataset.manifest, key) for key in WORLD_KEYS}
     return {**values, "env": official(values["env"]), "image_shape": list(values["image_shape"])}
 
 
 def check_world(dataset: Dataset, world: dict, owner: str) -> None:
-    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording stopped; and so may the place of its scenes."""
-    mine, theirs = ({**w, "options": {k: v for k, v in w.get("options", {}).items() if k not in PLACES}} for w in (world_of(dataset), world))
+    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording
+    stopped; and so may the place of its scenes."""
+    mine, theirs = (
+        {**w, "options": {k: v for k, v in w.get("options", {}).items() if k not in PLACES}}
+        for w in (world_of(dataset), world)
+    )
     for key in ("env", "image_shape", "action_space", "options"):
         if mine[key] != theirs[key]:
-            raise UserError(f"{dataset.root} has {key} {mine[key]}, but {owner} has {theirs[key]}: "
-                            "give --dataset one of that environment, or use another --logdir")
+            raise UserError(
+                f"{dataset.root} has {key} {mine[key]}, but {owner} has {theirs[key]}: "
+                "give --dataset one of that environment, or use another --logdir"
+            )
 
 
 def require_validation(datasets: Sequence[Dataset]) -> None:
@@ -56,14 +67,18 @@ def require_validation(datasets: Sequence[Dataset]) -> None:
     for split in ("train", "val"):
         if not any(e.split == split for d in datasets for e in d.episodes):
             names = ", ".join(str(d.root) for d in datasets)
-            raise UserError(f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction between 0 and 1 that gives both')
+            raise UserError(
+                f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction '
+                "between 0 and 1 that gives both"
+            )
 
 
 class BlockStream(ABC):
     """Shuffled batches, read a few blocks of 16 frames at a time: memory does not depend on the size of the datasets.
 
-    The blocks of a split are visited in an endless sequence of random orders; epoch e takes the e-th stretch of it, so it depends on (seed, e) alone.
-    Blocks are read some 100 MB at a time, in a thread of their own, and what is in these is shuffled together.
+    The blocks of a split are visited in an endless sequence of random orders; epoch e takes the e-th stretch of it, so
+    it depends on (seed, e) alone. Blocks are read some 100 MB at a time, in a thread of their own, and what is in these
+    is shuffled together.
     """
 
     def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
@@ -78,7 +93,8 @@ class BlockStream(ABC):
         """What a block of a shard's frames gives, one row for each of them or fewer."""
 
     def batches(self, epoch: int, frames: int) -> Iterator[np.ndarray]:
-        """The rows of about `frames` frames (all of them once, if that is more), shuffled; the last batch may be smaller."""
+        """The rows of about `frames` frames (all of them once, if that is more), shuffled; the last batch may be
+        smaller."""
         blocks = self.blocks[self._order(epoch, frames)]
         rng = np.random.default_rng([self.seed, epoch, 1])
         groups = [blocks[i : i + self._group] for i in range(0, len(blocks), self._group)]
@@ -101,12 +117,17 @@ class BlockStream(ABC):
         total = len(self.blocks)
         count = min(total, -(-frames * total // self.frames))
         position = np.arange(epoch * count, (epoch + 1) * count)
-        orders = {p: np.random.default_rng([self.seed, int(p)]).permutation(total) for p in np.unique(position // total)}
+        orders = {
+            p: np.random.default_rng([self.seed, int(p)]).permutation(total) for p in np.unique(position // total)
+        }
         return np.array([orders[p][i] for p, i in zip(position // total, position % total, strict=True)])
 
     def _read(self, blocks: np.ndarray) -> np.ndarray:
         """The rows of some blocks, shard by shard."""
-        parts = [self.rows(self._shard(int(d), int(s)), int(first), int(end)) for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]]
+        parts = [
+            self.rows(self._shard(int(d), int(s)), int(first), int(end))
+            for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]
+        ]
         return np.concatenate(parts)
 
     def _shard(self, dataset: int, shard: int) -> Shard:
@@ -126,7 +147,8 @@ class FrameStream(BlockStream):
         return shard.frames(first, end)
 
     def epoch(self, epoch: int, frames: int) -> Iterator[Tensor]:
-        """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be smaller."""
+        """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be
+        smaller."""
         yield from map(torch.from_numpy, self.batches(epoch, frames))
 
 
@@ -139,14 +161,17 @@ class LabelledStream(BlockStream):
         self._labels: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
 
     def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
-        """(n, S + A or 1): an episode's last frame, on which nobody acts, and steps whose expert is unknown are left out."""
+        """(n, S + A or 1): an episode's last frame, on which nobody acts, and steps whose expert is unknown are left
+        out."""
         label, known = (values[first:end] for values in self._labelled(shard))
         return np.concatenate([shard.frames(first, end), label], 1)[known]
 
     @cached_property
     def steps(self) -> int:
         """How many there are."""
-        return sum(int(self._labelled(self._shard(int(d), int(s)))[1][first:end].sum()) for d, s, first, end in self.blocks)
+        return sum(
+            int(self._labelled(self._shard(int(d), int(s)))[1][first:end].sum()) for d, s, first, end in self.blocks
+        )
 
     def _labelled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
         """The expert's action on each frame of a shard, and whether it is known."""
@@ -154,7 +179,10 @@ class LabelledStream(BlockStream):
             label = shard.column("expert_action").astype(np.float32)
             label = np.where(label < 0, np.nan, label)[:, None] if self._space["type"] == "discrete" else label
             known = ~np.isnan(label).any(1)
-            self._labels[shard.path] = np.insert(label, shard.step_offsets[1:], np.nan, 0), np.insert(known, shard.step_offsets[1:], False)
+            self._labels[shard.path] = (
+                np.insert(label, shard.step_offsets[1:], np.nan, 0),
+                np.insert(known, shard.step_offsets[1:], False),
+            )
         return self._labels[shard.path]
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,7 +194,8 @@ class LabelledStream(BlockStream):
 
 
 def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:
-    """(dataset, shard, first frame, end) of every block, cut at the file's chunks and at episodes of the other split."""
+    """(dataset, shard, first frame, end) of every block, cut at the file's chunks and at episodes of the other
+    split."""
     rows = []
     for d, dataset in enumerate(datasets):
         episodes = {e.index: e for e in dataset.episodes}
@@ -183,7 +212,8 @@ def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:
 
 @dataclass
 class Windows:
-    """Windows of T steps within episodes, as M is trained on them. A window that reaches past the episode's end is filled up with its last frame, mask 0.
+    """Windows of T steps within episodes, as M is trained on them. A window that reaches past the episode's end is
+    filled up with its last frame, mask 0.
 
     Fields:
         z: (B, T, Z), sampled anew         z_next: (B, T, Z), the latents one step later
@@ -232,7 +262,8 @@ class Sequences:
     def cut(self, split: str, length: int, rng: np.random.Generator | None) -> np.ndarray:
         """(N, 2) episode and first step of windows of `length` steps that cover every step of the split once.
 
-        Each episode's first window ends after a random number of steps (or `length`, without rng), so that the cuts move from epoch to epoch.
+        Each episode's first window ends after a random number of steps (or `length`, without rng), so that the cuts
+        move from epoch to epoch.
         """
         rows = []
         for e in self.episodes(split):
@@ -244,7 +275,8 @@ class Sequences:
     def windows(self, cuts: np.ndarray, length: int, generator: torch.Generator | None = None) -> Windows:
         """The windows at `cuts` (B, 2); z is drawn from the posterior with `generator`, or is its mean without one."""
         episode, start = cuts[:, 0], cuts[:, 1]
-        shift = start + np.where(start < 0, -start, 0)  # a first window that begins early begins at the first step instead
+        # a first window that begins early begins at the first step instead
+        shift = start + np.where(start < 0, -start, 0)
         end = np.minimum(start + length, self.steps[episode])
         step = shift[:, None] + np.arange(length + 1)  # (B, T + 1)
         inside = step[:, :-1] < end[:, None]
@@ -254,7 +286,14 @@ class Sequences:
         if generator is not None:
             z = z + self.logsigma[frame_index].exp() * torch.randn(z.shape, generator=generator)
         step_index = torch.from_numpy(self.step_offset[episode][:, None] + np.minimum(step[:, :-1], last - 1))
-        return Windows(z[:, :-1], z[:, 1:], self.action[step_index], self.reward[step_index], self.terminal[step_index], torch.from_numpy(inside).float())
+        return Windows(
+            z[:, :-1],
+            z[:, 1:],
+            self.action[step_index],
+            self.reward[step_index],
+            self.terminal[step_index],
+            torch.from_numpy(inside).float(),
+        )
 
     def episode(self, e: int) -> tuple[Tensor, Tensor, Tensor]:
         """mu (T + 1, Z), action (T, A) and expert_action (T, A) of one episode."""

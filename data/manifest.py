@@ -1,4 +1,5 @@
-"""The manifest of a dataset: what decides its episodes, which shards hold them, and the split into training and validation."""
+"""The manifest of a dataset: what decides its episodes, which shards hold them, and the split into training and
+validation."""
 
 import json
 import math
@@ -33,7 +34,8 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class EpisodeEntry:
-    """An episode in the manifest; `score` is its undiscounted return ("return" in the file), `split` "train" or "val"."""
+    """An episode in the manifest; `score` is its undiscounted return ("return" in the file), `split` "train" or
+    "val"."""
 
     index: int
     seed: int
@@ -92,7 +94,9 @@ class Manifest:
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")
         value["shards"] = tuple(ShardEntry(**s) for s in value["shards"])
-        value["episodes"] = tuple(EpisodeEntry(**{"score" if k == "return" else k: v for k, v in e.items()}) for e in value["episodes"])
+        value["episodes"] = tuple(
+            EpisodeEntry(**{"score" if k == "return" else k: v for k, v in e.items()}) for e in value["episodes"]
+        )
         manifest = Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
         manifest.check()
         return manifest
@@ -112,7 +116,10 @@ class Manifest:
             if [e and e.index for e in episodes] != list(range(shard.first, shard.last)):
                 raise ValueError(f"the episodes of shard {shard.file} are not listed")
             if shard.steps != sum(e.steps for e in episodes) or shard.frames != shard.steps + len(episodes):
-                raise ValueError(f"the episodes of shard {shard.file} do not add up to its {shard.steps} steps and {shard.frames} frames")
+                raise ValueError(
+                    f"the episodes of shard {shard.file} do not add up to its {shard.steps} steps and {shard.frames} "
+                    "frames"
+                )
             end = shard.last
         if next(recorded, None) is not None:
             raise ValueError("it lists episodes that are in no shard")
@@ -137,13 +144,16 @@ def frame_bytes(shape: Sequence[int]) -> int:
 
 
 def split(index: int, val_fraction: float) -> str:
-    """ "val" for an exact share of the episodes, spread evenly; what an episode is does not change when the dataset grows."""
+    """ "val" for an exact share of the episodes, spread evenly; what an episode is does not change when the dataset
+    grows."""
     return "val" if int((index + 1) * val_fraction + 1e-9) > int(index * val_fraction + 1e-9) else "train"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     manifest.check()
-    write_atomically(Path(folder) / MANIFEST, (json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(
+        Path(folder) / MANIFEST, (json.dumps(manifest.to_json(), indent=1, allow_nan=False) + "\n").encode()
+    )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -152,11 +162,16 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.from_json(json.loads(path.read_bytes()))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir {folder}`") from None
+        raise UserError(
+            f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir {folder}`"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or the disk") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not a manifest that can be used ({reason(error)}): restore it, or delete {folder} and record it again") from None
+        raise UserError(
+            f"{path} is not a manifest that can be used ({reason(error)}): restore it, or delete {folder} and record "
+            "it again"
+        ) from None
 
 
 def reason(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Sequences of recorded frames with the expert's actions, streamed, for a clone that remembers.
 
-An episode is cut into stretches, and a batch is the next few frames of some stretches side by side: what the clone remembers goes on from one batch to the next until
-the stretches are over, as it will in use, where an episode is longer than what can be looked back through at once.
+An episode is cut into stretches, and a batch is the next few frames of some stretches side by side: what the clone
+remembers goes on from one batch to the next until the stretches are over, as it will in use, where an episode is longer
+than what can be looked back through at once.
 
     episode      |----------------------------------------------|
     stretches    |--------|================|================|---|        cut elsewhere in each epoch
@@ -43,8 +44,9 @@ class FrameSequences:
     """The episodes of a split in which the expert's action is known."""
 
     def __init__(self, datasets: Sequence[Dataset], split: str, length: int, lanes: int, shift: int = 0) -> None:
-        """Batches of `lanes` stretches, `length` frames of each at a time, which in random order are shifted by up to `shift` pixels each way, by as much in all of them:
-        where a thing is in the picture's raster is then learnt of fewer frames (Kostrikov et al. 2021, arXiv 2004.13649, for reinforcement learning)."""
+        """Batches of `lanes` stretches, `length` frames of each at a time, which in random order are shifted by up to
+        `shift` pixels each way, by as much in all of them: where a thing is in the picture's raster is then learnt of
+        fewer frames (Kostrikov et al. 2021, arXiv 2004.13649, for reinforcement learning)."""
         self.datasets, self.length, self.lanes, self.shift = datasets, length, lanes, shift
         self.space = datasets[0].manifest.action_space
         self._shards: dict[tuple[int, int], Shard] = {}
@@ -62,14 +64,25 @@ class FrameSequences:
 
     def __len__(self) -> int:
         """Steps with a known action."""
-        return sum(int((~np.isnan(self._labels[d, s][step : step + steps]).any(1)).sum()) for d, s, _, step, steps in self._episodes)
+        return sum(
+            int((~np.isnan(self._labels[d, s][step : step + steps]).any(1)).sum())
+            for d, s, _, step, steps in self._episodes
+        )
 
     def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[Glimpse]:
         """All steps once, stretches in random order and cut at random; or in order, without `rng`."""
         stretches = self._cut(rng)
-        turns = [(group, k) for i in range(0, len(stretches), self.lanes) for group in [stretches[i : i + self.lanes]]
-                 for k in range(-(-max(steps for *_, steps in group) // self.length))]
-        shifts = rng.integers(-self.shift, self.shift + 1, (len(turns), self.lanes, 2)) if rng is not None and self.shift else None
+        turns = [
+            (group, k)
+            for i in range(0, len(stretches), self.lanes)
+            for group in [stretches[i : i + self.lanes]]
+            for k in range(-(-max(steps for *_, steps in group) // self.length))
+        ]
+        shifts = (
+            rng.integers(-self.shift, self.shift + 1, (len(turns), self.lanes, 2))
+            if rng is not None and self.shift
+            else None
+        )
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, *turns[0]) if turns else None
             for turn, following in enumerate([*turns[1:], None][: len(turns)]):
@@ -111,7 +124,12 @@ class FrameSequences:
         label = torch.from_numpy(label)
         known = ~label.isnan().any(-1)
         action = label.nan_to_num()
-        return Glimpse(torch.from_numpy(frames), action_vector(action[..., 0] if self.space["type"] == "discrete" else action, self.space), known, k == 0)
+        return Glimpse(
+            torch.from_numpy(frames),
+            action_vector(action[..., 0] if self.space["type"] == "discrete" else action, self.space),
+            known,
+            k == 0,
+        )
 
     def _column(self, shard: Shard) -> np.ndarray:
         """The expert's action on each step of a shard, (S, A) or (S, 1); NaN where unknown."""
@@ -120,7 +138,16 @@ class FrameSequences:
 
 
 def shifted(frames: Tensor, by: np.ndarray) -> Tensor:
-    """Frames (B, T, H, W, C), those of row b moved down and right by `by[b]` (B, 2) pixels; what comes in at an edge repeats the edge."""
+    """Frames (B, T, H, W, C), those of row b moved down and right by `by[b]` (B, 2) pixels; what comes in at an edge
+    repeats the edge."""
     height, width = frames.shape[2:4]
-    rows, columns = (torch.from_numpy((np.arange(size) - by[: len(frames), axis, None]).clip(0, size - 1)) for axis, size in ((0, height), (1, width)))
-    return frames[torch.arange(len(frames))[:, None, None, None], torch.arange(frames.shape[1])[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    rows, columns = (
+        torch.from_numpy((np.arange(size) - by[: len(frames), axis, None]).clip(0, size - 1))
+        for axis, size in ((0, height), (1, width))
+    )
+    return frames[
+        torch.arange(len(frames))[:, None, None, None],
+        torch.arange(frames.shape[1])[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]

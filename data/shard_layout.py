@@ -40,15 +40,25 @@ def column_type(name: str, values: np.ndarray) -> np.dtype:
 
 
 def check_members(file: h5py.File) -> None:
-    """ValueError unless the file has exactly the schema's members, each a plain chunked dataset of a plain type; reads no data."""
+    """ValueError unless the file has exactly the schema's members, each a plain chunked dataset of a plain type; reads
+    no data."""
     if file.userblock_size or set(file.attrs) != {"schema"}:
         raise ValueError('it must have one attribute, "schema"')
     attribute = file.attrs.get_id("schema")
     if attribute.dtype != np.int64 or attribute.shape != () or file.attrs["schema"] != SCHEMA:
-        raise ValueError(f"its schema is not {SCHEMA}, the one this version reads: use the version it was written with, or record it again")
+        raise ValueError(
+            f"its schema is not {SCHEMA}, the one this version reads: use the version it was written with, or record "
+            "it again"
+        )
     names = set(file)
-    if names - set(TAUGHT_COLUMNS) != {"obs", *STEP_COLUMNS, *EPISODE_COLUMNS} or len(names.intersection(TAUGHT_COLUMNS)) == 1:
-        raise ValueError(f"it must have exactly the members obs, {', '.join(STEP_COLUMNS + EPISODE_COLUMNS)}, not {', '.join(sorted(names))[:200]}")
+    if (
+        names - set(TAUGHT_COLUMNS) != {"obs", *STEP_COLUMNS, *EPISODE_COLUMNS}
+        or len(names.intersection(TAUGHT_COLUMNS)) == 1
+    ):
+        raise ValueError(
+            f"it must have exactly the members obs, {', '.join(STEP_COLUMNS + EPISODE_COLUMNS)}, not "
+            f"{', '.join(sorted(names))[:200]}"
+        )
     for name in sorted(names):
         if type(file.get(name, getlink=True)) is not h5py.HardLink:
             raise ValueError(f"{name} is a link to somewhere else, which is not allowed")
@@ -58,7 +68,8 @@ def check_members(file: h5py.File) -> None:
 
 
 def _check_storage(name: str, dataset: h5py.Dataset) -> None:
-    """ValueError unless `dataset` is stored as we store it: in chunks of our size, in this file, with our filters, all of them there."""
+    """ValueError unless `dataset` is stored as we store it: in chunks of our size, in this file, with our filters, all
+    of them there."""
     creation = dataset.id.get_create_plist()
     if creation.get_layout() != h5py.h5d.CHUNKED or creation.get_external_count():
         raise ValueError(f"{name} is virtual or stored outside the file, which is not allowed")
@@ -80,13 +91,25 @@ def check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry | 
     row = file["action"].shape[1:]
     image_shape, discrete = file["obs"].shape[1:], row == ()
     if entry is not None:
-        frames, steps, episodes, image_shape = entry.frames, entry.steps, entry.last - entry.first, tuple(manifest.image_shape)
+        frames, steps, episodes, image_shape = (
+            entry.frames,
+            entry.steps,
+            entry.last - entry.first,
+            tuple(manifest.image_shape),
+        )
         discrete = manifest.action_space["type"] == "discrete"
         row = () if discrete else (len(manifest.action_space["low"]),)
     action = ((steps, *row), np.int64 if discrete else np.float32)
     obs = ((frames, *image_shape), frame_type(image_shape))
-    wanted = {"obs": obs, "action": action, "expert_action": action, "reward": ((steps,), np.float32),
-              "clone_action": action, **{name: ((steps,), np.uint8) for name in FLAGS}, **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS}}
+    wanted = {
+        "obs": obs,
+        "action": action,
+        "expert_action": action,
+        "reward": ((steps,), np.float32),
+        "clone_action": action,
+        **{name: ((steps,), np.uint8) for name in FLAGS},
+        **{name: ((episodes,), np.int64) for name in EPISODE_COLUMNS},
+    }
     for name in file:
         shape, dtype = wanted[name]
         if file[name].shape != shape or file[name].dtype != dtype:

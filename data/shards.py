@@ -3,7 +3,8 @@
     python -m data.shards info datasets/carracing       what the dataset is
     python -m data.shards verify datasets/carracing     read every byte; say what is wrong, file by file
 
-How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py. A shard is never changed once it has its name.
+How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py. A shard is never
+changed once it has its name.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ from dreamdrive.utils.files import fsync_folder
 
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
-BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)  # what h5py raises on damaged files
+# what h5py raises on damaged files
+BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Dataset:
         folder = Path(folder)
         manifest = read_manifest(folder)
         if not manifest.complete:
-            raise UserError(f"{folder} holds {len(manifest.episodes)} of {manifest.rollouts} episodes: "
-                            "run the data/generation_script.py command that began it again to record the rest")
+            raise UserError(
+                f"{folder} holds {len(manifest.episodes)} of {manifest.rollouts} episodes: "
+                "run the data/generation_script.py command that began it again to record the rest"
+            )
         content = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
         return Dataset(folder, manifest, hashlib.sha256(content).hexdigest())
 
@@ -80,7 +84,8 @@ def write_shard(path: Path, episodes: Iterable[Episode]) -> dict:
 
 
 def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
-    """Write `episodes` under a temporary name beside `path`, read it back and compare; returns (temporary name, the shard's entry)."""
+    """Write `episodes` under a temporary name beside `path`, read it back and compare; returns (temporary name, the
+    shard's entry)."""
     path = Path(path)
     image, entry, digests = _shard_image(episodes)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -92,11 +97,15 @@ def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
         with _reading(temporary), Shard(temporary) as shard:
             read_back = {name: _digest(shard.chunks(name)) for name in digests}
         if read_back != digests or hashlib.sha256(temporary.read_bytes()).hexdigest() != entry["sha256"]:
-            raise UserError(f"{temporary} does not read back as it was written: check the disk, then run the same command again")
+            raise UserError(
+                f"{temporary} does not read back as it was written: check the disk, then run the same command again"
+            )
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error.strerror or error}): "
-                        "free some space or choose another folder, then run the same command again") from None
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}): "
+            "free some space or choose another folder, then run the same command again"
+        ) from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -108,7 +117,9 @@ def publish_shard(temporary: Path, path: Path) -> None:
     try:
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}): mend the folder, then run the same command again") from None
+        raise UserError(
+            f"{path} could not be written ({error.strerror}): mend the folder, then run the same command again"
+        ) from None
     fsync_folder(Path(path).parent)
 
 
@@ -127,7 +138,9 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
             if set(columns) != {*episode.step_columns, *EPISODE_COLUMNS}:
                 raise ValueError("of the episodes of a shard either all were taught, or none")
             if columns["episode"] and episode.index != columns["episode"][-1][0] + 1:
-                raise ValueError(f"episodes of a shard must be consecutive: {columns['episode'][-1][0]}, then {episode.index}")
+                raise ValueError(
+                    f"episodes of a shard must be consecutive: {columns['episode'][-1][0]}, then {episode.index}"
+                )
             if frames is None:
                 frames = _create(file, "obs", (0, *episode.obs.shape[1:]), episode.obs.dtype)
                 rest = episode.obs[:0]
@@ -135,7 +148,9 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
             digest.update(np.ascontiguousarray(episode.obs))
             for name in episode.step_columns:
                 columns[name].append(getattr(episode, name))
-            for name, value in zip(EPISODE_COLUMNS, (len(episode.action), episode.index, episode.seed, episode.policy), strict=True):
+            for name, value in zip(
+                EPISODE_COLUMNS, (len(episode.action), episode.index, episode.seed, episode.policy), strict=True
+            ):
                 columns[name].append(np.array([value], np.int64))
         if frames is None:
             raise ValueError("a shard must hold at least one episode")
@@ -145,8 +160,12 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
             values = np.concatenate(parts).astype(column_type(name, parts[0]))
             _append(_create(file, name, (0, *values.shape[1:]), values.dtype), values)
             digests[name] = _digest([values])
-        shape = {"first": int(columns["episode"][0][0]), "last": int(columns["episode"][-1][0]) + 1,
-                 "frames": len(frames), "steps": sum(map(len, columns["action"]))}
+        shape = {
+            "first": int(columns["episode"][0][0]),
+            "last": int(columns["episode"][-1][0]) + 1,
+            "frames": len(frames),
+            "steps": sum(map(len, columns["action"])),
+        }
         file.flush()
         image = file.id.get_file_image()
     return image, {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image), **shape}, digests
@@ -165,14 +184,23 @@ def _new_file() -> h5py.File:
 
 
 def _create(file: h5py.File, name: str, shape: tuple, dtype: Any) -> h5py.Dataset:
-    return file.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks_of(name, shape[1:]),
-                               compression="gzip", compression_opts=1, fletcher32=True, track_times=False)
+    return file.create_dataset(
+        name,
+        shape,
+        dtype,
+        maxshape=(None, *shape[1:]),
+        chunks=chunks_of(name, shape[1:]),
+        compression="gzip",
+        compression_opts=1,
+        fletcher32=True,
+        track_times=False,
+    )
 
 
 def _append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
     if len(rows):
         dataset.resize(len(dataset) + len(rows), axis=0)
-        dataset[-len(rows):] = rows
+        dataset[-len(rows) :] = rows
 
 
 def _append_whole_chunks(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
@@ -207,7 +235,8 @@ class Shard:
 
     Attributes:
         length, episode: int64 (E,), steps and index of each episode
-        frame_offsets, step_offsets: int64 (E + 1,), where each episode's frames and steps begin, and the end of the last
+        frame_offsets, step_offsets: int64 (E + 1,), where each episode's frames and steps begin, and the end of the
+            last
     """
 
     def __init__(self, path: Path, manifest: Manifest | None = None, entry: ShardEntry | None = None):
@@ -236,7 +265,8 @@ class Shard:
         self._file.close()
 
     def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames `start` to `stop` (exclusive), uint8 (stop - start, H, W, C) or float32 (stop - start, S); quickest in whole chunks of 16."""
+        """Frames `start` to `stop` (exclusive), uint8 (stop - start, H, W, C) or float32 (stop - start, S); quickest in
+        whole chunks of 16."""
         if not 0 <= start <= stop <= self.frame_offsets[-1]:
             raise IndexError(f"frames {start} to {stop} are outside the shard's {self.frame_offsets[-1]}")
         with _reading(self.path):
@@ -257,10 +287,14 @@ class Shard:
         """The values of any member, a chunk at a time."""
         dataset = self._file[name]
         for start in range(0, len(dataset), dataset.chunks[0]):
-            yield dataset[start:start + dataset.chunks[0]]
+            yield dataset[start : start + dataset.chunks[0]]
 
     def _check_content(self, manifest: Manifest | None, entry: ShardEntry | None) -> None:
-        if (self.length < 1).any() or (self.length > len(self._file["action"])).any() or self.step_offsets[-1] != len(self._file["action"]):
+        if (
+            (self.length < 1).any()
+            or (self.length > len(self._file["action"])).any()
+            or self.step_offsets[-1] != len(self._file["action"])
+        ):
             raise ValueError("the lengths of its episodes do not add up to its steps")
         if entry is not None:
             listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
@@ -280,7 +314,10 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _remedy(path: Path) -> str:
-    return f"`python -m data.shards verify {path.parent}` says what is wrong; delete what is damaged and run the generation command again"
+    return (
+        f"`python -m data.shards verify {path.parent}` says what is wrong; delete what is damaged and run the "
+        "generation command again"
+    )
 
 
 # Command line
@@ -289,14 +326,20 @@ def _remedy(path: Path) -> str:
 def verify(folder: Path) -> list[str]:
     """Everything that is wrong with the dataset in `folder`, a line each; reads every byte."""
     manifest = read_manifest(folder)
-    wrong = [] if manifest.complete else [f"{MANIFEST}: {len(manifest.episodes)} of {manifest.rollouts} episodes are recorded"]
+    wrong = (
+        []
+        if manifest.complete
+        else [f"{MANIFEST}: {len(manifest.episodes)} of {manifest.rollouts} episodes are recorded"]
+    )
     for entry in manifest.shards:
         try:
             _verify_shard(folder / entry.file, manifest, entry)
         except UserError as error:
             wrong.append(f"{entry.file}: {str(error).removeprefix(f'{folder / entry.file} ').split(': `python -m')[0]}")
     listed = {entry.file for entry in manifest.shards} | OURS
-    return wrong + [f"{path.name}: not listed in the manifest" for path in sorted(folder.iterdir()) if path.name not in listed]
+    return wrong + [
+        f"{path.name}: not listed in the manifest" for path in sorted(folder.iterdir()) if path.name not in listed
+    ]
 
 
 def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
@@ -309,8 +352,14 @@ def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
         listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
         for b, e in enumerate(listed):
             steps = slice(shard.step_offsets[b], shard.step_offsets[b + 1])
-            Episode(np.zeros((e.steps + 1, 1, 1, 1), np.uint8), *(columns[name][steps] for name in STEP_COLUMNS), e.index, e.seed, 0,
-                    **{name: columns[name][steps] for name in taught}).check()
+            Episode(
+                np.zeros((e.steps + 1, 1, 1, 1), np.uint8),
+                *(columns[name][steps] for name in STEP_COLUMNS),
+                e.index,
+                e.seed,
+                0,
+                **{name: columns[name][steps] for name in taught},
+            ).check()
             if columns["seed"][b] != e.seed or manifest.policies[columns["policy"][b]] != e.policy:
                 raise ValueError(f"seed or policy of episode {e.index} differ from the manifest's")
             if float(columns["reward"][steps].sum(dtype=np.float64)) != e.score:
@@ -325,13 +374,23 @@ def summary(manifest: Manifest, folder: Path) -> str:
     scores = {name: [e.score for e in manifest.episodes if e.policy == name] for name in manifest.policies}
     steps, frames, size = (sum(getattr(s, name) for s in manifest.shards) for name in ("steps", "frames", "bytes"))
     validation = sum(e.split == "val" for e in manifest.episodes)
-    return "\n".join([
-        f"{folder}: {len(manifest.episodes)} of {manifest.rollouts} episodes of {manifest.env}, {validation} of them for validation, "
-        f"in {len(manifest.shards)} shards",
-        f"  {frames} frames {tuple(manifest.image_shape)}, {steps} steps of {manifest.dt:.3g} s, {size / 1e6:.1f} MB "
-        f"({size / max(1, frames):.0f} bytes a frame)",
-        f"  seed {manifest.seed}, at most {manifest.max_steps} steps an episode, action noise {manifest.action_noise}",
-        *(f"  {name:12} return {np.mean(s):8.1f} +- {np.std(s):.1f} over {len(s)} episodes" for name, s in scores.items() if s)])
+    return "\n".join(
+        [
+            f"{folder}: {len(manifest.episodes)} of {manifest.rollouts} episodes of {manifest.env}, {validation} of "
+            "them for validation, "
+            f"in {len(manifest.shards)} shards",
+            f"  {frames} frames {tuple(manifest.image_shape)}, {steps} steps of {manifest.dt:.3g} s, {size / 1e6:.1f} "
+            "MB "
+            f"({size / max(1, frames):.0f} bytes a frame)",
+            f"  seed {manifest.seed}, at most {manifest.max_steps} steps an episode, action noise "
+            f"{manifest.action_noise}",
+            *(
+                f"  {name:12} return {np.mean(s):8.1f} +- {np.std(s):.1f} over {len(s)} episodes"
+                for name, s in scores.items()
+                if s
+            ),
+        ]
+    )
 
 
 def main() -> None:
@@ -343,7 +402,11 @@ def main() -> None:
         print(summary(read_manifest(args.folder), args.folder))
         return
     wrong = verify(args.folder)
-    print("\n".join(wrong) if wrong else f"{args.folder}: all {len(read_manifest(args.folder).shards)} shards are as the manifest says")
+    print(
+        "\n".join(wrong)
+        if wrong
+        else f"{args.folder}: all {len(read_manifest(args.folder).shards)} shards are as the manifest says"
+    )
     sys.exit(1 if wrong else 0)
 
 

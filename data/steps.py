@@ -1,4 +1,5 @@
-"""What a clone learns from: steps with the expert's action, as latents in memory, or as a world's own numbers, streamed."""
+"""What a clone learns from: steps with the expert's action, as latents in memory, or as a world's own numbers,
+streamed."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -37,7 +38,8 @@ class Steps:
         return len(self.rows)
 
     def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's mean."""
+        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's
+        mean."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
         order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
         for chosen in self.rows[order].split(self.size):
@@ -48,9 +50,17 @@ class Steps:
 
     def joined(self, mu: Tensor, h: Tensor, action: Tensor, logsigma: Tensor | None = None) -> "Steps":
         """These steps and others: mu (N, Z), h (N, R), action (N, A); without logsigma (N, Z), mu is z itself."""
-        parts = {"mu": mu, "logsigma": torch.full_like(mu, -torch.inf) if logsigma is None else logsigma, "h": h, "action": action}
-        return Steps(**{name: torch.cat([getattr(self, name)[self.rows], value]) for name, value in parts.items()}, rows=torch.arange(len(self) + len(mu)),
-                     size=self.size)
+        parts = {
+            "mu": mu,
+            "logsigma": torch.full_like(mu, -torch.inf) if logsigma is None else logsigma,
+            "h": h,
+            "action": action,
+        }
+        return Steps(
+            **{name: torch.cat([getattr(self, name)[self.rows], value]) for name, value in parts.items()},
+            rows=torch.arange(len(self) + len(mu)),
+            size=self.size,
+        )
 
     def deployed(self, model: Controller) -> Controller:
         """The head that acts on what a driver sees."""
@@ -62,10 +72,12 @@ class Steps:
 
 
 class NumberSteps:
-    """Recorded steps of a world that is observed as S numbers, streamed from the dataset. The head is trained on them in units of their spread, less their mean;
-    numbers that never change are left out."""
+    """Recorded steps of a world that is observed as S numbers, streamed from the dataset. The head is trained on them
+    in units of their spread, less their mean; numbers that never change are left out."""
 
-    def __init__(self, datasets: Sequence[Dataset], split: str, size: int, seed: int, scale: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], split: str, size: int, seed: int, scale: dict[str, Tensor] | None = None
+    ) -> None:
         """`scale`: "mean" and "factor" (S,), or None to measure them here."""
         self._stream = LabelledStream(datasets, split, size, seed)
         self._scale = scale or self._measured()

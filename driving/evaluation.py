@@ -38,7 +38,8 @@ class Driver:
 
 @dataclass(frozen=True)
 class Driven:
-    """An episode that was driven: its undiscounted return, what else came of it (`World.outcome`), and where it happened."""
+    """An episode that was driven: its undiscounted return, what else came of it (`World.outcome`), and where it
+    happened."""
 
     score: float
     outcome: dict[str, float]
@@ -48,14 +49,17 @@ class Driven:
 class Evaluator:
     """Worker processes that drive episodes of one world, each several episodes as one batch; a context manager.
 
-    with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:  # `device` is where an agent thinks, and where carracing-fast draws
+    with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:  # `device` is where an agent thinks, and
+    where carracing-fast draws
         returns = evaluator.returns([(None, seed) for seed in evaluation_seeds(0, 10)])
 
-    Tasks that follow each other with one seed share a track, which carracing-fast draws once. Which episodes share a batch depends on the number of workers,
-    what becomes of them does not (models.agent.LANES).
+    Tasks that follow each other with one seed share a track, which carracing-fast draws once. Which episodes share a
+    batch depends on the number of workers, what becomes of them does not (models.agent.LANES).
     """
 
-    def __init__(self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu", options: dict | None = None) -> None:
+    def __init__(
+        self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu", options: dict | None = None
+    ) -> None:
         self.steps = 0  # driven so far
         self.workers = workers
         self._sees_frames = driver.head is not None and driver.head["features"] == FRAMES
@@ -68,21 +72,28 @@ class Evaluator:
     def __exit__(self, *exception) -> None:
         self._pool.__exit__(*exception)
 
-    def returns(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0) -> list[float]:
+    def returns(
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0
+    ) -> list[float]:
         """Undiscounted return of each task; see `episodes`."""
         return [driven.score for driven in self.episodes(tasks, bar, give_up)]
 
-    def episodes(self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0) -> list[Driven]:
-        """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes, those under way by what is driven of them.
+    def episodes(
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0
+    ) -> list[Driven]:
+        """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes,
+        those under way by what is driven of them.
 
-        give_up: after so many steps without a reward above 0 an episode ends, and what is left counts like its last step; 0 for never.
+        give_up: after so many steps without a reward above 0 an episode ends, and what is left counts like its last
+            step; 0 for never.
         """
         rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         head = tasks[0][0]
         large = head is not None and (self._sees_frames or head.numel() >= LARGE)
-        alike = large and all(p is head for p, _ in tasks)  # of all tasks, not of a group: what is computed must not depend on these
+        # of all tasks, not of a group: what is computed must not depend on these
+        alike = large and all(p is head for p, _ in tasks)
         found: list[list[Driven]] = [[] for _ in groups]
         driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
 
@@ -96,12 +107,17 @@ class Evaluator:
                 bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
         heads = [head.numpy() if alike else [None if p is None else p.numpy() for p, _ in group] for group in groups]
-        self._pool.run([(own, [seed for _, seed in group], give_up) for own, group in zip(heads, groups, strict=True)], keep, progress)
+        self._pool.run(
+            [(own, [seed for _, seed in group], give_up) for own, group in zip(heads, groups, strict=True)],
+            keep,
+            progress,
+        )
         return [driven for group in found for driven in group]
 
 
 def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
-    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, give_up) -> (the episodes, steps driven)."""
+    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, give_up) ->
+    (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
     drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
 
@@ -114,9 +130,20 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
         world = worlds[len(seeds)]
         obs = world.reset(seeds)
         drive.reset(world, seeds, parameters)
-        total, going, driven, steps, share = torch.zeros(len(seeds), dtype=torch.float64, device=device), torch.arange(len(seeds), device=device), 0, 0, 0.0
+        total, going, driven, steps, share = (
+            torch.zeros(len(seeds), dtype=torch.float64, device=device),
+            torch.arange(len(seeds), device=device),
+            0,
+            0,
+            0.0,
+        )
         idle = torch.zeros(len(seeds), dtype=torch.int64, device=device)  # steps since a reward above 0
-        action = torch.zeros(len(seeds), *world.spec.action_space.shape, dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32, device=device)
+        action = torch.zeros(
+            len(seeds),
+            *world.spec.action_space.shape,
+            dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32,
+            device=device,
+        )
         while len(going):
             action[going] = drive.act(obs, going).to(device)  # those that have ended are frozen, whatever they are told
             step = world.step(action)
@@ -135,8 +162,10 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
                 drive.keep(~over)
                 going = going[~over]
         outcome = {name: values.tolist() for name, values in world.outcome().items()}
-        return [Driven(score, {name: values[b] for name, values in outcome.items()}, place)
-                for b, (score, place) in enumerate(zip(total.tolist(), world.places(), strict=True))], driven
+        return [
+            Driven(score, {name: values[b] for name, values in outcome.items()}, place)
+            for b, (score, place) in enumerate(zip(total.tolist(), world.places(), strict=True))
+        ], driven
 
     return episodes
 

@@ -1,4 +1,5 @@
-"""Who drives while recording: brown, white, expert, a trained controller or a clone, mixtures of them, and a disturbance that shows how to recover.
+"""Who drives while recording: brown, white, expert, a trained controller or a clone, mixtures of them, and a
+disturbance that shows how to recover.
 
 A policy drives the B copies of a world:
 
@@ -59,7 +60,8 @@ class Policy:
         raise NotImplementedError
 
     def follow(self, action: torch.Tensor) -> None:
-        """`action` was taken, shaped like what `act` answered, which a disturbance may have changed. Most policies remember nothing."""
+        """`action` was taken, shaped like what `act` answered, which a disturbance may have changed. Most policies
+        remember nothing."""
 
 
 class White(Policy):
@@ -73,7 +75,8 @@ class White(Policy):
 
 
 class Brown(Policy):
-    """Actions in Brownian motion from a uniform start, clipped to the space: a += sqrt(dt) N(0, 1) (ctallec/world-models, utils/misc.py)."""
+    """Actions in Brownian motion from a uniform start, clipped to the space: a += sqrt(dt) N(0, 1)
+    (ctallec/world-models, utils/misc.py)."""
 
     def __init__(self, space: gym.spaces.Box):
         self.space = space
@@ -146,21 +149,32 @@ class Controller(Policy):
 
 
 class Disturbance:
-    """What --action-noise adds to one driver's actions: calm stretches, and bursts that push it off its line, from which it then recovers.
+    """What --action-noise adds to one driver's actions: calm stretches, and bursts that push it off its line, from
+    which it then recovers.
 
-    In a burst the push on each component is an Ornstein-Uhlenbeck process, so that it pulls one way for long enough to matter, with a spread of `scale` times
-    the component's typical size (WorldSpec.action_scale; half its range where a world does not say). A discrete action is replaced, with probability `scale`
-    a step, by one that is held for the burst.
+    In a burst the push on each component is an Ornstein-Uhlenbeck process, so that it pulls one way for long enough to
+    matter, with a spread of `scale` times the component's typical size (WorldSpec.action_scale; half its range where a
+    world does not say). A discrete action is replaced, with probability `scale` a step, by one that is held for the
+    burst.
     """
 
     def __init__(self, scale: float, spec: WorldSpec, rng: np.random.Generator):
         self.scale, self.space, self.rng = scale, spec.action_space, rng
         self.kept = np.exp(-spec.dt / CORRELATION)  # of a push, from a step to the next
-        self._calm_steps, self._burst_steps = (tuple(max(1, round(seconds / spec.dt)) for seconds in span) for span in (CALM, BURST))
+        self._calm_steps, self._burst_steps = (
+            tuple(max(1, round(seconds / spec.dt)) for seconds in span) for span in (CALM, BURST)
+        )
         if isinstance(self.space, gym.spaces.Box) and scale:
             if not self.space.is_bounded():
-                raise UserError(f"--action-noise {scale} needs an action space with bounds, and this one is {self.space}: use --action-noise 0")
-            typical = (self.space.high - self.space.low) / 2 if spec.action_scale is None else np.array(spec.action_scale, np.float32)
+                raise UserError(
+                    f"--action-noise {scale} needs an action space with bounds, and this one is {self.space}: use "
+                    "--action-noise 0"
+                )
+            typical = (
+                (self.space.high - self.space.low) / 2
+                if spec.action_scale is None
+                else np.array(spec.action_scale, np.float32)
+            )
             self.spread = scale * typical
         self.calm = True
         self.left = int(rng.integers(*self._calm_steps, endpoint=self._calm_steps[0] == self._calm_steps[1]))
@@ -199,20 +213,30 @@ def uniform(space: gym.Space, rng: np.random.Generator) -> np.ndarray:
 
 
 def parse_mixture(text: str) -> dict[str, float]:
-    """ "brown" as {"brown": 1}, "brown=0.5,expert=0.5" as {"brown": 0.5, "expert": 0.5}; UserError unless the shares add up to 1."""
+    """ "brown" as {"brown": 1}, "brown=0.5,expert=0.5" as {"brown": 0.5, "expert": 0.5}; UserError unless the shares
+    add up to 1."""
     parts = [part.strip().partition("=") for part in text.split(",")]
     try:
         mixture = {name: float(share) if sign else 1.0 for name, sign, share in parts}
     except ValueError:
         mixture = {}
     shares = list(mixture.values())
-    if len(mixture) != len(parts) or not set(mixture) <= set(NAMES) or not all(0 < s <= 1 for s in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f'--policy "{text}" is not possible: give one of {", ".join(NAMES)}, or shares adding up to 1, as brown=0.5,expert=0.5 do')
+    if (
+        len(mixture) != len(parts)
+        or not set(mixture) <= set(NAMES)
+        or not all(0 < s <= 1 for s in shares)
+        or abs(sum(shares) - 1) > 1e-6
+    ):
+        raise UserError(
+            f'--policy "{text}" is not possible: give one of {", ".join(NAMES)}, or shares adding up to 1, as '
+            "brown=0.5,expert=0.5 do"
+        )
     return mixture
 
 
 def draw_policy(mixture: dict[str, float], seed: int, i: int) -> str:
-    """Which policy drives episode `i`: from (seed, i) alone, and spread so evenly that any stretch of episodes comes close to the shares."""
+    """Which policy drives episode `i`: from (seed, i) alone, and spread so evenly that any stretch of episodes comes
+    close to the shares."""
     position = (np.random.default_rng(seed).random() + i * GOLDEN) % 1  # a golden-ratio sequence
     bounds = np.cumsum(list(mixture.values()))
     return list(mixture)[min(int(np.searchsorted(bounds, position, side="right")), len(mixture) - 1)]

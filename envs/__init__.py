@@ -1,14 +1,16 @@
-"""Worlds: anything that steps a batch. `make` builds one by name; simulators, fast simulators and the dream are all used the same way.
+"""Worlds: anything that steps a batch. `make` builds one by name; simulators, fast simulators and the dream are all
+used the same way.
 
     world = make("carracing", num=4)
     obs = world.reset(seed=7)                  # (B, H, W, C) uint8; copy b gets seed 7 + b
     step = world.step(action)                  # action (B, A) float32, or (B,) int64 for a discrete space
     step.obs, step.reward, step.terminated, step.truncated, step.info
 
-Restart rule. With `restart=True` (the default) a copy that ends is restarted within the same step: `step.obs` already shows the first frame of
-its next episode, `step.info["final_obs"]` (B, H, W, C) the last frame of the one that ended (for the other copies it equals `step.obs`), and copy b's
-n-th restart uses seed `seed_b + n * num` when seeds followed from one int, and `seed_b + n` when they were given one by one. With `restart=False` a copy
-that ends is frozen until `reset`: it keeps its last frame, gets reward 0 and stays terminated or truncated.
+Restart rule. With `restart=True` (the default) a copy that ends is restarted within the same step: `step.obs` already
+shows the first frame of its next episode, `step.info["final_obs"]` (B, H, W, C) the last frame of the one that ended
+(for the other copies it equals `step.obs`), and copy b's n-th restart uses seed `seed_b + n * num` when seeds followed
+from one int, and `seed_b + n` when they were given one by one. With `restart=False` a copy that ends is frozen until
+`reset`: it keeps its last frame, gets reward 0 and stays terminated or truncated.
 """
 
 from abc import ABC, abstractmethod
@@ -93,7 +95,8 @@ class World(ABC):
 
     @abstractmethod
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
-        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one seed a copy."""
+        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one
+        seed a copy."""
 
     @abstractmethod
     def step(self, action: torch.Tensor) -> Step:
@@ -108,7 +111,8 @@ class World(ABC):
         raise UserError(f"{self.spec.name} has no expert of its own: choose another --policy or --controller")
 
     def reference_action(self, name: str) -> torch.Tensor:
-        """What one of the world's simple drivers, to compare others with, would do now, shaped like `action`; UserError where a world has none of that name."""
+        """What one of the world's simple drivers, to compare others with, would do now, shaped like `action`; UserError
+        where a world has none of that name."""
         raise UserError(f'{self.spec.name} has no driver "{name}": choose another --policy or --controller')
 
     def action_names(self) -> list[str]:
@@ -116,7 +120,8 @@ class World(ABC):
         return []
 
     def outcome(self) -> dict[str, torch.Tensor]:
-        """What became of each copy's episode so far besides its return, by name: numbers (B,). A mean over episodes goes by the same name."""
+        """What became of each copy's episode so far besides its return, by name: numbers (B,). A mean over episodes
+        goes by the same name."""
         return {}
 
     def places(self) -> list[str]:
@@ -124,11 +129,13 @@ class World(ABC):
         return [""] * self.num
 
     def held_out(self, seed: int) -> bool | None:
-        """Whether a recording seed leads to a place that is kept for validation and model selection; None if the world keeps none apart."""
+        """Whether a recording seed leads to a place that is kept for validation and model selection; None if the world
+        keeps none apart."""
         return None
 
     def render(self, copy: int = 0) -> np.ndarray:
-        """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame itself."""
+        """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame
+        itself."""
         raise UserError(f"{self.spec.name} has no picture of its own")
 
     def look_away(self) -> None:  # noqa: B027  most worlds draw for nothing, then
@@ -159,8 +166,10 @@ def fast(name: str) -> str:
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
     """Build a world of `num` copies by its `--env` name.
 
-    Names: "carracing", "carracing-fast", "nocturne", "atari:<Game>", "cartpole", "mountaincar", "gym:<id>". Options common to all: `max_steps` (truncate earlier than
-    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained in their classes. UserError for one that it does not have.
+    Names: "carracing", "carracing-fast", "nocturne", "atari:<Game>", "cartpole", "mountaincar", "gym:<id>". Options
+        common to all: `max_steps` (truncate earlier than
+    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained in their
+    classes. UserError for one that it does not have.
     """
     kind = name.partition(":")[0]
     for option in options:
@@ -196,5 +205,7 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
         from dreamdrive.envs.gym_adapter import GymWorld
 
         return GymWorld(name.removeprefix("gym:"), num, device, **options)
-    raise UserError(f'there is no world "{name}": choose carracing, carracing-fast, nocturne, atari:<Game>, cartpole, mountaincar '
-                    "or gym:<id>, e.g. atari:Breakout or gym:Acrobot-v1")
+    raise UserError(
+        f'there is no world "{name}": choose carracing, carracing-fast, nocturne, atari:<Game>, cartpole, mountaincar '
+        "or gym:<id>, e.g. atari:Breakout or gym:Acrobot-v1"
+    )

@@ -1,8 +1,9 @@
 """Atari 2600 games as worlds, by ale-py, which brings the games: `atari:Breakout`, `atari:MsPacman`, ...
 
-Seen as DeepMind's players see them (Mnih et al. 2015, Methods): a step holds a key for four frames; what is seen is the brighter of the last two of them at each pixel,
-because the console draws some things in every other frame only; in grey, area-resized to 84x84, and the last four of these together. A game begins after 1 to 30 idle
-frames, and FIRE is pressed where it begins a life. Rewards are the game's own points.
+Seen as DeepMind's players see them (Mnih et al. 2015, Methods): a step holds a key for four frames; what is seen is the
+brighter of the last two of them at each pixel, because the console draws some things in every other frame only; in
+grey, area-resized to 84x84, and the last four of these together. A game begins after 1 to 30 idle frames, and FIRE is
+pressed where it begins a life. Rewards are the game's own points.
 """
 
 import difflib
@@ -30,28 +31,61 @@ gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.atari:Game", max_epis
 
 
 class Atari(GymWorld):
-    """`num` games; frames uint8 (84, 84, 4), the oldest first, or (64, 64, 3); action (B,) int64, an index of the keys the game knows, 0 for none.
+    """`num` games; frames uint8 (84, 84, 4), the oldest first, or (64, 64, 3); action (B,) int64, an index of the keys
+    the game knows, 0 for none.
 
     An episode is a game, or its first life. Seeds decide the number of idle frames, and which keys stick.
     """
 
-    def __init__(self, game: str, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, observation: str = "stack",
-                 sticky: float = 0.0, noops: int = 30, fire: bool = True, one_life: bool = False) -> None:
-        """`observation`: "stack", or "picture" in colour. `sticky`: probability that a frame repeats the key of the frame before, whatever is pressed (Machado et al.
-        2018). `noops`: a game begins after 1 to so many idle frames. `fire`: FIRE is pressed for a step when a life begins; else that is left to the player."""
+    def __init__(
+        self,
+        game: str,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int | None = None,
+        restart: bool = True,
+        observation: str = "stack",
+        sticky: float = 0.0,
+        noops: int = 30,
+        fire: bool = True,
+        one_life: bool = False,
+    ) -> None:
+        """`observation`: "stack", or "picture" in colour. `sticky`: probability that a frame repeats the key of the
+            frame before, whatever is pressed (Machado et al.
+        2018). `noops`: a game begins after 1 to so many idle frames. `fire`: FIRE is pressed for a step when a life
+        begins; else that is left to the player."""
         if observation not in OBSERVATIONS:
             raise UserError(f'atari:{game} has no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         if not 0 <= sticky < 1 or noops < 0:
-            raise UserError(f"keys that stick with probability {sticky:g} after up to {noops} idle frames are not possible: choose 0 up to, but not, 1, and 0 or more")
+            raise UserError(
+                f"keys that stick with probability {sticky:g} after up to {noops} idle frames are not possible: choose "
+                "0 up to, but not, 1, and 0 or more"
+            )
         rom_path(game)  # says what is wrong with the name, or missing, before anything is made
-        options = {"observation": observation, "sticky": float(sticky), "noops": int(noops), "fire": bool(fire), "one_life": bool(one_life)}
-        super().__init__(SIMULATOR, num, device, max_steps, restart, game=game, **{"shown" if name == "observation" else name: value for name, value in options.items()})
+        options = {
+            "observation": observation,
+            "sticky": float(sticky),
+            "noops": int(noops),
+            "fire": bool(fire),
+            "one_life": bool(one_life),
+        }
+        super().__init__(
+            SIMULATOR,
+            num,
+            device,
+            max_steps,
+            restart,
+            game=game,
+            **{"shown" if name == "observation" else name: value for name, value in options.items()},
+        )
         self.spec = replace(self.spec, name=f"atari:{game}", image_shape=OBSERVATIONS[observation], options=options)
 
     @property
     def lives(self) -> torch.Tensor:
         """(B,) int64: lives left."""
-        return torch.tensor([environment.unwrapped.ale.lives() for environment in self._environments], device=self.device)
+        return torch.tensor(
+            [environment.unwrapped.ale.lives() for environment in self._environments], device=self.device
+        )
 
     def expert_action(self) -> torch.Tensor:
         """(B,) int64: what our driver would do now; UserError for a game that has none."""
@@ -82,9 +116,23 @@ class Game(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS / FRAMES}
 
-    def __init__(self, game: str, shown: str = "stack", sticky: float = 0.0, noops: int = 30, fire: bool = True, one_life: bool = False,
-                 render_mode: str | None = None) -> None:
-        self.game, self.stacked, self.noops, self.one_life, self.render_mode = game, shown == "stack", noops, one_life, render_mode
+    def __init__(
+        self,
+        game: str,
+        shown: str = "stack",
+        sticky: float = 0.0,
+        noops: int = 30,
+        fire: bool = True,
+        one_life: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        self.game, self.stacked, self.noops, self.one_life, self.render_mode = (
+            game,
+            shown == "stack",
+            noops,
+            one_life,
+            render_mode,
+        )
         self.driver, self.blind = None, False
         ale_py = import_ale()
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
@@ -153,7 +201,11 @@ class Game(gymnasium.Env):
     def _look(self, screens: list[np.ndarray]) -> None:
         """See the brighter of some screens at each pixel."""
         side = SIDE if self.stacked else FRAME
-        self._seen.append(area_resize(np.maximum.reduce(screens), side, side) if screens else np.zeros((side, side, 1 if self.stacked else 3), np.uint8))
+        self._seen.append(
+            area_resize(np.maximum.reduce(screens), side, side)
+            if screens
+            else np.zeros((side, side, 1 if self.stacked else 3), np.uint8)
+        )
 
     def _observation(self) -> np.ndarray:
         return np.concatenate(self._seen, -1)
@@ -165,7 +217,10 @@ def import_ale() -> Any:
         import ale_py
         import ale_py.roms
     except ImportError as error:
-        raise UserError(f"Atari games need the package ale-py, which cannot be imported here ({error}): run `make setup`, or `pip install -r requirements.txt`") from None
+        raise UserError(
+            f"Atari games need the package ale-py, which cannot be imported here ({error}): run `make setup`, or `pip "
+            "install -r requirements.txt`"
+        ) from None
     return ale_py
 
 
@@ -176,5 +231,8 @@ def rom_path(game: str) -> Any:
     if game not in known:
         alike = difflib.get_close_matches(game.lower(), {name.lower(): name for name in known}, 1) or ["breakout"]
         meant = next(name for name in known if name.lower() == alike[0])
-        raise UserError(f'there is no Atari game "{game}": choose one of ale-py\'s {len(known)}, spelt as in gymnasium, e.g. atari:{meant}')
+        raise UserError(
+            f'there is no Atari game "{game}": choose one of ale-py\'s {len(known)}, spelt as in gymnasium, e.g. '
+            f"atari:{meant}"
+        )
     return roms.get_rom_path(known[game])

@@ -1,22 +1,26 @@
-"""A driver for Atari Breakout that reads ball and paddle from the console's memory: it works out where the ball comes down, and has the paddle there in time.
+"""A driver for Atari Breakout that reads ball and paddle from the console's memory: it works out where the ball comes
+down, and has the paddle there in time.
 
-What the bytes mean, and how ball and paddle move, was measured on the emulator, where it holds in every frame (tests/test_atari.py). In pixels:
+What the bytes mean, and how ball and paddle move, was measured on the emulator, where it holds in every frame
+(tests/test_atari.py). In pixels:
 
     70         the paddle's knob: its left end is wanted at KNOB - this        72         the paddle's left end
     76, 77     the score, a decimal digit to every four bits
-    99, 100    the ball from the left, and 256ths: it flies between WALLS      101, 102   from above; 0 where there is no ball
+    99, 100    the ball from the left, and 256ths: it flies between WALLS      101, 102   from above; 0 where there is
+    no ball
     105, 106   what a frame takes from the former                              103, 104   what it adds to the latter
 
-A pressed key turns the knob by some 5.7 pixels a frame, and in each frame the paddle goes half of the way to where it is wanted. So a key held for the four frames of
-a step moves it by 23 pixels, more than its width of 16: it can rest in some places only, and what lies between them is met in motion. Hence the driver tries out what
-the next steps can bring.
+A pressed key turns the knob by some 5.7 pixels a frame, and in each frame the paddle goes half of the way to where it
+is wanted. So a key held for the four frames of a step moves it by 23 pixels, more than its width of 16: it can rest in
+some places only, and what lies between them is met in motion. Hence the driver tries out what the next steps can bring.
 """
 
 from itertools import product
 
 import numpy as np
 
-KNOB_AT, PADDLE, SCORE, BALL_X, BALL_Y, SPEED_Y, SPEED_X = 70, 72, slice(76, 78), 99, 101, 103, 105  # places in the memory
+# places in the memory
+KNOB_AT, PADDLE, SCORE, BALL_X, BALL_Y, SPEED_Y, SPEED_X = 70, 72, slice(76, 78), 99, 101, 103, 105
 ALL = bytes((0x08, 0x64))  # points there are in a game: two walls of 432
 KNOB = 234
 LEFTMOST, RIGHTMOST = 55, 191  # of the paddle's left end
@@ -40,9 +44,10 @@ DARING, KEEN = 6.5, 6.0  # then: pixels that are safe enough, and what missing t
 class Driver:
     """Plays one game.
 
-    Where the ball meets the paddle decides its way up. As long as bricks fall, that is the middle; a ball that comes back without having met one is sent off elsewhere,
-    each time, lest it go round for ever. If that does not help, the paddle is driven to an end while the ball rises, which changes the places where it can rest. When all
-    points are made, the ball is let go: the game would not end otherwise.
+    Where the ball meets the paddle decides its way up. As long as bricks fall, that is the middle; a ball that comes
+    back without having met one is sent off elsewhere, each time, lest it go round for ever. If that does not help, the
+    paddle is driven to an end while the ball rises, which changes the places where it can rest. When all points are
+    made, the ball is let go: the game would not end otherwise.
     """
 
     def __init__(self) -> None:
@@ -63,10 +68,13 @@ class Driver:
             return (RIGHT, LEFT)[self._returns % 3 - 1]
         path = self._fall(x, y, speed_x, speed_y) if speed_y > 0 else [(RISING, x)]
         ends = self._ends(int(memory[PADDLE]), KNOB - int(memory[KNOB_AT]), path[-1][0])
-        places = np.stack([where - ends[frame] for frame, where in path]) - MIDDLE  # (frames, N): on the paddle, from its middle
+        # (frames, N): on the paddle, from its middle
+        places = np.stack([where - ends[frame] for frame, where in path]) - MIDDLE
         if speed_y > 0:
             aim = ((0.5 + self._returns * GOLDEN) % 1 - 0.5) * 2 * FAR
-            cost = (KEEN if stuck else 1) * np.abs(places - (np.copysign(FAR, aim) if stuck else aim)) + np.arange(len(path))[:, None]
+            cost = (KEEN if stuck else 1) * np.abs(places - (np.copysign(FAR, aim) if stuck else aim)) + np.arange(
+                len(path)
+            )[:, None]
             cost += 10 * np.maximum(np.abs(places) - (DARING if stuck else SAFE), 0)
         else:
             cost = np.maximum(np.abs(places) - NEAR, 0)
@@ -82,7 +90,8 @@ class Driver:
         self._score, self._falling = score, falling
 
     def _fall(self, x: float, y: float, speed_x: float, speed_y: float) -> list[tuple[int, float]]:
-        """(frame, where the ball is from the left) of the coming frames in which a falling ball is level with the paddle."""
+        """(frame, where the ball is from the left) of the coming frames in which a falling ball is level with the
+        paddle."""
         path, frame = [], 0
         while y < BOTTOM and frame < FURTHEST:
             x, y, frame = x + speed_x, y + speed_y, frame + 1
@@ -102,7 +111,8 @@ class Driver:
 
 
 def ball(memory: np.ndarray) -> tuple[float, float, float, float]:
-    """Where the ball is, from the left and from above (below 1 where there is none), and what a frame adds to both; pixels."""
+    """Where the ball is, from the left and from above (below 1 where there is none), and what a frame adds to both;
+    pixels."""
     x, y, speed_y, speed_x = (int(memory[k]) + int(memory[k + 1]) / 256 for k in (BALL_X, BALL_Y, SPEED_Y, SPEED_X))
     return x, y, -signed(speed_x), signed(speed_y)
 

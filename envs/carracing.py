@@ -1,4 +1,5 @@
-"""The official gymnasium CarRacing-v3 as a world, with the paper's frame, and a driver of ours that reads the simulator's state."""
+"""The official gymnasium CarRacing-v3 as a world, with the paper's frame, and a driver of ours that reads the
+simulator's state."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,16 +15,19 @@ FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
 SIMULATOR = "dreamdrive/CarRacing-v3"
 
-gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)  # imports Box2D when it is made, not before
+# imports Box2D when it is made, not before
+gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)
 
 
 def frame(observation: np.ndarray) -> np.ndarray:
-    """The paper's frame: observation uint8 (96, 96, 3) without its instrument panel, area-resized to uint8 (64, 64, 3)."""
+    """The paper's frame: observation uint8 (96, 96, 3) without its instrument panel, area-resized to uint8 (64, 64,
+    3)."""
     return area_resize(observation[:PICTURE_ROWS], FRAME, FRAME)
 
 
 class CarRacing(GymWorld):
-    """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake 0 to 1."""
+    """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake
+    0 to 1."""
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
@@ -50,7 +54,8 @@ class CarRacing(GymWorld):
 
 @dataclass(frozen=True)
 class Driving:
-    """Constants of the driver, rounded from the best of a random search over recording seeds; in the simulator's units (a road is 13.3 wide) and seconds.
+    """Constants of the driver, rounded from the best of a random search over recording seeds; in the simulator's units
+    (a road is 13.3 wide) and seconds.
 
     Fields:
         margin: how far the racing line may leave the centre line
@@ -76,7 +81,8 @@ class Driving:
     lost_grip: float = 75.0
 
 
-# The car, from gymnasium's car_dynamics.py. Its wheels carry much inertia (5.5 each, as seen from the road, in a car of 7.3), hence the figures.
+# The car, from gymnasium's car_dynamics.py. Its wheels carry much inertia (5.5 each, as seen from the road, in a car of
+# 7.3), hence the figures.
 HALF_ROAD = 40 / 6
 WHEELBASE = (80 + 82) * 0.02
 MAX_STEER = 0.4  # limit of the front joints, rad
@@ -97,21 +103,28 @@ def wrap(angle: float) -> float:
 
 
 def racing_line(centre: np.ndarray, heading: np.ndarray, margin: float) -> np.ndarray:
-    """The line (N, 2) of least squared second difference, so of least bending, within `margin` of the closed centre line (N, 2)."""
+    """The line (N, 2) of least squared second difference, so of least bending, within `margin` of the closed centre
+    line (N, 2)."""
     normal = np.stack([np.cos(heading), np.sin(heading)], -1)  # to the right
-    stencil = np.array([1.0, -4.0, 6.0, -4.0, 1.0])  # gradient of the sum of squared second differences, in terms of ...
+    # gradient of the sum of squared second differences, in terms of ...
+    stencil = np.array([1.0, -4.0, 6.0, -4.0, 1.0])
     neighbours = (np.arange(len(centre))[:, None] + np.arange(-2, 3)) % len(centre)  # ... these points (N, 5)
     hessian = stencil * (normal[:, None] * normal[neighbours]).sum(-1)
     gradient = (normal * (stencil[:, None] * centre[neighbours]).sum(1)).sum(-1)
     offset, previous = np.zeros(len(centre)), np.zeros(len(centre))
-    for k in range(LINE_STEPS):  # accelerated projected gradient (Beck & Teboulle 2009); 16 bounds the curvature of the sum
+    # accelerated projected gradient (Beck & Teboulle 2009); 16 bounds the curvature of the sum
+    for k in range(LINE_STEPS):
         ahead = offset + k / (k + 3) * (offset - previous)
-        previous, offset = offset, np.clip(ahead - ((hessian * ahead[neighbours]).sum(1) + gradient) / 16, -margin, margin)
+        previous, offset = (
+            offset,
+            np.clip(ahead - ((hessian * ahead[neighbours]).sum(1) + gradient) / 16, -margin, margin),
+        )
     return centre + offset[:, None] * normal
 
 
 def speed_profile(line: np.ndarray, driving: Driving) -> tuple[np.ndarray, np.ndarray]:
-    """(speed (N,) at each point, length (N,) of the piece that follows it): corner speed, lowered wherever the brakes need it sooner."""
+    """(speed (N,) at each point, length (N,) of the piece that follows it): corner speed, lowered wherever the brakes
+    need it sooner."""
     before, after = line - np.roll(line, 1, 0), np.roll(line, -1, 0) - line
     length = np.hypot(after[:, 0], after[:, 1])
     turn = np.arctan2(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0], (before * after).sum(-1))
@@ -124,9 +137,11 @@ def speed_profile(line: np.ndarray, driving: Driving) -> tuple[np.ndarray, np.nd
 
 
 class Driver:
-    """Drives one episode of one simulator from its track and car state: a racing line, a speed at each point of it, pure pursuit.
+    """Drives one episode of one simulator from its track and car state: a racing line, a speed at each point of it,
+    pure pursuit.
 
-    Works from any state the car can get into (spun, backwards, on the grass), so that disturbed recordings show recoveries.
+    Works from any state the car can get into (spun, backwards, on the grass), so that disturbed recordings show
+    recoveries.
     """
 
     def __init__(self, simulator: gymnasium.Env, driving: Driving | None = None):
@@ -146,10 +161,12 @@ class Driver:
         distance = self._locate(x, y)
 
         target_x, target_y = self._ahead(max(driving.look_distance + driving.look_time * max(forward, 0.0), distance))
-        course = math.atan2(vy, vx) if forward > 5 else heading  # a moving car goes where its velocity points, not its nose
+        # a moving car goes where its velocity points, not its nose
+        course = math.atan2(vy, vx) if forward > 5 else heading
         bearing = wrap(math.atan2(target_y - y, target_x - x) - course)
         chord = max(math.hypot(target_x - x, target_y - y), 1.0)
-        curvature = 2 * math.sin(float(np.clip(bearing, -math.pi / 2, math.pi / 2))) / chord  # of the arc to the target; tightest if it is behind
+        # of the arc to the target; tightest if it is behind
+        curvature = 2 * math.sin(float(np.clip(bearing, -math.pi / 2, math.pi / 2))) / chord
         steer = math.atan(WHEELBASE * curvature) + driving.yaw_gain * (curvature * forward - hull.angularVelocity)
 
         lost = distance > HALF_ROAD or abs(bearing) > LOST_BEARING
@@ -161,8 +178,8 @@ class Driver:
     def _locate(self, x: float, y: float) -> float:
         """Note the point of the line the car is at, and return its distance.
 
-        It is looked for near the last one: a car that left the road goes back to where it left, lest it miss tiles. Only if it is on another piece
-        of road by now it drives on from there.
+        It is looked for near the last one: a car that left the road goes back to where it left, lest it miss tiles.
+        Only if it is on another piece of road by now it drives on from there.
         """
         near = (self.index + np.arange(-10, 20)) % len(self.line)
         distance = np.hypot(self.line[:, 0] - x, self.line[:, 1] - y)
@@ -179,7 +196,8 @@ class Driver:
         return self.line[i] + distance / self.length[i] * (self.line[(i + 1) % len(self.line)] - self.line[i])
 
     def _pedals(self, acceleration: float, forward: float, side: float) -> tuple[float, float]:
-        """(gas, brake) for a wanted acceleration, within what the tyres have to spare: this car spins at once under gas in a slide."""
+        """(gas, brake) for a wanted acceleration, within what the tyres have to spare: this car spins at once under gas
+        in a slide."""
         if acceleration < 0:
             return 0.0, min(-acceleration / BRAKE_ACCELERATION, SAFE_BRAKE)
         if abs(side) > SLIDE:

@@ -1,4 +1,5 @@
-"""CarRacing's official physics, track, rewards and ends, with frames drawn by us, all copies together (envs/carracing_picture.py)."""
+"""CarRacing's official physics, track, rewards and ends, with frames drawn by us, all copies together
+(envs/carracing_picture.py)."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ from dreamdrive.envs.carracing import CarRacing
 
 
 class CarRacingFast(CarRacing):
-    """`num` CarRacing-v3 that differ from "carracing" in a few grey levels of their frames, and in speed. Copies with the same seed share their track's texture."""
+    """`num` CarRacing-v3 that differ from "carracing" in a few grey levels of their frames, and in speed. Copies with
+    the same seed share their track's texture."""
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(num, device, max_steps, restart)  # says what to install where Box2D or pygame is missing, ...
@@ -40,7 +42,8 @@ class CarRacingFast(CarRacing):
         if unused:
             return self._slot.pop(min(unused))
         if len(self._slot) == len(self._textures):
-            # On a CPU memory that was never written to costs nothing, so there is room for all at once; on a GPU it grows.
+            # On a CPU memory that was never written to costs nothing, so there is room for all at once; on a GPU it
+            # grows.
             room = self.num if self.device.type == "cpu" else min(self.num, 2 * len(self._textures) + 1)
             larger = torch.empty(room, self._textures.shape[1], dtype=torch.int32, device=self.device)
             larger[: len(self._textures)] = self._textures
@@ -51,7 +54,15 @@ class CarRacingFast(CarRacing):
         if not copies or not self._seen:
             return
         simulators = [self._environments[copy].unwrapped for copy in copies]
-        state = [(*s.car.hull.position, s.car.hull.angle, s.t, (s.car.wheels[0].joint.angle + s.car.wheels[1].joint.angle) / 2) for s in simulators]
+        state = [
+            (
+                *s.car.hull.position,
+                s.car.hull.angle,
+                s.t,
+                (s.car.wheels[0].joint.angle + s.car.wheels[1].joint.angle) / 2,
+            )
+            for s in simulators
+        ]
         state = torch.tensor(state, device=self.device)
         slots = torch.tensor([self._slot[self._track[copy]] for copy in copies], device=self.device)
         self._show(copies, self._picture.draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4]))

@@ -1,8 +1,9 @@
-"""CarRacing's frames drawn by us, those of many copies at once: each track painted once as a texture, looked up through the camera, the car on top.
+"""CarRacing's frames drawn by us, those of many copies at once: each track painted once as a texture, looked up through
+the camera, the car on top.
 
-The official simulator draws a window of 1000 x 800 pixels, scales it to 96 x 96, and stage 1 crops and scales that to 64 x 64. All of this is linear but for
-rounding, so a frame's pixel is the mean of the window over 15.6 x 10.9 pixels: that is what textures and sprites are filtered for
-(tests/test_carracing_fast.py says how close they come).
+The official simulator draws a window of 1000 x 800 pixels, scales it to 96 x 96, and stage 1 crops and scales that to
+64 x 64. All of this is linear but for rounding, so a frame's pixel is the mean of the window over 15.6 x 10.9 pixels:
+that is what textures and sprites are filtered for (tests/test_carracing_fast.py says how close they come).
 """
 
 from functools import lru_cache
@@ -18,8 +19,10 @@ from torch import Tensor
 from dreamdrive.envs.carracing import FRAME, PICTURE_ROWS
 from dreamdrive.envs.carracing_simulator import grass_patches
 
-PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * PICTURE_ROWS / official.STATE_H / FRAME  # a frame's pixel, in pixels of the window
-CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4  # where the window shows the car, from its lower left corner
+# a frame's pixel, in pixels of the window
+PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * PICTURE_ROWS / official.STATE_H / FRAME
+# where the window shows the car, from its lower left corner
+CAR_X, CAR_Y = official.WINDOW_W / 2, official.WINDOW_H / 4
 FULL_ZOOM = official.ZOOM * official.SCALE  # window pixels a unit of length, after the first second
 TEXEL = 0.4  # units of length; a frame's pixel is 0.96 x 0.68
 FINE = 2  # pixels a texel is painted with, each way
@@ -53,20 +56,30 @@ def shades() -> np.ndarray:
     for shade in range(256):
         window = pygame.Surface((official.WINDOW_W, official.WINDOW_H))
         window.fill((shade, shade, shade))
-        found.append(pygame.surfarray.array3d(pygame.transform.smoothscale(window.subsurface((0, 0, 250, 200)), (24, 24)))[12, 12, 0])
+        found.append(
+            pygame.surfarray.array3d(pygame.transform.smoothscale(window.subsurface((0, 0, 250, 200)), (24, 24)))[
+                12, 12, 0
+            ]
+        )
     return np.array(found, np.uint8)
 
 
 def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface) -> np.ndarray:
-    """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, RGB and nothing, of the part of the texture that begins at
-    texel `corner` (x, y). Colours are painted as scaling the window would have left them, and red for blue: a surface keeps its bytes in the order BGR.
+    """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, RGB and nothing, of
+    the part of the texture that begins at texel `corner` (x, y). Colours are painted as scaling the window would have
+    left them, and red for blue: a surface keeps its bytes in the order BGR.
 
-    A texel is the mean of 4 x 4 painted pixels, a margin around its own 2 x 2: pairs are averaged first, and then neighbouring pairs.
+    A texel is the mean of 4 x 4 painted pixels, a margin around its own 2 x 2: pairs are averaged first, and then
+    neighbouring pairs.
     """
     for points, colour in polygons:
         place = (np.asarray(points, float) + REACH) * (FINE / TEXEL) - FINE * np.array(corner) + MARGIN
         pygame.draw.polygon(ground, [int(shades()[int(c)]) for c in colour][::-1], place - 0.5)
-    pixels = np.ascontiguousarray(pygame.surfarray.pixels2d(ground).T).view(np.uint8).reshape(*reversed(ground.get_size()), 4)
+    pixels = (
+        np.ascontiguousarray(pygame.surfarray.pixels2d(ground).T)
+        .view(np.uint8)
+        .reshape(*reversed(ground.get_size()), 4)
+    )
     pairs = np.asarray(Image.fromarray(pixels, "RGBX").reduce(FINE)).astype(np.uint16)
     rows = pairs[1:] + pairs[:-1]
     return ((rows[:, 1:] + rows[:, :-1] + 2) >> 2).astype(np.uint8)
@@ -90,7 +103,10 @@ def playfield() -> tuple[Tensor, pygame.Surface]:
     """The field without a track: texture (N,) int32, and as painted."""
     surface = pygame.Surface(canvas((SIDE, SIDE)), depth=32)
     end = official.PLAYFIELD
-    field = [([(end, end), (end, -end), (-end, -end), (-end, end)], (102, 204, 102)), *((patch, (102, 230, 102)) for patch in grass_patches())]
+    field = [
+        ([(end, end), (end, -end), (-end, -end), (-end, end)], (102, 204, 102)),
+        *((patch, (102, 230, 102)) for patch in grass_patches()),
+    ]
     return torch.cat([level.flatten() for level in pyramid(paint(field, (0, 0), (SIDE, SIDE), surface))]), surface
 
 
@@ -111,10 +127,12 @@ def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
 
 @lru_cache(maxsize=1)
 def car_sprites() -> Tensor:
-    """(sprite, row, column, RGB premultiplied by the share of the pixel the car covers, and that share): one for each step of the camera's way down, where the
-    front wheels are too small to show, then one for each of ANGLES."""
+    """(sprite, row, column, RGB premultiplied by the share of the pixel the car covers, and that share): one for each
+    step of the camera's way down, where the front wheels are too small to show, then one for each of ANGLES."""
     coming_down = [_car_sprite(float(zoom(torch.tensor(step / official.FPS))), 0.0) for step in range(ZOOM_STEPS)]
-    return torch.from_numpy(np.array(coming_down + [_car_sprite(FULL_ZOOM, float(angle)) for angle in ANGLES], np.float32))
+    return torch.from_numpy(
+        np.array(coming_down + [_car_sprite(FULL_ZOOM, float(angle)) for angle in ANGLES], np.float32)
+    )
 
 
 def _car_sprite(scale: float, angle: float) -> np.ndarray:
@@ -136,8 +154,17 @@ def _car_sprite(scale: float, angle: float) -> np.ndarray:
             w, r = car_dynamics.WHEEL_W * size, car_dynamics.WHEEL_R * size
             parts = [((0, 0, 0), r, -r), *(((77, 77, 77), r * a, r * b) for a, b in [_stripe(phase)] if a != b)]
             for colour, front, back in parts:
-                draw(surface, colour, np.array([(-w, front), (w, front), (w, back), (-w, back)]) @ rotation + np.array([x, y]) * size)
-        for polygon in (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY3, car_dynamics.HULL_POLY4):
+                draw(
+                    surface,
+                    colour,
+                    np.array([(-w, front), (w, front), (w, back), (-w, back)]) @ rotation + np.array([x, y]) * size,
+                )
+        for polygon in (
+            car_dynamics.HULL_POLY1,
+            car_dynamics.HULL_POLY2,
+            car_dynamics.HULL_POLY3,
+            car_dynamics.HULL_POLY4,
+        ):
             draw(surface, (204, 0, 0), np.array(polygon) * size)
         pixels = pygame.surfarray.array3d(surface).swapaxes(0, 1)
         covered = (pixels != (1, 2, 3)).any(-1, keepdims=True)
@@ -164,7 +191,12 @@ def draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: T
         t: (B,) float32, seconds since the reset
         steering: (B,) float32, angle of the front wheels against the hull
     """
-    return torch.cat([_draw(textures, *parts) for parts in zip(*(x.split(AT_ONCE) for x in (texture, pose, t, steering)), strict=True)])
+    return torch.cat(
+        [
+            _draw(textures, *parts)
+            for parts in zip(*(x.split(AT_ONCE) for x in (texture, pose, t, steering)), strict=True)
+        ]
+    )
 
 
 def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
@@ -184,7 +216,8 @@ def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: 
     y = torch.minimum(y.clamp_min_(0), last).int()
     first = texture * textures.shape[1] + start
     index = y.mul_(size[:, None, None]).add_(x)  # (B, FRAME, FRAME), of a pixel in its level
-    index = index.add_(first.int()[:, None, None]) if textures.numel() < 2**31 else index + first[:, None, None]  # a third of the time where it fits
+    # a third of the time where it fits
+    index = index.add_(first.int()[:, None, None]) if textures.numel() < 2**31 else index + first[:, None, None]
     pixels = textures.view(-1).index_select(0, index.view(-1))
     frames = pixels.view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
 

@@ -1,7 +1,7 @@
 """gymnasium's CartPole-v1 and MountainCar-v0 with experts: worlds on which the whole pipeline is learnt in minutes.
 
-`cartpole` and `mountaincar` are `gym:CartPole-v1` and `gym:MountainCar-v0` to the last bit, pictures of 64x64 or (`--observation state`) the numbers behind them, and
-have somebody to learn from besides.
+`cartpole` and `mountaincar` are `gym:CartPole-v1` and `gym:MountainCar-v0` to the last bit, pictures of 64x64 or
+(`--observation state`) the numbers behind them, and have somebody to learn from besides.
 """
 
 from dataclasses import replace
@@ -13,8 +13,9 @@ import torch
 
 from dreamdrive.envs.gym_adapter import GymWorld
 
-# CartPole: pushed to the right when this is positive of position, speed, angle and angular speed (m, m/s, rad, rad/s). The pole is brought upright first, and leans
-# against a cart off the middle: the gains are small for the cart and large for the pole.
+# CartPole: pushed to the right when this is positive of position, speed, angle and angular speed (m, m/s, rad, rad/s).
+# The pole is brought upright first, and leans against a cart off the middle: the gains are small for the cart and large
+# for the pole.
 BALANCE = np.array([0.1, 0.3, 3.0, 1.0])
 
 # MountainCar-v0, as gymnasium's source has it
@@ -28,7 +29,14 @@ AHEAD = 4  # steps that are looked ahead exactly
 class CartPole(GymWorld):
     """`num` CartPole-v1; action (B,): 0 pushes to the left, 1 to the right; a reward of 1 a step, for at most 500."""
 
-    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, observation: str = "picture") -> None:
+    def __init__(
+        self,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int | None = None,
+        restart: bool = True,
+        observation: str = "picture",
+    ) -> None:
         super().__init__("CartPole-v1", num, device, max_steps, restart, observation=observation)
         self.spec = replace(self.spec, name="cartpole")
 
@@ -41,9 +49,17 @@ class CartPole(GymWorld):
 
 
 class MountainCar(GymWorld):
-    """`num` MountainCar-v0; action (B,): 0 to the left, 1 nothing, 2 to the right; a reward of -1 a step, for at most 200."""
+    """`num` MountainCar-v0; action (B,): 0 to the left, 1 nothing, 2 to the right; a reward of -1 a step, for at most
+    200."""
 
-    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, observation: str = "picture") -> None:
+    def __init__(
+        self,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int | None = None,
+        restart: bool = True,
+        observation: str = "picture",
+    ) -> None:
         super().__init__("MountainCar-v0", num, device, max_steps, restart, observation=observation)
         self.spec = replace(self.spec, name="mountaincar")
 
@@ -69,28 +85,37 @@ def corners(position: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.nda
     low_i, low_j = np.minimum(i.astype(int), GRID[0] - 2), np.minimum(j.astype(int), GRID[1] - 2)
     share_i, share_j = i - low_i, j - low_j
     index = np.stack([(low_i + a) * GRID[1] + low_j + b for a, b in product((0, 1), repeat=2)])
-    weight = np.stack([(share_i if a else 1 - share_i) * (share_j if b else 1 - share_j) for a, b in product((0, 1), repeat=2)])
+    weight = np.stack(
+        [(share_i if a else 1 - share_i) * (share_j if b else 1 - share_j) for a, b in product((0, 1), repeat=2)]
+    )
     return index, weight
 
 
 @lru_cache(maxsize=1)
 def steps_to_go() -> np.ndarray:
-    """Steps the quickest driver takes to the goal from each grid point, flat: value iteration, multilinear between the points."""
-    position, speed = (grid.ravel() for grid in np.meshgrid(np.linspace(*POSITIONS, GRID[0]), np.linspace(*SPEEDS, GRID[1]), indexing="ij"))
+    """Steps the quickest driver takes to the goal from each grid point, flat: value iteration, multilinear between the
+    points."""
+    position, speed = (
+        grid.ravel()
+        for grid in np.meshgrid(np.linspace(*POSITIONS, GRID[0]), np.linspace(*SPEEDS, GRID[1]), indexing="ij")
+    )
     ways = []
     for action in range(3):
         there = drive(position, speed, action)
         ways.append((*corners(*there), there[0] >= GOAL))
     steps = np.zeros(len(position))
     while True:
-        better = np.min([np.where(done, 1.0, 1 + (weight * steps[index]).sum(0)) for index, weight, done in ways], axis=0)
+        better = np.min(
+            [np.where(done, 1.0, 1 + (weight * steps[index]).sum(0)) for index, weight, done in ways], axis=0
+        )
         if np.abs(better - steps).max() < PATIENCE:
             return better
         steps = better
 
 
 def quickest_action(state: np.ndarray) -> np.ndarray:
-    """(B,) int64 for states (B, 2): the first of the next few actions that lead, looked ahead exactly, to where the fewest steps are left."""
+    """(B,) int64 for states (B, 2): the first of the next few actions that lead, looked ahead exactly, to where the
+    fewest steps are left."""
     plans = np.array(list(product(range(3), repeat=AHEAD)))  # (N, AHEAD)
     position, speed = (np.repeat(state[:, k : k + 1].astype(float), len(plans), 1) for k in (0, 1))  # (B, N)
     taken, arrived = np.zeros(position.shape), position >= GOAL

@@ -88,30 +88,52 @@ def step(mdrnn: MDRNN, dream: Dream, action: Tensor, temperature: float, noise: 
 
 
 class DreamWorld(World):
-    """The dream with a simulator's interface. `obs` are decoded frames uint8 (B, H, W, C); `self.dream` holds z and h for policies on latents.
+    """The dream with a simulator's interface. `obs` are decoded frames uint8 (B, H, W, C); `self.dream` holds z and h
+    for policies on latents.
 
     Args:
         logdir: folder of a run with V and M (exp_dir/vae, exp_dir/mdrnn)
         num: B
         temperature: of the mixture; 0 for no randomness but the start's
         horizon: steps after which a dream is truncated
-        restart: see the restart rule in envs/__init__.py; a dream has no simulator seed, so all copies and restarts draw from one generator, which
-            the seeds given to `reset` determine
+        restart: see the restart rule in envs/__init__.py; a dream has no simulator seed, so all copies and restarts
+            draw from one generator, which the seeds given to `reset` determine
         observation: "frame", or "latent": then `obs` is z, float32 (B, Z), and nothing is decoded
     """
 
-    def __init__(self, logdir: Path, num: int = 1, device: str | torch.device = "cpu", temperature: float = 1.0, horizon: int = DREAM_STEPS,
-                 restart: bool = True, observation: str = "frame") -> None:
+    def __init__(
+        self,
+        logdir: Path,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        temperature: float = 1.0,
+        horizon: int = DREAM_STEPS,
+        restart: bool = True,
+        observation: str = "frame",
+    ) -> None:
         if not 0 <= temperature < float("inf"):
             raise UserError(f"the temperature of a dream must be 0 or more, not {temperature}")
-        self.num, self.device, self.temperature, self.restart, self.observation = num, torch.device(device), temperature, restart, observation
+        self.num, self.device, self.temperature, self.restart, self.observation = (
+            num,
+            torch.device(device),
+            temperature,
+            restart,
+            observation,
+        )
         self.vae, self.mdrnn, self.world, starts, _ = load_models(logdir, self.device)
         if starts is None:
-            raise UserError(f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
-                            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`")
+            raise UserError(
+                f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
+                f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`"
+            )
         self.starts = Starts(**starts).to(self.device)
-        self.spec = WorldSpec(f"dream of {self.world['env']}", tuple(self.world["image_shape"]), space_from_dict(self.world["action_space"]),
-                              self.world["dt"], horizon)
+        self.spec = WorldSpec(
+            f"dream of {self.world['env']}",
+            tuple(self.world["image_shape"]),
+            space_from_dict(self.world["action_space"]),
+            self.world["dt"],
+            horizon,
+        )
 
     @torch.inference_mode()
     def reset(self, seed: int | Sequence[int]) -> Tensor:
@@ -127,7 +149,9 @@ class DreamWorld(World):
     def step(self, action: Tensor) -> Step:
         action = torch.as_tensor(action, device=self.device)
         if not torch.isfinite(action.float()).all():
-            raise UserError(f"the action {action.tolist()} is not finite: a policy must give numbers within the action space")
+            raise UserError(
+                f"the action {action.tolist()} is not finite: a policy must give numbers within the action space"
+            )
         frozen = self._terminated | self._truncated  # only without restart: those stay as they are
         vector = action_vector(action, self.world["action_space"])
         noise = draw_noise(self.mdrnn.config, self.num, self._generator)
@@ -165,19 +189,29 @@ class DreamWorld(World):
 def _where(chosen: Tensor, yes: Dream, no: Dream) -> Dream:
     """`yes` in the copies where chosen (B,) is True, `no` in the others."""
     mask = chosen[:, None]
-    return Dream(torch.where(mask, yes.z, no.z), (torch.where(mask, yes.state[0], no.state[0]), torch.where(mask, yes.state[1], no.state[1])))
+    return Dream(
+        torch.where(mask, yes.z, no.z),
+        (torch.where(mask, yes.state[0], no.state[0]), torch.where(mask, yes.state[1], no.state[1])),
+    )
 
 
 class DreamEnv(gym.Env):
-    """One dream as a gymnasium environment: `gym.make("dreamdrive/Dream-v0", logdir="exp_dir", observation="frame"|"latent", temperature=1.0, horizon=1000)`.
+    """One dream as a gymnasium environment: `gym.make("dreamdrive/Dream-v0", logdir="exp_dir",
+    observation="frame"|"latent", temperature=1.0, horizon=1000)`.
 
     Import `envs.dream` first, which registers it.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
 
-    def __init__(self, logdir: str | Path = "exp_dir", observation: str = "frame", temperature: float = 1.0, horizon: int = DREAM_STEPS,
-                 render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        logdir: str | Path = "exp_dir",
+        observation: str = "frame",
+        temperature: float = 1.0,
+        horizon: int = DREAM_STEPS,
+        render_mode: str | None = None,
+    ) -> None:
         if observation not in ("frame", "latent"):
             raise UserError(f'observation must be "frame" or "latent", not "{observation}"')
         self.render_mode = render_mode
@@ -185,8 +219,11 @@ class DreamEnv(gym.Env):
         self.metadata = {**self.metadata, "render_fps": round(1 / self.world.spec.dt)}
         self.action_space = self.world.spec.action_space
         latent = self.world.mdrnn.config.latent
-        self.observation_space = (gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8) if observation == "frame"
-                                  else gym.spaces.Box(-np.inf, np.inf, (latent,), np.float32))
+        self.observation_space = (
+            gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8)
+            if observation == "frame"
+            else gym.spaces.Box(-np.inf, np.inf, (latent,), np.float32)
+        )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)

@@ -1,8 +1,8 @@
 """Any gymnasium or old-gym environment as a world: copies stepped one after another, frames area-resized to one size.
 
-`make("gym:CartPole-v1")` is GymWorld("CartPole-v1"). The id is looked up in gymnasium, then in the old `gym` 0.26 package where that is installed;
-"gym:old/<id>" skips gymnasium. "gym:<module>:<id>" imports `module` first, which registers the environment: that is how a user's own simulator
-comes in (docs/your-own-world.md).
+`make("gym:CartPole-v1")` is GymWorld("CartPole-v1"). The id is looked up in gymnasium, then in the old `gym` 0.26
+package where that is installed; "gym:old/<id>" skips gymnasium. "gym:<module>:<id>" imports `module` first, which
+registers the environment: that is how a user's own simulator comes in (docs/your-own-world.md).
 """
 
 import importlib
@@ -38,13 +38,22 @@ class Advance(NamedTuple):
 class GymWorld(World):
     """`num` copies of an environment; obs is the environment's own image, or else the picture it renders, area-resized.
 
-    An observation that is not an image, flattened to float32, is in `step.info["state"]` (B, S), of the moment of `step.obs`, and in `world.state`;
-    with observation="state" it is obs itself, and nothing is drawn.
+    An observation that is not an image, flattened to float32, is in `step.info["state"]` (B, S), of the moment of
+    `step.obs`, and in `world.state`; with observation="state" it is obs itself, and nothing is drawn.
     `max_steps` counts steps in the world: it replaces the environment's registered limit.
     """
 
-    def __init__(self, id: str, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True,
-                 frame_size: int = 64, observation: str = "picture", **arguments):
+    def __init__(
+        self,
+        id: str,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int | None = None,
+        restart: bool = True,
+        frame_size: int = 64,
+        observation: str = "picture",
+        **arguments,
+    ):
         """`arguments` go to the environment when it is made."""
         if observation not in OBSERVATIONS:
             raise UserError(f'gym:{id} has no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
@@ -71,11 +80,17 @@ class GymWorld(World):
         return None if self._states[0] is None else self._tensor(np.stack(self._states))
 
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
-        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one seed a copy."""
+        """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one
+        seed a copy."""
         self._seeds, self._seed_stride = self.seeds(seed)
         self._steps = [0] * self.num
         self._terminated, self._truncated = np.zeros(self.num, bool), np.zeros(self.num, bool)
-        self._frames = torch.zeros(self.num, *self.spec.image_shape, dtype=torch.uint8 if self.spec.pictures else torch.float32, device=self.device)
+        self._frames = torch.zeros(
+            self.num,
+            *self.spec.image_shape,
+            dtype=torch.uint8 if self.spec.pictures else torch.float32,
+            device=self.device,
+        )
         self._look(list(range(self.num)), [self._start(copy, s) for copy, s in enumerate(self._seeds)])
         return self._frames.clone()
 
@@ -84,7 +99,11 @@ class GymWorld(World):
         if self._frames is None:
             raise RuntimeError("step() was called before reset(seed)")
         actions = checked_actions(action, self.spec.action_space, self.num)
-        reward, going, observations = np.zeros(self.num, np.float32), np.flatnonzero(~(self._terminated | self._truncated)).tolist(), []
+        reward, going, observations = (
+            np.zeros(self.num, np.float32),
+            np.flatnonzero(~(self._terminated | self._truncated)).tolist(),
+            [],
+        )
         for copy in going:
             observation, reward[copy], self._terminated[copy], truncated = self._advance(copy, actions[copy])
             observations.append(observation)
@@ -97,13 +116,20 @@ class GymWorld(World):
         info = {"final_obs": final_obs}
         if self.state is not None:
             info["state"] = self.state
-        return Step(self._frames.clone() if over else final_obs, self._tensor(reward), self._tensor(terminated), self._tensor(truncated), info)
+        return Step(
+            self._frames.clone() if over else final_obs,
+            self._tensor(reward),
+            self._tensor(terminated),
+            self._tensor(truncated),
+            info,
+        )
 
     def truncate(self, copies: Sequence[int]) -> None:
         self._truncated[copies] = True
 
     def expert_action(self) -> torch.Tensor:
-        """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have none."""
+        """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have
+        none."""
         experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]
         if experts[0] is None:
             return super().expert_action()
@@ -121,7 +147,10 @@ class GymWorld(World):
             picture = environment.render()
         if not is_image(picture):
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-            raise UserError(f'{self.spec.name} has no picture: its render() gave {got}, wanted uint8 (h, w, 3); support render_mode="rgb_array"')
+            raise UserError(
+                f"{self.spec.name} has no picture: its render() gave {got}, wanted uint8 (h, w, 3); support "
+                'render_mode="rgb_array"'
+            )
         return picture
 
     def close(self) -> None:
@@ -132,7 +161,9 @@ class GymWorld(World):
     def _look(self, copies: list[int], observations: list[Any]) -> None:
         """Note what some copies show now, given their observations."""
         if copies:
-            self._show(copies, self._tensor(np.stack([self._frame(*pair) for pair in zip(copies, observations, strict=True)])))
+            self._show(
+                copies, self._tensor(np.stack([self._frame(*pair) for pair in zip(copies, observations, strict=True)]))
+            )
 
     def _show(self, copies: list[int], frames: torch.Tensor) -> None:
         """These copies show frames (n, H, W, C) now."""
@@ -142,7 +173,8 @@ class GymWorld(World):
             self._frames[copies] = frames
 
     def _start(self, copy: int, seed: int) -> Any:
-        """Begin an episode in one copy and return its first observation; the environment's reset may be of the old form (no seed, no info)."""
+        """Begin an episode in one copy and return its first observation; the environment's reset may be of the old form
+        (no seed, no info)."""
         environment = self._environments[copy]
         if takes_seed(environment):
             result = environment.reset(seed=seed)
@@ -153,7 +185,8 @@ class GymWorld(World):
         return result[0] if new_form else result
 
     def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
-        """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in today's of five."""
+        """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in
+        today's of five."""
         result = self._environments[copy].step(int(action) if np.ndim(action) == 0 else action)
         if len(result) == 4:
             observation, reward, done, info = result
@@ -192,13 +225,21 @@ def is_image(value: Any) -> bool:
 def numbers_shape(id: str, space: Any) -> tuple[int]:
     """(S,) of an environment that is observed as S numbers; UserError where it does not say how many."""
     shape = getattr(space, "shape", None)
-    if type(space).__name__ != "Box" or shape is None or math.prod(shape) < 1 or (len(shape) == 3 and space.dtype == np.uint8):
-        raise UserError(f"gym:{id} cannot be observed as numbers, its observations are {space}: leave --observation state away")
+    if (
+        type(space).__name__ != "Box"
+        or shape is None
+        or math.prod(shape) < 1
+        or (len(shape) == 3 and space.dtype == np.uint8)
+    ):
+        raise UserError(
+            f"gym:{id} cannot be observed as numbers, its observations are {space}: leave --observation state away"
+        )
     return (math.prod(shape),)
 
 
 def plain_space(space: Any) -> gymnasium.Space:
-    """The action space as gymnasium's Discrete or one-dimensional float32 Box, whichever package it is of; UserError for other kinds."""
+    """The action space as gymnasium's Discrete or one-dimensional float32 Box, whichever package it is of; UserError
+    for other kinds."""
     if not isinstance(space, gymnasium.Space) and type(space).__name__ == "Discrete":
         space = gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
     elif not isinstance(space, gymnasium.Space) and type(space).__name__ == "Box":
@@ -207,24 +248,31 @@ def plain_space(space: Any) -> gymnasium.Space:
 
 
 def checked_actions(action: torch.Tensor, space: gymnasium.Space, num: int) -> np.ndarray:
-    """Actions as an array: (B, A) clipped to a Box, or (B,) of a Discrete; UserError for NaN, infinity or an index out of range."""
+    """Actions as an array: (B, A) clipped to a Box, or (B,) of a Discrete; UserError for NaN, infinity or an index out
+    of range."""
     actions = torch.as_tensor(action).detach().cpu().numpy()
     if actions.shape != (num, *space.shape):
         raise ValueError(f"action has shape {actions.shape}, wanted {(num, *space.shape)}")
     if isinstance(space, gymnasium.spaces.Discrete):
         if not np.issubdtype(actions.dtype, np.integer) or ((actions < 0) | (actions >= space.n)).any():
-            raise UserError(f"action {actions.tolist()} is not possible: this world takes whole numbers from 0 to {space.n - 1}")
+            raise UserError(
+                f"action {actions.tolist()} is not possible: this world takes whole numbers from 0 to {space.n - 1}"
+            )
         return actions
     if not np.isfinite(actions).all():
-        raise UserError(f"action {actions.tolist()} is not finite: look for NaN or infinity in the policy that chose it")
+        raise UserError(
+            f"action {actions.tolist()} is not finite: look for NaN or infinity in the policy that chose it"
+        )
     return np.clip(actions, space.low, space.high).astype(space.dtype)
 
 
 @lru_cache(maxsize=64)
 def area_taps(size: int, target: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
-    """How `target` pixels cover `size` pixels: [(source index (target,), whole-number weight (target,)), ...] and the sum of a target's weights."""
+    """How `target` pixels cover `size` pixels: [(source index (target,), whole-number weight (target,)), ...] and the
+    sum of a target's weights."""
     unit = math.gcd(size, target)
-    wide, narrow = size // unit, target // unit  # a target pixel and a source pixel, measured in the coarsest grid that both edges lie on
+    # a target pixel and a source pixel, measured in the coarsest grid that both edges lie on
+    wide, narrow = size // unit, target // unit
     start = np.arange(target, dtype=np.int32) * wide
     taps = []
     for k in range(wide // narrow + 2):
@@ -238,7 +286,8 @@ def area_taps(size: int, target: int) -> tuple[list[tuple[np.ndarray, np.ndarray
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 (H, W, C) -> uint8 (height, width, C), each pixel the mean of the area it covers, a half rounded up.
 
-    In whole numbers, so the same frame on every machine, and without matrix products, whose threads stall a busy machine.
+    In whole numbers, so the same frame on every machine, and without matrix products, whose threads stall a busy
+    machine.
     """
     (rows, row_sum), (columns, column_sum) = area_taps(image.shape[0], height), area_taps(image.shape[1], width)
     area = row_sum * column_sum
@@ -249,22 +298,27 @@ def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def make_environment(package: Any, registered: Any, **arguments) -> Any:
-    """Build one environment of a package, given its spec and arguments, without its time limit; UserError where it lacks another package."""
+    """Build one environment of a package, given its spec and arguments, without its time limit; UserError where it
+    lacks another package."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame only draws into memory here: no window, no complaint about a missing screen
+    # pygame only draws into memory here: no window, no complaint about a missing screen
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     try:
         try:
-            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True, **arguments)  # old gym's checker fails on NumPy 2
+            # old gym's checker fails on NumPy 2
+            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True, **arguments)
         except TypeError as error:
             if "render_mode" not in str(error):
                 raise
             environment = package.make(registered, disable_env_checker=True, **arguments)
     except package.error.DependencyNotInstalled as error:
         raise UserError(f"{registered.id} needs a package that is not installed here: {str(error).strip()}") from None
-    while type(environment).__name__ == "TimeLimit":  # the world counts steps, and this wrapper cannot read an old answer of four
+    # the world counts steps, and this wrapper cannot read an old answer of four
+    while type(environment).__name__ == "TimeLimit":
         environment = environment.env
-    return environment if takes_seed(environment) else environment.unwrapped  # gymnasium's wrappers always pass a seed on
+    # gymnasium's wrappers always pass a seed on
+    return environment if takes_seed(environment) else environment.unwrapped
 
 
 def takes_seed(environment: Any) -> bool:
@@ -274,13 +328,16 @@ def takes_seed(environment: Any) -> bool:
 
 
 def find_environment(id: str) -> tuple[Any, Any]:
-    """(package that knows `id`: gymnasium or old gym, its spec of it), after importing the module a "module:Id" names."""
+    """(package that knows `id`: gymnasium or old gym, its spec of it), after importing the module a "module:Id"
+    names."""
     module, _, name = id.removeprefix("old/").rpartition(":")
     if module:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UserError(f"gym:{id} names a module that cannot be imported ({error}): put its folder on PYTHONPATH") from None
+            raise UserError(
+                f"gym:{id} names a module that cannot be imported ({error}): put its folder on PYTHONPATH"
+            ) from None
     reason = ""
     if not id.startswith("old/"):
         try:
@@ -294,5 +351,6 @@ def find_environment(id: str) -> tuple[Any, Any]:
         reason = reason or "the old gym package is not installed: run `pip install --no-deps gym==0.26.2 gym-notices`"
     except old.error.Error as error:
         reason = reason or str(error).split("\n")[0].strip()
-    raise UserError(f'there is no environment "{id}" ({reason}); for one of your own write gym:<module that registers it>:<id>')
-
+    raise UserError(
+        f'there is no environment "{id}" ({reason}); for one of your own write gym:<module that registers it>:<id>'
+    )

@@ -36,8 +36,16 @@ from dreamdrive.utils.seeds import RANGE, STRIDE, seed_everything, selection_see
 
 STAGE = 5
 NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
-FLAGS = {"features": "--features or --model", "hidden": "--hidden", "latent": "--dataset", "memory": "--model", "units": "--units", "width": "--width"}
-AVERAGE = {"model": 500, "ditto": 100}  # training steps that weights are averaged over: of --model, and in ditto's dream
+FLAGS = {
+    "features": "--features or --model",
+    "hidden": "--hidden",
+    "latent": "--dataset",
+    "memory": "--model",
+    "units": "--units",
+    "width": "--width",
+}
+# training steps that weights are averaged over: of --model, and in ditto's dream
+AVERAGE = {"model": 500, "ditto": 100}
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
 
 
@@ -49,27 +57,54 @@ class Cloning:
         disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
         drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
         history: rows of metrics.csv           best: highest mean return so far
-        luck: state of torch's generator after the last epoch; the critic's first weights are drawn from there, wherever a run was stopped
+        luck: state of torch's generator after the last epoch; the critic's first weights are drawn from there, wherever
+            a run was stopped
     """
 
-    def __init__(self, args: argparse.Namespace, folder: Path, config: dict, datasets: Sequence[Dataset],
-                 data: dict[str, Steps] | dict[str, NumberSteps] | dict[str, FrameSequences], world: dict, parents: dict[str, str], dreams: Dreams | None,
-                 state: dict | None) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        folder: Path,
+        config: dict,
+        datasets: Sequence[Dataset],
+        data: dict[str, Steps] | dict[str, NumberSteps] | dict[str, FrameSequences],
+        world: dict,
+        parents: dict[str, str],
+        dreams: Dreams | None,
+        state: dict | None,
+    ) -> None:
         for split, steps in data.items():
             if not len(steps):
-                raise UserError(f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
-                                "record episodes with `--policy expert`, or a mixture that has enough of it")
-        for flag, given, kind in (("--loss", args.loss != "squared", "box"), ("--action-noise", args.action_noise, "box"),
-                                  ("--label-smoothing", args.label_smoothing, "discrete")):
+                raise UserError(
+                    f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
+                    "record episodes with `--policy expert`, or a mixture that has enough of it"
+                )
+        for flag, given, kind in (
+            ("--loss", args.loss != "squared", "box"),
+            ("--action-noise", args.action_noise, "box"),
+            ("--label-smoothing", args.label_smoothing, "discrete"),
+        ):
             if given and config["action_space"]["type"] != kind:
-                raise UserError(f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are {NAMES[config['action_space']['type']]}: leave it away")
+                raise UserError(
+                    f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are "
+                    f"{NAMES[config['action_space']['type']]}: leave it away"
+                )
         if args.method == "dagger" and args.world == "simulator":
             require_expert(world)
-        self.args, self.folder, self.data, self.world, self.parents, self.dreams = args, folder, data, world, parents, dreams
+        self.args, self.folder, self.data, self.world, self.parents, self.dreams = (
+            args,
+            folder,
+            data,
+            world,
+            parents,
+            dreams,
+        )
         self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
         seed_everything(args.seed, STAGE)
         self.model = make_head(config).to(device(args.device))
-        self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(device(args.device))
+        self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(
+            device(args.device)
+        )
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
         self.optimizer, self.ditto = self._optimizer(), None
         self.average = self._averaged()
@@ -79,7 +114,10 @@ class Cloning:
         write_args(folder, args)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        groups = [{"params": list(self.model.parameters())}, {"params": list(self.criterion.parameters()), "weight_decay": 0.0}]
+        groups = [
+            {"params": list(self.model.parameters())},
+            {"params": list(self.criterion.parameters()), "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
 
     def _averaged(self) -> AveragedModel | None:
@@ -94,27 +132,44 @@ class Cloning:
     def _resume(self, state: dict, dataset: Dataset) -> None:
         args = self.args
         if "learner" in state:
-            raise UserError(f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain from its trials in another --logdir with "
-                            f"--dataset {self.folder / 'taught'}")
+            raise UserError(
+                f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain "
+                "from its trials in another --logdir with "
+                f"--dataset {self.folder / 'taught'}"
+            )
         if "cloned" not in state:
-            raise UserError(f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with --noreload, or go on with that version")
+            raise UserError(
+                f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with "
+                "--noreload, or go on with that version"
+            )
         check_world(dataset, state["world"], str(self.folder / "checkpoint.tar"))
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
         checkpoint.check_config({"config": state["settings"]}, self._settings(), {"loss": "--loss"})
         began = self._settings() | state["settings"]  # a version before ours had fewer
         if began["seed"] != args.seed:
-            raise UserError(f"the run to go on with began with --seed {began['seed']}, and now it is {args.seed}: "
-                            f"give --seed {began['seed']}, start afresh with --noreload, or use another --logdir")
-        self.history, self.best, self.cloned, self.drifted = (state[name] for name in ("history", "best", "cloned", "drifted"))
+            raise UserError(
+                f"the run to go on with began with --seed {began['seed']}, and now it is {args.seed}: "
+                f"give --seed {began['seed']}, start afresh with --noreload, or use another --logdir"
+            )
+        self.history, self.best, self.cloned, self.drifted = (
+            state[name] for name in ("history", "best", "cloned", "drifted")
+        )
         self.luck = state.get("luck")  # a version before ours did not have it
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
         cloned, world = len(self.history) - len(dreamt), began["world"]
         if dreamt and (args.method, args.epochs, args.world) != (dreamt[0], cloned, world):
-            raise UserError(f"the run to go on with cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the {world}: "
-                            f"give --epochs {cloned} --method {dreamt[0]}{' --world simulator' if world == 'simulator' else ''}, or start afresh with --noreload")
+            raise UserError(
+                f"the run to go on with cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the "
+                f"{world}: "
+                f"give --epochs {cloned} --method {dreamt[0]}{' --world simulator' if world == 'simulator' else ''}, "
+                "or start afresh with --noreload"
+            )
         if not dreamt and args.method != "bc" and cloned > args.epochs:
-            raise UserError(f"the run to go on with cloned for {cloned} epochs, and --method {args.method} was to begin after {args.epochs}: "
-                            f"give --epochs {cloned} to begin with the best of them, or start afresh with --noreload")
+            raise UserError(
+                f"the run to go on with cloned for {cloned} epochs, and --method {args.method} was to begin after "
+                f"{args.epochs}: "
+                f"give --epochs {cloned} to begin with the best of them, or start afresh with --noreload"
+            )
         self.model.load_state_dict(state["model"])
         self.criterion.load_state_dict(state["criterion"])
         if dreamt and args.method == "ditto":
@@ -132,7 +187,9 @@ class Cloning:
         args = self.args
         last = args.epochs + (args.dream_epochs if args.method != "bc" else 0)
         driver = Driver("agent", args.logdir, self.model.config_dict())
-        with Evaluator(fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")) as self.evaluator:
+        with Evaluator(
+            fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")
+        ) as self.evaluator:
             for method, first, end in (("bc", 0, args.epochs), (args.method, args.epochs, last)):
                 begun = max(first, len(self.history))
                 if begun >= end:
@@ -140,14 +197,29 @@ class Cloning:
                     continue
                 if begun == first and method != "bc":
                     self._enter_dream()
-                pace = {"ditto": args.updates * args.dreams * args.horizon, "dagger": args.passes * len(self.data["train"])}.get(method, len(self.data["train"]))
+                pace = {
+                    "ditto": args.updates * args.dreams * args.horizon,
+                    "dagger": args.passes * len(self.data["train"]),
+                }.get(method, len(self.data["train"]))
                 pace += len(self.data["val"])
-                with tqdm(total=(end - first) * pace, initial=(begun - first) * pace, desc=method, unit="step", unit_scale=True) as bar:
+                with tqdm(
+                    total=(end - first) * pace,
+                    initial=(begun - first) * pace,
+                    desc=method,
+                    unit="step",
+                    unit_scale=True,
+                ) as bar:
                     for epoch in range(begun + 1, end + 1):
                         bar.set_description(f"epoch {epoch} of {last} ({method})")
                         self._epoch(method, epoch, epoch == end, bar)
         rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
-        curves(self.folder / "loss.png", self.history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
+        curves(
+            self.folder / "loss.png",
+            self.history,
+            "epoch",
+            [("loss", "val_loss"), *rates, ("return_mean",)],
+            "the clone",
+        )
 
     def _enter_dream(self) -> None:
         """Take the clone that drove best, which dreams begin with."""
@@ -162,7 +234,9 @@ class Cloning:
 
     def _start_ditto(self) -> None:
         m = self.dreams.mdrnn.config
-        self.ditto = Ditto(self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor)
+        self.ditto = Ditto(
+            self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor
+        )
         self.average = self._averaged()
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:
@@ -170,7 +244,12 @@ class Cloning:
         for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
             group["lr"] = self._rate(method, epoch)
         row = {"epoch": epoch, "method": method, **getattr(self, f"_{method}")(epoch, rng, bar)}
-        row |= {f"val_{name}": value for name, value in self.run_epoch(self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar).items()}
+        row |= {
+            f"val_{name}": value
+            for name, value in self.run_epoch(
+                self.driving, self.data["val"].batches(epoch, None), self.criterion, None, bar
+            ).items()
+        }
         row |= {"return_mean": None, "return_std": None}
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
@@ -187,10 +266,22 @@ class Cloning:
     def _keep(self, epoch: int) -> None:
         """Write what was done up to this epoch."""
         tqdm.write(line(self.history[-1]))
-        checkpoint.save(self.folder / "checkpoint.tar", "bc", **self._common(epoch), model=self.model.state_dict(), history=self.history,
-                        average=self.average and self.average.state_dict(), optimizer=self.optimizer.state_dict(), criterion=self.criterion.state_dict(),
-                        settings=self._settings(), scale=self.data["train"].scale(), cloned=self.cloned, drifted=self.drifted,
-                        ditto=self.ditto and self.ditto.state_dict(), luck=self.luck)
+        checkpoint.save(
+            self.folder / "checkpoint.tar",
+            "bc",
+            **self._common(epoch),
+            model=self.model.state_dict(),
+            history=self.history,
+            average=self.average and self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            criterion=self.criterion.state_dict(),
+            settings=self._settings(),
+            scale=self.data["train"].scale(),
+            cloned=self.cloned,
+            drifted=self.drifted,
+            ditto=self.ditto and self.ditto.state_dict(),
+            luck=self.luck,
+        )
         write_csv(self.folder / "metrics.csv", self.history)
 
     def _rate(self, method: str, epoch: int) -> float:
@@ -200,14 +291,23 @@ class Cloning:
         return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:
-        """What may not change when a run goes on, beside the head's sizes: loss, seed, and the world in which it drifts."""
+        """What may not change when a run goes on, beside the head's sizes: loss, seed, and the world in which it
+        drifts."""
         return {"loss": self.args.loss, "seed": self.args.seed, "world": self.args.world}
 
     def _common(self, epoch: int) -> dict:
-        return {"config": self.model.config_dict(), "parents": self.parents, "world": self.world, "epoch": epoch, "best": self.best}
+        return {
+            "config": self.model.config_dict(),
+            "parents": self.parents,
+            "world": self.world,
+            "epoch": epoch,
+            "best": self.best,
+        }
 
     def _bc(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
-        return self.run_epoch(self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
+        return self.run_epoch(
+            self.model, self.data["train"].batches(epoch, rng), self.criterion, self.optimizer, bar, self.average
+        )
 
     def _dagger(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         if self.args.world == "simulator":
@@ -216,18 +316,45 @@ class Cloning:
             self.drifted = self.dreams.drift(self.driving, self.drifted, rng)
             steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
         for _ in range(self.args.passes):
-            learnt = self.run_epoch(self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average)
+            learnt = self.run_epoch(
+                self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average
+            )
         return {**learnt, "steps": len(steps)}
 
     def _drive(self, epoch: int) -> Steps | FrameSequences:
         """Let the clone drive in the simulator, whose expert says what it would do; returns all steps there are."""
         args = self.args
-        checkpoint.save(self.folder / DRIVER, "bc", **self._common(epoch), model=self.data["train"].deployed(self.driving).state_dict())
+        checkpoint.save(
+            self.folder / DRIVER,
+            "bc",
+            **self._common(epoch),
+            model=self.data["train"].deployed(self.driving).state_dict(),
+        )
         folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
-        order = generation_script.parse_args(["--env", fast(self.world["env"]), "--policy", "clone", "--logdir", str(args.logdir), "--checkpoint", DRIVER,
-                                              "--rootdir", str(folders[-1]), "--rollouts", str(args.rollouts), "--action-noise", str(self.disturbed),
-                                              "--threads", str(args.max_workers), "--max-steps", str(self.world["max_steps"]),
-                                              "--seed", str((args.seed + epoch) % (RANGE // STRIDE))])
+        order = generation_script.parse_args(
+            [
+                "--env",
+                fast(self.world["env"]),
+                "--policy",
+                "clone",
+                "--logdir",
+                str(args.logdir),
+                "--checkpoint",
+                DRIVER,
+                "--rootdir",
+                str(folders[-1]),
+                "--rollouts",
+                str(args.rollouts),
+                "--action-noise",
+                str(self.disturbed),
+                "--threads",
+                str(args.max_workers),
+                "--max-steps",
+                str(self.world["max_steps"]),
+                "--seed",
+                str((args.seed + epoch) % (RANGE // STRIDE)),
+            ]
+        )
         vars(order).update(self.world.get("options", {}))
         generation_script.generate(order)
         driven = open_datasets(folders)
@@ -236,25 +363,35 @@ class Cloning:
             return FrameSequences([*known.datasets, *driven], "train", known.length, known.lanes, known.shift)
         latents = self.dreams.latents(driven, "train")
         known = latents.known()
-        return self.data["train"].joined(latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known])
+        return self.data["train"].joined(
+            latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known]
+        )
 
     def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar, self.average)
         if not math.isfinite(learnt["loss"]):
-            raise UserError(f"the actor's loss became {learnt['loss']} in epoch {epoch}: lower --dream-rate and run again")
+            raise UserError(
+                f"the actor's loss became {learnt['loss']} in epoch {epoch}: lower --dream-rate and run again"
+            )
         return learnt
 
     def _score(self, epoch: int, method: str) -> dict:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
         args, deployed = self.args, self.data["train"].deployed(self.driving)
         parameters = parameter_vector(deployed).cpu()
-        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)]))
+        returns = np.array(
+            self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)])
+        )
         row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
         if self.dreams:
             judged = self.dreams.judge(self.dreams.act(self.driving))
             row |= {"likeness": judged.likeness, "dream_reward": judged.reward}
-        if method == "bc" and (self.cloned is None or row["return_mean"] >= self.cloned["score"]):  # of equals the longer cloned
-            self.cloned = {"model": {name: value.clone() for name, value in self.driving.state_dict().items()}, "score": row["return_mean"]}
+        # of equals the longer cloned
+        if method == "bc" and (self.cloned is None or row["return_mean"] >= self.cloned["score"]):
+            self.cloned = {
+                "model": {name: value.clone() for name, value in self.driving.state_dict().items()},
+                "score": row["return_mean"],
+            }
         if row["return_mean"] > self.best:
             self.best = row["return_mean"]
             checkpoint.save(self.folder / "best.tar", "bc", **self._common(epoch), model=deployed.state_dict())
@@ -274,10 +411,26 @@ class Cloning:
         drivers["random"] = random_action(space, dreams.where, args.seed)
         drivers["what was really done"] = None
         judged = {name: dreams.judge(act) for name, act in drivers.items()}
-        print("likeness to the expert in the dream: " + ", ".join(f"{name} {found.likeness:.3f}" for name, found in judged.items()))
-        plot_distances(self.folder / "distance.png", {name: found.distance for name, found in judged.items()}, self.world["dt"])
+        print(
+            "likeness to the expert in the dream: "
+            + ", ".join(f"{name} {found.likeness:.3f}" for name, found in judged.items())
+        )
+        plot_distances(
+            self.folder / "distance.png", {name: found.distance for name, found in judged.items()}, self.world["dt"]
+        )
         plot_relation(self.folder / "dream-and-reality.png", self.history)
-        film(self.folder, dreams.vae, dreams.mdrnn, dreams.experts["val"], dreams.datasets, drivers["clone"], space, self.world["dt"], args.temperature, args.seed)
+        film(
+            self.folder,
+            dreams.vae,
+            dreams.mdrnn,
+            dreams.experts["val"],
+            dreams.datasets,
+            drivers["clone"],
+            space,
+            self.world["dt"],
+            args.temperature,
+            args.seed,
+        )
 
 
 def require_expert(world: dict) -> None:
@@ -287,9 +440,12 @@ def require_expert(world: dict) -> None:
         try:
             simulator.expert_action()
         except UserError:
-            raise UserError(f"--world simulator asks the simulator's expert, and {world['env']} has none: choose another --method") from None
+            raise UserError(
+                f"--world simulator asks the simulator's expert, and {world['env']} has none: choose another --method"
+            ) from None
 
 
 def share_left(done: int, of: int) -> float:
-    """What is left of the learning rate after so many epochs, along a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5 without restarts)."""
+    """What is left of the learning rate after so many epochs, along a half cosine (Loshchilov and Hutter 2017, arXiv
+    1608.03983, eq. 5 without restarts)."""
     return (1 + math.cos(math.pi * done / of)) / 2

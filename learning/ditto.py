@@ -1,8 +1,10 @@
-"""DITTO: imitation as reinforcement learning in the dream (DeMoss et al. 2023, arXiv 2302.03086). A clone dreams on from where an expert was, and is rewarded for every
-step at which it sees what the expert then saw. No step is taken in the simulator.
+"""DITTO: imitation as reinforcement learning in the dream (DeMoss et al. 2023, arXiv 2302.03086). A clone dreams on
+from where an expert was, and is rewarded for every step at which it sees what the expert then saw. No step is taken in
+the simulator.
 
-The actor is the clone's own head. Where actions are numbers, its gradient is that of the returns themselves, through the dream (Hafner et al. 2021, arXiv 2010.02193,
-eq. 6 with rho = 0, as theirs is for continuous actions); where they are choices, it is REINFORCE with the critic as baseline (rho = 1).
+The actor is the clone's own head. Where actions are numbers, its gradient is that of the returns themselves, through
+the dream (Hafner et al. 2021, arXiv 2010.02193, eq. 6 with rho = 0, as theirs is for continuous actions); where they
+are choices, it is REINFORCE with the critic as baseline (rho = 1).
 """
 
 import math
@@ -13,9 +15,14 @@ from torch import Tensor, nn
 from dreamdrive.models.cloning import CloneLoss
 from dreamdrive.models.controller import Controller, action_vector
 
-DISCOUNT, MIX = 0.95, 0.95  # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are sought
-ENTROPY = 1e-3  # what a nat of it is worth, for choices; where actions are numbers the spread of the exploration is given, and its entropy with it
-CORRELATION = 0.2  # seconds after which 1/e of a push is left: independent ones would cancel each other before the car has moved
+# gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are
+# sought
+DISCOUNT, MIX = 0.95, 0.95
+# what a nat of it is worth, for choices; where actions are numbers the spread of the exploration is given, and its
+# entropy with it
+ENTROPY = 1e-3
+# seconds after which 1/e of a push is left: independent ones would cancel each other before the car has moved
+CORRELATION = 0.2
 SLOW = 0.02  # share of the critic that its slow copy, from which returns are bootstrapped, takes over at each update
 CLIP = 1.0  # of the gradient's norm
 
@@ -25,7 +32,9 @@ class Critic(nn.Module):
 
     def __init__(self, latent: int, recurrent: int, hidden: int = 128) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(latent + recurrent, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(latent + recurrent, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
+        )
         nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
@@ -34,8 +43,9 @@ class Critic(nn.Module):
 
 
 def similarity(mine: Tensor, experts: Tensor) -> Tensor:
-    """How alike two vectors are (..., n) -> (...), 1 for the same: a . b / max(|a|, |b|)^2, the reward of DITTO (its section 3.2; "max-cosine" in Hafner et al. 2022,
-    arXiv 2206.04114). Unlike the cosine it also tells apart vectors of one direction and different lengths."""
+    """How alike two vectors are (..., n) -> (...), 1 for the same: a . b / max(|a|, |b|)^2, the reward of DITTO (its
+    section 3.2; "max-cosine" in Hafner et al. 2022, arXiv 2206.04114). Unlike the cosine it also tells apart vectors of
+    one direction and different lengths."""
     longest = torch.maximum(mine.square().sum(-1), experts.square().sum(-1))
     return (mine * experts).sum(-1) / longest.clamp_min(1e-8)
 
@@ -61,8 +71,18 @@ class Ditto:
         ditto.learn(z, h, action, alive, reward)
     """
 
-    def __init__(self, controller: Controller, latent: int, recurrent: int, learning_rate: float, spread: float, dt: float, anchor: float = 0.0) -> None:
-        """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a step; `anchor`: weight of the loss of cloning,
+    def __init__(
+        self,
+        controller: Controller,
+        latent: int,
+        recurrent: int,
+        learning_rate: float,
+        spread: float,
+        dt: float,
+        anchor: float = 0.0,
+    ) -> None:
+        """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a
+            step; `anchor`: weight of the loss of cloning,
         which DITTO does without."""
         self.anchor, self._cloning = anchor, CloneLoss(controller.config.action_space)
         self.actor, self.spread, self.kept = controller, spread, math.exp(-dt / CORRELATION)
@@ -89,9 +109,18 @@ class Ditto:
         self._push = self.kept * self._push + math.sqrt(1 - self.kept**2) * noise
         return action_vector(self.actor.to_action(outputs + self.spread * self._push), self.actor.config.action_space)
 
-    def learn(self, z: Tensor, h: Tensor, action: Tensor, alive: Tensor, reward: Tensor, recorded: tuple[Tensor, Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """One update from dreams z (T + 1, B, Z), h (T + 1, B, R), their actions (T, B, A), alive (T + 1, B) and the rewards (T, B) of their steps; and, with an anchor,
-        from steps of the expert z (N, Z), h (N, R) and action (N, A)."""
+    def learn(
+        self,
+        z: Tensor,
+        h: Tensor,
+        action: Tensor,
+        alive: Tensor,
+        reward: Tensor,
+        recorded: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """One update from dreams z (T + 1, B, Z), h (T + 1, B, R), their actions (T, B, A), alive (T + 1, B) and the
+        rewards (T, B) of their steps; and, with an anchor, from steps of the expert z (N, Z), h (N, R) and action (N,
+        A)."""
         weight, value = alive[:-1], self.slow(z, h) * alive
         returns = lambda_returns(reward * alive[1:], DISCOUNT * alive[1:], value, MIX)
         if self.discrete:
@@ -104,7 +133,9 @@ class Ditto:
         actor_loss = -(gain * weight).sum() / weight.sum()
         if self.anchor:
             actor_loss = actor_loss + self.anchor * self._cloning(self.actor.outputs(*recorded[:2]), recorded[2])
-        critic_loss = ((self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight).sum() / weight.sum()
+        critic_loss = (
+            (self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight
+        ).sum() / weight.sum()
         for loss, optimizer in zip((actor_loss, critic_loss), self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -113,10 +144,18 @@ class Ditto:
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.critic.parameters(), strict=True):
                 slow.lerp_(fast, SLOW)
-        return {"loss": actor_loss.detach(), "critic_loss": critic_loss.detach(), "reward": ((reward * alive[1:]).sum() / weight.sum()).detach()}
+        return {
+            "loss": actor_loss.detach(),
+            "critic_loss": critic_loss.detach(),
+            "reward": ((reward * alive[1:]).sum() / weight.sum()).detach(),
+        }
 
     def state_dict(self) -> dict:
-        return {"critic": self.critic.state_dict(), "slow": self.slow.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        return {
+            "critic": self.critic.state_dict(),
+            "slow": self.slow.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self.critic.load_state_dict(state["critic"])

@@ -1,4 +1,5 @@
-"""A clone's dream beside what the expert saw: as a film, as a strip, and as the distance between the two; and what scores in the dream say of scores in reality."""
+"""A clone's dream beside what the expert saw: as a film, as a strip, and as the distance between the two; and what
+scores in the dream say of scores in reality."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,11 @@ def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.nda
 
 def says(action: Tensor, space: dict) -> str:
     """An action as a vector (A,), in words."""
-    return f"action {int(action.argmax())}" if space["type"] == "discrete" else "action " + " ".join(f"{value:+.2f}" for value in action.tolist())
+    return (
+        f"action {int(action.argmax())}"
+        if space["type"] == "discrete"
+        else "action " + " ".join(f"{value:+.2f}" for value in action.tolist())
+    )
 
 
 def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: dict) -> list[np.ndarray]:
@@ -45,9 +50,20 @@ def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: dict) -> 
 
 
 @torch.no_grad()
-def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets: Sequence[Dataset], act: Callable[[Tensor, Tensor], Tensor], space: dict, dt: float,
-         temperature: float, seed: int) -> None:
-    """dream.mp4 and dream.png in `folder`: above, what the expert really saw in its longest episode; below, the clone's dream from the same frame, decoded."""
+def film(
+    folder: Path,
+    vae: VAE,
+    mdrnn: MDRNN,
+    experts: ExpertLatents,
+    datasets: Sequence[Dataset],
+    act: Callable[[Tensor, Tensor], Tensor],
+    space: dict,
+    dt: float,
+    temperature: float,
+    seed: int,
+) -> None:
+    """dream.mp4 and dream.png in `folder`: above, what the expert really saw in its longest episode; below, the clone's
+    dream from the same frame, decoded."""
     start = int(experts.left[experts.starts].argmax())
     first, steps = int(experts.starts[start]), min(LONGEST, int(experts.left[experts.starts[start]]))
     frame = int(experts.frame[first])
@@ -58,10 +74,26 @@ def film(folder: Path, vae: VAE, mdrnn: MDRNN, experts: ExpertLatents, datasets:
     dreamt = list(to_uint8(vae.decode(z[: int(alive.sum()), 0])).cpu().numpy())
     with VideoWriter(folder / "dream.mp4", 1 / dt) as video:
         for t in range(steps):
-            rows = (("the expert, really", real, experts.action[first + t]), ("the clone, dreaming", dreamt, actions[t, 0]))
-            video.add(np.concatenate([with_lines(np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
-                                                 (name, says(action, space) if t < len(frames) else "the dream is over"), width=WIDTH) for name, frames, action in rows]))
-    rows = (("the expert,\nreally", real, experts.action[first : first + steps]), ("the clone,\ndreaming", dreamt, actions[:, 0]))
+            rows = (
+                ("the expert, really", real, experts.action[first + t]),
+                ("the clone, dreaming", dreamt, actions[t, 0]),
+            )
+            video.add(
+                np.concatenate(
+                    [
+                        with_lines(
+                            np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
+                            (name, says(action, space) if t < len(frames) else "the dream is over"),
+                            width=WIDTH,
+                        )
+                        for name, frames, action in rows
+                    ]
+                )
+            )
+    rows = (
+        ("the expert,\nreally", real, experts.action[first : first + steps]),
+        ("the clone,\ndreaming", dreamt, actions[:, 0]),
+    )
     pictures = [(name, with_actions(frames, taken, space)) for name, frames, taken in rows]
     save_png(folder / "dream.png", strip(pictures, height=len(pictures[0][1][0])))
 
@@ -72,7 +104,11 @@ def plot_distances(path: Path, distances: dict[str, Tensor], dt: float) -> None:
         axes = drawn.add_subplot()
         for name, values in distances.items():
             axes.plot(dt * (1 + np.arange(len(values))), values.cpu().numpy(), label=name)
-        axes.set(xlabel="seconds of the dream", ylabel="distance from the expert's latents", title="dreams from where experts were")
+        axes.set(
+            xlabel="seconds of the dream",
+            ylabel="distance from the expert's latents",
+            title="dreams from where experts were",
+        )
         axes.grid(alpha=0.3)
         axes.legend()
 
@@ -88,7 +124,12 @@ def plot_relation(path: Path, history: Sequence[dict]) -> None:
             for method in dict.fromkeys(row["method"] for row in rows):
                 own = [row for row in rows if row["method"] == method]
                 axes.scatter([row[name] for row in own], [row["return_mean"] for row in own], label=method)
-            axes.set(xlabel={"likeness": "likeness to the expert in the dream", "dream_reward": "reward of a dreamt step, as M expects it"}[name],
-                     ylabel="mean return in the simulator")
+            axes.set(
+                xlabel={
+                    "likeness": "likeness to the expert in the dream",
+                    "dream_reward": "reward of a dreamt step, as M expects it",
+                }[name],
+                ylabel="mean return in the simulator",
+            )
             axes.grid(alpha=0.3)
             axes.legend()

@@ -1,4 +1,5 @@
-"""Clones in the dream: where experts were, as latents; dreams that begin there; and what an expert would have done where a clone drifts to."""
+"""Clones in the dream: where experts were, as latents; dreams that begin there; and what an expert would have done
+where a clone drifts to."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ class ExpertLatents:
     Fields:
         mu, logsigma: (F, Z) posterior of every frame
         h: (F, R) M's output before it
-        action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an episode's last frame
+        action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an
+            episode's last frame
         driven: (F, A) what whoever drove did there; 0 at an episode's last frame
         left: (F,) steps to the last frame of its episode
         frame: (F,) its number among the frames of all episodes of the dataset
@@ -89,7 +91,8 @@ class ExpertLatents:
         return lambda z, h: self.driven[self.starts[chosen] + next(at)]
 
     def embed(self, z: Tensor, h: Tensor) -> Tensor:
-        """z (..., Z), h (..., R) -> (..., Z + R): both less the experts' mean and in units of their spread, so that z and h count alike in distances."""
+        """z (..., Z), h (..., R) -> (..., Z + R): both less the experts' mean and in units of their spread, so that z
+        and h count alike in distances."""
         mean_z, mean_h, spread_z, spread_h = self._moments
         return torch.cat([(z - mean_z) / spread_z, (h - mean_h) / spread_h], -1)
 
@@ -102,18 +105,23 @@ class ExpertLatents:
 
 @torch.no_grad()
 def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
-    """The episodes of "train" or "val" in which an expert was asked; M runs over each from its start, as it will in use."""
+    """The episodes of "train" or "val" in which an expert was asked; M runs over each from its start, as it will in
+    use."""
     where = mdrnn.head.weight.device
     parts: dict[str, list[Tensor]] = {name: [] for name in (field.name for field in fields(ExpertLatents))}
     episodes, frames = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()], 0
-    for first in tqdm(range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False):
+    for first in tqdm(
+        range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False
+    ):
         chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
         length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
         windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
         state = mdrnn.initial_state(len(chosen))
         h, c = [state[0][:, None]], [state[1]]
         for t in range(0, length, STRIDE):
-            after, state = mdrnn.hidden(windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where), state)
+            after, state = mdrnn.hidden(
+                windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where), state
+            )
             h.append(after)
             c.append(state[1])
         h, c = torch.cat(h, 1).cpu(), torch.stack(c, 1).cpu()  # (B, length + 1, R), (B, length / STRIDE + 1, R)
@@ -122,9 +130,17 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
             own, begins = slice(start, start + steps + 1), torch.arange(0, steps, STRIDE)
             _, driven, expert = data.episode(e)
             unknown = torch.full_like(expert[:1], torch.nan)
-            values = {"mu": data.mu[own], "logsigma": data.logsigma[own], "h": h[row, : steps + 1], "c": c[row, : len(begins)],
-                      "action": torch.cat([expert, unknown]), "driven": torch.cat([driven, torch.zeros_like(driven[:1])]),
-                      "left": torch.arange(steps, -1, -1), "frame": torch.arange(start, start + steps + 1), "starts": frames + begins}
+            values = {
+                "mu": data.mu[own],
+                "logsigma": data.logsigma[own],
+                "h": h[row, : steps + 1],
+                "c": c[row, : len(begins)],
+                "action": torch.cat([expert, unknown]),
+                "driven": torch.cat([driven, torch.zeros_like(driven[:1])]),
+                "left": torch.arange(steps, -1, -1),
+                "frame": torch.arange(start, start + steps + 1),
+                "starts": frames + begins,
+            }
             for name, value in values.items():
                 parts[name].append(value)
             frames += steps + 1
@@ -135,17 +151,26 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
     return ExpertLatents(**{name: torch.cat(values) for name, values in parts.items()})
 
 
-def drift(mdrnn: MDRNN, begun: Dream, steps: int, act: Callable[[Tensor, Tensor], Tensor], temperature: float,
-          generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def drift(
+    mdrnn: MDRNN,
+    begun: Dream,
+    steps: int,
+    act: Callable[[Tensor, Tensor], Tensor],
+    temperature: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Dream on for `steps` steps, T, with act(z (B, Z), h (B, R)) -> action (B, A) as a vector.
 
-    Returns z (T + 1, B, Z), h (T + 1, B, R), the actions (T, B, A), alive (T + 1, B): 1 until the dream's end, 0 after it, and the rewards M expects (T, B).
+    Returns z (T + 1, B, Z), h (T + 1, B, R), the actions (T, B, A), alive (T + 1, B): 1 until the dream's end, 0 after
+    it, and the rewards M expects (T, B).
     """
     now, alive = begun, begun.z.new_ones(len(begun.z))
     seen, done = [(now.z, now.h, alive)], []
     for _ in range(steps):
         action = act(now.z, now.h)
-        now, reward, terminated = dream.step(mdrnn, now, action, temperature, draw_noise(mdrnn.config, len(alive), generator))
+        now, reward, terminated = dream.step(
+            mdrnn, now, action, temperature, draw_noise(mdrnn.config, len(alive), generator)
+        )
         done.append((action, reward * alive))
         alive = alive * ~terminated
         seen.append((now.z, now.h, alive))
@@ -155,8 +180,8 @@ def drift(mdrnn: MDRNN, begun: Dream, steps: int, act: Callable[[Tensor, Tensor]
 
 
 class Nearest:
-    """What an expert did where it saw something most like what is asked about. Nothing but z is compared: h knows what was done before, so that whoever was nearest in
-    h, too, would tend to have done the same again."""
+    """What an expert did where it saw something most like what is asked about. Nothing but z is compared: h knows what
+    was done before, so that whoever was nearest in h, too, would tend to have done the same again."""
 
     def __init__(self, experts: ExpertLatents) -> None:
         known = experts.known()
@@ -173,7 +198,8 @@ class Judgement:
     """What dreams of a clone are worth that begin where an expert was.
 
     Fields:
-        distance: (T,) from what the expert saw, step by step, a mean over the dreams (Euclidean, in `ExpertLatents.embed`)
+        distance: (T,) from what the expert saw, step by step, a mean over the dreams (Euclidean, in
+            `ExpertLatents.embed`)
         likeness: mean of DITTO's reward
         reward: that M expects, a mean over steps
     """
@@ -207,8 +233,17 @@ class Dreams:
         recorded: ExpertLatents of "train" and "val"        experts: the same, on M's device
     """
 
-    def __init__(self, logdir: Path, vae: VAE, vae_digest: str, mdrnn: MDRNN, datasets: Sequence[Dataset], setting: Setting) -> None:
-        self.logdir, self.vae, self.vae_digest, self.mdrnn, self.datasets, self.setting = logdir, vae, vae_digest, mdrnn, datasets, setting
+    def __init__(
+        self, logdir: Path, vae: VAE, vae_digest: str, mdrnn: MDRNN, datasets: Sequence[Dataset], setting: Setting
+    ) -> None:
+        self.logdir, self.vae, self.vae_digest, self.mdrnn, self.datasets, self.setting = (
+            logdir,
+            vae,
+            vae_digest,
+            mdrnn,
+            datasets,
+            setting,
+        )
         self.where = mdrnn.head.weight.device
         mdrnn.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
         self.recorded = {split: self.latents(datasets, split) for split in ("train", "val")}
@@ -225,23 +260,38 @@ class Dreams:
 
     @torch.no_grad()
     def drift(self, model: Controller, before: dict[str, Tensor] | None, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Let `model` dream, and ask what the expert did where it saw what was most like it: z (N, Z), h (N, R), action (N, A) as float16, added to `before`."""
+        """Let `model` dream, and ask what the expert did where it saw what was most like it: z (N, Z), h (N, R), action
+        (N, A) as float16, added to `before`."""
         experts, generator = self.experts["train"], self._generator(rng)
-        z, h, _, alive, _ = drift(self.mdrnn, experts.begin(self._starts(rng)), self.setting.horizon, self.act(model), self.setting.temperature, generator)
+        z, h, _, alive, _ = drift(
+            self.mdrnn,
+            experts.begin(self._starts(rng)),
+            self.setting.horizon,
+            self.act(model),
+            self.setting.temperature,
+            generator,
+        )
         chosen = alive[::DRIFT_STRIDE] > 0
         z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
         fresh = {"z": z, "h": h, "action": self._nearest.action(z)}
-        return {name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()}
+        return {
+            name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()
+        }
 
-    def imitate(self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm, average: AveragedModel | None = None) -> dict[str, float]:
-        """So many updates of actor and critic, and of the actor's average, if there is one; means of what `Ditto.learn` says. `bar` counts dreamt steps."""
+    def imitate(
+        self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm, average: AveragedModel | None = None
+    ) -> dict[str, float]:
+        """So many updates of actor and critic, and of the actor's average, if there is one; means of what `Ditto.learn`
+        says. `bar` counts dreamt steps."""
         experts, generator, mean = self.experts["train"], self._generator(rng), Mean()
         horizon, num, known = self.setting.horizon, self.setting.num, experts.known()
         for _ in range(updates):
             chosen = self._starts(rng)
             ditto.begin(num, generator)
             with torch.set_grad_enabled(not ditto.discrete):
-                z, h, action, alive, _ = drift(self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator)
+                z, h, action, alive, _ = drift(
+                    self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator
+                )
                 reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
             at = known[torch.from_numpy(rng.integers(len(known), size=num)).to(self.where)]
             mean.add(ditto.learn(z, h, action, alive, reward, (experts.mu[at], experts.h[at], experts.action[at])))
@@ -252,15 +302,21 @@ class Dreams:
 
     @torch.no_grad()
     def judge(self, act: Callable[[Tensor, Tensor], Tensor] | None) -> Judgement:
-        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody; without `act` of what was really done, which tells how
-        well M foresees."""
+        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody;
+        without `act` of what was really done, which tells how well M foresees."""
         experts, generator = self.experts["val"], torch.Generator(self.where).manual_seed(self.setting.seed)
         steps = min(self.setting.horizon, int(experts.left[experts.starts].max()))
         long = experts.long(steps)
         chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=self.where)]
-        z, h, _, alive, reward = drift(self.mdrnn, experts.begin(chosen), steps, act or experts.replay(chosen), self.setting.temperature, generator)
+        z, h, _, alive, reward = drift(
+            self.mdrnn, experts.begin(chosen), steps, act or experts.replay(chosen), self.setting.temperature, generator
+        )
         mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
-        return Judgement((mine - theirs).norm(dim=-1).mean(1), float((similarity(mine, theirs) * alive[1:]).mean()), float(reward.mean()))
+        return Judgement(
+            (mine - theirs).norm(dim=-1).mean(1),
+            float((similarity(mine, theirs) * alive[1:]).mean()),
+            float(reward.mean()),
+        )
 
     @cached_property
     def _nearest(self) -> Nearest:
@@ -273,7 +329,10 @@ class Dreams:
         """(num,) numbers of starts of the train split with a whole horizon after them; UserError if there are none."""
         long = self.experts["train"].long(self.setting.horizon)
         if not len(long):
-            raise UserError(f"no episode with an expert has {self.setting.horizon} steps after a moment where dreams begin: choose a smaller --horizon")
+            raise UserError(
+                f"no episode with an expert has {self.setting.horizon} steps after a moment where dreams begin: choose "
+                "a smaller --horizon"
+            )
         return long[torch.from_numpy(rng.integers(len(long), size=self.setting.num)).to(self.where)]
 
 

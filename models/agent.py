@@ -1,4 +1,5 @@
-"""An agent: V, M and C together, from a frame to an action; C alone, where a world is observed as numbers; or a policy that sees frames without V and M."""
+"""An agent: V, M and C together, from a frame to an action; C alone, where a world is observed as numbers; or a policy
+that sees frames without V and M."""
 
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from dreamdrive.models.vae import VAE, VAEConfig, to_float, to_uint8
 from dreamdrive.utils import checkpoint
 
 ENCODED_AT_ONCE = 256  # frames
-# Copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last bit. AVX2's are alike from 4 rows on; those of
-# AVX-512 and AMX work on 16 rows at a time.
+# Copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last
+# bit. AVX2's are alike from 4 rows on; those of AVX-512 and AMX work on 16 rows at a time.
 LANES = 4 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 
 
@@ -26,20 +27,31 @@ def load_vae(logdir: Path, device: torch.device) -> tuple[VAE, dict]:
 
 
 def load_models(logdir: Path, device: torch.device) -> tuple[VAE, MDRNN, dict, dict | None, dict[str, str]]:
-    """V and M of a run, frozen; the world they model; where dreams start; and the digests of both. UserError if M was trained on another V."""
+    """V and M of a run, frozen; the world they model; where dreams start; and the digests of both. UserError if M was
+    trained on another V."""
     vae, saved_vae = load_vae(logdir, device)
     saved = checkpoint.load_parent(logdir, "mdrnn")
     checkpoint.check_parents(saved, {"vae": saved_vae["digest"]}, checkpoint.path(logdir, "mdrnn"), "mdrnn")
     mdrnn = MDRNN(MDRNNConfig(**saved["config"]))
     mdrnn.load_state_dict(saved["model"])
-    starts = saved["starts"] and {name: value.float() for name, value in saved["starts"].items()}  # an exported run holds them in half precision
-    return vae, mdrnn.to(device).eval().requires_grad_(False), saved_vae["world"], starts, {"vae": saved_vae["digest"], "mdrnn": saved["digest"]}
+    # an exported run holds them in half precision
+    starts = saved["starts"] and {name: value.float() for name, value in saved["starts"].items()}
+    return (
+        vae,
+        mdrnn.to(device).eval().requires_grad_(False),
+        saved_vae["world"],
+        starts,
+        {"vae": saved_vae["digest"], "mdrnn": saved["digest"]},
+    )
 
 
-def load_agent(logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu", name: str = "best.tar") -> "Head":
+def load_agent(
+    logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu", name: str = "best.tar"
+) -> "Head":
     """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller, as it is in the checkpoint `name`."""
     device, path = torch.device(device), checkpoint.path(logdir, controller, name)
-    alone = checkpoint.load(path, controller) if path.exists() else None  # V's absence is to be told before a controller's
+    # V's absence is to be told before a controller's
+    alone = checkpoint.load(path, controller) if path.exists() else None
     if alone and alone["config"]["features"] in ALONE:
         return ALONE[alone["config"]["features"]](_head(alone, device), alone["world"], {controller: alone["digest"]})
     vae, mdrnn, world, _, parents = load_models(logdir, device)
@@ -65,8 +77,8 @@ def filled(batch: Tensor) -> Tensor:
 
 
 class Head:
-    """B copies of C alone, which acts on observations that are numbers and remembers nothing. The same numbers give the same actions, to the last bit whoever drives
-    beside them (on a CPU with a given number of threads): see LANES.
+    """B copies of C alone, which acts on observations that are numbers and remembers nothing. The same numbers give the
+    same actions, to the last bit whoever drives beside them (on a CPU with a given number of threads): see LANES.
 
     Attributes:
         world: env, image_shape, action_space, dt and max_steps it was made for
@@ -79,7 +91,8 @@ class Head:
         self.device = controller.layers[0].weight.device if controller else torch.device("cpu")
 
     def reset(self, num: int, parameters: Tensor | None = None) -> None:
-        """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head (models.controller.parameter_vector)."""
+        """Begin an episode in each of `num` copies; with `parameters` (B, n), each has those for its head
+        (models.controller.parameter_vector)."""
         self.num = num
         self._parameters = None if parameters is None else filled(parameters)
 
@@ -89,7 +102,8 @@ class Head:
         self._parameters = None if self._parameters is None else self._parameters[filled(which.nonzero()[:, 0])]
 
     def act(self, obs: Tensor) -> Tensor:
-        """obs, as the world gives it -> action (B, A) float32 or (B,) int64; M, if there is one, then takes its step."""
+        """obs, as the world gives it -> action (B, A) float32 or (B,) int64; M, if there is one, then takes its
+        step."""
         self.see(obs)
         action = self.choose()
         self.follow(action)
@@ -97,7 +111,8 @@ class Head:
 
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:
-        """Take in an observation; `choose` says what C would do now, `follow` goes on with an action, C's or somebody else's."""
+        """Take in an observation; `choose` says what C would do now, `follow` goes on with an action, C's or somebody
+        else's."""
         self._z = self._h = filled(obs).to(self.device)
 
     @property
@@ -156,7 +171,8 @@ class PolicyHead(Head):
 
 
 class Agent(Head):
-    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the same actions."""
+    """B copies of (V, M, C): sees frames, remembers, acts. z is the posterior's mean, so that the same frames give the
+    same actions."""
 
     def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
         super().__init__(controller, world, parents)
@@ -187,7 +203,8 @@ class Agent(Head):
         self._z, self._h = filled(z), filled(h)
 
     def latents(self, frames: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """What was `z` (T, Z) and `h` (T, R) at each frame of an episode, uint8 (T, H, W, C), in which action (T, A) was taken, as vectors."""
+        """What was `z` (T, Z) and `h` (T, R) at each frame of an episode, uint8 (T, H, W, C), in which action (T, A)
+        was taken, as vectors."""
         z = torch.cat([self.vae.encode(to_float(part.to(self.device))).mu for part in frames.split(ENCODED_AT_ONCE)])
         h, _ = self.mdrnn.hidden(z[None], action[None].to(self.device), self.mdrnn.initial_state(1))
         return z, torch.cat([torch.zeros_like(h[0, :1]), h[0, :-1]])

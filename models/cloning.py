@@ -1,4 +1,5 @@
-"""Supervised cloning: the loss, and passes over what an expert did, for heads on latents or numbers and for policies on frames."""
+"""Supervised cloning: the loss, and passes over what an expert did, for heads on latents or numbers and for policies on
+frames."""
 
 import math
 from collections.abc import Iterable
@@ -35,20 +36,25 @@ class Glimpse(Protocol):
 
 
 class CloneLoss(nn.Module):
-    """What a head's outputs (B, A) cost against the expert's actions (B, A) as `action_vector` has them, a mean over the batch.
+    """What a head's outputs (B, A) cost against the expert's actions (B, A) as `action_vector` has them, a mean over
+    the batch.
 
-    discrete: cross-entropy, with `smoothing` the share of the label that goes to all alike (Szegedy et al. 2016, section 7)
+    discrete: cross-entropy, with `smoothing` the share of the label that goes to all alike (Szegedy et al. 2016,
+        section 7)
     squared: squared error, summed over components
-    gaussian: negative log-likelihood of a normal distribution around the outputs whose spread is learnt, one for each component, the same everywhere: a component
-        that can be told well then counts for more
+    gaussian: negative log-likelihood of a normal distribution around the outputs whose spread is learnt, one for each
+        component, the same everywhere: a component that can be told well then counts for more
 
-    In training, the expert's numbers get noise of spread `noise` each time they are seen; when measuring, neither that nor smoothing.
+    In training, the expert's numbers get noise of spread `noise` each time they are seen; when measuring, neither that
+    nor smoothing.
     """
 
     def __init__(self, space: dict, kind: str = "squared", smoothing: float = 0.0, noise: float = 0.0) -> None:
         super().__init__()
         self.discrete, self.smoothing, self.noise = space["type"] == "discrete", smoothing, noise
-        self.log_spread = nn.Parameter(torch.zeros(len(space["low"]))) if kind == "gaussian" and not self.discrete else None
+        self.log_spread = (
+            nn.Parameter(torch.zeros(len(space["low"]))) if kind == "gaussian" and not self.discrete else None
+        )
 
     def forward(self, outputs: Tensor, action: Tensor) -> Tensor:
         if self.discrete:
@@ -57,19 +63,30 @@ class CloneLoss(nn.Module):
             action = action + self.noise * torch.randn_like(action)
         if self.log_spread is None:
             return (outputs - action).square().sum(1).mean()
-        return ((outputs - action).square() * (-2 * self.log_spread).exp() / 2 + self.log_spread + HALF_LOG_TAU).sum(1).mean()
+        return (
+            ((outputs - action).square() * (-2 * self.log_spread).exp() / 2 + self.log_spread + HALF_LOG_TAU)
+            .sum(1)
+            .mean()
+        )
 
 
 def averaged(model: nn.Module, steps: int) -> AveragedModel:
-    """What keeps an average of the model's weights over some `steps` of training, exponentially weighted (Polyak and Juditsky 1992): from one step to the next a clone's
-    closed loop gets better and worse by chance, its average does not."""
+    """What keeps an average of the model's weights over some `steps` of training, exponentially weighted (Polyak and
+    Juditsky 1992): from one step to the next a clone's closed loop gets better and worse by chance, its average does
+    not."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))
 
 
-def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf) -> None:
-    """A step of the optimizer, if there is one, the gradient's norm at most `clip`; UserError for a loss that is not finite."""
+def learn(
+    loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf
+) -> None:
+    """A step of the optimizer, if there is one, the gradient's norm at most `clip`; UserError for a loss that is not
+    finite."""
     if not math.isfinite(loss.item()):
-        raise UserError(f"the loss became {loss.item()} in batch {number} of {bar.desc.removesuffix(': ')}: lower --learning-rate and run again")
+        raise UserError(
+            f"the loss became {loss.item()} in batch {number} of {bar.desc.removesuffix(': ')}: lower --learning-rate "
+            "and run again"
+        )
     if optimizer:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -78,10 +95,16 @@ def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, ba
         optimizer.step()
 
 
-def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm,
-              average: AveragedModel | None = None) -> dict[str, float]:
-    """One pass over `batches` of z, h and action; trains with an optimizer, and keeps an average, if there is one, else measures. Means of the loss and, of discrete
-    actions, the accuracy."""
+def run_epoch(
+    model: Controller,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    criterion: CloneLoss,
+    optimizer: torch.optim.Optimizer | None,
+    bar: tqdm,
+    average: AveragedModel | None = None,
+) -> dict[str, float]:
+    """One pass over `batches` of z, h and action; trains with an optimizer, and keeps an average, if there is one, else
+    measures. Means of the loss and, of discrete actions, the accuracy."""
     where, mean = next(model.parameters()).device, Mean()
     criterion.train(optimizer is not None)
     for number, (z, h, action) in enumerate(batches):
@@ -97,9 +120,16 @@ def run_epoch(model: Controller, batches: Iterable[tuple[Tensor, Tensor, Tensor]
     return mean.result()
 
 
-def run_sequences(model: Policy, batches: Iterable[Glimpse], criterion: CloneLoss, optimizer: torch.optim.Optimizer | None, bar: tqdm,
-                  average: AveragedModel | None = None) -> dict[str, float]:
-    """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back through it."""
+def run_sequences(
+    model: Policy,
+    batches: Iterable[Glimpse],
+    criterion: CloneLoss,
+    optimizer: torch.optim.Optimizer | None,
+    bar: tqdm,
+    average: AveragedModel | None = None,
+) -> dict[str, float]:
+    """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back
+    through it."""
     where, mean, state = model.head.weight.device, Mean(), None
     criterion.train(optimizer is not None)
     for number, glimpse in enumerate(batches):

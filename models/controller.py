@@ -15,7 +15,8 @@ class ControllerConfig:
 
     Fields:
         latent, recurrent: Z and R
-        features: "z" for z alone, "zh" for z and h, "state" for an observation that is Z numbers itself, without V and M
+        features: "z" for z alone, "zh" for z and h, "state" for an observation that is Z numbers itself, without V and
+            M
         hidden: width of a hidden tanh layer; 0 for a linear head
         action_space: as `utils.spaces.space_to_dict` writes it
     """
@@ -40,16 +41,23 @@ class ControllerConfig:
 
 
 class Controller(nn.Module):
-    """(z, h) -> action. Box: the outputs, in units of the space's scale, clipped to the space. Discrete: the index of the largest output."""
+    """(z, h) -> action. Box: the outputs, in units of the space's scale, clipped to the space. Discrete: the index of
+    the largest output."""
 
     def __init__(self, config: ControllerConfig) -> None:
         super().__init__()
         self.config = config
         sizes = [config.inputs, *([config.hidden] if config.hidden else []), config.outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.register_buffer("low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False)
-        self.register_buffer("high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False)
-        self.register_buffer("scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False
+        )
 
     def inputs(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (..., inputs)."""
@@ -104,7 +112,8 @@ def set_parameters(controller: Controller, vector: Tensor) -> None:
 
 
 def action_vector(action: Tensor, space: dict) -> Tensor:
-    """An action as networks see it: (..., A) for a box in units of its scale, (...) indices one-hot (..., n) for a discrete space."""
+    """An action as networks see it: (..., A) for a box in units of its scale, (...) indices one-hot (..., n) for a
+    discrete space."""
     if space["type"] == "discrete":
         return nn.functional.one_hot(action.long(), space["n"]).float()
     return action.float() / torch.tensor(space["scale"], device=action.device) if "scale" in space else action.float()

@@ -1,4 +1,5 @@
-"""M: an LSTM whose output is a mixture of diagonal Gaussians over the next latent, with reward and termination (Ha & Schmidhuber 2018, section 2.2)."""
+"""M: an LSTM whose output is a mixture of diagonal Gaussians over the next latent, with reward and termination (Ha &
+Schmidhuber 2018, section 2.2)."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -84,7 +85,13 @@ class MDRNN(nn.Module):
         mu, logsigma, logits, reward, terminal = self.head(h).float().split(sizes, -1)
         # Floor and ceiling on sigma keep the likelihood finite on constant latents and the dream bounded.
         logsigma = logsigma.clamp(-7.0, 3.0).unflatten(-1, (mixtures, latent))
-        return Prediction(logits.log_softmax(-1), mu.unflatten(-1, (mixtures, latent)), logsigma, reward.squeeze(-1), terminal.squeeze(-1))
+        return Prediction(
+            logits.log_softmax(-1),
+            mu.unflatten(-1, (mixtures, latent)),
+            logsigma,
+            reward.squeeze(-1),
+            terminal.squeeze(-1),
+        )
 
     def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Prediction, State]:
         """z (B, T, Z), action (B, T, A) -> prediction of steps 1..T [B, T, ...], and the state after the last."""
@@ -99,7 +106,8 @@ class MDRNN(nn.Module):
 def mixture_log_likelihood(pred: Prediction, z_next: Tensor) -> Tensor:
     """log p(z' | ...) in nats, summed over the latent vector: z_next (..., Z) -> (...). Bishop 1994, eq. 21 and 24."""
     scaled = (z_next.unsqueeze(-2) - pred.mu) * (-pred.logsigma).exp()  # (..., K, Z)
-    component = -0.5 * scaled.square().sum(-1) - pred.logsigma.sum(-1) - 0.5 * math.log(2 * math.pi) * z_next.shape[-1]  # (..., K)
+    # (..., K)
+    component = -0.5 * scaled.square().sum(-1) - pred.logsigma.sum(-1) - 0.5 * math.log(2 * math.pi) * z_next.shape[-1]
     return torch.logsumexp(pred.logpi + component, -1)
 
 
@@ -108,7 +116,8 @@ class Noise:
     """All that is random in one dream step.
 
     Fields:
-        gumbel: (B, K) chooses the component       normal: (B, Z) moves z within it       uniform: (B,) decides whether the episode ends
+        gumbel: (B, K) chooses the component       normal: (B, Z) moves z within it       uniform: (B,) decides whether
+            the episode ends
     """
 
     gumbel: Tensor
@@ -117,7 +126,8 @@ class Noise:
 
 
 def draw_noise(config: MDRNNConfig, num: int, generator: torch.Generator, copies: int = 1) -> Noise:
-    """Noise for `copies` groups of `num` dreams, the same in every group: candidates compared with each other then meet the same luck."""
+    """Noise for `copies` groups of `num` dreams, the same in every group: candidates compared with each other then meet
+    the same luck."""
     where = generator.device
     uniform = torch.rand(num, config.mixtures + 1, generator=generator, device=where).clamp_min_(1e-10)
     normal = torch.randn(num, config.latent, generator=generator, device=where)
@@ -126,8 +136,10 @@ def draw_noise(config: MDRNNConfig, num: int, generator: torch.Generator, copies
 
 
 def sample_mixture(pred: Prediction, temperature: float, noise: Noise) -> Tensor:
-    """z' (B, Z) drawn at `temperature` tau: weights pi^(1/tau), sigma * sqrt(tau) (Ha & Eck 2017, eq. 8); tau = 0 takes the likeliest component's mean."""
-    score = pred.logpi if temperature == 0 else pred.logpi / temperature + noise.gumbel  # Gumbel-max: argmax draws from the softmax
+    """z' (B, Z) drawn at `temperature` tau: weights pi^(1/tau), sigma * sqrt(tau) (Ha & Eck 2017, eq. 8); tau = 0 takes
+    the likeliest component's mean."""
+    # Gumbel-max: argmax draws from the softmax
+    score = pred.logpi if temperature == 0 else pred.logpi / temperature + noise.gumbel
     index = score.argmax(-1)[:, None, None].expand(-1, 1, pred.mu.shape[-1])
     mu = pred.mu.gather(1, index).squeeze(1)
     if temperature == 0:
@@ -136,11 +148,15 @@ def sample_mixture(pred: Prediction, temperature: float, noise: Noise) -> Tensor
     return torch.addcmul(mu, sigma, noise.normal, value=math.sqrt(temperature))
 
 
-def mdrnn_loss(pred: Prediction, z_next: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor, include_reward: bool) -> dict[str, Tensor]:
-    """Mean over the steps where mask (B, T) is 1 of: nll in nats per frame, squared error of the reward, cross-entropy of the end.
+def mdrnn_loss(
+    pred: Prediction, z_next: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor, include_reward: bool
+) -> dict[str, Tensor]:
+    """Mean over the steps where mask (B, T) is 1 of: nll in nats per frame, squared error of the reward, cross-entropy
+    of the end.
 
     The sum is divided by Z + 2, the number of terms, as in the reference implementation.
     """
+
     def mean(value: Tensor) -> Tensor:
         return (value * mask).sum() / mask.sum()
 

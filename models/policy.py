@@ -1,4 +1,5 @@
-"""A policy on frames, without V and M: convolutions, then a closed-form continuous-time network (CfC, Hasani et al. 2022), an LSTM, a GRU, or no memory at all."""
+"""A policy on frames, without V and M: convolutions, then a closed-form continuous-time network (CfC, Hasani et al.
+2022), an LSTM, a GRU, or no memory at all."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -38,7 +39,10 @@ class PolicyConfig:
         if self.memory not in MEMORIES:
             raise ValueError(f'memory must be one of {", ".join(MEMORIES)}, not "{self.memory}"')
         if min(self.image_shape[:2]) < 36:
-            raise ValueError(f"frames of {self.image_shape[0]}x{self.image_shape[1]} are too small for the convolutions: 36x36 at least")
+            raise ValueError(
+                f"frames of {self.image_shape[0]}x{self.image_shape[1]} are too small for the convolutions: 36x36 at "
+                "least"
+            )
 
     @property
     def outputs(self) -> int:
@@ -46,26 +50,39 @@ class PolicyConfig:
 
 
 class Policy(nn.Module):
-    """Frames, one after another -> actions. The convolutions are those of Mnih et al. (2015), with `width` channels instead of 32.
+    """Frames, one after another -> actions. The convolutions are those of Mnih et al. (2015), with `width` channels
+    instead of 32.
 
-    What they see is normalised frame by frame (layer normalisation): running means over the frames of a game, which are all alike, are what makes the clone of ncps'
-    Atari guide swing from one epoch to the next.
+    What they see is normalised frame by frame (layer normalisation): running means over the frames of a game, which are
+    all alike, are what makes the clone of ncps' Atari guide swing from one epoch to the next.
     """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
         height, width, channels = config.image_shape
-        self.convolutions = nn.Sequential(nn.Conv2d(channels, config.width, 8, 4), nn.ReLU(), nn.Conv2d(config.width, 2 * config.width, 4, 2), nn.ReLU(),
-                                          nn.Conv2d(2 * config.width, 2 * config.width, 3, 1), nn.ReLU())
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, config.width, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(config.width, 2 * config.width, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(2 * config.width, 2 * config.width, 3, 1),
+            nn.ReLU(),
+        )
         with torch.no_grad():
             seen = self.convolutions(torch.zeros(1, channels, height, width)).numel()
         self.glance = nn.Sequential(nn.Linear(seen, 2 * config.units), nn.LayerNorm(2 * config.units), nn.SiLU())
         self.memory = make_memory(config.memory, 2 * config.units, config.units)
         self.head = nn.Linear(config.units, config.outputs)
-        self.register_buffer("low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False)
-        self.register_buffer("high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False)
-        self.register_buffer("scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False
+        )
 
     def initial_state(self, num: int) -> Tensor:
         """What is remembered at an episode's start, zeros (num, S)."""
@@ -110,5 +127,8 @@ def make_memory(kind: str, inputs: int, units: int) -> Callable:
     try:
         from ncps.torch import CfC
     except ImportError as error:
-        raise UserError(f"--model cfc needs the package ncps, which cannot be imported here ({error}): run `make setup`, or `pip install -r requirements.txt`") from None
+        raise UserError(
+            f"--model cfc needs the package ncps, which cannot be imported here ({error}): run `make setup`, or `pip "
+            "install -r requirements.txt`"
+        ) from None
     return CfC(inputs, units, backbone_units=BACKBONE)

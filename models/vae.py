@@ -1,7 +1,9 @@
-"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers; for 128x128 frames with a layer more at either end.
+"""V: the convolutional variational autoencoder of Ha & Schmidhuber (2018), 64x64 frames to Z latent numbers; for
+128x128 frames with a layer more at either end.
 
-And one of convolutions alone, whose latents are an 8x8 grid over the frame: each knows its own surroundings, nothing that is small must first be found in the whole
-frame, and traffic survives that the other V needs many times the frames for, or loses (docs/results.md).
+And one of convolutions alone, whose latents are an 8x8 grid over the frame: each knows its own surroundings, nothing
+that is small must first be found in the whole frame, and traffic survives that the other V needs many times the frames
+for, or loses (docs/results.md).
 """
 
 from dataclasses import asdict, dataclass
@@ -73,30 +75,50 @@ class VAE(nn.Module):
         """Latents that see the whole frame, and the reference's layers."""
         config, large = self.config, self.config.size == 128
         sizes = [config.channels, 32, 64, 128, 256, *([256] if large else [])]
-        self.encoder = nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten())
+        self.encoder = nn.Sequential(
+            *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten()
+        )
         self.mu = nn.Linear(1024, config.latent)
         self.logsigma = nn.Linear(1024, config.latent)
         self.expand = nn.Linear(config.latent, 1024)
-        # The reference's first transposed convolution has a 1x1 input: a matrix product with the same parameters, and faster as one.
+        # The reference's first transposed convolution has a 1x1 input: a matrix product with the same parameters, and
+        # faster as one.
         self.first = nn.Linear(1024, 128 * 5 * 5)
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(),
-            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(),
-            *([nn.ConvTranspose2d(32, 16, 6, stride=2), nn.ReLU(), nn.ConvTranspose2d(16, config.channels, 4, stride=2, padding=1)] if large
-              else [nn.ConvTranspose2d(32, config.channels, 6, stride=2)]), nn.Sigmoid(),
+            nn.ConvTranspose2d(128, 64, 5, stride=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 6, stride=2),
+            nn.ReLU(),
+            *(
+                [
+                    nn.ConvTranspose2d(32, 16, 6, stride=2),
+                    nn.ReLU(),
+                    nn.ConvTranspose2d(16, config.channels, 4, stride=2, padding=1),
+                ]
+                if large
+                else [nn.ConvTranspose2d(32, config.channels, 6, stride=2)]
+            ),
+            nn.Sigmoid(),
         )
 
     def _grid(self) -> None:
-        """Latents that are a grid: every layer halves or doubles the sides, but for two in the middle that look around."""
+        """Latents that are a grid: every layer halves or doubles the sides, but for two in the middle that look
+        around."""
         config = self.config
         sizes = [config.channels, *([16] if config.size == 128 else []), 32, 64, 128]
         depth = config.latent // GRID**2
         down = (layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU()))
-        up = (layer for a, b in pairwise(sizes[::-1]) for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)))
+        up = (
+            layer
+            for a, b in pairwise(sizes[::-1])
+            for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
+        )
         self.encoder = nn.Sequential(*down, nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
         self.mu = nn.Conv2d(128, depth, 1)
         self.logsigma = nn.Conv2d(128, depth, 1)
-        self.decoder = nn.Sequential(nn.Conv2d(depth, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), *up, nn.Sigmoid())
+        self.decoder = nn.Sequential(
+            nn.Conv2d(depth, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), *up, nn.Sigmoid()
+        )
 
     def encode(self, obs: Tensor) -> Posterior:
         """obs (B, C, size, size) in [0, 1] -> posterior over z (B, Z)."""
@@ -105,7 +127,11 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """z (B, Z) -> reconstruction (B, C, size, size) in [0, 1]."""
-        grid = z.unflatten(1, (-1, GRID, GRID)) if self.config.grid else F.relu(self.first(F.relu(self.expand(z)))).unflatten(1, (128, 5, 5))
+        grid = (
+            z.unflatten(1, (-1, GRID, GRID))
+            if self.config.grid
+            else F.relu(self.first(F.relu(self.expand(z)))).unflatten(1, (128, 5, 5))
+        )
         return self.decoder(grid.to(memory_format=torch.channels_last))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Posterior]:
@@ -117,30 +143,37 @@ class VAE(nn.Module):
         return asdict(self.config)
 
 
-def vae_loss(obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None, beta: float = 1.0) -> dict[str, Tensor]:
-    """Negative evidence lower bound with free bits, a mean over the batch; `beta` weighs its second part (Higgins et al. 2017).
+def vae_loss(
+    obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None, beta: float = 1.0
+) -> dict[str, Tensor]:
+    """Negative evidence lower bound with free bits, a mean over the batch; `beta` weighs its second part (Higgins et
+    al. 2017).
 
-    reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times `weight` (B, 1, H, W) if there is one
-    KL(q || N(0, 1)) summed over Z, at least FREE_BITS * Z per frame
+    reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times
+    `weight` (B, 1, H, W) if there is one KL(q || N(0, 1)) summed over Z, at least FREE_BITS * Z per frame
     """
     squared = (reconstruction.float() - obs).square()
     squared = (squared if weight is None else squared * weight).flatten(1).sum(1).mean()
     mu, logsigma = posterior.mu.float(), posterior.logsigma.float()
-    kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)  # (B,), Kingma & Welling 2014, appendix B
+    # (B,), Kingma & Welling 2014, appendix B
+    kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)
     free = torch.full_like(kl, FREE_BITS * mu.shape[1])
     return {"loss": squared + beta * torch.maximum(kl, free).mean(), "reconstruction": squared, "kl": kl.mean()}
 
 
 def colour_index(obs: Tensor) -> Tensor:
-    """Which of COLOURS colours each pixel of uint8 frames (..., H, W, C) has, (..., H, W) int64; of more than three channels the first three count."""
+    """Which of COLOURS colours each pixel of uint8 frames (..., H, W, C) has, (..., H, W) int64; of more than three
+    channels the first three count."""
     levels = (obs[..., :3] >> (8 - COLOUR_BITS)).long()
     return sum(levels[..., c] << (COLOUR_BITS * c) for c in range(levels.shape[-1]))
 
 
 def colour_weights(obs: Tensor, balance: float) -> Tensor:
-    """(COLOURS,) weights of colours for the reconstruction error: their share in frames (B, H, W, C) uint8 to the power of -balance, and 1 on average over those pixels.
+    """(COLOURS,) weights of colours for the reconstruction error: their share in frames (B, H, W, C) uint8 to the power
+    of -balance, and 1 on average over those pixels.
 
-    With 0 all count alike; with 1 each colour as much as any other, however little of it there is: small things then survive.
+    With 0 all count alike; with 1 each colour as much as any other, however little of it there is: small things then
+    survive.
     """
     count = torch.bincount(colour_index(obs).flatten(), minlength=COLOURS).double()
     weight = count.clamp(min=count.sum() * RAREST).pow(-balance)

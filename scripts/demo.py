@@ -1,4 +1,5 @@
-"""`make demo`, `make demo-nocturne`: all stages with small budgets, from nothing to a driver that drives and a table of scores.
+"""`make demo`, `make demo-nocturne`: all stages with small budgets, from nothing to a driver that drives and a table of
+scores.
 
 Reads   nothing
 Writes  datasets/demo*/, exp_dir/demo*/
@@ -52,39 +53,60 @@ def rate(name: str) -> Callable[[dict], str]:
 
 DATA, LOGDIR = Path("datasets/demo"), Path("exp_dir/demo")
 CARRACING = Demo(
-    "CarRacing-v3, official", LOGDIR,
+    "CarRacing-v3, official",
+    LOGDIR,
     (
-        f"data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 --action-noise 0.6 --rootdir {DATA} --threads 2",
+        "data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 "
+        f"--action-noise 0.6 --rootdir {DATA} --threads 2",
         f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
         f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-        f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 --evaluate-every 5 --max-workers 2",
+        f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 "
+        "--evaluate-every 5 --max-workers 2",
         f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
     ),
-    {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"}, "--episodes 10",
-    {"mean +- std": lambda score: f"{score['mean']:.1f} +- {score['std']:.1f}", "episodes": lambda score: str(score["episodes"])},
+    {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"},
+    "--episodes 10",
+    {
+        "mean +- std": lambda score: f"{score['mean']:.1f} +- {score['std']:.1f}",
+        "episodes": lambda score: str(score["episodes"]),
+    },
     ("vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
-)  # fmt: skip
-SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (Path(p) for p in ("datasets/demo-scenes", "datasets/demo-scenes-unseen", "datasets/demo-nocturne", "exp_dir/demo-nocturne"))
+)
+SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (
+    Path(p)
+    for p in ("datasets/demo-scenes", "datasets/demo-scenes-unseen", "datasets/demo-nocturne", "exp_dir/demo-nocturne")
+)
 NOCTURNE = Demo(
-    "Nocturne, unseen synthetic scenes", TRAFFIC_LOGDIR,
+    "Nocturne, unseen synthetic scenes",
+    TRAFFIC_LOGDIR,
     (
         f"-m envs.nocturne.synthetic --scenes 60 --out {SCENES} --seed 0",
         f"-m envs.nocturne.synthetic --scenes 40 --out {TEST} --seed 1",
-        f"data/generation_script.py --env nocturne --scenes {SCENES} --policy expert --action-noise 1 --rootdir {TRAFFIC} --threads 2",
-        f"trainvae.py --dataset {TRAFFIC} --logdir {TRAFFIC_LOGDIR} --grid --latent 128 --colour-balance 0.6 --beta 0.05 --batch-size 32 --epoch-frames 40000 --epochs 2",
+        f"data/generation_script.py --env nocturne --scenes {SCENES} --policy expert --action-noise 1 --rootdir "
+        f"{TRAFFIC} --threads 2",
+        f"trainvae.py --dataset {TRAFFIC} --logdir {TRAFFIC_LOGDIR} --grid --latent 128 --colour-balance 0.6 --beta "
+        "0.05 --batch-size 32 --epoch-frames 40000 --epochs 2",
         f"trainmdrnn.py --logdir {TRAFFIC_LOGDIR} --epochs 12",
-        f"trainbc.py --logdir {TRAFFIC_LOGDIR} --hidden 256 --epochs 20 --evaluate-every 5 --n-samples 48 --max-workers 2",
+        f"trainbc.py --logdir {TRAFFIC_LOGDIR} --hidden 256 --epochs 20 --evaluate-every 5 --n-samples 48 "
+        "--max-workers 2",
     ),
-    {"random": "random driver", "constant": "constant velocity", "bc": "cloned controller", "expert": "expert"}, f"--env nocturne --scenes {TEST} --episodes 80",
-    {"goals": rate("goal_rate"), "within 1 m": rate("goal_rate_position"), "collisions": rate("collision_rate"), "ADE": lambda score: f"{score['ade']:.1f} m",
-     "episodes": lambda score: str(score["episodes"])},
+    {"random": "random driver", "constant": "constant velocity", "bc": "cloned controller", "expert": "expert"},
+    f"--env nocturne --scenes {TEST} --episodes 80",
+    {
+        "goals": rate("goal_rate"),
+        "within 1 m": rate("goal_rate_position"),
+        "collisions": rate("collision_rate"),
+        "ADE": lambda score: f"{score['ade']:.1f} m",
+        "episodes": lambda score: str(score["episodes"]),
+    },
     ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
-)  # fmt: skip
+)
 DEMOS = {"carracing": CARRACING, "nocturne": NOCTURNE}
 
 
 def call(command: str) -> str:
-    """Run one of our scripts as a user would; UserError if it fails (it has said why). Returns a line on its time and memory."""
+    """Run one of our scripts as a user would; UserError if it fails (it has said why). Returns a line on its time and
+    memory."""
     print(f"\n$ python {command}", flush=True)
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *shlex.split(command)])
@@ -95,15 +117,26 @@ def call(command: str) -> str:
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to go on")
-    return f"  {command.removeprefix('-m ').split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
+        raise UserError(
+            f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to "
+            "go on"
+        )
+    return (
+        f"  {command.removeprefix('-m ').split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
+    )
 
 
 def table(demo: Demo, scores: dict[str, dict]) -> str:
     """The scores as text."""
-    rows = [[demo.title, *demo.columns], *([demo.drivers[name], *(column(score) for column in demo.columns.values())] for name, score in scores.items())]
+    rows = [
+        [demo.title, *demo.columns],
+        *([demo.drivers[name], *(column(score) for column in demo.columns.values())] for name, score in scores.items()),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows)
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
 
 
 def main() -> None:
@@ -114,8 +147,12 @@ def main() -> None:
     costs = [call(command) for command in demo.stages]
     for name in demo.drivers:
         video = f" --record {demo.logdir / 'drive.mp4'}" if name == "bc" else ""
-        costs.append(call(f"test_controller.py --logdir {demo.logdir} --controller {name} {demo.scoring} --max-workers 2{video}"))
-    scores = {name: json.loads((demo.logdir / "scores" / f"{name}-simulator.json").read_text()) for name in demo.drivers}
+        costs.append(
+            call(f"test_controller.py --logdir {demo.logdir} --controller {name} {demo.scoring} --max-workers 2{video}")
+        )
+    scores = {
+        name: json.loads((demo.logdir / "scores" / f"{name}-simulator.json").read_text()) for name in demo.drivers
+    }
     print(f"\n{table(demo, scores)}\n\npictures and videos:")
     for picture in demo.pictures:
         path = demo.logdir / picture

@@ -5,7 +5,8 @@ Writes  datasets/carracing, datasets/wild, exp_dir/carracing, and sections of do
 
     python -m scripts.reproduce
 
-Recording and training take carracing-fast, scores the official CarRacing-v3. With --gpu the budgets are those of a GPU server.
+Recording and training take carracing-fast, scores the official CarRacing-v3. With --gpu the budgets are those of a GPU
+server.
 """
 
 import argparse
@@ -28,7 +29,8 @@ def stages(workers: int, gpu: bool) -> list[str]:
         f"{record} --rollouts {rollouts // 2} --max-steps 600 --action-noise 1.5 --seed 1 --rootdir {WILD}",
         f"trainvae.py --dataset {DATA} {WILD} --logdir {LOGDIR} --epochs {epochs}",
         f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-        f"-m benchmarks.results --logdir {LOGDIR} --episodes {EPISODES} --simulator-generations {generations} --max-workers {workers} "
+        f"-m benchmarks.results --logdir {LOGDIR} --episodes {EPISODES} --simulator-generations {generations} "
+        f"--max-workers {workers} "
         f"--dataset {DATA} {WILD} --second-rollouts {rollouts} --vae-epochs {epochs}",
         f"-m benchmarks.models --logdir {LOGDIR}",
         f"-m benchmarks.curves --logdir {LOGDIR}",

@@ -1,8 +1,10 @@
 """What was taught, on disk: a journal of the trial that is on, step by step, and a dataset of those that are over.
 
-A step is in the journal before anybody learns from it, so that a process killed at any moment loses none. The journal is a file that is only ever appended to: a first
-record with the trial's number, seed and first observation, then one for each step; each is compressed and has its length and checksum in front, so that a last one
-that was cut off is told from the others. At the end of the trial it becomes an ordinary shard; what a killed process left becomes one at the next start.
+A step is in the journal before anybody learns from it, so that a process killed at any moment loses none. The journal
+is a file that is only ever appended to: a first record with the trial's number, seed and first observation, then one
+for each step; each is compressed and has its length and checksum in front, so that a last one that was cut off is told
+from the others. At the end of the trial it becomes an ordinary shard; what a killed process left becomes one at the
+next start.
 """
 
 import contextlib
@@ -37,7 +39,8 @@ from dreamdrive.utils.seeds import recording_seed
 
 FOLDER, JOURNAL = "taught", "trial.journal"
 VAL_FRACTION = 0.2  # of the trials, for those who train on them afterwards
-SYNC = 1.0  # seconds after which the journal is on the disk itself, so that a power cut loses no more; a kill loses nothing
+# seconds after which the journal is on the disk itself, so that a power cut loses no more; a kill loses nothing
+SYNC = 1.0
 HEADER = struct.Struct("<II")  # length of a record and its checksum
 FIRST = struct.Struct("<qq")  # number of the trial and its seed
 
@@ -50,25 +53,53 @@ class Book:
     """
 
     def __init__(self, folder: Path, world: World, env: str, seed: int, fresh: bool) -> None:
-        """`folder`: the run's exp_dir/bc. What is there is gone on with; UserError if it is of another world or another --seed. `fresh`: it must be empty of trials."""
+        """`folder`: the run's exp_dir/bc. What is there is gone on with; UserError if it is of another world or another
+        --seed. `fresh`: it must be empty of trials."""
         self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
         self._journal, self._file = folder / JOURNAL, None
         spec = world.spec
         held_out = world.held_out(recording_seed(seed, 0)) is not None
-        wanted = Manifest(env, tuple(spec.image_shape), spec.plain_action_space, float(spec.dt), spec.max_steps, seed, "teacher", 0.0, VAL_FRACTION, 0, ("teacher",),
-                          options=spec.options, by_place=held_out)
+        wanted = Manifest(
+            env,
+            tuple(spec.image_shape),
+            spec.plain_action_space,
+            float(spec.dt),
+            spec.max_steps,
+            seed,
+            "teacher",
+            0.0,
+            VAL_FRACTION,
+            0,
+            ("teacher",),
+            options=spec.options,
+            by_place=held_out,
+        )
         there = (self.folder / MANIFEST).exists()
         if fresh and (there or self._journal.exists()):
-            raise UserError(f"{self.folder} holds {len(read_manifest(self.folder).episodes) if there else 'the beginning of'} trials, which are never deleted: "
-                            "leave --noreload away to go on from them, move that folder away, or use another --logdir")
+            raise UserError(
+                f"{self.folder} holds {len(read_manifest(self.folder).episodes) if there else 'the beginning of'} "
+                "trials, which are never deleted: "
+                "leave --noreload away to go on from them, move that folder away, or use another --logdir"
+            )
         self.manifest = read_manifest(self.folder) if there else wanted
         for name in ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "options"):
             if getattr(self.manifest, name) != getattr(wanted, name):
-                raise UserError(f"{self.folder} was taught with {name} {getattr(self.manifest, name)}, and now it is {getattr(wanted, name)}: "
-                                "give the same as then, or use another --logdir")
+                raise UserError(
+                    f"{self.folder} was taught with {name} {getattr(self.manifest, name)}, and now it is "
+                    f"{getattr(wanted, name)}: "
+                    "give the same as then, or use another --logdir"
+                )
         row = (np.int64,) if spec.plain_action_space["type"] == "discrete" else (np.float32, spec.action_space.shape)
-        self._step = np.dtype([("action", *row), ("clone_action", *row), ("demonstration", np.uint8), ("reward", np.float32), ("terminated", np.uint8),
-                               ("truncated", np.uint8)])
+        self._step = np.dtype(
+            [
+                ("action", *row),
+                ("clone_action", *row),
+                ("demonstration", np.uint8),
+                ("reward", np.float32),
+                ("terminated", np.uint8),
+                ("truncated", np.uint8),
+            ]
+        )
         self._disk, self._synced = ThreadPoolExecutor(1), time.monotonic()
         self._recover()
 
@@ -110,15 +141,24 @@ class Book:
                 columns = {name: shard.column(name) for name in (*self._step.names, "expert_action")}
                 for k, index in enumerate(shard.episode.tolist()):
                     steps = slice(shard.step_offsets[k], shard.step_offsets[k + 1])
-                    yield Episode(shard.frames(shard.frame_offsets[k], shard.frame_offsets[k + 1]), index=index, seed=recording_seed(self.seed, index), policy=0,
-                                  **{name: values[steps] for name, values in columns.items()})
+                    yield Episode(
+                        shard.frames(shard.frame_offsets[k], shard.frame_offsets[k + 1]),
+                        index=index,
+                        seed=recording_seed(self.seed, index),
+                        policy=0,
+                        **{name: values[steps] for name, values in columns.items()},
+                    )
 
     def _publish(self, episode: Episode) -> None:
         name = f"shard_{episode.index:05d}.h5"
         entry = write_shard(self.folder / name, [episode])
         listed: EpisodeEntry = episode_entry(episode, self.manifest)
-        self.manifest = replace(self.manifest, shards=(*self.manifest.shards, ShardEntry(**entry)), episodes=(*self.manifest.episodes, listed),
-                                rollouts=episode.index + 1)
+        self.manifest = replace(
+            self.manifest,
+            shards=(*self.manifest.shards, ShardEntry(**entry)),
+            episodes=(*self.manifest.episodes, listed),
+            rollouts=episode.index + 1,
+        )
         write_manifest(self.folder, self.manifest)
 
     def _recover(self) -> None:
@@ -133,15 +173,25 @@ class Book:
         try:
             written = os.write(self._file, record)
         except OSError as error:
-            raise UserError(f"{self._journal} could not be written ({error.strerror}): free some space and start again; what was taught so far is kept") from None
+            raise UserError(
+                f"{self._journal} could not be written ({error.strerror}): free some space and start again; what was "
+                "taught so far is kept"
+            ) from None
         if written != len(record):
-            raise UserError(f"{self._journal} could not be written whole: free some space and start again; what was taught so far is kept")
+            raise UserError(
+                f"{self._journal} could not be written whole: free some space and start again; what was taught so far "
+                "is kept"
+            )
 
     def _read(self) -> Episode | None:
         """The trial in the journal, as far as its records are whole; None if there is not one step."""
         shape = self.manifest.image_shape
         size, records = frame_bytes(shape), list(whole_records(self._journal))
-        if len(records) < 2 or len(records[0]) != FIRST.size + size or any(len(record) != self._step.itemsize + size for record in records[1:]):
+        if (
+            len(records) < 2
+            or len(records[0]) != FIRST.size + size
+            or any(len(record) != self._step.itemsize + size for record in records[1:])
+        ):
             return None
         index, seed = FIRST.unpack(records[0][: FIRST.size])
         obs = np.stack([np.frombuffer(record[-size:], frame_type(shape)).reshape(shape) for record in records])
@@ -150,7 +200,9 @@ class Book:
         if not (columns["terminated"][-1] or columns["truncated"][-1]):
             columns["truncated"][-1] = 1  # the teacher, or a kill, ended it before its time
         held_out = self._world.held_out(seed) if self.manifest.by_place else None
-        return Episode(obs, expert_action=columns["action"].copy(), index=index, seed=seed, policy=0, held_out=held_out, **columns)
+        return Episode(
+            obs, expert_action=columns["action"].copy(), index=index, seed=seed, policy=0, held_out=held_out, **columns
+        )
 
 
 def sync(file: int) -> None:
@@ -171,4 +223,3 @@ def whole_records(path: Path) -> Iterator[bytes]:
             return
         yield zlib.decompress(packed)
         start += HEADER.size + length
-

@@ -1,6 +1,7 @@
 """The clone that is taught: what it sees and what it would do.
 
-Three kinds, by what they see: numbers of the world (a Controller), V and M's latents (a Controller again), or frames (a Policy, which may remember).
+Three kinds, by what they see: numbers of the world (a Controller), V and M's latents (a Controller again), or frames (a
+Policy, which may remember).
 """
 
 import numpy as np
@@ -32,7 +33,8 @@ class Driver:
         self.agent.reset(1)
 
     def see(self, obs: Tensor) -> np.ndarray:
-        """Take in obs, as the world gives it; returns what a sample of it is made of: numbers (S,), latents (Z + R,) or a frame (H, W, C)."""
+        """Take in obs, as the world gives it; returns what a sample of it is made of: numbers (S,), latents (Z + R,) or
+        a frame (H, W, C)."""
         if isinstance(self.world, DreamWorld):
             self.agent.imagine(self.world.dream.z, self.world.dream.h)
         else:
@@ -57,7 +59,8 @@ class Driver:
 
 @torch.inference_mode()
 def recorded_inputs(agent: Head, frames: np.ndarray, action: Tensor) -> np.ndarray:
-    """What `Driver.see` returned during a recorded episode: frames (T + 1, ...) and action (T, A) as a vector -> (T, ...)."""
+    """What `Driver.see` returned during a recorded episode: frames (T + 1, ...) and action (T, A) as a vector -> (T,
+    ...)."""
     if isinstance(agent.controller, Policy) or not isinstance(agent, Agent):
         return frames[:-1]
     z, h = agent.latents(torch.from_numpy(frames[:-1]), action)

@@ -9,9 +9,12 @@ from dreamdrive.utils.viewer import DISCRETE, is_bicycle, is_driving, keyboard_a
 
 NOTHING = "n"  # do nothing: an action, unlike no key at all
 DIGITS = "0123456789"
-ATARI = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "space": "FIRE"}  # keys, by the parts of ale-py's names
-DRIVING, BICYCLE = ("steer", "gas", "brake"), ("accelerate", "steer")  # what an action's numbers are, to the right and to the left
-CHORDS = (("up", "down"), ("right", "left"), ("space",))  # the order of the parts in a name; of two keys that exclude each other neither counts
+# keys, by the parts of ale-py's names
+ATARI = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "space": "FIRE"}
+# what an action's numbers are, to the right and to the left
+DRIVING, BICYCLE = ("steer", "gas", "brake"), ("accelerate", "steer")
+# the order of the parts in a name; of two keys that exclude each other neither counts
+CHORDS = (("up", "down"), ("right", "left"), ("space",))
 
 
 class Keys:
@@ -34,7 +37,8 @@ class Keys:
             self.listed = self._choices(self.space["n"])
 
     def action(self, held: Iterable[str], previous: np.ndarray | int | None) -> np.ndarray | int | None:
-        """What the teacher does who holds these keys, float32 (A,) or an int, after the action `previous` (None at the start); None for nothing at all."""
+        """What the teacher does who holds these keys, float32 (A,) or an int, after the action `previous` (None at the
+        start); None for nothing at all."""
         held = {key for key in held if key in self.listed}
         if not held:
             return None
@@ -47,16 +51,40 @@ class Keys:
     def words(self, action: np.ndarray | int) -> str:
         """An action, as a person would say it."""
         if self.space["type"] == "box":
-            names = DRIVING if is_driving(self.space) else BICYCLE if is_bicycle(self.space) else [""] * len(self.space["low"])
-            return ", ".join(f"{name} {value:+.2f}".strip() for name, value in zip(names, np.asarray(action).tolist(), strict=True))
+            names = (
+                DRIVING
+                if is_driving(self.space)
+                else BICYCLE
+                if is_bicycle(self.space)
+                else [""] * len(self.space["low"])
+            )
+            return ", ".join(
+                f"{name} {value:+.2f}".strip() for name, value in zip(names, np.asarray(action).tolist(), strict=True)
+            )
         return self._names[int(action)].lower() if self._names else f"action {int(action)}"
 
     def _box(self) -> dict[str, str]:
         if is_driving(self.space):
-            return {"left": "steer left", "right": "steer right", "up": "gas", "down": "brake", NOTHING: "nothing: roll on"}
+            return {
+                "left": "steer left",
+                "right": "steer right",
+                "up": "gas",
+                "down": "brake",
+                NOTHING: "nothing: roll on",
+            }
         if is_bicycle(self.space):
-            return {"left": "steer left", "right": "steer right", "up": "accelerate", "down": "brake", NOTHING: "nothing: roll on"}
-        listed = {key: f"number {i + 1} {way}" for i, pair in enumerate(pairs_of(self.space)) for key, way in zip(pair, ("down", "up"), strict=True)}
+            return {
+                "left": "steer left",
+                "right": "steer right",
+                "up": "accelerate",
+                "down": "brake",
+                NOTHING: "nothing: roll on",
+            }
+        listed = {
+            key: f"number {i + 1} {way}"
+            for i, pair in enumerate(pairs_of(self.space))
+            for key, way in zip(pair, ("down", "up"), strict=True)
+        }
         return listed | {NOTHING: "nothing: all at 0"}
 
     def _choices(self, n: int) -> dict[str, str]:
@@ -69,8 +97,17 @@ class Keys:
 
     def _chord(self, held: set[str]) -> int:
         """The game's action that has most of the keys held: all of them, or less the ones it has no name for."""
-        pressed = [next(iter(both), None) if len(both := [key for key in group if key in held]) == 1 else None for group in CHORDS]
-        for wanted in (pressed, [*pressed[:2], None], [None, *pressed[1:]], [None, None, pressed[2]], [None, pressed[1], None]):
+        pressed = [
+            next(iter(both), None) if len(both := [key for key in group if key in held]) == 1 else None
+            for group in CHORDS
+        ]
+        for wanted in (
+            pressed,
+            [*pressed[:2], None],
+            [None, *pressed[1:]],
+            [None, None, pressed[2]],
+            [None, pressed[1], None],
+        ):
             name = "".join(ATARI[key] for key in wanted if key) or "NOOP"
             if name in self._names:
                 return self._names.index(name)

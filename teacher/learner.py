@@ -1,4 +1,5 @@
-"""The clone that learns while it is taught: a gradient step for every new sample, in a thread of its own, and a snapshot every so many steps."""
+"""The clone that learns while it is taught: a gradient step for every new sample, in a thread of its own, and a
+snapshot every so many steps."""
 
 import math
 import threading
@@ -33,17 +34,33 @@ class Learner(threading.Thread):
         failure: what ended it before its time
     """
 
-    def __init__(self, model: Controller | Policy, memory: VectorMemory | FrameMemory, learning_rate: float, weight_decay: float, seed: int, batch: int, average: int,
-                 saved: dict | None, fresh: bool, keep: Callable[["Learner"], None]) -> None:
-        """`average`: training steps that the weights which drive are averaged over; `saved`: what `state` gave when it was kept; `fresh`: the model
-        knows nothing, so its weights may as well be of scaled numbers, which are learnt from sooner; `keep` is called for every snapshot."""
+    def __init__(
+        self,
+        model: Controller | Policy,
+        memory: VectorMemory | FrameMemory,
+        learning_rate: float,
+        weight_decay: float,
+        seed: int,
+        batch: int,
+        average: int,
+        saved: dict | None,
+        fresh: bool,
+        keep: Callable[["Learner"], None],
+    ) -> None:
+        """`average`: training steps that the weights which drive are averaged over; `saved`: what `state` gave when it
+            was kept; `fresh`: the model
+        knows nothing, so its weights may as well be of scaled numbers, which are learnt from sooner; `keep` is called
+        for every snapshot."""
         super().__init__(name="learner", daemon=True)
         self.model, self.memory, self._keep, self._batch, self._fresh = model, memory, keep, batch, fresh
         self._criterion = CloneLoss(model.config.action_space)
         self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
         self._least = batch if self._scaled else 1  # samples to begin with
-        self._mean, self._spread = torch.zeros(model.config.inputs if self._scaled else 0), torch.ones(model.config.inputs if self._scaled else 0)
+        self._mean, self._spread = (
+            torch.zeros(model.config.inputs if self._scaled else 0),
+            torch.ones(model.config.inputs if self._scaled else 0),
+        )
         self.steps, self.loss, self.failure, self._kept = 0, math.nan, None, bool(saved)
         if saved:
             model.load_state_dict(saved["training"])
@@ -97,7 +114,8 @@ class Learner(threading.Thread):
             self.snapshot()
 
     def snapshot(self) -> None:
-        """Make what has been learnt so far the newest, and have it kept. For numbers the scale is measured anew, so that training goes on in units of their spread."""
+        """Make what has been learnt so far the newest, and have it kept. For numbers the scale is measured anew, so
+        that training goes on in units of their spread."""
         if self._scaled and len(self.memory):
             self._rescale()
         self.newest = (self.deployed().state_dict(), self.steps)
@@ -106,8 +124,14 @@ class Learner(threading.Thread):
 
     def state(self) -> dict:
         """All there is to go on from."""
-        return {"training": self.model.state_dict(), "average": self._average.state_dict(), "optimizer": self._optimizer.state_dict(), "steps": self.steps,
-                "mean": self._mean, "spread": self._spread}
+        return {
+            "training": self.model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "steps": self.steps,
+            "mean": self._mean,
+            "spread": self._spread,
+        }
 
     def deployed(self) -> Controller | Policy:
         """The average head, which acts on what it sees as it is: the scale has gone into its first layer."""
@@ -142,10 +166,15 @@ class Learner(threading.Thread):
         else:
             seen, action = batch
             seen = (seen - self._mean) / self._spread if self._scaled else seen
-            outputs = self.model.outputs(*seen.split([self.model.config.latent, seen.shape[1] - self.model.config.latent], 1))
+            outputs = self.model.outputs(
+                *seen.split([self.model.config.latent, seen.shape[1] - self.model.config.latent], 1)
+            )
         loss = self._criterion(outputs, action)
         if not math.isfinite(loss.item()):
-            raise UserError(f"the loss became {loss.item()} at training step {self.steps}: lower --learning-rate and start again; all samples are kept")
+            raise UserError(
+                f"the loss became {loss.item()} at training step {self.steps}: lower --learning-rate and start again; "
+                "all samples are kept"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

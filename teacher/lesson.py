@@ -1,9 +1,9 @@
 """A whole lesson: the world, the clone, what is known of earlier lessons, the page, and what is kept of it all.
 
-    exp_dir/bc/taught/                  every trial, a dataset as stage 1 writes them, with the teacher's part noted
-    exp_dir/bc/snapshots/000100.tar     the clone after so many training steps; best.tar is the newest
-    exp_dir/bc/checkpoint.tar           to go on from
-    exp_dir/bc/metrics.csv, lesson.png  one row a trial
+exp_dir/bc/taught/                  every trial, a dataset as stage 1 writes them, with the teacher's part noted
+exp_dir/bc/snapshots/000100.tar     the clone after so many training steps; best.tar is the newest
+exp_dir/bc/checkpoint.tar           to go on from
+exp_dir/bc/metrics.csv, lesson.png  one row a trial
 """
 
 import argparse
@@ -35,10 +35,19 @@ from dreamdrive.utils.metrics import line
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.tracking import track
 
-SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}  # of a clone, and what latents it sees, unless told otherwise
-RATES = (1e-3, 1e-2)  # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single pass must be enough
+# of a clone, and what latents it sees, unless told otherwise
+SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}
+# learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single
+# pass must be enough
+RATES = (1e-3, 1e-2)
 SNAPSHOTS = "snapshots"
-FLAGS = {"features": "--features or --model", "hidden": "--hidden", "memory": "--model", "units": "--units", "width": "--width"}
+FLAGS = {
+    "features": "--features or --model",
+    "hidden": "--hidden",
+    "memory": "--model",
+    "units": "--units",
+    "width": "--width",
+}
 NUMBERS = {"nocturne": "features"}  # the observation that is numbers; of all others "state"
 
 
@@ -47,7 +56,10 @@ def teach(args: argparse.Namespace, stage: int) -> None:
     try:
         from dreamdrive.teacher.server import Server
     except ImportError as error:
-        raise UserError(f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip install -r requirements.txt`") from None
+        raise UserError(
+            f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip "
+            "install -r requirements.txt`"
+        ) from None
     torch.set_num_threads(1)  # one core is for the picture
     seed_everything(args.seed, stage)
     source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
@@ -64,26 +76,61 @@ def teach(args: argparse.Namespace, stage: int) -> None:
         memory = remembered(agent, book, args.train_only_from_demonstration)
 
         def keep(learner: Learner) -> None:
-            common = {"config": config, "parents": parents, "world": agent.world, "epoch": learner.steps, "samples": session.samples}
+            common = {
+                "config": config,
+                "parents": parents,
+                "world": agent.world,
+                "epoch": learner.steps,
+                "samples": session.samples,
+            }
             plain = learner.newest[0]
             checkpoint.save(make_folder(folder / SNAPSHOTS) / f"{learner.steps:06d}.tar", "bc", model=plain, **common)
             checkpoint.save(folder / "checkpoint.tar", "bc", model=plain, learner=learner.state(), **common)
             checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
 
         rate = args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"]
-        learner = Learner(training, memory, rate, args.weight_decay, args.seed, args.batch_size or BATCH, args.average or AVERAGE, state and state["learner"],
-                          args.init is None, keep)
+        learner = Learner(
+            training,
+            memory,
+            rate,
+            args.weight_decay,
+            args.seed,
+            args.batch_size or BATCH,
+            args.average or AVERAGE,
+            state and state["learner"],
+            args.init is None,
+            keep,
+        )
         agent.controller.requires_grad_(False)
         keys = Keys(world)
-        about = {"world": world.spec.name, "keys": keys.listed, "two_views": world.seen_apart, "only": args.train_only_from_demonstration}
+        about = {
+            "world": world.spec.name,
+            "keys": keys.listed,
+            "two_views": world.seen_apart,
+            "only": args.train_only_from_demonstration,
+        }
         server = Server(args.host, args.port, about)
-        session = Session(folder, world, Driver(agent, world, torch.Generator().manual_seed(args.seed + book.trial)), learner, book, keys,
-                          args.train_only_from_demonstration, args.trials, args.countdown, server.show, server.tell)
+        session = Session(
+            folder,
+            world,
+            Driver(agent, world, torch.Generator().manual_seed(args.seed + book.trial)),
+            learner,
+            book,
+            keys,
+            args.train_only_from_demonstration,
+            args.trials,
+            args.countdown,
+            server.show,
+            server.tell,
+        )
         server.session = session
         learner.start()
-        over = args.trials is not None and book.trial >= args.trials  # nothing is left but to learn what a killed process had not
+        # nothing is left but to learn what a killed process had not
+        over = args.trials is not None and book.trial >= args.trials
         if over:
-            print(f"{folder} has {book.trial} trials already: give more --trials to go on, or none to go on until Ctrl-C")
+            print(
+                f"{folder} has {book.trial} trials already: give more --trials to go on, or none to go on until Ctrl-C"
+            )
         else:
             server.start()
         as_before = end_by_ctrl_c(session)
@@ -108,14 +155,18 @@ def lesson_before(args: argparse.Namespace, config: dict, parents: dict[str, str
         return None
     if "learner" not in state:
         source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
-        raise UserError(f"{source} is of a clone that was not taught: to begin a lesson from it give --init {source.with_name('best.tar')} --noreload "
-                        "(its files are replaced), or use another --logdir")
+        raise UserError(
+            f"{source} is of a clone that was not taught: to begin a lesson from it give --init "
+            f"{source.with_name('best.tar')} --noreload "
+            "(its files are replaced), or use another --logdir"
+        )
     checkpoint.check_config(state, config, FLAGS)
     return state
 
 
 def end_by_ctrl_c(session: Session) -> Callable[[], None]:
-    """Let the first Ctrl-C end the lesson as the page's button does, and a second wait for nothing; returns what makes Ctrl-C what it was."""
+    """Let the first Ctrl-C end the lesson as the page's button does, and a second wait for nothing; returns what makes
+    Ctrl-C what it was."""
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt(*_) -> None:
@@ -132,34 +183,53 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
         print(f"{folder}: no trial was begun; the same command again begins one")
         return
     share = f", the teacher overrode {100 * session.rows[-1]['overridden']:.0f} % of the last one"
-    print(f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them demonstrations{share}; {learner.steps} training steps. "
-          f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to go on")
+    print(
+        f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them "
+        f"demonstrations{share}; {learner.steps} training steps. "
+        f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to go on"
+    )
     print(line(session.rows[-1]))
 
 
 def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict[str, str]]:
-    """The world, one copy; a clone of these sizes that acts in it, new or as `--init` says; and the digests of V and M, if it sees through them."""
+    """The world, one copy; a clone of these sizes that acts in it, new or as `--init` says; and the digests of V and M,
+    if it sees through them."""
     where = device(args.device)
     asked = world_options(args)
-    latents = not args.model and asked.get("observation") not in ("state", "features") and checkpoint.path(args.logdir, "mdrnn").exists()
+    latents = (
+        not args.model
+        and asked.get("observation") not in ("state", "features")
+        and checkpoint.path(args.logdir, "mdrnn").exists()
+    )
     if args.world == "dream" and not latents:
         raise UserError(f"{args.logdir} has no V and M to dream with: train them first, or use --world simulator")
     if latents:
         vae, mdrnn, known, _, parents = load_models(args.logdir, where)
         if args.env and official(args.env) != known["env"]:
-            raise UserError(f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another --logdir")
+            raise UserError(
+                f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another "
+                "--logdir"
+            )
         if args.world == "dream":
             world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon or DREAM_STEPS, restart=False)
         else:
             options = {name: value for name, value in known.get("options", {}).items() if name not in PLACES}
             world = make(args.env or known["env"], restart=False, **{**options, **asked})
-        config = ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, sizes["features"], sizes["hidden"], known["action_space"])
+        config = ControllerConfig(
+            mdrnn.config.latent, mdrnn.config.hidden, sizes["features"], sizes["hidden"], known["action_space"]
+        )
         agent = Agent(vae, mdrnn, initial(args, config, parents).to(where), known, parents)
         return world, agent, parents
     if args.env is None:
-        raise UserError(f"--teacher needs a world: give --env, e.g. mountaincar, or a --logdir that has V and M ({args.logdir} has not)")
+        raise UserError(
+            f"--teacher needs a world: give --env, e.g. mountaincar, or a --logdir that has V and M ({args.logdir} has "
+            "not)"
+        )
     if args.features:
-        raise UserError(f"--features {args.features} is of V's and M's latents, and {args.logdir} has no V and M: leave --features away")
+        raise UserError(
+            f"--features {args.features} is of V's and M's latents, and {args.logdir} has no V and M: leave --features "
+            "away"
+        )
     if not args.model and "observation" not in asked:
         asked["observation"] = NUMBERS.get(args.env.partition(":")[0], "state")
     try:
@@ -169,21 +239,36 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
             raise
         del asked["observation"]
         make(args.env, restart=False, **asked).close()  # if there is no such world at all, this says so
-        raise UserError(f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has V and M") from None
+        raise UserError(
+            f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has "
+            "V and M"
+        ) from None
     spec = world.spec
-    known = {"env": official(spec.name), "image_shape": list(spec.image_shape), "action_space": spec.plain_action_space, "dt": float(spec.dt),
-             "max_steps": spec.max_steps, "options": spec.options}
+    known = {
+        "env": official(spec.name),
+        "image_shape": list(spec.image_shape),
+        "action_space": spec.plain_action_space,
+        "dt": float(spec.dt),
+        "max_steps": spec.max_steps,
+        "options": spec.options,
+    }
     if args.model:
         if not spec.pictures:
-            raise UserError(f"--model {args.model} learns from frames, and {args.env} with these options shows {spec.image_shape[0]} numbers: leave --model away")
+            raise UserError(
+                f"--model {args.model} learns from frames, and {args.env} with these options shows "
+                f"{spec.image_shape[0]} numbers: leave --model away"
+            )
         config = PolicyConfig(spec.image_shape, args.model, sizes["units"], sizes["width"], known["action_space"])
         return world, PolicyHead(initial(args, config, {}).to(where), known, {}), {}
     config = ControllerConfig(spec.image_shape[0], 0, "state", sizes["hidden"], known["action_space"])
     return world, Head(initial(args, config, {}).to(where), known, {}), {}
 
 
-def initial(args: argparse.Namespace, config: ControllerConfig | PolicyConfig, parents: dict[str, str]) -> Controller | Policy:
-    """A head with random weights, or that of `--init`, which may have other sizes than asked for but must see the same."""
+def initial(
+    args: argparse.Namespace, config: ControllerConfig | PolicyConfig, parents: dict[str, str]
+) -> Controller | Policy:
+    """A head with random weights, or that of `--init`, which may have other sizes than asked for but must see the
+    same."""
     kind = Policy if isinstance(config, PolicyConfig) else Controller
     if args.init is None:
         return kind(config)
@@ -191,9 +276,18 @@ def initial(args: argparse.Namespace, config: ControllerConfig | PolicyConfig, p
     saved = checkpoint.load(args.init, stage)
     checkpoint.check_parents(saved, parents, args.init, stage)
     if saved["config"]["features"] != config.features:
-        raise UserError(f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see --features, --model and --observation")
-    model = kind(type(config)(**{**saved["config"], **({"image_shape": tuple(saved["config"]["image_shape"])} if kind is Policy else {})}))
-    if model.config.action_space != config.action_space or getattr(model.config, "image_shape", None) != getattr(config, "image_shape", None):
+        raise UserError(
+            f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see "
+            "--features, --model and --observation"
+        )
+    model = kind(
+        type(config)(
+            **{**saved["config"], **({"image_shape": tuple(saved["config"]["image_shape"])} if kind is Policy else {})}
+        )
+    )
+    if model.config.action_space != config.action_space or getattr(model.config, "image_shape", None) != getattr(
+        config, "image_shape", None
+    ):
         raise UserError(f"{args.init} was trained in another world: its actions or frames are of another kind")
     model.load_state_dict(saved["model"])
     return model
@@ -202,7 +296,11 @@ def initial(args: argparse.Namespace, config: ControllerConfig | PolicyConfig, p
 def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemory | FrameMemory:
     """All samples of the trials that are over."""
     policy = agent.controller if isinstance(agent.controller, Policy) else None
-    memory = FrameMemory(policy.config.image_shape, 1 if policy.config.memory == "mlp" else WINDOW) if policy else VectorMemory()
+    memory = (
+        FrameMemory(policy.config.image_shape, 1 if policy.config.memory == "mlp" else WINDOW)
+        if policy
+        else VectorMemory()
+    )
     for episode in book.episodes():
         vectors = action_vector(torch.from_numpy(episode.action), agent.world["action_space"])
         seen = recorded_inputs(agent, episode.obs, vectors)
@@ -213,12 +311,30 @@ def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemo
 
 def add_flags(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """What a lesson can be told; returns `p`."""
-    p.add_argument("--teacher", action="store_true", help="be the teacher: the clone drives, you watch in a browser and take over where it errs")
-    p.add_argument("--env", help="the world, where --logdir has no V and M, e.g. mountaincar, cartpole, carracing, nocturne, atari:Breakout")
+    p.add_argument(
+        "--teacher",
+        action="store_true",
+        help="be the teacher: the clone drives, you watch in a browser and take over where it errs",
+    )
+    p.add_argument(
+        "--env", help="the world, where --logdir has no V and M, e.g. mountaincar, carracing, nocturne, atari:Breakout"
+    )
     p.add_argument("--trials", type=positive, help="end after so many trials in all (default: at Ctrl-C)")
-    p.add_argument("--train-only-from-demonstration", action="store_true", help="learn from what the teacher did, not from what the teacher let pass")
-    p.add_argument("--init", type=Path, help="begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar")
-    p.add_argument("--host", default="127.0.0.1", help="address to serve the page at; any but this machine's own demands a token, which is printed")
+    p.add_argument(
+        "--train-only-from-demonstration",
+        action="store_true",
+        help="learn from what the teacher did, not from what the teacher let pass",
+    )
+    p.add_argument(
+        "--init",
+        type=Path,
+        help="begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar",
+    )
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve the page at; any but this machine's own demands a token, which is printed",
+    )
     p.add_argument("--port", type=port, default=8080, help="of the page")
     p.add_argument("--countdown", type=natural_float, default=3.0, help="seconds before a trial")
     add_world_options(p)

@@ -1,4 +1,5 @@
-"""All samples so far, and batches drawn from them. A sample is what the clone saw and the action that was taken then."""
+"""All samples so far, and batches drawn from them. A sample is what the clone saw and the action that was taken
+then."""
 
 import zlib
 
@@ -21,7 +22,8 @@ class VectorMemory:
         return len(self.seen)
 
     def add(self, seen: np.ndarray, action: np.ndarray, learnt: bool, begins: bool) -> None:
-        """A sample; action (A,) as a vector. One that is not to be `learnt` from is not kept. `begins`: it is the first of its episode."""
+        """A sample; action (A,) as a vector. One that is not to be `learnt` from is not kept. `begins`: it is the first
+        of its episode."""
         if learnt:
             self.seen.append(seen)
             self._action.append(action)
@@ -57,7 +59,8 @@ class FrameMemory:
         self._is_learnt.append(learnt)
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (B, T, H, W, C), actions (B, T, A), and which steps count (B, T): windows that end with samples drawn from all, B * T = size or a little less."""
+        """Frames (B, T, H, W, C), actions (B, T, A), and which steps count (B, T): windows that end with samples drawn
+        from all, B * T = size or a little less."""
         windows = max(1, size // self._window)
         frames = np.zeros((windows, self._window, *self._shape), np.uint8)
         action = np.zeros((windows, self._window, len(self._action[0])), np.float32)

@@ -1,12 +1,13 @@
 """The web page of a lesson: one file, a WebSocket for the pictures and the keys, and nobody else's business.
 
-What is served is the page and nothing else. Host and Origin are checked on every request and on the WebSocket, so that no other web page, and no name that was made to
-point here, can reach it from the teacher's own browser. Off this machine (`--host`) a token is demanded, which the printed address holds; the browser swaps it for a
-cookie.
+What is served is the page and nothing else. Host and Origin are checked on every request and on the WebSocket, so that
+no other web page, and no name that was made to point here, can reach it from the teacher's own browser. Off this
+machine (`--host`) a token is demanded, which the printed address holds; the browser swaps it for a cookie.
 
-Messages from the page are small JSON objects: {"type": "hello", "name": ...}, {"type": "keys", "held": [...]}, {"type": "do", "what": ..., "value": ...}. One that is
-malformed, too large, or one of too many closes its connection and nothing else. To the page go status as JSON text, and pictures as binary: the length of a JSON header
-(uint32, little endian), the header, a JPEG. Whoever reads too slowly misses pictures; nothing waits for him.
+Messages from the page are small JSON objects: {"type": "hello", "name": ...}, {"type": "keys", "held": [...]}, {"type":
+"do", "what": ..., "value": ...}. One that is malformed, too large, or one of too many closes its connection and nothing
+else. To the page go status as JSON text, and pictures as binary: the length of a JSON header (uint32, little endian),
+the header, a JPEG. Whoever reads too slowly misses pictures; nothing waits for him.
 """
 
 import asyncio
@@ -44,7 +45,16 @@ SEAT_KEPT = 15.0  # seconds a teacher who has gone may come back before somebody
 GOODBYE = 5.0  # seconds the server has to end
 LEAST_SIDE = 400  # pixels: smaller pictures are enlarged, so that JPEG leaves them as they are
 LOCAL = ("localhost", "127.0.0.1", "::1")
-DOING = {"pause": None, "go": None, "step": None, "reset": None, "stop": None, "take": None, "speed": SPEEDS, "view": (False, True)}
+DOING = {
+    "pause": None,
+    "go": None,
+    "step": None,
+    "reset": None,
+    "stop": None,
+    "take": None,
+    "speed": SPEEDS,
+    "view": (False, True),
+}
 
 
 class Malformed(ValueError):
@@ -120,7 +130,9 @@ class Server:
     def _inform(self, client: Client) -> None:
         """Tell a client how things are, and whether he is the teacher."""
         seat = "yours" if client.name == self._teacher else "free" if self._free() else "taken"
-        client.text = json.dumps({**self.about, **self._status, "seat": seat, "name": client.name, "watching": len(self._clients) - 1})
+        client.text = json.dumps(
+            {**self.about, **self._status, "seat": seat, "name": client.name, "watching": len(self._clients) - 1}
+        )
         client.news.set()
 
     # The teacher's seat
@@ -164,8 +176,12 @@ class Server:
         origin = request.headers.get("Origin")
         if (origin is not None or request.path == "/ws") and urlsplit(origin or "").netloc != request.headers["Host"]:
             return refusal(403, "this comes from another page")
-        if self.token is not None and not hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._cookie.encode()):
-            if request.path == "/" and hmac.compare_digest(request.query.get("token", "").encode(), self.token.encode()):
+        if self.token is not None and not hmac.compare_digest(
+            request.cookies.get(COOKIE, "").encode(), self._cookie.encode()
+        ):
+            if request.path == "/" and hmac.compare_digest(
+                request.query.get("token", "").encode(), self.token.encode()
+            ):
                 answer = web.HTTPFound("/")
                 answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="Strict")
                 raise answer
@@ -189,8 +205,16 @@ class Server:
             return name in {self.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def _serve_page(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._page, content_type="text/html", headers={"Content-Security-Policy": self._policy, "Cache-Control": "no-store",
-                                                                              "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
+        return web.Response(
+            text=self._page,
+            content_type="text/html",
+            headers={
+                "Content-Security-Policy": self._policy,
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+            },
+        )
 
     async def _serve_socket(self, request: web.Request) -> web.StreamResponse:
         if len(self._clients) >= CONNECTIONS:
@@ -263,8 +287,11 @@ class Server:
         if error is not None:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{self.host}:{self.port} cannot be listened on ({why}): choose another --port or --host")
-        print(f"teach at {self.address}   (Ctrl-C ends the lesson" + (")" if self.token else f"; from another machine: ssh -L {self.port}:localhost:{self.port} ...)"),
-              flush=True)
+        print(
+            f"teach at {self.address}   (Ctrl-C ends the lesson"
+            + (")" if self.token else f"; from another machine: ssh -L {self.port}:localhost:{self.port} ...)"),
+            flush=True,
+        )
 
     def stop(self) -> None:
         """Say goodbye to all, and be gone within seconds."""
@@ -288,7 +315,9 @@ class Server:
             await asyncio.sleep(0.2)  # for the last words to get out
             for client in list(self._clients):
                 with contextlib.suppress(Exception):
-                    await asyncio.wait_for(client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the lesson is over"), 1.0)
+                    await asyncio.wait_for(
+                        client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the lesson is over"), 1.0
+                    )
         finally:
             self._loop = None
             await runner.cleanup()
@@ -303,12 +332,26 @@ def understood(text: str, keys: dict) -> dict:
     if not isinstance(message, dict):
         raise Malformed("an object is wanted")
     kind = message.get("type")
-    if kind == "hello" and set(message) == {"type", "name"} and (message["name"] is None or isinstance(message["name"], str) and len(message["name"]) <= 64):
+    if (
+        kind == "hello"
+        and set(message) == {"type", "name"}
+        and (message["name"] is None or isinstance(message["name"], str) and len(message["name"]) <= 64)
+    ):
         return message
-    if kind == "keys" and set(message) == {"type", "held"} and isinstance(message["held"], list) and len(message["held"]) <= len(keys) \
-            and all(isinstance(key, str) and key in keys for key in message["held"]):
+    if (
+        kind == "keys"
+        and set(message) == {"type", "held"}
+        and isinstance(message["held"], list)
+        and len(message["held"]) <= len(keys)
+        and all(isinstance(key, str) and key in keys for key in message["held"])
+    ):
         return {"type": kind, "held": frozenset(message["held"])}
-    if kind == "do" and set(message) <= {"type", "what", "value"} and isinstance(message.get("what"), str) and message["what"] in DOING:
+    if (
+        kind == "do"
+        and set(message) <= {"type", "what", "value"}
+        and isinstance(message.get("what"), str)
+        and message["what"] in DOING
+    ):
         allowed, value = DOING[message["what"]], message.get("value")
         if (value is None) if allowed is None else (isinstance(value, (int, float)) and value in allowed):
             return {"type": kind, "what": message["what"], "value": value}
@@ -316,7 +359,8 @@ def understood(text: str, keys: dict) -> dict:
 
 
 def jpeg(picture: np.ndarray) -> bytes:
-    """A picture (h, w, 3) or (h, w, n), grey frames of which the last is shown, as a JPEG; small ones enlarged by a whole factor."""
+    """A picture (h, w, 3) or (h, w, n), grey frames of which the last is shown, as a JPEG; small ones enlarged by a
+    whole factor."""
     image = Image.fromarray(picture if picture.shape[2] == 3 else picture[..., -1])
     factor = -(-LEAST_SIDE // min(image.size))
     if factor > 1:
@@ -332,8 +376,15 @@ def refusal(status: int, why: str) -> web.Response:
 
 def content_policy(page: str) -> str:
     """What the page may do: run its own script and style, by their digests, and talk to us."""
-    def digests(tag: str) -> str:
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
 
-    return (f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; img-src blob: data:; connect-src 'self'; base-uri 'none'; "
-            "form-action 'none'; frame-ancestors 'none'")
+    def digests(tag: str) -> str:
+        return " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        )
+
+    return (
+        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; img-src blob: data:; "
+        "connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )

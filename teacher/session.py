@@ -1,8 +1,10 @@
-"""A lesson: trial after trial the clone drives, and the teacher takes over by holding keys. World, clone and book are stepped in one thread, at a steady pace; the clone
-learns in another (teacher/learner.py), and whoever shows the picture (teacher/server.py) is told of it by `show` and `tell`.
+"""A lesson: trial after trial the clone drives, and the teacher takes over by holding keys. World, clone and book are
+stepped in one thread, at a steady pace; the clone learns in another (teacher/learner.py), and whoever shows the picture
+(teacher/server.py) is told of it by `show` and `tell`.
 
-A step: the clone looks and chooses; the picture is shown; when the step is due, what the teacher holds is looked at: with no key that means anything, the clone's choice
-is taken and counts as approved, else the teacher's action is taken and counts as a demonstration. The step goes into the book, and then to the learner.
+A step: the clone looks and chooses; the picture is shown; when the step is due, what the teacher holds is looked at:
+with no key that means anything, the clone's choice is taken and counts as approved, else the teacher's action is taken
+and counts as a demonstration. The step goes into the book, and then to the learner.
 """
 
 import contextlib
@@ -35,7 +37,8 @@ RUNNING, COUNTING, OVER, DONE = "running", "count-down", "over", "done"
 
 
 class Held:
-    """The keys a teacher holds. They are let go by themselves unless that is confirmed again within `EXPIRY`: no key is stuck when a connection dies."""
+    """The keys a teacher holds. They are let go by themselves unless that is confirmed again within `EXPIRY`: no key is
+    stuck when a connection dies."""
 
     EXPIRY = 0.15  # seconds
 
@@ -58,12 +61,44 @@ class Session:
         rows: of metrics.csv, one a trial
     """
 
-    def __init__(self, folder: Path, world: World, driver: Driver, learner: Learner, book: Book, keys: Keys, only_demonstrations: bool, trials: int | None,
-                 countdown: float, show: Callable[[np.ndarray, dict], None], tell: Callable[[dict], None]) -> None:
-        self.folder, self.world, self.driver, self.learner, self.book, self.keys = folder, world, driver, learner, book, keys
-        self.only, self.trials, self.countdown, self._show, self._tell = only_demonstrations, trials, countdown, show, tell
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        driver: Driver,
+        learner: Learner,
+        book: Book,
+        keys: Keys,
+        only_demonstrations: bool,
+        trials: int | None,
+        countdown: float,
+        show: Callable[[np.ndarray, dict], None],
+        tell: Callable[[dict], None],
+    ) -> None:
+        self.folder, self.world, self.driver, self.learner, self.book, self.keys = (
+            folder,
+            world,
+            driver,
+            learner,
+            book,
+            keys,
+        )
+        self.only, self.trials, self.countdown, self._show, self._tell = (
+            only_demonstrations,
+            trials,
+            countdown,
+            show,
+            tell,
+        )
         self.held, self.orders, self.present = Held(), queue.SimpleQueue(), threading.Event()
-        self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = 1.0, False, False, False, False, False
+        self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = (
+            1.0,
+            False,
+            False,
+            False,
+            False,
+            False,
+        )
         self._last: dict = {}
         self._due, self._shown, self._phase = time.monotonic(), 0.0, COUNTING
         self._previous: np.ndarray | int | None = None  # action
@@ -89,9 +124,18 @@ class Session:
 
     def status(self, phase: str | None = None) -> dict:
         """All the page shows beside the picture and what changes with every step."""
-        return {"phase": phase or self._phase, "trial": self.book.trial + (phase != DONE), "trials": self.trials, "samples": self.samples,
-                "demonstrations": self.demonstrations, "stopping": self.stopping,
-                "shares": [round(row["overridden"], 4) for row in self.rows], "speed": self.speed, "paused": self.paused, "seen": self.seen}
+        return {
+            "phase": phase or self._phase,
+            "trial": self.book.trial + (phase != DONE),
+            "trials": self.trials,
+            "samples": self.samples,
+            "demonstrations": self.demonstrations,
+            "stopping": self.stopping,
+            "shares": [round(row["overridden"], 4) for row in self.rows],
+            "speed": self.speed,
+            "paused": self.paused,
+            "seen": self.seen,
+        }
 
     def _trial(self) -> None:
         """One trial, from its count-down to its shard."""
@@ -119,15 +163,28 @@ class Session:
             action = action if shown else choice
             step = self.world.step(torch.as_tensor(np.asarray(action))[None])
             terminated, truncated = bool(step.terminated), bool(step.truncated)
-            self.book.add(step.obs[0].numpy(), action=action, clone_action=choice, demonstration=shown, reward=float(step.reward), terminated=terminated,
-                          truncated=truncated)
+            self.book.add(
+                step.obs[0].numpy(),
+                action=action,
+                clone_action=choice,
+                demonstration=shown,
+                reward=float(step.reward),
+                terminated=terminated,
+                truncated=truncated,
+            )
             self.driver.follow(action)
             vector = action_vector(torch.as_tensor(np.asarray(action)), self.keys.space).numpy()
             self.learner.add(sample, vector, shown or not self.only, begins)
             if self.learner.failure is not None:
                 raise self.learner.failure
             self.samples, self.demonstrations = self.samples + 1, self.demonstrations + shown
-            self._step, self._return, self._previous, begins, obs = self._step + 1, self._return + float(step.reward), action, False, step.obs
+            self._step, self._return, self._previous, begins, obs = (
+                self._step + 1,
+                self._return + float(step.reward),
+                action,
+                False,
+                step.obs,
+            )
             over = terminated or truncated
         self._finish(obs)
 
@@ -149,26 +206,51 @@ class Session:
         episode = self.book.finish()
         if episode is None:
             return
-        self.samples, self.demonstrations = self.samples - len(episode.action), self.demonstrations - int(episode.demonstration.sum())
-        self._take_in(episode, {"loss": self.learner.loss, "training_steps": self.learner.steps, "snapshot": self._snapshot})
+        self.samples, self.demonstrations = (
+            self.samples - len(episode.action),
+            self.demonstrations - int(episode.demonstration.sum()),
+        )
+        self._take_in(
+            episode, {"loss": self.learner.loss, "training_steps": self.learner.steps, "snapshot": self._snapshot}
+        )
         write_csv(self.folder / "metrics.csv", self.rows)
-        curves(self.folder / "lesson.png", self.rows, "trial", [("overridden", "demonstrated"), ("return",), ("loss",)], "the lesson")
+        curves(
+            self.folder / "lesson.png",
+            self.rows,
+            "trial",
+            [("overridden", "demonstrated"), ("return",), ("loss",)],
+            "the lesson",
+        )
 
     def _take_in(self, episode: Episode, known: dict) -> None:
         """Count a trial that is over; `known`: what only its time could tell."""
         differs = (episode.action != episode.clone_action).reshape(len(episode.action), -1).any(1)
-        self.samples, self.demonstrations = self.samples + len(episode.action), self.demonstrations + int(episode.demonstration.sum())
-        self.rows.append({"trial": episode.index + 1, "seed": episode.seed, "steps": len(episode.action), "return": float(episode.reward.sum(dtype=np.float64)),
-                          "demonstrated": float(episode.demonstration.mean()), "overridden": float((differs & (episode.demonstration > 0)).mean()),
-                          "samples": self.samples, "training_steps": int(known.get("training_steps") or 0), "snapshot": int(known.get("snapshot") or 0),
-                          "loss": float(known.get("loss") or "nan")})
+        self.samples, self.demonstrations = (
+            self.samples + len(episode.action),
+            self.demonstrations + int(episode.demonstration.sum()),
+        )
+        self.rows.append(
+            {
+                "trial": episode.index + 1,
+                "seed": episode.seed,
+                "steps": len(episode.action),
+                "return": float(episode.reward.sum(dtype=np.float64)),
+                "demonstrated": float(episode.demonstration.mean()),
+                "overridden": float((differs & (episode.demonstration > 0)).mean()),
+                "samples": self.samples,
+                "training_steps": int(known.get("training_steps") or 0),
+                "snapshot": int(known.get("snapshot") or 0),
+                "loss": float(known.get("loss") or "nan"),
+            }
+        )
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
         self._tell(self.status())
 
     def _picture(self, count: int = 0, choice: np.ndarray | int | None = None, obs: torch.Tensor | None = None) -> None:
-        """Show where things are, what the clone would do and whether the teacher holds something else, unless that was shown a moment ago (at more than speed 1)."""
+        """Show where things are, what the clone would do and whether the teacher holds something else, unless that was
+        shown a moment ago (at more than speed 1)."""
         now = time.monotonic()
         if now - self._shown < 0.7 / RATE and not self.paused and self._phase == RUNNING:
             return
@@ -178,14 +260,26 @@ class Session:
         numbers = obs[0].tolist() if obs is not None and obs.ndim == 2 and obs.shape[1] <= 8 else None
         seen = self.seen and obs is not None and obs.ndim == 4
         picture = obs[0].numpy() if seen else self.world.render()
-        self._show(picture, {"step": self._step, "return": round(self._return, 3), "taught": taught,
-                             "differs": taught and not np.array_equal(wanted, choice), "count": count,
-                             "loss": None if np.isnan(self.learner.loss) else round(self.learner.loss, 4), "training": self.learner.steps,
-                             "clone": None if choice is None else self.keys.words(choice), "numbers": numbers, "samples": self.samples,
-                             "demonstrations": self.demonstrations})
+        self._show(
+            picture,
+            {
+                "step": self._step,
+                "return": round(self._return, 3),
+                "taught": taught,
+                "differs": taught and not np.array_equal(wanted, choice),
+                "count": count,
+                "loss": None if np.isnan(self.learner.loss) else round(self.learner.loss, 4),
+                "training": self.learner.steps,
+                "clone": None if choice is None else self.keys.words(choice),
+                "numbers": numbers,
+                "samples": self.samples,
+                "demonstrations": self.demonstrations,
+            },
+        )
 
     def _wait(self, free: bool = False) -> None:
-        """Until the next step is due: while the teacher is there, nothing is paused, or a single step was asked for. `free`: for a picture, not for a step."""
+        """Until the next step is due: while the teacher is there, nothing is paused, or a single step was asked for.
+        `free`: for a picture, not for a step."""
         pace = 1 / (RATE * (1.0 if free else self.speed))
         while not self.stopping and not (self._reset and not free):
             with contextlib.suppress(queue.Empty):
@@ -204,10 +298,13 @@ class Session:
                 self._due = max(self._due + pace, now)  # a slow step is not made up for by a rush
                 return
             with contextlib.suppress(queue.Empty):
-                self._obey(*self.orders.get(timeout=LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now))))
+                self._obey(
+                    *self.orders.get(timeout=LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now)))
+                )
 
     def _obey(self, what: str, value: float | bool | None = None) -> None:
-        """Carry out what was ordered: pause, go, step, reset, stop, speed (one of SPEEDS), view (whether to show what the clone sees)."""
+        """Carry out what was ordered: pause, go, step, reset, stop, speed (one of SPEEDS), view (whether to show what
+        the clone sees)."""
         if what in ("pause", "go"):
             self.paused = what == "pause"
         elif what == "step":

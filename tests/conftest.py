@@ -1,4 +1,5 @@
-"""What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would type."""
+"""What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would
+type."""
 
 import signal
 
@@ -8,9 +9,11 @@ import torch
 from dreamdrive.benchmarks.kills import own_actions_as_experts
 from dreamdrive.tests.tiny_run import TINY, TinyRun, user
 
-# A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send Ctrl-C to.
+# A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
+# Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads only.
+# The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
+# only.
 torch.set_num_threads(1)
 
 
@@ -19,7 +22,19 @@ def trained(tmp_path_factory) -> TinyRun:
     """A run trained by all stages; tests that damage it take `copy_run` of it."""
     folder = tmp_path_factory.mktemp("trained")
     run = TinyRun(folder / "data", folder / "run")
-    user("data/generation_script.py", "--env", "gym:CartPole-v1", "--rollouts", 12, "--rootdir", folder / "recorded", "--val-fraction", 0.25, "--threads", 1)
+    user(
+        "data/generation_script.py",
+        "--env",
+        "gym:CartPole-v1",
+        "--rollouts",
+        12,
+        "--rootdir",
+        folder / "recorded",
+        "--val-fraction",
+        0.25,
+        "--threads",
+        1,
+    )
     own_actions_as_experts(folder / "recorded", run.data)
     user("trainvae.py", *TINY["trainvae"], "--dataset", run.data, "--logdir", run.logdir)
     user("trainmdrnn.py", *TINY["trainmdrnn"], "--logdir", run.logdir)

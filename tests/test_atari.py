@@ -1,4 +1,5 @@
-"""Atari games as worlds: what is seen of them, against ale-py's own preprocessing; seeds, lives and FIRE; the Breakout driver; recording; bad input."""
+"""Atari games as worlds: what is seen of them, against ale-py's own preprocessing; seeds, lives and FIRE; the Breakout
+driver; recording; bad input."""
 
 import sys
 
@@ -18,7 +19,8 @@ FIRE = 1
 
 
 def game(**options):
-    """One game of Breakout that begins with no idle frame and leaves FIRE to the player, unless `options` say otherwise."""
+    """One game of Breakout that begins with no idle frame and leaves FIRE to the player, unless `options` say
+    otherwise."""
     return make("atari:Breakout", **{"num": 1, "restart": False, "noops": 0, "fire": False, **options})
 
 
@@ -41,7 +43,8 @@ def play(world, seed, steps):
 
 
 def test_what_is_seen_is_what_ale_pys_own_preprocessing_shows():
-    """The same frames, points and ends; OpenCV, which that uses, rounds some halves down: one grey level in a few pixels of 10,000."""
+    """The same frames, points and ends; OpenCV, which that uses, rounds some halves down: one grey level in a few
+    pixels of 10,000."""
     from ale_py.vector_env import AtariVectorEnv
 
     theirs = AtariVectorEnv("breakout", 1, num_threads=1, noop_max=0, use_fire_reset=False, reward_clipping=False)
@@ -52,7 +55,11 @@ def test_what_is_seen_is_what_ale_pys_own_preprocessing_shows():
     for t, key in enumerate([FIRE, *keys(300)]):
         step = press(ours, key)
         obs, reward, terminated, _, info = theirs.step(np.array([key]))
-        assert float(step.reward) == reward[0] and bool(step.terminated) == terminated[0] and int(ours.lives) == info["lives"][0]
+        assert (
+            float(step.reward) == reward[0]
+            and bool(step.terminated) == terminated[0]
+            and int(ours.lives) == info["lives"][0]
+        )
         if terminated[0]:
             break  # of a step that is cut short they show older frames
         points += reward[0]
@@ -131,7 +138,8 @@ def test_a_seed_decides_the_game_and_nobody_beside_it_matters():
 
 def test_keys_stick_only_where_they_are_told_to():
     free, sticky = play(game(), 3, 30)[0], play(game(sticky=0.9), 3, 30)[0]
-    assert not torch.equal(free, sticky) and torch.equal(free, play(game(), 4, 30)[0])  # without sticking and idle frames all games are one
+    # without sticking and idle frames all games are one
+    assert not torch.equal(free, sticky) and torch.equal(free, play(game(), 4, 30)[0])
 
 
 def test_idle_frames_are_from_1_to_30():
@@ -217,17 +225,35 @@ def recorded(tmp_path_factory):
     return folder
 
 
-RECORDING = ("--env", "atari:Breakout", "--policy", "expert", "--action-noise", 0.9, "--rollouts", 4, "--max-steps", 120, "--val-fraction", 0.25, "--threads", 1)
+RECORDING = (
+    "--env",
+    "atari:Breakout",
+    "--policy",
+    "expert",
+    "--action-noise",
+    0.9,
+    "--rollouts",
+    4,
+    "--max-steps",
+    120,
+    "--val-fraction",
+    0.25,
+    "--threads",
+    1,
+)
 
 
 def test_recorded_games_are_verified_and_streamed(recorded):
     dataset = Dataset.open(recorded)
     assert call("data.shards", "verify", recorded).returncode == 0
-    assert dataset.manifest.image_shape == (84, 84, 4) and dataset.manifest.options == make("atari:Breakout").spec.options
+    assert (
+        dataset.manifest.image_shape == (84, 84, 4) and dataset.manifest.options == make("atari:Breakout").spec.options
+    )
     with dataset.open_shard(dataset.shards[0]) as shard:
         action, label = shard.column("action"), shard.column("expert_action")
         frames = shard.frames(0, int(shard.length[0]) + 1)
-    assert label.min() >= 0 and 0.02 < (action != label).mean() < 0.5  # disturbed in bursts; the labels are the expert's own
+    # disturbed in bursts; the labels are the expert's own
+    assert label.min() >= 0 and 0.02 < (action != label).mean() < 0.5
     assert np.array_equal(frames[1:, ..., :3], frames[:-1, ..., 1:])  # one frame a step
     (batch, *_) = FrameStream(open_datasets([recorded]), "train", 8, 0).epoch(0, 8)
     assert batch.shape == (8, 84, 84, 4) and batch.dtype == torch.uint8
@@ -247,12 +273,22 @@ def test_v_says_what_it_takes(recorded, tmp_path):
     assert "has frames of 84x84 pixels" in complaint(done)
 
 
-@pytest.mark.parametrize(("name", "options", "words"), [
-    ("atari:Brekout", {}, 'no Atari game "Brekout".*e.g. atari:Breakout'), ("atari:breakout", {}, "e.g. atari:Breakout"), ("atari:", {}, 'no Atari game ""'),
-    ("atari:../etc", {}, "no Atari game"), ("atari:Breakout", {"observation": "state"}, "choose stack or picture"), ("atari:Breakout", {"sticky": 1.0}, "probability 1"),
-    ("atari:Breakout", {"sticky": float("nan")}, "probability nan"), ("atari:Breakout", {"noops": -1}, "up to -1 idle"), ("atari:Breakout", {"num": 0}, "num is 0"),
-    ("atari:Breakout", {"scenes": "x"}, "no option scenes: only nocturne does"), ("carracing", {"sticky": 0.1}, "no option sticky: only atari does"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("atari:Brekout", {}, 'no Atari game "Brekout".*e.g. atari:Breakout'),
+        ("atari:breakout", {}, "e.g. atari:Breakout"),
+        ("atari:", {}, 'no Atari game ""'),
+        ("atari:../etc", {}, "no Atari game"),
+        ("atari:Breakout", {"observation": "state"}, "choose stack or picture"),
+        ("atari:Breakout", {"sticky": 1.0}, "probability 1"),
+        ("atari:Breakout", {"sticky": float("nan")}, "probability nan"),
+        ("atari:Breakout", {"noops": -1}, "up to -1 idle"),
+        ("atari:Breakout", {"num": 0}, "num is 0"),
+        ("atari:Breakout", {"scenes": "x"}, "no option scenes: only nocturne does"),
+        ("carracing", {"sticky": 0.1}, "no option sticky: only atari does"),
+    ],
+)
 def test_what_cannot_be_played_is_refused_in_one_sentence(name, options, words):
     with pytest.raises(UserError, match=words) as error:
         make(name, **options)
@@ -260,8 +296,14 @@ def test_what_cannot_be_played_is_refused_in_one_sentence(name, options, words):
 
 
 def test_an_unknown_game_is_one_sentence_and_a_failing_status(tmp_path):
-    said = complaint(call("data.generation_script", "--env", "atari:MsPacmann", "--rollouts", 1, "--rootdir", tmp_path / "data"))
-    assert 'there is no Atari game "MsPacmann"' in said and "e.g. atari:MsPacman" in said and not list((tmp_path / "data").glob("*.h5"))
+    said = complaint(
+        call("data.generation_script", "--env", "atari:MsPacmann", "--rollouts", 1, "--rootdir", tmp_path / "data")
+    )
+    assert (
+        'there is no Atari game "MsPacmann"' in said
+        and "e.g. atari:MsPacman" in said
+        and not list((tmp_path / "data").glob("*.h5"))
+    )
 
 
 def test_without_ale_py_a_sentence_says_what_to_install(monkeypatch):

@@ -25,11 +25,23 @@ def scored(tmp_path, monkeypatch):
     logdir, page = tmp_path / "run", tmp_path / "results.md"
     for stage in ("vae", "latents", "mdrnn"):
         (logdir / stage).mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page), "--dataset", "datasets/x"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["results", "--logdir", str(logdir), "--episodes", "4", "--out", str(page), "--dataset", "datasets/x"],
+    )
     for number, row in enumerate(results.drivers(results.parse_args())):
         returns = np.array([100.0, 200.0, 300.0, 400.0]) + number
-        score = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "median": np.median(returns), "max": returns.max(), "episodes": 4,
-                 "returns": {str(2_000_000 + k): float(value) for k, value in enumerate(returns)}, "checkpoints": {}, "command": "x"}
+        score = {
+            "mean": returns.mean(),
+            "std": returns.std(),
+            "min": returns.min(),
+            "median": np.median(returns),
+            "max": returns.max(),
+            "episodes": 4,
+            "returns": {str(2_000_000 + k): float(value) for k, value in enumerate(returns)},
+            "checkpoints": {},
+            "command": "x",
+        }
         for world in ("simulator", *["dream"] * (row.temperature is not None)):
             file = row.logdir / "scores" / f"{row.controller}-{world}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +49,10 @@ def scored(tmp_path, monkeypatch):
         if row.controller == "ctrl":
             (row.logdir / "ctrl").mkdir()
             write_csv(row.logdir / "ctrl" / "metrics.csv", [{"generation": 1, "frames": 12345}])
-            write_csv(row.logdir / "ctrl" / "clock.csv", [{"generation": 1, "seconds": 4000.0}, {"generation": 2, "seconds": 5000.0}])
+            write_csv(
+                row.logdir / "ctrl" / "clock.csv",
+                [{"generation": 1, "seconds": 4000.0}, {"generation": 2, "seconds": 5000.0}],
+            )
     return page
 
 
@@ -48,17 +63,39 @@ def test_the_score_table_has_a_row_for_every_driver_and_trains_none_that_is_scor
     page = scored.read_text()
     assert page.startswith("# Results\n")
     assert "| random | 250.0 +- 111.8 | 140.4 to 359.6 | 100.0 | 250.0 | 400.0 | 4 | | | |" in re.sub(" +", " ", page)
-    for name in ("cloned, z alone", "cloned, z and h of an untrained M", "evolved in the dream, temperature 1.15",
-                 "evolved in the simulator, 40 generations, z alone", "expert"):
+    for name in (
+        "cloned, z alone",
+        "cloned, z and h of an untrained M",
+        "evolved in the dream, temperature 1.15",
+        "evolved in the simulator, 40 generations, z alone",
+        "expert",
+    ):
         assert page.count(f"| {name} ") == 1
     assert page.count("12,345 | ") == page.count(" 2.5 |") == 10
     each = json.loads(scored.with_suffix(".json").read_text())
-    assert len(each) == 15 and each["random"]["returns"]["2000003"] == 400 and each["evolved in the dream, temperature 0.5"]["dream"]["mean"] > 200
+    assert (
+        len(each) == 15
+        and each["random"]["returns"]["2000003"] == 400
+        and each["evolved in the dream, temperature 0.5"]["dream"]["mean"] > 200
+    )
     assert "python trainmdrnn.py" in page and "--epochs 0" in page
 
 
 def test_a_driver_scored_on_another_number_of_tracks_is_scored_again(scored, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["results", "--logdir", str(scored.parent / "run"), "--episodes", "5", "--out", str(scored), "--dataset", "datasets/x"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "results",
+            "--logdir",
+            str(scored.parent / "run"),
+            "--episodes",
+            "5",
+            "--out",
+            str(scored),
+            "--dataset",
+            "datasets/x",
+        ],
+    )
     monkeypatch.setattr(results, "call", lambda command: (_ for _ in ()).throw(UserError(command)))
     with pytest.raises(UserError, match="test_controller.py --logdir .* --controller random --episodes 5"):
         results.main()
@@ -82,7 +119,9 @@ def test_vehicles_survive_a_perfect_copy_and_none_an_empty_one():
         drawn, close = nocturne_models.painted(images, images)
         assert drawn == close > 10 and nocturne_models.painted(np.zeros_like(images), images).tolist() == [drawn, 0]
         seen, kept = nocturne_models.survivors(images, images, views)["vehicle"]
-        assert seen == kept > 10 and nocturne_models.survivors(images, np.zeros_like(images), views)["vehicle"].tolist() == [seen, 0]
+        assert seen == kept > 10 and nocturne_models.survivors(images, np.zeros_like(images), views)[
+            "vehicle"
+        ].tolist() == [seen, 0]
         others = (views.type == OBJECTS.index("vehicle")) & ~views.is_ego
         assert seen < others.sum() and (nocturne_models.outlines(views)[others].sum((1, 2)) <= 100).all()
         (error, pixels), (_, drawn) = nocturne_models.squared_errors(images, images // 2)
@@ -91,8 +130,15 @@ def test_vehicles_survive_a_perfect_copy_and_none_an_empty_one():
 
 def test_the_traffic_table_has_a_row_for_every_run_that_is_given(tmp_path):
     args = argparse.Namespace(logdir=tmp_path, features=None, evolved=tmp_path / "e")
-    assert [row.name for row in traffic.rows(args)] == ["random", "constant velocity", "cloned from cone images", "evolved",
-                                                        "the log's actions, each the nearest of 273, open loop", "expert, each action the nearest of 273", "expert"]
+    assert [row.name for row in traffic.rows(args)] == [
+        "random",
+        "constant velocity",
+        "cloned from cone images",
+        "evolved",
+        "the log's actions, each the nearest of 273, open loop",
+        "expert, each action the nearest of 273",
+        "expert",
+    ]
     score = {"outcomes": {"1": {"goal_rate": 1.0}, "2": {"goal_rate": 0.0}}}
     assert traffic.measured(score, "goal_rate", 100.0) == "50.0 [0.0, 100.0]"
 
@@ -100,7 +146,10 @@ def test_the_traffic_table_has_a_row_for_every_run_that_is_given(tmp_path):
 def test_a_synthetic_scene_is_counted():
     kind, counted, seconds = synthetic.look_at((0, 1))
     assert kind in KINDS and counted["scenes"] == 1 and counted["egos"] >= 2 and seconds > 0
-    assert counted["collide"] == counted["on an edge"] == counted["goal missed"] == 0 and counted["must act"] >= counted["must yield"]
+    assert (
+        counted["collide"] == counted["on an edge"] == counted["goal missed"] == 0
+        and counted["must act"] >= counted["must yield"]
+    )
 
 
 @pytest.mark.parametrize("experts", [9, 10, 50, 200])
@@ -112,10 +161,16 @@ def test_clones_are_compared_at_just_so_many_episodes(experts):
 
 def test_intervals_over_training_seeds_are_students():
     assert imitation.interval([5.0]) == 0 and imitation.interval([1.0, 2.0, 3.0]) == pytest.approx(2.484, abs=5e-3)
-    assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0") and imitation.cells([5.0]) == ("5.0", "5.0")
+    assert imitation.cells([1.0, 2.0, 3.0]) == ("2.0 +- 2.5", "1.0, 2.0, 3.0") and imitation.cells([5.0]) == (
+        "5.0",
+        "5.0",
+    )
 
 
-@pytest.mark.parametrize("flags", [["--seeds", "5", "3"], ["--seeds", "9"], ["--leave-out", "20, bc"], ["--experts", "10", "--leave-out", "50, bc"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--seeds", "5", "3"], ["--seeds", "9"], ["--leave-out", "20, bc"], ["--experts", "10", "--leave-out", "50, bc"]],
+)
 def test_a_grid_of_clones_that_cannot_be_is_refused(flags, monkeypatch):
     monkeypatch.setattr("sys.argv", ["imitation", *flags])
     with pytest.raises(SystemExit, match="2"):
@@ -125,12 +180,17 @@ def test_a_grid_of_clones_that_cannot_be_is_refused(flags, monkeypatch):
 def test_a_grid_of_clones_may_have_more_seeds_where_it_is_small(monkeypatch):
     monkeypatch.setattr("sys.argv", ["imitation", "--seeds", "5", "3", "3", "--leave-out", "200, ditto"])
     args = imitation.parse_args()
-    assert dict(zip(args.experts, args.seeds, strict=True)) == {10: 5, 50: 3, 200: 3} and imitation.row(200, "ditto") in args.leave_out
+    assert (
+        dict(zip(args.experts, args.seeds, strict=True)) == {10: 5, 50: 3, 200: 3}
+        and imitation.row(200, "ditto") in args.leave_out
+    )
 
 
 def test_clones_made_with_other_flags_are_not_taken_for_those_wanted():
     made = "python trainbc.py --logdir a/10-bc-0 --epochs 30 --n-samples 16 --max-workers 1"
-    imitation.require_same("trainbc.py --logdir a/10-bc-0 --n-samples 16 --epochs 30 --max-workers 2", made, Path("a/10-bc-0"))
+    imitation.require_same(
+        "trainbc.py --logdir a/10-bc-0 --n-samples 16 --epochs 30 --max-workers 2", made, Path("a/10-bc-0")
+    )
     for other in ("--epochs 30 --n-samples 8", "--epochs 30", "--epochs 30 --n-samples 16 --horizon 50"):
         with pytest.raises(UserError, match="a/10-bc-0 was made by `python trainbc.py"):
             imitation.require_same(f"trainbc.py --logdir a/10-bc-0 {other} --max-workers 1", made, Path("a/10-bc-0"))
@@ -143,7 +203,23 @@ def test_the_stage_benchmark_still_fits_the_training_loops_it_times(trained, tmp
 
 
 def test_dreamt_steps_are_counted(tmp_path):
-    done = call("benchmarks.ditto", "--device", "cpu", "--seconds", 0.1, "--repetitions", 1, "--dreams", 4, "--horizon", 5, "--out", tmp_path / "speed.md")
+    done = call(
+        "benchmarks.ditto",
+        "--device",
+        "cpu",
+        "--seconds",
+        0.1,
+        "--repetitions",
+        1,
+        "--dreams",
+        4,
+        "--horizon",
+        5,
+        "--out",
+        tmp_path / "speed.md",
+    )
     assert done.returncode == 0, done.stderr
-    rows = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| 4 dreams of 5 steps")]
+    rows = [
+        line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| 4 dreams of 5 steps")
+    ]
     assert rows and all(int(row.split("|")[2].split("(")[0].replace(",", "")) > 20 for row in rows)

@@ -49,7 +49,8 @@ def episode(simulator, seed):
 
 def test_frame_is_the_exact_mean_of_the_area_of_each_pixel():
     observation = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
-    fine = observation[:84].repeat(16, axis=0).repeat(2, axis=1)  # (64 * 21, 64 * 3, 3): now every target pixel is 21 x 3 whole ones
+    # (64 * 21, 64 * 3, 3): now every target pixel is 21 x 3 whole ones
+    fine = observation[:84].repeat(16, axis=0).repeat(2, axis=1)
     mean = fine.reshape(64, 21, 64, 3, 3).astype(np.float64).mean(axis=(1, 3))
     assert np.array_equal(frame(observation), np.rint(mean).astype(np.uint8))
 
@@ -81,7 +82,9 @@ def test_rewards_and_pictures_are_the_official_ones_to_the_last_digit(seed, driv
     driver = Driver(official.unwrapped)
     seen = set()
     for t in range(150):
-        action = {"slowly": ACTIONS[t % len(ACTIONS), 0].numpy(), "fast": driver.action()}.get(driven, np.float32([0.1, 0.5, 0]))
+        action = {"slowly": ACTIONS[t % len(ACTIONS), 0].numpy(), "fast": driver.action()}.get(
+            driven, np.float32([0.1, 0.5, 0])
+        )
         expected, got = official.step(action), ours.step(action)
         assert np.array_equal(expected[0], got[0]) and expected[1:] == got[1:]
         seen.add(got[0].tobytes())
@@ -127,14 +130,18 @@ def test_render_is_the_official_picture():
 
 
 def test_it_runs_silently_and_without_a_display():
-    program = 'from dreamdrive.envs import make; w = make("carracing"); w.reset(0); w.step(w.expert_action()); w.render()'
+    program = (
+        'from dreamdrive.envs import make; w = make("carracing"); w.reset(0); w.step(w.expert_action()); w.render()'
+    )
     done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_missing_box2d_names_what_to_install():
-    program = ('import sys; sys.modules["Box2D"] = None\n'
-               'from dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("carracing"))')
+    program = (
+        'import sys; sys.modules["Box2D"] = None\n'
+        'from dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("carracing"))'
+    )
     done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert 'pip install "gymnasium[box2d]"' in done.stderr
@@ -167,7 +174,8 @@ def test_the_expert_scores_at_least_850_over_20_evaluation_tracks(physics):
 
 
 def place(simulator, aside, turned, speed, spin):
-    """Put the car beside a straight piece of the track: `aside` to the right, `turned` (rad), sliding along the road at `speed`, spinning at `spin`."""
+    """Put the car beside a straight piece of the track: `aside` to the right, `turned` (rad), sliding along the road at
+    `speed`, spinning at `spin`."""
     _, beta, x, y = simulator.track[40]
     hull, wheels = simulator.car.hull, simulator.car.wheels
     corners = [hull.GetLocalPoint(wheel.position) for wheel in wheels]
@@ -179,9 +187,11 @@ def place(simulator, aside, turned, speed, spin):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("aside", "turned", "speed", "spin"), [
-    (15, 0, 40, 0), (0, math.pi, 0, 0), (0, 1.5, 50, 6), (3, 0.7, 60, 2), (-30, 2, 20, -3), (-18, -1.5, 30, 0),
-], ids=["on the grass", "facing backwards", "spun", "sliding", "far off the road", "across the road"])
+@pytest.mark.parametrize(
+    ("aside", "turned", "speed", "spin"),
+    [(15, 0, 40, 0), (0, math.pi, 0, 0), (0, 1.5, 50, 6), (3, 0.7, 60, 2), (-30, 2, 20, -3), (-18, -1.5, 30, 0)],
+    ids=["on the grass", "facing backwards", "spun", "sliding", "far off the road", "across the road"],
+)
 def test_the_expert_recovers(physics, seed, aside, turned, speed, spin):
     """Within 400 steps (8 s) it drives forwards on the road again, and from there visits 40 tiles in 200 steps."""
     physics.reset(seed=seed)

@@ -1,4 +1,5 @@
-"""carracing-fast against the official simulator: the same physics to the last digit, and frames within a few grey levels."""
+"""carracing-fast against the official simulator: the same physics to the last digit, and frames within a few grey
+levels."""
 
 import numpy as np
 import pytest
@@ -73,7 +74,11 @@ def test_nobody_looking_costs_no_texture_and_changes_no_reward():
 
 
 def test_shades_and_sprites_are_what_they_say():
-    assert shades()[0] == 0 and (np.diff(shades().astype(int)) >= 0).all() and abs(shades().astype(int) - np.arange(256)).max() <= 3
+    assert (
+        shades()[0] == 0
+        and (np.diff(shades().astype(int)) >= 0).all()
+        and abs(shades().astype(int) - np.arange(256)).max() <= 3
+    )
     sprites = car_sprites()
     share = sprites[..., 3]
     assert 0 <= share.min() and share.max() == 1 and (sprites[..., :3].amax(-1) <= 255 * share + 1e-3).all()

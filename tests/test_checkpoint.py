@@ -28,7 +28,15 @@ def saved(tmp_path):
     """A small checkpoint with something of everything in it."""
     target = tmp_path / "run" / "vae" / "best.tar"
     target.parent.mkdir(parents=True)
-    checkpoint.save(target, "vae", {"latent": 2}, {"weight": torch.arange(12.0).view(3, 4)}, {}, world={"env": "carracing", "image_shape": [64, 64, 3]}, best=1.5)
+    checkpoint.save(
+        target,
+        "vae",
+        {"latent": 2},
+        {"weight": torch.arange(12.0).view(3, 4)},
+        {},
+        world={"env": "carracing", "image_shape": [64, 64, 3]},
+        best=1.5,
+    )
     return target
 
 
@@ -36,7 +44,12 @@ def equal(one, other):
     if isinstance(one, dict):
         return isinstance(other, dict) and list(one) == list(other) and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.stride() == other.stride() and torch.equal(one, other)
+        return (
+            isinstance(other, torch.Tensor)
+            and one.dtype == other.dtype
+            and one.stride() == other.stride()
+            and torch.equal(one, other)
+        )
     return one == other
 
 
@@ -44,15 +57,29 @@ def refusal(source, stage="vae"):
     with pytest.raises(UserError) as error:
         checkpoint.load(source, stage)
     sentence = str(error.value)
-    assert "\n" not in sentence and str(source) in sentence and f"python trainvae.py --logdir {source.parent.parent}" in sentence
+    assert (
+        "\n" not in sentence
+        and str(source) in sentence
+        and f"python trainvae.py --logdir {source.parent.parent}" in sentence
+    )
     return sentence
 
 
 def test_what_is_saved_is_loaded_with_the_digest_of_the_file(saved):
     loaded = checkpoint.load(saved, "vae")
     assert loaded.pop("digest") == hashlib.sha256(saved.read_bytes()).hexdigest()
-    assert equal(loaded, {"stage": "vae", "schema": 1, "config": {"latent": 2}, "model": {"weight": torch.arange(12.0).view(3, 4)}, "parents": {},
-                          "world": {"env": "carracing", "image_shape": [64, 64, 3]}, "best": 1.5})
+    assert equal(
+        loaded,
+        {
+            "stage": "vae",
+            "schema": 1,
+            "config": {"latent": 2},
+            "model": {"weight": torch.arange(12.0).view(3, 4)},
+            "parents": {},
+            "world": {"env": "carracing", "image_shape": [64, 64, 3]},
+            "best": 1.5,
+        },
+    )
 
 
 def test_the_same_values_give_the_same_bytes_whether_or_not_equal_strings_are_one_object(tmp_path):
@@ -140,7 +167,10 @@ def test_a_stage_cleans_up_after_a_killed_run_and_runs_once_at_a_time(tmp_path):
     with checkpoint.stage_folder(tmp_path, "ctrl") as folder:
         (folder / "best.tar").touch()
         (folder / ".best.tar.123.tmp").touch()
-        with pytest.raises(UserError, match="another traincontroller.py is running in"), checkpoint.stage_folder(tmp_path, "ctrl"):
+        with (
+            pytest.raises(UserError, match="another traincontroller.py is running in"),
+            checkpoint.stage_folder(tmp_path, "ctrl"),
+        ):
             pass
     with checkpoint.stage_folder(tmp_path, "ctrl") as folder:
         assert sorted(p.name for p in folder.iterdir()) == [".lock", "best.tar"]
@@ -154,21 +184,40 @@ def retrain(logdir, stage):
     checkpoint.save(source, stage, **saved)
 
 
-@pytest.mark.parametrize(("parent", "module", "child"), [
-    ("vae", "trainmdrnn", "trainmdrnn.py"), ("vae", "traincontroller", "trainmdrnn.py"), ("vae", "trainbc", "trainmdrnn.py"),
-    ("vae", "test_controller", "trainmdrnn.py"), ("mdrnn", "traincontroller", "traincontroller.py"), ("mdrnn", "trainbc", "trainbc.py"),
-    ("mdrnn", "test_controller", "traincontroller.py"),
-])
+@pytest.mark.parametrize(
+    ("parent", "module", "child"),
+    [
+        ("vae", "trainmdrnn", "trainmdrnn.py"),
+        ("vae", "traincontroller", "trainmdrnn.py"),
+        ("vae", "trainbc", "trainmdrnn.py"),
+        ("vae", "test_controller", "trainmdrnn.py"),
+        ("mdrnn", "traincontroller", "traincontroller.py"),
+        ("mdrnn", "trainbc", "trainbc.py"),
+        ("mdrnn", "test_controller", "traincontroller.py"),
+    ],
+)
 def test_a_child_whose_parent_was_retrained_refuses_and_names_the_command(parent, module, child, trained, tmp_path):
     run = copy_run(trained, tmp_path)
     retrain(run.logdir, parent)
     before = {name: content for name, content in contents(run.logdir).items() if "latents" not in name}
     said = complaint(call(module, "--logdir", run.logdir, *TINY.get(module, ())))
-    assert f"was trained on {parent} " in said and f"run `python {child} --logdir {run.logdir} --noreload` to train it anew" in said
+    assert (
+        f"was trained on {parent} " in said
+        and f"run `python {child} --logdir {run.logdir} --noreload` to train it anew" in said
+    )
     assert before == {name: content for name, content in contents(run.logdir).items() if "latents" not in name}
 
 
 def test_a_clone_of_another_world_model_is_no_start_for_evolution(trained, tmp_path):
     run = copy_run(trained, tmp_path)
-    said = complaint(call("traincontroller", "--logdir", run.logdir, *TINY["traincontroller"], "--init", run.logdir / "ctrl" / "best.tar"))
+    said = complaint(
+        call(
+            "traincontroller",
+            "--logdir",
+            run.logdir,
+            *TINY["traincontroller"],
+            "--init",
+            run.logdir / "ctrl" / "best.tar",
+        )
+    )
     assert 'is not a checkpoint of stage "bc"' in said

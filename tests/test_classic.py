@@ -33,13 +33,23 @@ def test_it_is_the_official_one_as_pictures_and_as_numbers(name):
     for key in (0, 1, 1, 0):
         action = torch.full((2,), key)
         mine, theirs, plain = ours.step(action), official.step(action), numbers.step(action)
-        assert torch.equal(mine.obs, theirs.obs) and torch.equal(plain.obs, theirs.info["state"]) and torch.equal(mine.reward, theirs.reward)
+        assert (
+            torch.equal(mine.obs, theirs.obs)
+            and torch.equal(plain.obs, theirs.info["state"])
+            and torch.equal(mine.reward, theirs.reward)
+        )
     assert plain.obs.dtype == torch.float32 and mine.obs.float().std() > 5
-    assert (ours.spec.max_steps, ours.spec.dt, ours.spec.action_space) == (official.spec.max_steps, official.spec.dt, official.spec.action_space)
+    assert (ours.spec.max_steps, ours.spec.dt, ours.spec.action_space) == (
+        official.spec.max_steps,
+        official.spec.dt,
+        official.spec.action_space,
+    )
 
 
 def test_numbers_restart_and_freeze_as_pictures_do():
-    going, frozen = (make("cartpole", num=2, max_steps=2, observation="state", restart=restart) for restart in (True, False))
+    going, frozen = (
+        make("cartpole", num=2, max_steps=2, observation="state", restart=restart) for restart in (True, False)
+    )
     for world in (going, frozen):
         world.reset([5, 9])
         world.step(torch.tensor([0, 1]))
@@ -96,23 +106,65 @@ def test_grid_points_around_a_state_average_to_it():
     position, speed = rng.uniform(*classic.POSITIONS, 50), rng.uniform(*classic.SPEEDS, 50)
     position[0], speed[0] = classic.POSITIONS[1], classic.SPEEDS[1]
     index, weight = classic.corners(position, speed)
-    grid = np.stack(np.meshgrid(np.linspace(*classic.POSITIONS, classic.GRID[0]), np.linspace(*classic.SPEEDS, classic.GRID[1]), indexing="ij"), -1).reshape(-1, 2)
+    grid = np.stack(
+        np.meshgrid(
+            np.linspace(*classic.POSITIONS, classic.GRID[0]),
+            np.linspace(*classic.SPEEDS, classic.GRID[1]),
+            indexing="ij",
+        ),
+        -1,
+    ).reshape(-1, 2)
     np.testing.assert_allclose((weight[..., None] * grid[index]).sum(0), np.stack([position, speed], 1), atol=1e-9)
     assert (weight >= -1e-9).all()
 
 
 def test_numbers_are_recorded_cloned_and_driven(tmp_path):
-    done = call("data.generation_script", "--env", "mountaincar", "--observation", "state", "--policy", "expert", "--action-noise", 0.5, "--rollouts", 8,
-                "--val-fraction", 0.25, "--rootdir", tmp_path / "data", "--threads", 1)
+    done = call(
+        "data.generation_script",
+        "--env",
+        "mountaincar",
+        "--observation",
+        "state",
+        "--policy",
+        "expert",
+        "--action-noise",
+        0.5,
+        "--rollouts",
+        8,
+        "--val-fraction",
+        0.25,
+        "--rootdir",
+        tmp_path / "data",
+        "--threads",
+        1,
+    )
     assert done.returncode == 0, done.stderr
     dataset = Dataset.open(tmp_path / "data")
     assert dataset.manifest.image_shape == (2,) and dataset.manifest.options == {"observation": "state"}
     assert call("data.shards", "verify", tmp_path / "data").returncode == 0
     with dataset.open_shard(dataset.shards[0]) as shard:
-        assert (shard.column("expert_action") >= 0).all() and (shard.column("expert_action") != shard.column("action")).any()
-    done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", tmp_path / "run", "--hidden", 8, "--epochs", 1, "--n-samples", 1, "--max-workers", 1)
+        assert (shard.column("expert_action") >= 0).all() and (
+            shard.column("expert_action") != shard.column("action")
+        ).any()
+    done = call(
+        "trainbc",
+        "--dataset",
+        tmp_path / "data",
+        "--logdir",
+        tmp_path / "run",
+        "--hidden",
+        8,
+        "--epochs",
+        1,
+        "--n-samples",
+        1,
+        "--max-workers",
+        1,
+    )
     assert done.returncode == 0, done.stderr
-    done = call("test_controller", "--logdir", tmp_path / "run", "--controller", "bc", "--episodes", 1, "--max-workers", 1)
+    done = call(
+        "test_controller", "--logdir", tmp_path / "run", "--controller", "bc", "--episodes", 1, "--max-workers", 1
+    )
     assert done.returncode == 0 and "bc in the simulator" in done.stdout, done.stderr
 
 
@@ -122,10 +174,14 @@ def test_other_environments_are_observed_as_numbers_too():
     assert make("gym:CartPole-v1").spec.options == {}  # as in datasets recorded before there was a choice
 
 
-@pytest.mark.parametrize(("name", "observation", "words"), [
-    ("cartpole", "stack", "choose picture or state"), ("gym:CarRacing-v3", "state", "cannot be observed as numbers"),
-    ("carracing", "state", "carracing has no option observation: only nocturne and atari"),
-])
+@pytest.mark.parametrize(
+    ("name", "observation", "words"),
+    [
+        ("cartpole", "stack", "choose picture or state"),
+        ("gym:CarRacing-v3", "state", "cannot be observed as numbers"),
+        ("carracing", "state", "carracing has no option observation: only nocturne and atari"),
+    ],
+)
 def test_what_cannot_be_observed_is_refused_in_one_sentence(name, observation, words):
     with pytest.raises(UserError, match=words) as error:
         make(name, observation=observation)

@@ -18,7 +18,11 @@ def test_a_car_ahead_is_above_the_middle_and_one_to_the_left_on_the_left(style):
     shades = {"colors": colors * [0, 0, 1]} if style == "nocturne" else {}
     for heading in (0.0, 1.0, 3.0, -2.0):
         ahead, left = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
-        for at, row, column in ((40 * ahead, 32, 64), (30 * ahead + 30 * left, 40, 40), (30 * ahead - 30 * left, 40, 88)):
+        for at, row, column in (
+            (40 * ahead, 32, 64),
+            (30 * ahead + 30 * left, 40, 40),
+            (30 * ahead - 30 * left, 40, 88),
+        ):
             image = picture([car(0, 0, heading), car(*at, heading)], 128, style, roads=[], **shades).astype(int)
             blue = image[..., 2] - image[..., 0] > 100
             blue[56:72, 56:72] = False  # the ego
@@ -53,7 +57,23 @@ def test_every_visible_car_pedestrian_and_cyclist_is_seen_in_64_pixels_in_its_co
 
 
 def test_classes_differ_in_colour():
-    shades = np.array([PALETTE[name] for name in ("vehicle", "pedestrian", "cyclist", "ego", "goal", "light_stop", "light_caution", "light_go", "lane", "background")])
+    shades = np.array(
+        [
+            PALETTE[name]
+            for name in (
+                "vehicle",
+                "pedestrian",
+                "cyclist",
+                "ego",
+                "goal",
+                "light_stop",
+                "light_caution",
+                "light_go",
+                "lane",
+                "background",
+            )
+        ]
+    )
     apart = np.abs(shades[:, None].astype(int) - shades[None]).max(-1) + 1000 * np.eye(len(shades), dtype=int)
     assert apart[:8].min() >= 75
 
@@ -77,7 +97,9 @@ def test_a_goal_beyond_the_picture_or_behind_is_shown_at_the_rim():
 
 def test_padding_is_in_pixels_of_the_picture_and_stays_black():
     for style in ("legible", "nocturne"):
-        whole, framed = (picture([car(0, 0), car(0, 20)], size, style, padding=padding) for size, padding in ((64, 0), (100, 18)))
+        whole, framed = (
+            picture([car(0, 0), car(0, 20)], size, style, padding=padding) for size, padding in ((64, 0), (100, 18))
+        )
         assert (framed[18:-18, 18:-18].astype(int) - whole).max() <= 1
         framed[18:-18, 18:-18] = 0
         assert framed.max() == 0
@@ -92,7 +114,8 @@ def test_outside_the_cone_it_is_black_and_head_angle_turns_the_cone_to_the_left(
             lit = picture([car(0, 0)], 128, style, roads=[], head_angle=head).max(-1) > 0
             off = np.abs(np.remainder(angle - head + np.pi, 2 * np.pi) - np.pi)
             assert lit[(off < 1.0) & (r > 6) & (r < 62)].all()
-            assert not lit[(off > 1.2) & (r > 6) & (r < 63)].any() and not lit[r > 65].any()  # Nocturne leaves dots along the circle
+            # Nocturne leaves dots along the circle
+            assert not lit[(off > 1.2) & (r > 6) & (r < 63)].any() and not lit[r > 65].any()
 
 
 def test_a_picture_may_be_wider_than_high():
@@ -102,7 +125,9 @@ def test_a_picture_may_be_wider_than_high():
 
 
 def test_grey_is_the_weighted_mean_and_does_not_wrap():
-    image = torch.tensor([[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [50, 50, 50]]], dtype=torch.uint8)
+    image = torch.tensor(
+        [[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [50, 50, 50]]], dtype=torch.uint8
+    )
     assert to_grayscale(image).tolist() == [[255, 0, 76, 150, 29, 50]]
     assert np.array_equal(to_grayscale(image.numpy()), to_grayscale(image).numpy())
     with pytest.raises(UserError, match="3 channels last"):
@@ -124,7 +149,9 @@ def test_an_anchor_moves_the_car_down_and_makes_everything_larger(size, goal):
 def test_a_goal_that_is_out_of_an_anchored_picture_is_at_its_rim(goal):
     scene = dataclasses.replace(make_scene([car(0, 0)], roads=[("lane", [(0, -1), (0, 1)])]), goal=np.array([goal]))
     other = dataclasses.replace(scene, goal=np.array([[0.0, 10.0]]))
-    pictures = render_cones(replay([other, scene, other], [0, 0, 0]), [(0, 0), (1, 0), (2, 0)], 64, view_dist=40, goal=True, anchor=0.75)
+    pictures = render_cones(
+        replay([other, scene, other], [0, 0, 0]), [(0, 0), (1, 0), (2, 0)], 64, view_dist=40, goal=True, anchor=0.75
+    )
     pink = (pictures.float() - torch.tensor(PALETTE["goal"])).norm(dim=-1) < 60
     at = pink[1].nonzero().float()
     assert len(at) >= 6 and torch.equal(pictures[0], pictures[2])  # the whole ring is inside, and nobody else's picture
@@ -135,7 +162,11 @@ def test_a_goal_that_is_out_of_an_anchored_picture_is_at_its_rim(goal):
 
 def test_an_anchor_is_for_legible_pictures_without_padding():
     sim = replay([make_scene([car(0, 0)])], [0])
-    refused = [({"anchor": 0.4}, "from 0.5 to 1"), ({"anchor": 0.7, "padding": 3}, "without padding"), ({"anchor": 0.7, "style": "nocturne"}, "style legible")]
+    refused = [
+        ({"anchor": 0.4}, "from 0.5 to 1"),
+        ({"anchor": 0.7, "padding": 3}, "without padding"),
+        ({"anchor": 0.7, "style": "nocturne"}, "style legible"),
+    ]
     for more, complaint in refused:
         with pytest.raises(UserError, match=complaint):
             render_cones(sim, [(0, 0)], 64, **more)
@@ -156,8 +187,17 @@ def test_the_bars_show_the_speed_at_the_goal_and_the_one_that_leads_there_in_tim
     """Lengths in pixels: half a second's way, 1.2 pixels a metre."""
     scene = make_scene([car(0, 0)])
     scene = dataclasses.replace(scene, speed=np.full_like(scene.speed, 10.0))  # the goal is 30 m ahead
-    pictures = render_cones(replay([scene] * 3, [0, 60, 87]), [(b, 0) for b in range(3)], 64, view_dist=40, goal=True, speed=True, anchor=0.75)
+    pictures = render_cones(
+        replay([scene] * 3, [0, 60, 87]),
+        [(b, 0) for b in range(3)],
+        64,
+        view_dist=40,
+        goal=True,
+        speed=True,
+        anchor=0.75,
+    )
     lit = (pictures[:, 51:, :, 0] > 60).int().sum(1)  # (3, 64): of a column
     left, right = lit[:, 27:30].amax(1).tolist(), lit[:, 34:38].amax(1).tolist()
     assert all(abs(n - 6) <= 1 for n in left)
-    assert [abs(n - wanted) <= 1 for n, wanted in zip(right, (2.0, 6.0, 14.0), strict=True)] == [True] * 3  # 3.3 and 10 m/s, and no more than 24
+    # 3.3 and 10 m/s, and no more than 24
+    assert [abs(n - wanted) <= 1 for n, wanted in zip(right, (2.0, 6.0, 14.0), strict=True)] == [True] * 3

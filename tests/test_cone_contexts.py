@@ -1,4 +1,5 @@
-"""Cone images do not depend on the batch; they are drawn in spawned processes, beside windows, on any driver, and take no more memory with time."""
+"""Cone images do not depend on the batch; they are drawn in spawned processes, beside windows, on any driver, and take
+no more memory with time."""
 
 import hashlib
 import os
@@ -47,9 +48,16 @@ def test_no_pictures_are_an_empty_tensor():
 
 def test_what_cannot_be_drawn_is_refused_in_a_sentence():
     sim = replay([street(0), street(1, 5)], [0, 0])
-    cases = [({"egos": [(1, 7)]}, "no object 7 in scene 1"), ({"egos": [(2, 0)]}, "scene 2 of 2"), ({"size": 0}, "0 x 0 pixels"), ({"style": "plain"}, '"plain"'),
-             ({"view_dist": -1.0}, "view_dist is -1"), ({"view_angle": 0.0}, "view_angle"), ({"padding": float("nan")}, "padding"),
-             ({"head_angle": float("inf")}, "head_angle")]  # fmt: skip
+    cases = [
+        ({"egos": [(1, 7)]}, "no object 7 in scene 1"),
+        ({"egos": [(2, 0)]}, "scene 2 of 2"),
+        ({"size": 0}, "0 x 0 pixels"),
+        ({"style": "plain"}, '"plain"'),
+        ({"view_dist": -1.0}, "view_dist is -1"),
+        ({"view_angle": 0.0}, "view_angle"),
+        ({"padding": float("nan")}, "padding"),
+        ({"head_angle": float("inf")}, "head_angle"),
+    ]
     for change, said in cases:
         with pytest.raises(UserError, match=said):
             render_cones(sim, **{"egos": [(0, 0)], "size": 32, **change})
@@ -132,7 +140,13 @@ def test_beside_a_window_of_this_process_the_same_is_drawn_and_the_window_stays_
 
 
 def test_on_a_display_the_same_is_drawn_as_without():
-    assert script("import os; os.environ['DREAMDRIVE_OPENGL'] = 'x'\nfrom dreamdrive.utils.display import open_display\nopen_display()\nprint(t.digest())").strip() == digest()
+    assert (
+        script(
+            "import os; os.environ['DREAMDRIVE_OPENGL'] = 'x'\nfrom dreamdrive.utils.display import "
+            "open_display\nopen_display()\nprint(t.digest())"
+        ).strip()
+        == digest()
+    )
 
 
 def test_egl_is_tried_first_then_the_display_then_xvfb_and_the_answer_is_kept_for_children(monkeypatch):
@@ -140,10 +154,16 @@ def test_egl_is_tried_first_then_the_display_then_xvfb_and_the_answer_is_kept_fo
 
     def probe(platform, works):
         asked.append(platform)
-        return display.Probe(platform in works, "Invalid EGL device id: 1" if platform == "egl:1" else "it does not draw")
+        return display.Probe(
+            platform in works, "Invalid EGL device id: 1" if platform == "egl:1" else "it does not draw"
+        )
 
     all_three = ["egl:0", "egl:1", "x"]
-    for works, given, expected, order in (({"egl:0"}, None, "egl:0", ["egl:0"]), ({"x"}, ":5", "x", all_three), ({"x"}, None, "x", all_three)):
+    for works, given, expected, order in (
+        ({"egl:0"}, None, "egl:0", ["egl:0"]),
+        ({"x"}, ":5", "x", all_three),
+        ({"x"}, None, "x", all_three),
+    ):
         asked.clear()
         monkeypatch.setattr(display, "probe", lambda platform, works=works: probe(platform, works))
         monkeypatch.setattr(display, "start_xvfb", lambda: None)
@@ -162,12 +182,15 @@ def test_without_any_opengl_one_sentence_names_the_packages(monkeypatch):
 
 
 def test_a_wrong_setting_of_the_environment_is_named():
-    out = script("""
+    out = script(
+        """
 try:
     t.digest()
 except t.UserError as error:
     print(error)
-""", DREAMDRIVE_OPENGL="vulkan")
+""",
+        DREAMDRIVE_OPENGL="vulkan",
+    )
     assert "vulkan" in out and "egl:" in out
 
 
@@ -191,7 +214,10 @@ except t.UserError as error:
     print(error)
 """
     with_x = "from dreamdrive.utils.display import open_display\nopen_display()\n" + text
-    assert "DREAMDRIVE_OPENGL=x" in script(text, DREAMDRIVE_OPENGL="egl:0") and script(with_x, DREAMDRIVE_OPENGL="x").strip() == "opened"
+    assert (
+        "DREAMDRIVE_OPENGL=x" in script(text, DREAMDRIVE_OPENGL="egl:0")
+        and script(with_x, DREAMDRIVE_OPENGL="x").strip() == "opened"
+    )
 
 
 def test_the_cache_keeps_to_its_limit_and_forgets_scenes_that_are_gone(monkeypatch):

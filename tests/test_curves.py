@@ -1,4 +1,5 @@
-"""Learning curves of evolution, what is read from a run and what is drawn, and the number of episodes that follows from one."""
+"""Learning curves of evolution, what is read from a run and what is drawn, and the number of episodes that follows from
+one."""
 
 from argparse import Namespace
 

@@ -36,8 +36,15 @@ run(main)
 def start(then="pass", **environment):
     """A script that opens a window, in a process group of its own; DISPLAY is unset unless given."""
     values = {**{k: v for k, v in os.environ.items() if k != "DISPLAY"}, **environment}
-    return subprocess.Popen([sys.executable, "-c", WINDOW.format(then=then)], cwd=ROOT, env=values, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", WINDOW.format(then=then)],
+        cwd=ROOT,
+        env=values,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def ended(name, seconds=5):
@@ -64,9 +71,14 @@ def test_a_display_that_does_not_answer_is_replaced():
     assert "DISPLAY=:4242 does not answer" in out
 
 
-@pytest.mark.parametrize(("sent", "status", "group"), [(signal.SIGINT, 130, True), (signal.SIGKILL, -9, False), (signal.SIGTERM, -15, False)])
+@pytest.mark.parametrize(
+    ("sent", "status", "group"), [(signal.SIGINT, 130, True), (signal.SIGKILL, -9, False), (signal.SIGTERM, -15, False)]
+)
 def test_the_virtual_screen_ends_with_its_script_however_that_ends(sent, status, group):
-    process = start("try:\n        print('ready', flush=True); time.sleep(60)\n    finally:\n        window.flip(); print('cleaned up', flush=True)")
+    process = start(
+        "try:\n        print('ready', flush=True); time.sleep(60)\n    finally:\n        window.flip(); print('cleaned "
+        "up', flush=True)"
+    )
     name = process.stdout.readline().split("|")[0]
     assert process.stdout.readline() == "ready\n"
     (os.killpg if group else os.kill)(process.pid, sent)

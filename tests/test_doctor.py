@@ -17,10 +17,26 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.slow
 def test_it_tells_what_is_here_also_without_a_display_or_a_home():
     environment = {"PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-m", "utils.doctor"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "utils.doctor"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == (1 if "!!" in done.stdout else 0) and done.stderr == ""
-    found = {name.strip(): what for name, what in re.findall(r"^(?:ok|--|!!)  (.{20}) (.*)$", done.stdout, re.MULTILINE)}
-    for name in ("requirements.txt", "torch", "cpu", "ffmpeg", "OpenGL by EGL", "OpenGL by X", "Xvfb", "VNC server", "compiler", "memory", "cores"):
+    found = {
+        name.strip(): what for name, what in re.findall(r"^(?:ok|--|!!)  (.{20}) (.*)$", done.stdout, re.MULTILINE)
+    }
+    for name in (
+        "requirements.txt",
+        "torch",
+        "cpu",
+        "ffmpeg",
+        "OpenGL by EGL",
+        "OpenGL by X",
+        "Xvfb",
+        "VNC server",
+        "compiler",
+        "memory",
+        "cores",
+    ):
         assert name in found
     assert found["Python"].startswith(platform.python_version()) and "GB free" in found["disk"]
 

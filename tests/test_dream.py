@@ -36,7 +36,9 @@ def mdrnn():
 @pytest.fixture
 def starts():
     torch.manual_seed(1)
-    return Starts(torch.randn(STARTS, Z), torch.randn(STARTS, Z) - 2, torch.randn(STARTS, R).tanh(), torch.randn(STARTS, R))
+    return Starts(
+        torch.randn(STARTS, Z), torch.randn(STARTS, Z) - 2, torch.randn(STARTS, R).tanh(), torch.randn(STARTS, R)
+    )
 
 
 @pytest.fixture
@@ -72,7 +74,9 @@ def drive(world, steps, seed=5):
 def test_a_batch_of_dreams_equals_each_dream_on_its_own(mdrnn, starts):
     index, generator = torch.tensor([3, 3, 0, 19, 7]), torch.Generator().manual_seed(0)
     together = begin(starts, index, generator)
-    alone = [Dream(together.z[b : b + 1], (together.state[0][b : b + 1], together.state[1][b : b + 1])) for b in range(5)]
+    alone = [
+        Dream(together.z[b : b + 1], (together.state[0][b : b + 1], together.state[1][b : b + 1])) for b in range(5)
+    ]
     for t in range(10):
         action, noise = torch.randn(5, 3), draw_noise(mdrnn.config, 5, generator)
         together, reward, terminated = step(mdrnn, together, action, 1.2, noise)
@@ -96,13 +100,18 @@ def test_temperature_0_is_deterministic_and_1_is_not(mdrnn, starts):
     dream, action = begin(starts, torch.arange(STARTS), torch.Generator().manual_seed(0)), torch.zeros(STARTS, 3)
 
     def after(temperature, seed):
-        stepped, reward, terminated = step(mdrnn, dream, action, temperature, draw_noise(mdrnn.config, STARTS, torch.Generator().manual_seed(seed)))
+        stepped, reward, terminated = step(
+            mdrnn, dream, action, temperature, draw_noise(mdrnn.config, STARTS, torch.Generator().manual_seed(seed))
+        )
         return stepped.z, terminated
 
     for one, other in zip(after(0, 1), after(0, 2), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(after(1, 1)[0], after(1, 2)[0])
-    spread = [torch.stack([after(temperature, seed)[0] for seed in range(20)]).std(0).mean() for temperature in (0.1, 1.0, 1.3)]
+    spread = [
+        torch.stack([after(temperature, seed)[0] for seed in range(20)]).std(0).mean()
+        for temperature in (0.1, 1.0, 1.3)
+    ]
     assert spread[0] < spread[1] < spread[2]
 
 
@@ -111,7 +120,9 @@ def test_ends_come_as_often_as_m_expects_them(mdrnn, starts):
         mdrnn.head.weight[-1].zero_()
         mdrnn.head.bias[-1] = torch.tensor(0.3).logit()
     dream = begin(starts, torch.zeros(10_000, dtype=torch.long), torch.Generator().manual_seed(0))
-    _, _, terminated = step(mdrnn, dream, torch.zeros(10_000, 3), 1.0, draw_noise(mdrnn.config, 10_000, torch.Generator().manual_seed(1)))
+    _, _, terminated = step(
+        mdrnn, dream, torch.zeros(10_000, 3), 1.0, draw_noise(mdrnn.config, 10_000, torch.Generator().manual_seed(1))
+    )
     assert abs(terminated.float().mean() - 0.3) < 0.02
 
 
@@ -127,8 +138,13 @@ def test_the_world_is_the_pure_functions_one_after_another(world):
     assert torch.equal(dream.z, dreaming.dream.z)
     for t in range(20):
         action = torch.tensor([0, 1, 1, 0, t % 2])
-        dream, reward, _ = step(dreaming.mdrnn, dream, action_vector(action, dreaming.world["action_space"]), 0.7,
-                                draw_noise(dreaming.mdrnn.config, 5, generator))
+        dream, reward, _ = step(
+            dreaming.mdrnn,
+            dream,
+            action_vector(action, dreaming.world["action_space"]),
+            0.7,
+            draw_noise(dreaming.mdrnn.config, 5, generator),
+        )
         result = dreaming.step(action)
         torch.testing.assert_close(result.obs, dream.z)
         torch.testing.assert_close(result.reward, reward)
@@ -173,7 +189,12 @@ def test_without_restart_each_dream_ends_on_its_own(world):
     cut._terminated = first.bool()
     for _ in range(5):
         a, b = whole.step(first), cut.step(first)
-        assert torch.equal(a.obs[1:], b.obs[1:]) and torch.equal(a.reward[1:], b.reward[1:]) and b.reward[0] == 0 and not torch.equal(a.obs[0], b.obs[0])
+        assert (
+            torch.equal(a.obs[1:], b.obs[1:])
+            and torch.equal(a.reward[1:], b.reward[1:])
+            and b.reward[0] == 0
+            and not torch.equal(a.obs[0], b.obs[0])
+        )
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -186,7 +207,11 @@ def test_with_restart_a_finished_dream_begins_again_and_shows_its_last_frame(end
     for t in range(1, 8):
         result = dreaming.step(torch.zeros(3, dtype=torch.long))
         over = ends or t % 3 == 0
-        assert (result.terminated == (over and ends)).all() and (result.truncated == (over and not ends)).all() and (result.reward != 0).all()
+        assert (
+            (result.terminated == (over and ends)).all()
+            and (result.truncated == (over and not ends)).all()
+            and (result.reward != 0).all()
+        )
         assert all((tuple(row) in real) == over for row in result.obs.tolist())
         assert all(tuple(row) not in real for row in result.info["final_obs"].tolist())
         assert over or torch.equal(result.obs, result.info["final_obs"])
@@ -207,8 +232,15 @@ def test_starts_are_real_latents_of_the_train_split_with_ms_state_after_the_real
             mu, action, _ = data.episode(e)
             before = slice(max(0, t - WARM_UP), t)
             with torch.inference_mode():
-                _, state = agent.mdrnn.hidden(mu[None, before], action[None, before]) if t else (None, agent.mdrnn.initial_state(1))
-            matches.append(torch.allclose(state[0][0], starts.h[i], atol=1e-5) and torch.allclose(state[1][0], starts.c[i], atol=1e-5))
+                _, state = (
+                    agent.mdrnn.hidden(mu[None, before], action[None, before])
+                    if t
+                    else (None, agent.mdrnn.initial_state(1))
+                )
+            matches.append(
+                torch.allclose(state[0][0], starts.h[i], atol=1e-5)
+                and torch.allclose(state[1][0], starts.c[i], atol=1e-5)
+            )
             warmed += t > 0
         assert any(matches)
     assert warmed > 20 and len(set(map(tuple, starts.mu.tolist()))) > 50
@@ -250,8 +282,11 @@ def test_actions_and_temperatures_that_are_no_numbers_are_refused(world):
 def test_gymnasium_finds_nothing_wrong(observation, trained):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*(minimum|maximum) value is (-)?infinity.*")  # a latent has no bounds
-        env = gym.make("dreamdrive/Dream-v0", logdir=trained.logdir, observation=observation, horizon=5, render_mode="rgb_array")
+        # a latent has no bounds
+        warnings.filterwarnings("ignore", message=".*(minimum|maximum) value is (-)?infinity.*")
+        env = gym.make(
+            "dreamdrive/Dream-v0", logdir=trained.logdir, observation=observation, horizon=5, render_mode="rgb_array"
+        )
         check_env(env.unwrapped, skip_render_check=True)  # which would want to open every other render mode, too
     obs, _ = env.reset(seed=3)
     assert env.observation_space.contains(obs) and env.render().shape == (64, 64, 3)
@@ -293,7 +328,9 @@ def fitness_by_hand(mdrnn, controller, candidate, starts, num, horizon, temperat
     return total / num
 
 
-@pytest.mark.parametrize(("space", "features", "temperature"), [(BOX, "zh", 1.0), (BOX, "z", 0.0), ({"type": "discrete", "n": 3}, "zh", 1.3)])
+@pytest.mark.parametrize(
+    ("space", "features", "temperature"), [(BOX, "zh", 1.0), (BOX, "z", 0.0), ({"type": "discrete", "n": 3}, "zh", 1.3)]
+)
 def test_fitness_equals_a_loop_over_candidates_and_dreams(space, features, temperature, mdrnn, starts):
     torch.manual_seed(2)
     controller = Controller(ControllerConfig(Z, R, features, 0, space)).requires_grad_(False)
@@ -324,8 +361,12 @@ def test_all_candidates_of_a_generation_meet_the_same_luck_and_the_next_generati
     same = torch.randn(1, len(parameter_vector(controller))).repeat(4, 1)
     first = fitness(same, 1, 3, False, None)
     torch.testing.assert_close(first, first[:1].expand(4))
-    assert torch.equal(first, fitness(same, 1, 3, False, None)) and not torch.equal(first, fitness(same, 2, 3, False, None))
-    assert not torch.isclose(first[0], fitness(same[:1], 1, 3, True, None)[0]), "fresh starts must not be those of the candidates"
+    assert torch.equal(first, fitness(same, 1, 3, False, None)) and not torch.equal(
+        first, fitness(same, 2, 3, False, None)
+    )
+    assert not torch.isclose(first[0], fitness(same[:1], 1, 3, True, None)[0]), (
+        "fresh starts must not be those of the candidates"
+    )
 
 
 def test_scores_that_are_not_numbers_become_the_worst_or_stop_the_run():

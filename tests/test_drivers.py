@@ -1,4 +1,5 @@
-"""Who drives while recording: mixtures, disturbances, trained controllers and clones, and what is written down of the expert."""
+"""Who drives while recording: mixtures, disturbances, trained controllers and clones, and what is written down of the
+expert."""
 
 import dataclasses
 import sys
@@ -21,14 +22,33 @@ def test_a_mixture_is_drawn_from_seed_and_index_in_its_shares():
     mixture = policies.parse_mixture("brown=0.5, expert=0.3,white=0.2")
     assert mixture == {"brown": 0.5, "expert": 0.3, "white": 0.2}
     drawn = [policies.draw_policy(mixture, 3, i) for i in range(1000)]
-    assert drawn == [policies.draw_policy(mixture, 3, i) for i in range(1000)] != [policies.draw_policy(mixture, 4, i) for i in range(1000)]
+    assert (
+        drawn
+        == [policies.draw_policy(mixture, 3, i) for i in range(1000)]
+        != [policies.draw_policy(mixture, 4, i) for i in range(1000)]
+    )
     for name, share in mixture.items():
-        for part in (drawn, drawn[:50], drawn[500:540], drawn[9::10]):  # also in short stretches, and among validation episodes
+        # also in short stretches, and among validation episodes
+        for part in (drawn, drawn[:50], drawn[500:540], drawn[9::10]):
             assert abs(part.count(name) / len(part) - share) < 0.06
 
 
-@pytest.mark.parametrize("text", ["", "drunk", "brown=0.5", "brown=0.5,expert=0.6", "brown=x", "brown=-1,expert=2", "brown,brown", "brown=nan", "brown=1,expert=0",
-                                  "brown=0.5,brown=0.5", "brown,expert"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "drunk",
+        "brown=0.5",
+        "brown=0.5,expert=0.6",
+        "brown=x",
+        "brown=-1,expert=2",
+        "brown,brown",
+        "brown=nan",
+        "brown=1,expert=0",
+        "brown=0.5,brown=0.5",
+        "brown,expert",
+    ],
+)
 def test_an_impossible_mixture_is_refused(text):
     with pytest.raises(UserError, match="is not possible"):
         policies.parse_mixture(text)
@@ -59,8 +79,14 @@ def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_e
     push = (executed - chosen)[disturbed, 0]
     assert 0.3 < push.std() < 0.6  # half the range of 2, times 0.5, less what is clipped
     assert np.corrcoef(push[:-1], push[1:])[0, 1] > 0.7  # one way for long enough to matter
-    e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record([next(i for i in range(99) if len(recorder(seed=2).record([i])[0].action) > 55)])[0]
-    assert (e.action != e.expert_action).any() and (e.action[:25] == e.expert_action[:25]).all() and np.isfinite(e.expert_action).all()
+    e = recorder(mixture={"expert": 1}, noise=0.5, seed=2).record(
+        [next(i for i in range(99) if len(recorder(seed=2).record([i])[0].action) > 55)]
+    )[0]
+    assert (
+        (e.action != e.expert_action).any()
+        and (e.action[:25] == e.expert_action[:25]).all()
+        and np.isfinite(e.expert_action).all()
+    )
 
 
 def test_action_noise_is_in_seconds_and_in_typical_sizes_of_the_world():
@@ -80,7 +106,12 @@ def test_brown_and_white_are_not_disturbed():
 def test_discrete_noise_replaces_actions_and_discrete_labels_are_minus_one_where_unknown():
     one = recorder("tiny-discrete", {"expert": 0.5, "brown": 0.5}, noise=0.8)
     episodes = [one.record([i])[0] for i in range(30)]
-    assert {e.action.dtype for e in episodes} == {np.dtype(np.int64)} and {a for e in episodes for a in e.action} == {0, 1, 2, 3}
+    assert {e.action.dtype for e in episodes} == {np.dtype(np.int64)} and {a for e in episodes for a in e.action} == {
+        0,
+        1,
+        2,
+        3,
+    }
     assert all((e.expert_action == -1).all() for e in episodes if e.policy == 1)
     expert = [e for e in episodes if e.policy == 0]
     assert all((e.expert_action == np.arange(len(e.action)) % 4).all() for e in expert)
@@ -88,7 +119,9 @@ def test_discrete_noise_replaces_actions_and_discrete_labels_are_minus_one_where
 
 
 def test_brown_moves_a_little_each_step_and_white_jumps():
-    spec = WorldSpec("x", (8, 8, 3), gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)), 1 / 50, 1000)
+    spec = WorldSpec(
+        "x", (8, 8, 3), gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.ones(3, np.float32)), 1 / 50, 1000
+    )
 
     def drive(name):
         policy = policies.make_policy(name, spec)
@@ -101,7 +134,10 @@ def test_brown_moves_a_little_each_step_and_white_jumps():
         assert (actions >= spec.action_space.low).all() and (actions <= spec.action_space.high).all()
     inside = np.abs(brown[:-1, :, 0]) < 0.5
     assert abs(np.diff(brown[:, :, 0], axis=0)[inside].std() - (1 / 50) ** 0.5) < 0.01
-    assert abs(white[:, :, 0].std() - 3 ** -0.5) < 0.01 and abs(np.diff(white[:, :, 0], axis=0).std() - (2 / 3) ** 0.5) < 0.02
+    assert (
+        abs(white[:, :, 0].std() - 3**-0.5) < 0.01
+        and abs(np.diff(white[:, :, 0], axis=0).std() - (2 / 3) ** 0.5) < 0.02
+    )
 
 
 def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_one(monkeypatch):
@@ -121,7 +157,9 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
             self.taken.append(action[0].tolist())
 
     agent = Agent()
-    monkeypatch.setitem(sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
+    monkeypatch.setitem(
+        sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent)
+    )
     e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
     pushed = 0
@@ -136,9 +174,13 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
 
 def test_a_controller_of_another_world_is_refused(monkeypatch):
     agent = SimpleNamespace(world={"env": "gym:Pong"}, parents={})
-    monkeypatch.setitem(sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent))
+    monkeypatch.setitem(
+        sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent)
+    )
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
-        generation_script.trained_on(SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller")
+        generation_script.trained_on(
+            SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller"
+        )
 
 
 def test_an_expert_that_is_not_there_is_one_sentence():

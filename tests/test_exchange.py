@@ -1,4 +1,5 @@
-"""Imports of ncps' demonstrations, and of ctallec/world-models, whose models are rebuilt here as that project defines them and must compute the same; exports of runs."""
+"""Imports of ncps' demonstrations, and of ctallec/world-models, whose models are rebuilt here as that project defines
+them and must compute the same; exports of runs."""
 
 import io
 import zipfile
@@ -52,12 +53,17 @@ class TheirDecoder(nn.Module):
 def theirs(tmp_path):
     """(folder, models) of a run of that project."""
     torch.manual_seed(0)
-    models = {"vae": nn.ModuleDict({"encoder": TheirEncoder(), "decoder": TheirDecoder()}),
-              "mdrnn": nn.ModuleDict({"rnn": nn.LSTM(35, 256), "gmm_linear": nn.Linear(256, 65 * 5 + 2)}),
-              "ctrl": nn.ModuleDict({"fc": nn.Linear(288, 3)})}
+    models = {
+        "vae": nn.ModuleDict({"encoder": TheirEncoder(), "decoder": TheirDecoder()}),
+        "mdrnn": nn.ModuleDict({"rnn": nn.LSTM(35, 256), "gmm_linear": nn.Linear(256, 65 * 5 + 2)}),
+        "ctrl": nn.ModuleDict({"fc": nn.Linear(288, 3)}),
+    }
     for stage, model in models.items():
         (tmp_path / "theirs" / stage).mkdir(parents=True)
-        torch.save({"epoch": 3, "reward": np.float64(-812.5), "state_dict": model.state_dict()}, tmp_path / "theirs" / stage / "best.tar")
+        torch.save(
+            {"epoch": 3, "reward": np.float64(-812.5), "state_dict": model.state_dict()},
+            tmp_path / "theirs" / stage / "best.tar",
+        )
     return tmp_path / "theirs", models
 
 
@@ -117,8 +123,12 @@ def test_a_model_of_another_shape_is_refused(theirs, tmp_path):
 
 def rollout(n=5, extra=3, size=96, seed=0):
     rng = np.random.default_rng(seed)
-    return {"observations": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8), "rewards": np.arange(n, dtype=np.float64),
-            "actions": np.arange((n + extra) * 3, dtype=np.float64).reshape(-1, 3) / 100, "terminals": np.arange(n) == n - 1}
+    return {
+        "observations": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "rewards": np.arange(n, dtype=np.float64),
+        "actions": np.arange((n + extra) * 3, dtype=np.float64).reshape(-1, 3) / 100,
+        "terminals": np.arange(n) == n - 1,
+    }
 
 
 def test_imported_rollouts_are_shifted_by_one_and_cut(tmp_path):
@@ -139,13 +149,16 @@ def test_imported_rollouts_are_shifted_by_one_and_cut(tmp_path):
         assert np.isnan(shard.column("expert_action")).all()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"observations": np.zeros((5, 32, 32, 3), np.uint8)}, "64x64x3 are wanted"),
-    ({"actions": np.zeros((3, 3))}, "5 or more"),
-    ({"rewards": np.full(5, np.nan)}, "not finite"),
-    ({"terminals": np.ones(5, bool)}, "after a terminal"),
-    ({"rewards": np.array([object()] * 5)}, "cannot|can be read"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observations": np.zeros((5, 32, 32, 3), np.uint8)}, "64x64x3 are wanted"),
+        ({"actions": np.zeros((3, 3))}, "5 or more"),
+        ({"rewards": np.full(5, np.nan)}, "not finite"),
+        ({"terminals": np.ones(5, bool)}, "after a terminal"),
+        ({"rewards": np.array([object()] * 5)}, "cannot|can be read"),
+    ],
+)
 def test_bad_rollouts_are_named(tmp_path, change, message):
     np.savez(tmp_path / "bad.npz", **{**rollout(), **change})
     with pytest.raises(UserError, match=message) as error:
@@ -208,8 +221,12 @@ def test_imported_sequences_of_ncps_keep_frames_actions_and_split(tmp_path):
             frames, steps = (slice(offsets[i], offsets[i + 1]) for offsets in (shard.frame_offsets, shard.step_offsets))
             np.testing.assert_array_equal(shard.frames(frames.start, frames.stop), theirs["obs"])
             for column in ("action", "expert_action"):
-                np.testing.assert_array_equal(shard.column(column)[steps], theirs["actions"][:31])  # nobody sees what the last one led to
-            assert shard.column("truncated")[steps].tolist() == [0] * 30 + [1] and not shard.column("terminated")[steps].any()
+                # nobody sees what the last one led to
+                np.testing.assert_array_equal(shard.column(column)[steps], theirs["actions"][:31])
+            assert (
+                shard.column("truncated")[steps].tolist() == [0] * 30 + [1]
+                and not shard.column("terminated")[steps].any()
+            )
 
 
 def test_what_ncps_demonstrations_show_is_what_the_world_shows(tmp_path):
@@ -218,18 +235,26 @@ def test_what_ncps_demonstrations_show_is_what_the_world_shows(tmp_path):
     np.savez(tmp_path / "in" / "train_0.npz", **sequence())
     imported = import_ncps(tmp_path / "in", tmp_path / "out", "Breakout")
     spec = make("atari:Breakout").spec
-    assert (imported.env, imported.image_shape, imported.action_space, imported.options) == (spec.name, spec.image_shape, spec.plain_action_space, spec.options)
+    assert (imported.env, imported.image_shape, imported.action_space, imported.options) == (
+        spec.name,
+        spec.image_shape,
+        spec.plain_action_space,
+        spec.options,
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"obs": np.zeros((31, 84, 84, 4), np.uint8)}, r"obs uint8 \(31, 84, 84, 4\)"),
-    ({"obs": np.zeros((32, 84, 84, 4), np.float32)}, "obs float32"),
-    ({"actions": np.zeros((32, 1), np.int64)}, r"actions int64 \(32, 1\)"),
-    ({"actions": np.zeros(32)}, "actions float64"),
-    ({"actions": np.full(32, 4)}, "the game knows 0 to 3"),
-    ({"actions": np.full(32, -1)}, "from -1 to -1"),
-    ({"actions": np.array([object()] * 32)}, "cannot|can be read"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"obs": np.zeros((31, 84, 84, 4), np.uint8)}, r"obs uint8 \(31, 84, 84, 4\)"),
+        ({"obs": np.zeros((32, 84, 84, 4), np.float32)}, "obs float32"),
+        ({"actions": np.zeros((32, 1), np.int64)}, r"actions int64 \(32, 1\)"),
+        ({"actions": np.zeros(32)}, "actions float64"),
+        ({"actions": np.full(32, 4)}, "the game knows 0 to 3"),
+        ({"actions": np.full(32, -1)}, "from -1 to -1"),
+        ({"actions": np.array([object()] * 32)}, "cannot|can be read"),
+    ],
+)
 def test_bad_sequences_are_named(tmp_path, change, message):
     np.savez(tmp_path / "train_0.npz", **sequence(**change))
     with pytest.raises(UserError, match=message) as error:
@@ -244,10 +269,16 @@ def header(shape):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("members", [
-    {"obs.npy": b"", "actions.npy": b""}, {"obs.npy": header((1 << 40,)), "actions.npy": header((32,))}, {"obs.npy": b"\x93NUMPY" + b"\xff" * 40, "actions.npy": b"x"},
-    {"obs": b"raw", "actions": b"raw"}, {},
-])
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"obs.npy": b"", "actions.npy": b""},
+        {"obs.npy": header((1 << 40,)), "actions.npy": header((32,))},
+        {"obs.npy": b"\x93NUMPY" + b"\xff" * 40, "actions.npy": b"x"},
+        {"obs": b"raw", "actions": b"raw"},
+        {},
+    ],
+)
 def test_hostile_archives_are_refused_in_a_sentence(tmp_path, members):
     with zipfile.ZipFile(tmp_path / "train_0.npz", "w") as archive:
         for name, content in members.items():

@@ -30,14 +30,33 @@ MIXED = ("--policy", "brown=0.4,white=0.2,expert=0.4", "--action-noise", "0.5")
 
 
 def command(folder, *options, env="tiny", rollouts=6, threads=1):
-    return [sys.executable, "-m", "dreamdrive.tests.tiny_world", "--env", env, "--rootdir", str(folder), "--rollouts", str(rollouts), "--threads", str(threads),
-            *map(str, options)]
+    return [
+        sys.executable,
+        "-m",
+        "dreamdrive.tests.tiny_world",
+        "--env",
+        env,
+        "--rootdir",
+        str(folder),
+        "--rollouts",
+        str(rollouts),
+        "--threads",
+        str(threads),
+        *map(str, options),
+    ]
 
 
 def generate(folder, *options, variables=None, preexec_fn=None, **named):
     """Run the script as a user would, with the tiny world."""
-    return subprocess.run(command(folder, *options, **named), cwd=ROOT, env={**os.environ, **(variables or {})}, capture_output=True, text=True,
-                          timeout=120, preexec_fn=preexec_fn)
+    return subprocess.run(
+        command(folder, *options, **named),
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=preexec_fn,
+    )
 
 
 def record(folder, *options, **named):
@@ -77,7 +96,11 @@ def test_more_workers_record_the_same_bytes_and_every_shard_verifies(uninterrupt
     assert contents(tmp_path) == contents(uninterrupted)
     assert shards.verify(tmp_path) == []
     dataset = Dataset.open(tmp_path)
-    assert f"{sum(s.frames for s in dataset.shards)} frames" in said and "6 episodes to record" in said and "expert" in said
+    assert (
+        f"{sum(s.frames for s in dataset.shards)} frames" in said
+        and "6 episodes to record" in said
+        and "expert" in said
+    )
 
 
 def test_running_again_changes_nothing(uninterrupted):
@@ -92,7 +115,9 @@ def test_an_episode_depends_on_seed_and_index_alone():
     in_a_row = [one.record([i])[0] for i in range(8)]
     for i in (7, 3, 0):
         assert same(recorder(mixture=mixture, noise=0.5).record([i])[0], in_a_row[i])
-    assert all(same(*pair) for pair in zip(recorder(mixture=mixture, noise=0.5).record(range(8)), in_a_row, strict=True)), "as one batch"
+    assert all(
+        same(*pair) for pair in zip(recorder(mixture=mixture, noise=0.5).record(range(8)), in_a_row, strict=True)
+    ), "as one batch"
     assert not np.array_equal(recorder(mixture=mixture, noise=0.5, seed=1).record([3])[0].obs[0], in_a_row[3].obs[0])
 
 
@@ -102,7 +127,9 @@ def test_a_carracing_episode_depends_on_seed_and_index_alone(env):
     one = generation_script.Recorder(recipe)
     in_a_row = [one.record([i])[0] for i in range(3)]
     assert same(generation_script.Recorder(recipe).record([2])[0], in_a_row[2])
-    assert all(same(*pair) for pair in zip(generation_script.Recorder(recipe).record(range(3)), in_a_row, strict=True)), "as one batch"
+    assert all(
+        same(*pair) for pair in zip(generation_script.Recorder(recipe).record(range(3)), in_a_row, strict=True)
+    ), "as one batch"
     assert in_a_row[0].obs.shape == (31, 64, 64, 3) and in_a_row[0].truncated.tolist() == [False] * 29 + [True]
 
 
@@ -134,11 +161,18 @@ def test_ten_kills_at_random_moments_leave_nothing_behind(tmp_path_factory):
     record(straight, *MIXED, **options)
     rng = random.Random(0)
     for _ in range(10):
-        run = subprocess.Popen(command(killed, *MIXED, **options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            command(killed, *MIXED, **options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         ready = len(list(killed.glob("shard_*.h5")))
         moment = rng.choice(["start", "recording"])
         deadline = time.monotonic() + 60
-        while moment == "recording" and len(list(killed.glob("shard_*.h5"))) <= ready and run.poll() is None and time.monotonic() < deadline:
+        while (
+            moment == "recording"
+            and len(list(killed.glob("shard_*.h5"))) <= ready
+            and run.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)  # until the workers are up and publish
         time.sleep(rng.uniform(0, 2) if moment == "start" else rng.uniform(0, 0.3))
         assert run.poll() is None, "the kill came too late to hit a live run"
@@ -152,8 +186,14 @@ def test_ten_kills_at_random_moments_leave_nothing_behind(tmp_path_factory):
 
 
 def test_ctrl_c_stops_quickly_without_a_traceback_and_leaves_a_sound_folder(tmp_path):
-    run = subprocess.Popen(command(tmp_path, env="tiny-slow", rollouts=200, threads=2), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                           text=True, start_new_session=True)
+    run = subprocess.Popen(
+        command(tmp_path, env="tiny-slow", rollouts=200, threads=2),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("shard_*.h5"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -164,7 +204,9 @@ def test_ctrl_c_stops_quickly_without_a_traceback_and_leaves_a_sound_folder(tmp_
     assert "Traceback" not in said and "run the same command again" in said
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
     manifest = read_manifest(tmp_path)
-    assert 0 < len(manifest.episodes) < 200 and {s.file for s in manifest.shards} == {p.name for p in tmp_path.glob("*.h5")}
+    assert 0 < len(manifest.episodes) < 200 and {s.file for s in manifest.shards} == {
+        p.name for p in tmp_path.glob("*.h5")
+    }
 
 
 def test_a_lost_shard_is_recorded_again(uninterrupted, tmp_path):
@@ -184,7 +226,12 @@ def test_a_larger_rollouts_appends_shards_and_changes_none(uninterrupted, tmp_pa
     assert killed.returncode == -signal.SIGKILL
     record(tmp_path, *MIXED, rollouts=40, threads=2)
     before, after = read_manifest(uninterrupted), read_manifest(tmp_path)
-    assert after.episodes[:6] == before.episodes and after.shards[:6] == before.shards and after.complete and after.rollouts == 40
+    assert (
+        after.episodes[:6] == before.episodes
+        and after.shards[:6] == before.shards
+        and after.complete
+        and after.rollouts == 40
+    )
     assert {s.last - s.first for s in after.shards[6:]} == {2}
     assert shards.verify(tmp_path) == []
     straight = tmp_path_factory.mktemp("grown")
@@ -199,20 +246,32 @@ def test_shards_hold_a_number_of_episodes_that_follows_from_their_size_and_the_r
 
     def sizes(rollouts, grown_from=(), **other):
         planned = generation_script.plan(dataclasses.replace(head, rollouts=rollouts, grown_from=grown_from, **other))
-        assert [first for _, first, _ in planned] == [0, *(last for _, _, last in planned[:-1])] and planned[-1][2] == rollouts
+        assert [first for _, first, _ in planned] == [0, *(last for _, _, last in planned[:-1])] and planned[-1][
+            2
+        ] == rollouts
         return [last - first for _, first, last in planned]
 
     assert sizes(1) == [1] and sizes(40) == [2] * 20 and sizes(1000) == [10] * 100
     assert sizes(100, (3, 50)) == [1] * 3 + [3] * 15 + [2] + [6] * 8 + [2]
-    assert sizes(2500, max_steps=80) == [125] * 20 and sizes(62, max_steps=80, image_shape=(128, 128, 3)) == [3] * 20 + [2]
-    assert sizes(1000, max_steps=80, image_shape=(13470,)) == [28] * 35 + [20] and sizes(100, max_steps=10**6) == [1] * 100
+    assert sizes(2500, max_steps=80) == [125] * 20 and sizes(62, max_steps=80, image_shape=(128, 128, 3)) == [
+        3
+    ] * 20 + [2]
+    assert (
+        sizes(1000, max_steps=80, image_shape=(13470,)) == [28] * 35 + [20] and sizes(100, max_steps=10**6) == [1] * 100
+    )
 
 
-@pytest.mark.parametrize(("option", "value", "said"), [
-    ("--seed", 1, "--seed 0, and now it is 1"), ("--max-steps", 50, "--max-steps 1000, and now it is 50"),
-    ("--policy", "white", "--policy brown=0.4,white=0.2,expert=0.4, and now it is white"), ("--action-noise", 0.1, "--action-noise 0.5, and now it is 0.1"),
-    ("--val-fraction", 0.2, "--val-fraction 0.1, and now it is 0.2"), ("--env", "tiny-discrete", "--env tiny, and now it is tiny-discrete"),
-])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--seed", 1, "--seed 0, and now it is 1"),
+        ("--max-steps", 50, "--max-steps 1000, and now it is 50"),
+        ("--policy", "white", "--policy brown=0.4,white=0.2,expert=0.4, and now it is white"),
+        ("--action-noise", 0.1, "--action-noise 0.5, and now it is 0.1"),
+        ("--val-fraction", 0.2, "--val-fraction 0.1, and now it is 0.2"),
+        ("--env", "tiny-discrete", "--env tiny, and now it is tiny-discrete"),
+    ],
+)
 def test_other_parameters_than_the_manifests_are_refused_by_name(option, value, said, uninterrupted):
     before = contents(uninterrupted)
     args = generation_script.parse_args(command(uninterrupted, *MIXED, option, value)[3:])
@@ -224,16 +283,25 @@ def test_other_parameters_than_the_manifests_are_refused_by_name(option, value, 
 # Trouble
 
 
-@pytest.mark.parametrize(("what", "reported"), [("kill", "killed by SIGKILL"), ("raise", "RuntimeError: the simulator broke down")])
+@pytest.mark.parametrize(
+    ("what", "reported"), [("kill", "killed by SIGKILL"), ("raise", "RuntimeError: the simulator broke down")]
+)
 def test_a_failing_worker_is_reported_and_its_episodes_are_redone(what, reported, tmp_path):
     (tmp_path / "sabotage").write_text(what)
-    done = record(tmp_path / "data", env="tiny-sabotaged", rollouts=2, variables={"SABOTAGE": str(tmp_path / "sabotage")})
+    done = record(
+        tmp_path / "data", env="tiny-sabotaged", rollouts=2, variables={"SABOTAGE": str(tmp_path / "sabotage")}
+    )
     assert reported in done.stderr and "doing it again (1 of 2)" in done.stderr and not (tmp_path / "sabotage").exists()
     assert shards.verify(tmp_path / "data") == []
 
 
-@pytest.mark.parametrize(("what", "said"), [("always raise", "failed 3 times, the last time so: RuntimeError: the simulator broke down"),
-                                            ("user error", "error: the simulator is not installed: install it")])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("always raise", "failed 3 times, the last time so: RuntimeError: the simulator broke down"),
+        ("user error", "error: the simulator is not installed: install it"),
+    ],
+)
 def test_a_worker_that_cannot_do_it_stops_the_run(what, said, tmp_path):
     variables = {"SABOTAGE": str(tmp_path / "sabotage")}
     record(tmp_path / "data", env="tiny-sabotaged", rollouts=1, variables=variables)
@@ -247,7 +315,11 @@ def test_a_disk_that_fills_up_stops_with_one_sentence_and_damages_nothing(uninte
     size = max(p.stat().st_size for p in uninterrupted.glob("*.h5"))
     limit = (size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     done = generate(tmp_path, *MIXED, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert "could not be written" in complaint(done) and "free some space" in complaint(done) and "Traceback" not in done.stderr
+    assert (
+        "could not be written" in complaint(done)
+        and "free some space" in complaint(done)
+        and "Traceback" not in done.stderr
+    )
     assert all(p.suffix == ".h5" or p.name in (".lock", "args.json", "manifest.json") for p in tmp_path.iterdir())
     record(tmp_path, *MIXED)
     assert contents(tmp_path) == contents(uninterrupted)
@@ -261,7 +333,9 @@ def test_a_dataset_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch)
 
 
 def test_the_expected_size_is_an_upper_bound_and_not_absurd(tmp_path, capsys):
-    spec, frame_bytes, *_ = generation_script.look_at_world(generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path))
+    spec, frame_bytes, *_ = generation_script.look_at_world(
+        generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path)
+    )
     assert spec.image_shape == (64, 64, 3) and 1000 < frame_bytes < 4000
     generation_script.check_space(tmp_path, 1000, 1000, frame_bytes)
     assert "1000 episodes to record" in capsys.readouterr().out
@@ -282,19 +356,34 @@ def test_shards_without_a_manifest_are_not_touched(uninterrupted, tmp_path):
     assert len(list(tmp_path.glob("*.h5"))) == 6
 
 
-@pytest.mark.parametrize("options", [("--rollouts", "0"), ("--threads", "0"), ("--seed", "-1"), ("--val-fraction", "1"), ("--action-noise", "nan"),
-                                     ("--max-steps", "0"), ("--rollouts", "many")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--rollouts", "0"),
+        ("--threads", "0"),
+        ("--seed", "-1"),
+        ("--val-fraction", "1"),
+        ("--action-noise", "nan"),
+        ("--max-steps", "0"),
+        ("--rollouts", "many"),
+    ],
+)
 def test_an_impossible_number_is_refused_by_argparse(options, capsys):
     with pytest.raises(SystemExit) as stop:
         generation_script.parse_args(list(options))
     assert stop.value.code == 2 and options[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (("--policy", "drunk"), "--policy \"drunk\" is not possible"), (("--rootdir", "/dev/null/x"), "cannot be written to"),
-    (("--env", "nowhere"), "there is no world \"nowhere\""), (("--rollouts", "1000001"), "simulator seeds"),
-    (("--policy", "controller", "--logdir", "/nowhere"), "/nowhere"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--policy", "drunk"), '--policy "drunk" is not possible'),
+        (("--rootdir", "/dev/null/x"), "cannot be written to"),
+        (("--env", "nowhere"), 'there is no world "nowhere"'),
+        (("--rollouts", "1000001"), "simulator seeds"),
+        (("--policy", "controller", "--logdir", "/nowhere"), "/nowhere"),
+    ],
+)
 def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
     args = generation_script.parse_args(["--rootdir", str(tmp_path), "--rollouts", "2", *options])
     with pytest.raises(UserError) as error:
@@ -304,8 +393,24 @@ def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
 
 @pytest.mark.parametrize("start", [["data/generation_script.py"], ["-m", "dreamdrive.data.generation_script"]])
 def test_the_script_runs_by_path_and_as_a_module(start, tmp_path):
-    done = subprocess.run([sys.executable, *start, "--rollouts", "1", "--max-steps", "20", "--threads", "1", "--rootdir", str(tmp_path / "x")], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            *start,
+            "--rollouts",
+            "1",
+            "--max-steps",
+            "20",
+            "--threads",
+            "1",
+            "--rootdir",
+            str(tmp_path / "x"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and "1 of 1 episodes of carracing" in done.stdout, done.stderr
     assert json.loads((tmp_path / "x" / "args.json").read_text())["rollouts"] == 1
 
@@ -315,7 +420,21 @@ def test_the_script_runs_by_path_and_as_a_module(start, tmp_path):
 
 @pytest.mark.parametrize("options, limit", [((), 200), (("--max-steps", "300"), 300), (("--max-steps", "50"), 50)])
 def test_an_episode_is_as_long_as_the_world_has_it_unless_told_otherwise(tmp_path, options, limit):
-    order = ["--env", "mountaincar", "--observation", "state", "--policy", "white", "--rollouts", "2", "--threads", "1", "--rootdir", str(tmp_path), *options]
+    order = [
+        "--env",
+        "mountaincar",
+        "--observation",
+        "state",
+        "--policy",
+        "white",
+        "--rollouts",
+        "2",
+        "--threads",
+        "1",
+        "--rootdir",
+        str(tmp_path),
+        *options,
+    ]
     manifest = generation_script.generate(generation_script.parse_args(order))
     assert manifest.max_steps == limit and {e.steps for e in manifest.episodes} == {limit}
     assert json.loads((tmp_path / "args.json").read_text())["max_steps"] == limit
@@ -329,4 +448,4 @@ def test_shards_of_several_episodes_keep_them_apart(tmp_path):
         with open_shard(tmp_path / entry.file, dataset.manifest) as shard:
             assert len(shard.episode) == 2
             for j, i in enumerate(shard.episode):
-                np.testing.assert_array_equal(shard.frames(*shard.frame_offsets[j:j + 2]), fresh.record([i])[0].obs)
+                np.testing.assert_array_equal(shard.frames(*shard.frame_offsets[j : j + 2]), fresh.record([i])[0].obs)

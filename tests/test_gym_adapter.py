@@ -155,13 +155,16 @@ def test_the_example_of_the_docs_runs_repeats_and_brings_its_expert(tmp_path, mo
     assert torch.equal(*returns) and (returns[0] > 150).all()
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("gym:Nowhere-v0", 'no environment "Nowhere-v0"'),
-    ("gym:CarRacing-v0", "CarRacing-v3"),
-    ("gym:no_such_module:X-v0", "no_such_module"),
-    ("gym:my_simulator:Nowhere-v0", 'no environment "my_simulator:Nowhere-v0"'),
-    ("gym:my_simulator:Many-v0", "action space"),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gym:Nowhere-v0", 'no environment "Nowhere-v0"'),
+        ("gym:CarRacing-v0", "CarRacing-v3"),
+        ("gym:no_such_module:X-v0", "no_such_module"),
+        ("gym:my_simulator:Nowhere-v0", 'no environment "my_simulator:Nowhere-v0"'),
+        ("gym:my_simulator:Many-v0", "action space"),
+    ],
+)
 def test_what_cannot_run_is_refused_in_one_sentence(name, words):
     with pytest.raises(UserError, match=words) as error:
         make(name)
@@ -180,8 +183,18 @@ def test_area_resize_is_the_exact_mean_of_areas_at_any_size(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     out = area_resize(image, height, width)
     for i, j in np.random.default_rng(1).integers(0, (height, width), (40, 2)):
-        rows = np.clip(np.minimum(np.arange(size[0]) + 1, (i + 1) * size[0] / height) - np.maximum(np.arange(size[0]), i * size[0] / height), 0, None)
-        columns = np.clip(np.minimum(np.arange(size[1]) + 1, (j + 1) * size[1] / width) - np.maximum(np.arange(size[1]), j * size[1] / width), 0, None)
+        rows = np.clip(
+            np.minimum(np.arange(size[0]) + 1, (i + 1) * size[0] / height)
+            - np.maximum(np.arange(size[0]), i * size[0] / height),
+            0,
+            None,
+        )
+        columns = np.clip(
+            np.minimum(np.arange(size[1]) + 1, (j + 1) * size[1] / width)
+            - np.maximum(np.arange(size[1]), j * size[1] / width),
+            0,
+            None,
+        )
         mean = np.einsum("h,w,hwc->c", rows, columns, image) / (rows.sum() * columns.sum())
         assert np.abs(out[i, j] - mean).max() <= 0.5 + 1e-9
 
@@ -192,13 +205,16 @@ def test_area_resize_leaves_an_image_of_the_right_size_alone():
 
 
 def test_old_gym_is_asked_for_by_name_and_missed_in_one_sentence():
-    program = 'import sys; sys.modules["gym"] = None\nfrom dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("gym:old/CartPole-v1"))'
+    program = (
+        'import sys; sys.modules["gym"] = None\nfrom dreamdrive.envs import make; from dreamdrive.utils.cli '
+        'import run; run(lambda: make("gym:old/CartPole-v1"))'
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "pip install --no-deps gym==0.26.2" in done.stderr
 
 
-OLD_GYM = '''
+OLD_GYM = """
 import sys
 import gym
 import numpy as np
@@ -220,14 +236,30 @@ for name in sys.argv[1:]:
     assert ends >= 4 and (step.reward == 1).all() and step.info["state"].shape == (2, 4)
 assert torch.equal(*frames)
 assert torch.equal(frames[0], make("gym:CartPole-v1", num=2).reset(0))  # gymnasium's, which draws and seeds the same
-'''
+"""
 
 
 @pytest.mark.slow
 def test_old_gym_runs_from_a_folder_of_its_own(tmp_path):
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), "gym==0.26.2", "gym-notices"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path),
+        "gym==0.26.2",
+        "gym-notices",
+    ]
     subprocess.run(install, check=True, timeout=200)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
-    done = subprocess.run([sys.executable, "-c", OLD_GYM, "gym:old/CartPole-v1", "gym:OnlyInOldGym-v0"], env=environment, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_GYM, "gym:old/CartPole-v1", "gym:OnlyInOldGym-v0"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr

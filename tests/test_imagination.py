@@ -29,7 +29,14 @@ def dreams(request, tmp_path_factory) -> Dreams:
     vae = VAE(VAEConfig(latent=4)).eval().requires_grad_(False)
     mdrnn = MDRNN(MDRNNConfig(4, 3 if request.param is DISCRETE else 2, hidden=8)).eval().requires_grad_(False)
     mdrnn.space = request.param
-    return Dreams(folder, vae, "v" * 64, mdrnn, open_datasets([folder / "data"]), Setting(horizon=6, num=16, temperature=1.0, seed=0))
+    return Dreams(
+        folder,
+        vae,
+        "v" * 64,
+        mdrnn,
+        open_datasets([folder / "data"]),
+        Setting(horizon=6, num=16, temperature=1.0, seed=0),
+    )
 
 
 def head(dreams: Dreams) -> Controller:
@@ -59,8 +66,14 @@ def test_m_knows_at_every_frame_what_it_would_know_in_use(dreams):
                 torch.testing.assert_close(latents.c[start], state[1][0], atol=1e-6, rtol=1e-5)
             if t < steps:
                 _, state = dreams.mdrnn.hidden(mu[None, t : t + 1], action[None, t : t + 1], state)
-        assert torch.equal(latents.mu[first : first + steps + 1], mu) and torch.equal(latents.action[first : first + steps], expert)
-        assert latents.action[first + steps].isnan().all() and latents.left[first] == steps and latents.left[first + steps] == 0
+        assert torch.equal(latents.mu[first : first + steps + 1], mu) and torch.equal(
+            latents.action[first : first + steps], expert
+        )
+        assert (
+            latents.action[first + steps].isnan().all()
+            and latents.left[first] == steps
+            and latents.left[first + steps] == 0
+        )
         first += steps + 1
 
 
@@ -69,7 +82,9 @@ def test_frames_of_a_latent_are_those_that_were_recorded(dreams):
         latents = dreams.recorded[split]
         at = int(latents.frame[-1]) - LENGTHS[episode]
         frames = recorded_frames(dreams.datasets, at, at + LENGTHS[episode] + 1)
-        assert [(int(f[0, 0, 0]), int(f[0, 0, 2])) for f in frames] == [(episode, t) for t in range(LENGTHS[episode] + 1)]
+        assert [(int(f[0, 0, 0]), int(f[0, 0, 2])) for f in frames] == [
+            (episode, t) for t in range(LENGTHS[episode] + 1)
+        ]
 
 
 def test_only_steps_with_an_expert_are_learnt_from(dreams):
@@ -108,7 +123,9 @@ def test_dreams_end_when_m_says_so(dreams):
     with torch.no_grad():
         certain.head.bias[-1] = 100.0  # the logit of the end
     begun = Dream(torch.zeros(3, 4), certain.initial_state(3))
-    z, h, action, alive, reward = drift(certain, begun, 4, lambda z, h: torch.zeros(3, certain.config.action), 1.0, torch.Generator().manual_seed(0))
+    z, h, action, alive, reward = drift(
+        certain, begun, 4, lambda z, h: torch.zeros(3, certain.config.action), 1.0, torch.Generator().manual_seed(0)
+    )
     assert z.shape == (5, 3, 4) and h.shape == (5, 3, 8) and action.shape == (4, 3, certain.config.action)
     assert alive.tolist() == [[1.0] * 3, *[[0.0] * 3] * 4] and (reward[1:] == 0).all()
 
@@ -124,9 +141,15 @@ def test_the_nearest_experts_action_is_found(dreams):
 def test_dagger_adds_what_the_clone_drifts_into(dreams):
     once = dreams.drift(head(dreams), None, np.random.default_rng(0))
     twice = dreams.drift(head(dreams), once, np.random.default_rng(1))
-    assert 0 < len(once["z"]) <= 16 * 2 and len(twice["z"]) > len(once["z"]) and all(torch.equal(twice[name][: len(once["z"])], once[name]) for name in once)
+    assert (
+        0 < len(once["z"]) <= 16 * 2
+        and len(twice["z"]) > len(once["z"])
+        and all(torch.equal(twice[name][: len(once["z"])], once[name]) for name in once)
+    )
     assert {value.dtype for value in once.values()} == {torch.float16}
-    assert isinstance(dreams.recorded["train"].steps(8).joined(*(once[name].float() for name in ("z", "h", "action"))), Steps)
+    assert isinstance(
+        dreams.recorded["train"].steps(8).joined(*(once[name].float() for name in ("z", "h", "action"))), Steps
+    )
 
 
 # DITTO
@@ -140,7 +163,11 @@ def test_the_reward_is_one_for_the_same_and_less_for_another_direction_or_length
 
 def test_lambda_returns_are_those_of_the_definition():
     rng = torch.Generator().manual_seed(0)
-    reward, discount, value = torch.rand(5, 3, generator=rng), torch.rand(5, 3, generator=rng), torch.rand(6, 3, generator=rng)
+    reward, discount, value = (
+        torch.rand(5, 3, generator=rng),
+        torch.rand(5, 3, generator=rng),
+        torch.rand(6, 3, generator=rng),
+    )
     found = lambda_returns(reward, discount, value, 0.7)
 
     def n_step(t: int, n: int) -> torch.Tensor:
@@ -168,13 +195,17 @@ def test_ditto_learns_to_do_what_the_expert_did():
             actions.append(ditto.act(z[-1], torch.zeros(32, 1)))
             z.append(actions[-1])
         z, alive = torch.stack(z), torch.ones(5, 32)
-        learnt = ditto.learn(z, torch.zeros(5, 32, 1), torch.stack(actions), alive, similarity(z[1:], wanted.expand(4, 32, 2)))
+        learnt = ditto.learn(
+            z, torch.zeros(5, 32, 1), torch.stack(actions), alive, similarity(z[1:], wanted.expand(4, 32, 2))
+        )
     assert learnt["reward"] > 0.8
     torch.testing.assert_close(ditto.actor(wanted, torch.zeros(1)), wanted, atol=0.1, rtol=0)
 
 
 def test_a_run_of_ditto_goes_on_at_the_rate_it_is_told():
-    slow, fast = (Ditto(Controller(ControllerConfig(2, 1, "z", 0, BOX)), 2, 1, rate, 0.05, 0.02) for rate in (1e-4, 1e-2))
+    slow, fast = (
+        Ditto(Controller(ControllerConfig(2, 1, "z", 0, BOX)), 2, 1, rate, 0.05, 0.02) for rate in (1e-4, 1e-2)
+    )
     slow.load_state_dict(fast.state_dict())
     assert [group["lr"] for optimizer in slow.optimizers for group in optimizer.param_groups] == [1e-4] * 2
 
@@ -203,12 +234,18 @@ def test_nothing_is_learnt_after_the_end_of_a_dream():
         action = torch.stack([ditto.act(torch.zeros(8, 2), torch.zeros(8, 1)) for _ in range(3)])
         alive = torch.tensor([1.0, 1.0, 0.0, 0.0])[:, None].expand(4, 8)
         reward = action.sum(-1) * torch.tensor([1.0, late, late])[:, None]
-        found.append((ditto.learn(torch.zeros(4, 8, 2), torch.zeros(4, 8, 1), action, alive, reward), ditto.actor.layers[0].bias.tolist()))
+        found.append(
+            (
+                ditto.learn(torch.zeros(4, 8, 2), torch.zeros(4, 8, 1), action, alive, reward),
+                ditto.actor.layers[0].bias.tolist(),
+            )
+        )
     assert found[0] == found[1]
 
 
 def test_what_was_really_done_is_done_again(dreams):
-    """Steps of the recording, in a dream that M would have to foresee; with what M saw in place of z, h follows what it was."""
+    """Steps of the recording, in a dream that M would have to foresee; with what M saw in place of z, h follows what it
+    was."""
     latents = dreams.experts["val"]
     chosen = latents.long(4)[:2]
     act = latents.replay(chosen)
@@ -240,9 +277,14 @@ def test_updates_and_judgements_repeat(dreams):
 def test_the_pictures_of_a_strip_say_what_was_done_there():
     frames = [np.full((64, 64, 3), 100, np.uint8)] * (2 * STRIP_STRIDE + 1)
     pictures = with_actions(frames, torch.tensor([[0.5, -1.0]] * (2 * STRIP_STRIDE)), BOX)  # none at the last
-    assert len({picture.shape for picture in pictures}) == 1 and all((picture[:PICTURE] == 100).all() for picture in pictures)
+    assert len({picture.shape for picture in pictures}) == 1 and all(
+        (picture[:PICTURE] == 100).all() for picture in pictures
+    )
     assert [bool(picture[PICTURE:].max() > 150) for picture in pictures] == [True, True, False]
 
 
 def test_actions_are_put_into_words():
-    assert says(torch.tensor([0.0, 1.0, 0.0]), DISCRETE) == "action 1" and says(torch.tensor([0.5, -1.0]), BOX) == "action +0.50 -1.00"
+    assert (
+        says(torch.tensor([0.0, 1.0, 0.0]), DISCRETE) == "action 1"
+        and says(torch.tensor([0.5, -1.0]), BOX) == "action +0.50 -1.00"
+    )

@@ -1,4 +1,5 @@
-"""Ctrl-C ends a script wherever it comes: dropped by Python, made another exception of, or in the middle of a clean-up."""
+"""Ctrl-C ends a script wherever it comes: dropped by Python, made another exception of, or in the middle of a
+clean-up."""
 
 import signal
 import time
@@ -63,12 +64,18 @@ def ends(main, capsys, status):
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
     assert stop.value.code == status and time.monotonic() - began < 5
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getitimer(signal.ITIMER_REAL) == (
+        0,
+        0,
+    )
     return capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("happens", [ctrl_c, dropped_by_a_destructor, dropped_by_a_callback, caught, made_another_by_python, made_another_by_us])
+@pytest.mark.parametrize(
+    "happens",
+    [ctrl_c, dropped_by_a_destructor, dropped_by_a_callback, caught, made_another_by_python, made_another_by_us],
+)
 def test_it_is_heard_whatever_becomes_of_the_exception(happens, capsys):
     def main():
         happens()

@@ -73,26 +73,39 @@ def test_the_cache_is_what_v_makes_of_every_frame_and_is_made_once(made, vae):
 def test_frames_actions_rewards_and_splits_keep_their_places(made, vae):
     run, dataset = made
     data = load_sequences(run, V, [dataset])
-    assert data.steps.tolist() == LENGTHS and data.train.tolist() == [e.split == "train" for e in dataset.episodes] and not data.train.all()
+    assert (
+        data.steps.tolist() == LENGTHS
+        and data.train.tolist() == [e.split == "train" for e in dataset.episodes]
+        and not data.train.all()
+    )
     for e, steps in enumerate(LENGTHS):
         mu, action, expert = data.episode(e)
         assert len(mu) == steps + 1 and len(action) == len(expert) == steps
         torch.testing.assert_close(action, torch.tensor([[e / 100, t / 1000] for t in range(steps)]))
         assert torch.equal(expert, -action)
         own = slice(data.step_offset[e], data.step_offset[e] + steps)
-        assert data.reward[own].tolist() == [1000 * e + t for t in range(steps)] and data.terminal[own].tolist() == [0] * (steps - 1) + [1]
+        assert data.reward[own].tolist() == [1000 * e + t for t in range(steps)] and data.terminal[own].tolist() == [
+            0
+        ] * (steps - 1) + [1]
         with dataset.open_shard(dataset.shards[e // 2]) as shard:
             start = shard.frame_offsets[e % 2]
-            torch.testing.assert_close(mu, vae.encode(to_float(torch.from_numpy(shard.frames(start, start + steps + 1)))).mu)
+            torch.testing.assert_close(
+                mu, vae.encode(to_float(torch.from_numpy(shard.frames(start, start + steps + 1)))).mu
+            )
         assert data.source[e] == f"{dataset.root}/{dataset.shards[e // 2].file}, episode {e}"
 
 
 def test_discrete_actions_become_one_hot_and_unknown_experts_nan(tmp_path, vae):
-    datasets = [write_dataset(tmp_path / name, [4, 4], space=DISCRETE, expert=name == "known") for name in ("known", "unknown")]
+    datasets = [
+        write_dataset(tmp_path / name, [4, 4], space=DISCRETE, expert=name == "known") for name in ("known", "unknown")
+    ]
     cache_latents(tmp_path / "run", vae, V, datasets, CPU)
     data = load_sequences(tmp_path / "run", V, datasets)
     assert data.action.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0, 1] * 2 and (data.action.sum(1) == 1).all()
-    assert data.expert_action[:8].argmax(1).tolist() == [2, 1, 0, 2, 1, 0, 2, 1] and torch.isnan(data.expert_action[8:]).all()
+    assert (
+        data.expert_action[:8].argmax(1).tolist() == [2, 1, 0, 2, 1, 0, 2, 1]
+        and torch.isnan(data.expert_action[8:]).all()
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut short", "not HDF5", "a folder's worth of zeros"])
@@ -102,7 +115,14 @@ def test_a_file_that_is_not_what_it_should_be_is_made_again(damage, made, vae):
     content = victim.read_bytes()
     victim.unlink()
     if damage != "missing":
-        victim.write_bytes({"empty": b"", "cut short": content[: len(content) // 2], "not HDF5": b"hello", "a folder's worth of zeros": bytes(len(content))}[damage])
+        victim.write_bytes(
+            {
+                "empty": b"",
+                "cut short": content[: len(content) // 2],
+                "not HDF5": b"hello",
+                "a folder's worth of zeros": bytes(len(content)),
+            }[damage]
+        )
     cache_latents(run, vae, V, [dataset], CPU)
     assert 0 < vae.frames < frames(dataset)
     check(run, dataset, vae)
@@ -154,7 +174,11 @@ def test_a_second_dataset_keeps_the_first_ones_latents_and_what_a_killed_run_lef
     assert vae.frames == 0 and not list((run / "latents").glob(".*.tmp"))
     data = load_sequences(run, V, [dataset, second])
     wanted = [torch.cat(parts) for parts in zip(direct(vae, dataset), direct(vae, second), strict=True)]
-    assert torch.equal(data.mu, wanted[0]) and torch.equal(data.logsigma, wanted[1]) and data.steps.tolist() == [*LENGTHS, 30, 2]
+    assert (
+        torch.equal(data.mu, wanted[0])
+        and torch.equal(data.logsigma, wanted[1])
+        and data.steps.tolist() == [*LENGTHS, 30, 2]
+    )
 
 
 def test_a_damaged_shard_is_named_and_no_latents_are_made_of_it(tmp_path, vae):

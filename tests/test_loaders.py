@@ -20,7 +20,10 @@ SMALL = (8, 8, 3)
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frames")
-    return [write_dataset(folder / "one", LENGTHS, per_shard=3, image=SMALL), write_dataset(folder / "two", [9, 3, 30, 31], per_shard=2, image=SMALL)]
+    return [
+        write_dataset(folder / "one", LENGTHS, per_shard=3, image=SMALL),
+        write_dataset(folder / "two", [9, 3, 30, 31], per_shard=2, image=SMALL),
+    ]
 
 
 def frames_of(datasets, split):
@@ -63,16 +66,22 @@ def test_shorter_epochs_go_on_where_the_last_stopped(datasets):
         assert 20 <= len(part) <= 80
         met += part
         if (epoch + 1) * count <= blocks:
-            assert len(set(met)) == sum(frames_of(datasets, "train")[f] > 0 for f in set(met)) and not Counter(met) - frames_of(datasets, "train")
+            assert len(set(met)) == sum(frames_of(datasets, "train")[f] > 0 for f in set(met)) and not Counter(
+                met
+            ) - frames_of(datasets, "train")
     assert not frames_of(datasets, "train") - Counter(met)
 
 
-def test_memory_does_not_grow_with_the_dataset_and_neither_buffer_nor_open_files_decide_what_is_read(datasets, monkeypatch):
+def test_memory_does_not_grow_with_the_dataset_and_neither_buffer_nor_open_files_decide_what_is_read(
+    datasets, monkeypatch
+):
     whole = seen(FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9))
     monkeypatch.setattr(loaders, "OPEN_SHARDS", 1)
     assert seen(FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9)) == whole
     asked, read = [], Shard.frames
-    monkeypatch.setattr(Shard, "frames", lambda self, start, stop: asked.append(stop - start) or read(self, start, stop))
+    monkeypatch.setattr(
+        Shard, "frames", lambda self, start, stop: asked.append(stop - start) or read(self, start, stop)
+    )
     monkeypatch.setattr(loaders, "GROUP_BYTES", 3 * 16 * math.prod(SMALL))
     batches = FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9)
     first = next(batches)
@@ -103,20 +112,36 @@ def test_datasets_of_two_environments_or_with_a_split_left_empty_are_refused(dat
 
 
 def test_recordings_of_the_official_simulator_and_of_its_fast_world_go_together(tmp_path):
-    folders = [write_dataset(tmp_path / env, [3, 3], image=SMALL, env=env).root for env in ("carracing-fast", "carracing")]
+    folders = [
+        write_dataset(tmp_path / env, [3, 3], image=SMALL, env=env).root for env in ("carracing-fast", "carracing")
+    ]
     found = open_datasets(folders)
-    assert [d.manifest.env for d in found] == ["carracing-fast", "carracing"] and [world_of(d)["env"] for d in found] == ["carracing"] * 2
+    assert [d.manifest.env for d in found] == ["carracing-fast", "carracing"] and [
+        world_of(d)["env"] for d in found
+    ] == ["carracing"] * 2
 
 
 def sequences(steps, train=None):
-    """Episodes whose values say where they belong: mu = (episode, t), action = (episode, t), reward = 1000 episode + t, terminal at the last step."""
+    """Episodes whose values say where they belong: mu = (episode, t), action = (episode, t), reward = 1000 episode + t,
+    terminal at the last step."""
     steps = np.array(steps)
     frames = torch.tensor([(e, t) for e, n in enumerate(steps) for t in range(n + 1)], dtype=torch.float32)
     taken = torch.tensor([(e, t) for e, n in enumerate(steps) for t in range(n)], dtype=torch.float32)
     terminal = torch.tensor([float(t == n - 1) for n in steps for t in range(n)])
     step_offset = np.concatenate([[0], np.cumsum(steps)[:-1]])
-    return Sequences(frames, torch.full_like(frames, -20.0), taken, taken, taken[:, 0] * 1000 + taken[:, 1], terminal, steps, step_offset + np.arange(len(steps)),
-                     step_offset, np.ones(len(steps), bool) if train is None else np.array(train), [f"episode {e}" for e in range(len(steps))])
+    return Sequences(
+        frames,
+        torch.full_like(frames, -20.0),
+        taken,
+        taken,
+        taken[:, 0] * 1000 + taken[:, 1],
+        terminal,
+        steps,
+        step_offset + np.arange(len(steps)),
+        step_offset,
+        np.ones(len(steps), bool) if train is None else np.array(train),
+        [f"episode {e}" for e in range(len(steps))],
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 64, 200])
@@ -140,7 +165,11 @@ def test_windows_stay_inside_an_episode_and_keep_alignment(length, batch):
     for first in range(0, len(cuts), batch):
         chosen = cuts[first : first + batch]
         w = data.windows(chosen, length)
-        assert w.z.shape == w.z_next.shape == (len(chosen), length, 2) and w.mask.shape == w.reward.shape == w.terminal.shape == (len(chosen), length)
+        assert w.z.shape == w.z_next.shape == (
+            len(chosen),
+            length,
+            2,
+        ) and w.mask.shape == w.reward.shape == w.terminal.shape == (len(chosen), length)
         episode, t = w.action.unbind(-1)
         assert (episode == torch.from_numpy(chosen[:, :1])).all(), "of another episode, even where it is masked"
         inside = w.mask.bool()

@@ -41,10 +41,14 @@ def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
     obs, reconstruction = torch.rand(3, 3, 64, 64), torch.rand(3, 3, 64, 64)
     for scale in (0.01, 3.0):  # below and above the free bits
         posterior = Posterior(scale * torch.randn(3, 32), scale * torch.randn(3, 32).abs())
-        kl = kl_divergence(Normal(posterior.mu, posterior.logsigma.exp()), Normal(torch.zeros(3, 32), torch.ones(3, 32))).sum(1)
+        kl = kl_divergence(
+            Normal(posterior.mu, posterior.logsigma.exp()), Normal(torch.zeros(3, 32), torch.ones(3, 32))
+        ).sum(1)
         losses = vae_loss(obs, reconstruction, posterior)
         torch.testing.assert_close(losses["kl"], kl.mean())
-        expected = nn.functional.mse_loss(reconstruction, obs, reduction="sum") / 3 + kl.clamp(min=FREE_BITS * 32).mean()
+        expected = (
+            nn.functional.mse_loss(reconstruction, obs, reduction="sum") / 3 + kl.clamp(min=FREE_BITS * 32).mean()
+        )
         torch.testing.assert_close(losses["loss"], expected)
         weighed = vae_loss(obs, reconstruction, posterior, beta=0.25)["loss"]
         torch.testing.assert_close(weighed, expected - 0.75 * kl.clamp(min=FREE_BITS * 32).mean())
@@ -58,7 +62,10 @@ def test_balanced_colours_weigh_the_same_in_all():
     assert index.shape == (2, 64, 64) and len(index.unique()) == 3
     for balance, wanted in ((1.0, [1 / 3] * 3), (0.0, [(8192 - 19) / 8192, 12 / 8192, 7 / 8192])):
         weight = colour_weights(frames, balance)[index]
-        shares = [float(weight[index == colour].sum() / weight.sum()) for colour in (index[0, 30, 30], index[0, 0, 0], index[0, 10, 0])]
+        shares = [
+            float(weight[index == colour].sum() / weight.sum())
+            for colour in (index[0, 30, 30], index[0, 0, 0], index[0, 10, 0])
+        ]
         assert weight.mean().item() == pytest.approx(1) and shares == pytest.approx(wanted, rel=1e-4)
 
 
@@ -97,7 +104,9 @@ def test_latents_of_a_grid_belong_to_their_places(size):
     changed = (mu[0] != mu[1]).any(0)
     assert changed[0, 0] and not changed[4:].any() and not changed[:, 4:].any()
     decoded = vae.decode(torch.stack([mu[0], torch.where(torch.arange(8) < 1, 0, mu[0])]).flatten(1))
-    assert torch.equal(decoded[0, :, :, size // 2 :], decoded[1, :, :, size // 2 :]) and not torch.equal(decoded[0, :, :, : size // 4], decoded[1, :, :, : size // 4])
+    assert torch.equal(decoded[0, :, :, size // 2 :], decoded[1, :, :, size // 2 :]) and not torch.equal(
+        decoded[0, :, :, : size // 4], decoded[1, :, :, : size // 4]
+    )
 
 
 def test_vae_refuses_other_sizes():
@@ -143,7 +152,12 @@ def test_samples_have_the_moments_of_the_tempered_mixture(mdrnn, temperature):
     pred.logpi = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]]).log()
     pred.mu = pred.mu * 5
     n = 200_000
-    many = type(pred)(*(getattr(pred, f).expand(n, *getattr(pred, f).shape[1:]) for f in ("logpi", "mu", "logsigma", "reward", "terminal")))
+    many = type(pred)(
+        *(
+            getattr(pred, f).expand(n, *getattr(pred, f).shape[1:])
+            for f in ("logpi", "mu", "logsigma", "reward", "terminal")
+        )
+    )
     z = sample_mixture(many, temperature, draw_noise(mdrnn.config, n, torch.Generator().manual_seed(1)))
     weights = (pred.logpi / temperature).softmax(-1)[0, :, None]
     mean = (weights * pred.mu[0]).sum(0)
@@ -191,7 +205,9 @@ def test_carracings_linear_controller_has_867_parameters():
 
 
 def test_discrete_actions_reach_m_one_hot():
-    assert torch.equal(action_vector(torch.tensor([2, 0]), {"type": "discrete", "n": 3}), torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
+    assert torch.equal(
+        action_vector(torch.tensor([2, 0]), {"type": "discrete", "n": 3}), torch.tensor([[0.0, 0, 1], [1, 0, 0]])
+    )
 
 
 def test_a_frozen_m_is_looked_back_through_as_one_that_trains():

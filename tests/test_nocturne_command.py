@@ -12,13 +12,21 @@ from dreamdrive.tests.tiny_scene import car, road, scene_of, write
 
 
 def command(*words):
-    return subprocess.run([sys.executable, "-m", "envs.nocturne", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "envs.nocturne", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture
 def scene(tmp_path):
-    lanes = [road("lane", (-50, 0), (200, 0)), road("road_edge", (-50, -4), (200, -4)), road("road_edge", (-50, 8), (200, 8))]
-    return write(tmp_path, scene_of([car(), car(20, speed=6.0), car(0, 4, speed=3.0, valid=[t < 30 for t in range(91)])], lanes))
+    lanes = [
+        road("lane", (-50, 0), (200, 0)),
+        road("road_edge", (-50, -4), (200, -4)),
+        road("road_edge", (-50, 8), (200, 8)),
+    ]
+    return write(
+        tmp_path, scene_of([car(), car(20, speed=6.0), car(0, 4, speed=3.0, valid=[t < 30 for t in range(91)])], lanes)
+    )
 
 
 def test_show_draws_a_scene_from_above_and_from_the_ego(scene, tmp_path):
@@ -36,12 +44,15 @@ def test_show_writes_the_whole_log_as_a_video(scene, tmp_path):
     assert (tmp_path / "a.mp4").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("words, complaint", [
-    (("--t", 91), "--t 91 is not possible: a scene has steps 0 to 90"),
-    (("--ego", 9), "tiny.json has no object 9: it has 0, 1, 2"),
-    (("--ego", 2, "--t", 40), "object 2 is not in"),
-    (("--kind", "gpudrive"), "are they degrees?"),
-])
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (("--t", 91), "--t 91 is not possible: a scene has steps 0 to 90"),
+        (("--ego", 9), "tiny.json has no object 9: it has 0, 1, 2"),
+        (("--ego", 2, "--t", 40), "object 2 is not in"),
+        (("--kind", "gpudrive"), "are they degrees?"),
+    ],
+)
 def test_what_cannot_be_shown_is_said_in_one_sentence(scene, tmp_path, words, complaint):
     tilted = write(tmp_path, scene_of([car(heading=0.7)]), "tilted.json")
     done = command("show", tilted if "--kind" in words else scene, *words, "--out", tmp_path / "a.png")
@@ -52,7 +63,11 @@ def test_what_cannot_be_shown_is_said_in_one_sentence(scene, tmp_path, words, co
 def test_check_lists_a_folder_and_fails_where_a_file_is_broken(scene, tmp_path):
     done = command("check", tmp_path)
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and rows[1] == ["tiny.json", "3", "0", "0", "3", "2", "6", "0", "0"] and rows[2][1:] == rows[1][1:]
+    assert (
+        done.returncode == 0
+        and rows[1] == ["tiny.json", "3", "0", "0", "3", "2", "6", "0", "0"]
+        and rows[2][1:] == rows[1][1:]
+    )
     write(tmp_path, "{", "broken.json")
     done = command("check", tmp_path)
     assert done.returncode == 1 and "broken.json" in done.stdout and "is not JSON" in done.stdout

@@ -20,8 +20,22 @@ def run(tmp_path_factory):
     """A folder with scenes, a dataset of them and a run trained on it with tiny budgets."""
     folder = tmp_path_factory.mktemp("nocturne")
     list(write_scenes(folder / "scenes", 3, seed=0))
-    generation_script.main(["--env", "nocturne", "--scenes", str(folder / "scenes"), "--policy", "expert=0.8,brown=0.2", "--action-noise", "0.1",
-                            "--rootdir", str(folder / "data"), "--threads", "1"])
+    generation_script.main(
+        [
+            "--env",
+            "nocturne",
+            "--scenes",
+            str(folder / "scenes"),
+            "--policy",
+            "expert=0.8,brown=0.2",
+            "--action-noise",
+            "0.1",
+            "--rootdir",
+            str(folder / "data"),
+            "--threads",
+            "1",
+        ]
+    )
     tiny("trainvae", "--dataset", folder / "data", "--logdir", folder / "run", "--colour-balance", 0.5)
     tiny("trainmdrnn", "--logdir", folder / "run")
     tiny("trainbc", "--logdir", folder / "run")
@@ -31,9 +45,15 @@ def run(tmp_path_factory):
 
 def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run):
     manifest = read_manifest(run / "data")
-    assert manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 40 and manifest.complete
+    assert (
+        manifest.options["scenes"] == str(run / "scenes") and manifest.options["view_dist"] == 40 and manifest.complete
+    )
     dataset = Dataset.open(run / "data")
-    assert manifest.rollouts == len(dataset.episodes) and manifest.max_steps == 80 and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
+    assert (
+        manifest.rollouts == len(dataset.episodes)
+        and manifest.max_steps == 80
+        and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
+    )
     assert manifest.by_place and {e.split for e in manifest.episodes} == {"train", "val"}
     last = max(json.loads((run / "scenes" / INDEX).read_text())["files"])  # of three scenes it is held out
     held = [e.index for e in manifest.episodes if e.split == "val"]
@@ -44,15 +64,49 @@ def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run
 
 def test_a_share_of_the_episodes_is_refused_where_places_are_kept_apart(run):
     with pytest.raises(UserError, match="--val-fraction 0.2 is not possible: the world keeps every tenth"):
-        generation_script.main(["--env", "nocturne", "--scenes", str(run / "scenes"), "--val-fraction", "0.2", "--rootdir", str(run / "other"), "--threads", "1"])
+        generation_script.main(
+            [
+                "--env",
+                "nocturne",
+                "--scenes",
+                str(run / "scenes"),
+                "--val-fraction",
+                "0.2",
+                "--rootdir",
+                str(run / "other"),
+                "--threads",
+                "1",
+            ]
+        )
 
 
 @pytest.mark.parametrize("controller", ["bc", "ctrl", "expert", "constant", "log", "random"])
 def test_everybody_is_scored_on_scenes_nobody_has_seen(run, tmp_path, controller):
-    done = call("test_controller", "--logdir", run / "run", "--controller", controller, "--episodes", 4, "--max-workers", 1, "--scenes", run / "scenes")
+    done = call(
+        "test_controller",
+        "--logdir",
+        run / "run",
+        "--controller",
+        controller,
+        "--episodes",
+        4,
+        "--max-workers",
+        1,
+        "--scenes",
+        run / "scenes",
+    )
     assert done.returncode == 0, done.stderr
     score = json.loads((run / "run" / "scores" / f"{controller}-simulator.json").read_text())
-    assert {"goal_rate", "goal_rate_position", "collision_rate", "vehicle_collision_rate", "road_edge_rate", "ade", "fde", "mean"} <= set(score)
+    assert {
+        "goal_rate",
+        "goal_rate_position",
+        "collision_rate",
+        "vehicle_collision_rate",
+        "road_edge_rate",
+        "ade",
+        "fde",
+        "mean",
+    } <= set(score)
     assert len(score["by_scene"]) == 3 and "scene all" in done.stdout and len(score["outcomes"]) == 4
     if controller == "expert":
         assert score["goal_rate"] == 1 and score["ade"] < 0.5
@@ -64,6 +118,18 @@ def test_a_run_is_tested_with_the_view_it_was_trained_with(run):
 
 
 def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
-    done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 2, "--max-workers", 1, "--record", tmp_path / "a.mp4")
+    done = call(
+        "test_controller",
+        "--logdir",
+        run / "run",
+        "--controller",
+        "bc",
+        "--episodes",
+        2,
+        "--max-workers",
+        1,
+        "--record",
+        tmp_path / "a.mp4",
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.mp4").stat().st_size > 5_000

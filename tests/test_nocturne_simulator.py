@@ -11,7 +11,9 @@ from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle,
 
 def oracle(name: str):
     folder = ORACLE / "oracle" / name
-    return load_scene(ORACLE / "scenes" / f"{name}.json"), *(np.load(folder / f"{kind}.npz") for kind in ("dynamics", "replay", "expert"))
+    return load_scene(ORACLE / "scenes" / f"{name}.json"), *(
+        np.load(folder / f"{kind}.npz") for kind in ("dynamics", "replay", "expert")
+    )
 
 
 def simulator(tmp_path, objects, roads=(), copies: int = 1, **options) -> Simulator:
@@ -19,7 +21,9 @@ def simulator(tmp_path, objects, roads=(), copies: int = 1, **options) -> Simula
 
 
 def advance(sim: Simulator, accel: float = 0.0, steer: float = 0.0, expert: bool = False, dt: float = 0.1) -> None:
-    sim.step(torch.full_like(sim.length, accel), torch.full_like(sim.length, steer), torch.full_like(sim.present, expert), dt)
+    sim.step(
+        torch.full_like(sim.length, accel), torch.full_like(sim.length, steer), torch.full_like(sim.present, expert), dt
+    )
 
 
 @needs_oracle
@@ -27,7 +31,11 @@ def advance(sim: Simulator, accel: float = 0.0, steer: float = 0.0, expert: bool
 @pytest.mark.parametrize("kind", ["random", "wild", "dt005"])
 def test_a_step_of_the_dynamics_is_nocturnes(name, kind):
     scene, dynamics, _, _ = oracle(name)
-    states, actions, dt = torch.from_numpy(dynamics[f"{kind}_states"]), torch.from_numpy(dynamics[f"{kind}_actions"]), float(dynamics[f"{kind}_dt"])
+    states, actions, dt = (
+        torch.from_numpy(dynamics[f"{kind}_states"]),
+        torch.from_numpy(dynamics[f"{kind}_actions"]),
+        float(dynamics[f"{kind}_dt"]),
+    )
     who = torch.from_numpy(np.searchsorted(scene.ids, dynamics["ids"]))
     sim = Simulator([scene] * actions.shape[1])  # a copy for every step of the rollout
     sim.local[:, who] = (states[:, :-1].double() - torch.tensor([*scene.origin, 0, 0])).float().transpose(0, 1)
@@ -59,7 +67,8 @@ def test_replay_and_collision_flags_are_nocturnes(name, mode):
         clear = there.numpy() & (np.abs(distance - 1) > 1e-5)  # one scene of ours passes its goals at exactly 1 m
         assert np.array_equal(sim.at_goal()[0][clear], replay[f"{mode}_goal_rl"][t][clear])
         checked += int(there.sum())
-        sim.local[0, ~expert[0]] = (wanted.double() - torch.tensor([*scene.origin, 0, 0])).float()[~expert[0]]  # gliding objects gather Nocturne's rounding
+        # gliding objects gather Nocturne's rounding
+        sim.local[0, ~expert[0]] = (wanted.double() - torch.tensor([*scene.origin, 0, 0])).float()[~expert[0]]
     assert checked > 800
 
 
@@ -111,7 +120,11 @@ def test_copies_of_a_batch_do_not_touch_each_other(tmp_path):
 
 def test_scenes_of_different_sizes_share_a_batch(tmp_path):
     small = load_scene(write(tmp_path, scene_of([car(1000, 2000)]), "small.json"))
-    large = load_scene(write(tmp_path, scene_of([car(), car(10, 9), car(30)], [road("road_edge", (39.2, -9), (39.2, 9))]), "large.json"))
+    large = load_scene(
+        write(
+            tmp_path, scene_of([car(), car(10, 9), car(30)], [road("road_edge", (39.2, -9), (39.2, 9))]), "large.json"
+        )
+    )
     sim = Simulator([small, large, small], collisions="all")
     assert sim.present.tolist() == [[True, False, False], [True] * 3, [True, False, False]]
     for _ in range(15):
@@ -123,7 +136,10 @@ def test_scenes_of_different_sizes_share_a_batch(tmp_path):
 @pytest.mark.parametrize("gap, wanted", [(-0.01, VEHICLE), (0.01, 0)])
 def test_rectangles_collide_when_they_meet(tmp_path, gap, wanted):
     # Side by side, 2 m wide each; and corner to side: half a diagonal of a turned square.
-    for other in (car(y=2 + gap, speed=0.0), car(y=1 + 0.5**0.5 * 2 + gap, heading=np.pi / 4, speed=0.0, size=(2.0, 2.0))):
+    for other in (
+        car(y=2 + gap, speed=0.0),
+        car(y=1 + 0.5**0.5 * 2 + gap, heading=np.pi / 4, speed=0.0, size=(2.0, 2.0)),
+    ):
         sim = simulator(tmp_path, [car(speed=0.0), other], collisions="all")
         assert sim.collision.tolist() == [[wanted, wanted]]
 
@@ -132,13 +148,23 @@ def test_a_road_edge_outweighs_a_car_and_counts_inside_the_car_too(tmp_path):
     objects = [car(speed=0.0), car(1.0, speed=0.0)]
     inside = [road("road_edge", (-1.5, 0.1), (-1.2, 0.2))]
     assert simulator(tmp_path, objects, inside, collisions="all").collision.tolist() == [[ROAD_EDGE, VEHICLE]]
-    assert simulator(tmp_path, objects, [road("road_line", (-1.5, 0.1), (-1.2, 0.2))], collisions="all").collision.tolist() == [[VEHICLE, VEHICLE]]
+    assert simulator(
+        tmp_path, objects, [road("road_line", (-1.5, 0.1), (-1.2, 0.2))], collisions="all"
+    ).collision.tolist() == [[VEHICLE, VEHICLE]]
 
 
 def test_a_long_segment_and_a_far_corner_of_the_map_are_found(tmp_path):
     rng = np.random.default_rng(0)
     walls = [road("road_edge", *rng.uniform(-60, 60, (2, 2))) for _ in range(40)]
-    cars = [car(*rng.uniform(-70, 70, 2), heading=rng.uniform(-3, 3), speed=0.0, size=(rng.uniform(1, 12), rng.uniform(1, 3))) for _ in range(200)]
+    cars = [
+        car(
+            *rng.uniform(-70, 70, 2),
+            heading=rng.uniform(-3, 3),
+            speed=0.0,
+            size=(rng.uniform(1, 12), rng.uniform(1, 3)),
+        )
+        for _ in range(200)
+    ]
     found = simulator(tmp_path, cars, walls, collisions="all").collision[0] == ROAD_EDGE
 
     def meets(c, w):  # by brute force: points along the segment, inside the rectangle
@@ -148,7 +174,8 @@ def test_a_long_segment_and_a_far_corner_of_the_map_are_found(tmp_path):
         return ((np.abs(x) <= c["length"] / 2) & (np.abs(y) <= c["width"] / 2)).any()
 
     wanted = [any(meets(c, w) for w in walls) for c in cars]
-    assert sum(f != w for f, w in zip(found.tolist(), wanted, strict=True)) <= 1 and 20 < sum(wanted) < 180  # a grazed corner lies between the points
+    # a grazed corner lies between the points
+    assert sum(f != w for f, w in zip(found.tolist(), wanted, strict=True)) <= 1 and 20 < sum(wanted) < 180
 
 
 def test_objects_the_log_does_not_have_collide_with_nobody(tmp_path):
@@ -183,6 +210,10 @@ def test_copies_can_be_reset_alone_and_the_log_ends(tmp_path):
     for _ in range(STEPS - 1):
         advance(sim, expert=True)
     sim.reset([1])
-    assert sim.time.tolist() == [STEPS - 1, 0] and sim.state[0, 0, 0] == pytest.approx(45.0, abs=1e-3) and sim.state[1, 0, 0] == pytest.approx(0.0, abs=1e-3)
+    assert (
+        sim.time.tolist() == [STEPS - 1, 0]
+        and sim.state[0, 0, 0] == pytest.approx(45.0, abs=1e-3)
+        and sim.state[1, 0, 0] == pytest.approx(0.0, abs=1e-3)
+    )
     with pytest.raises(ValueError, match="the log ends at step 90"):
         advance(sim, expert=True)

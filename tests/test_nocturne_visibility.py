@@ -11,7 +11,8 @@ from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS
 from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
 
 ANGLES = {"objects": (2, 5, 6), "road_points": (2, 4), "traffic_lights": (2,), "stop_signs": (2,)}  # columns
-VANISHING = {"objects": (6, 7), "road_points": (4, 3)}  # an angle column has no meaning where the length in the other one is 0
+# an angle column has no meaning where the length in the other one is 0
+VANISHING = {"objects": (6, 7), "road_points": (4, 3)}
 
 
 def simulator(tmp_path, objects, roads=(), lights=None, copies: int = 1) -> Simulator:
@@ -19,7 +20,8 @@ def simulator(tmp_path, objects, roads=(), lights=None, copies: int = 1) -> Simu
 
 
 def agree(wanted: np.ndarray, ours: np.ndarray, kind: str) -> np.ndarray:
-    """(n,) bool: whether each row (n, F) of Nocturne's is a row of ours to 1e-3. Rows are near each other by distance, but ties come in any order."""
+    """(n,) bool: whether each row (n, F) of Nocturne's is a row of ours to 1e-3. Rows are near each other by distance,
+    but ties come in any order."""
     found = np.zeros(len(wanted), bool)
     for i, row in enumerate(wanted):
         near = ours[np.abs(ours[:, 1] - row[1]) < 2e-3]
@@ -36,7 +38,10 @@ def agree(wanted: np.ndarray, ours: np.ndarray, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 def test_visible_objects_and_features_are_nocturnes(name):
     scene = load_scene(ORACLE / "scenes" / f"{name}.json")
-    arrays, views = np.load(ORACLE / "oracle" / name / "visibility.npz"), json.loads((ORACLE / "oracle" / name / "visibility.json").read_text())
+    arrays, views = (
+        np.load(ORACLE / "oracle" / name / "visibility.npz"),
+        json.loads((ORACLE / "oracle" / name / "visibility.json").read_text()),
+    )
     sim = Simulator([scene])
     none, expert = torch.full_like(sim.length, torch.nan), torch.ones_like(sim.present)
     different = ids = 0
@@ -50,7 +55,9 @@ def test_visible_objects_and_features_are_nocturnes(name):
             seen = set(scene.ids[visible(sim, ego, **sight).objects[0].numpy()].tolist())
             different, ids = different + len(seen ^ set(view["visible_ids"])), ids + len(view["visible_ids"])
             known = features(sim, ego, **sight, most=(60, 12_000, 60, 20), road_edge_first=view["road_edge_first"])
-            for kind, ours in zip(ANGLES, (known.objects, known.road_points, known.lights, known.stop_signs), strict=True):
+            for kind, ours in zip(
+                ANGLES, (known.objects, known.road_points, known.lights, known.stop_signs), strict=True
+            ):
                 ours = ours[0].numpy()
                 wanted = arrays[f"{view['key']}_{kind}"]
                 rows[kind].append(agree(wanted[:: 7 if kind == "road_points" else 1], ours[ours[:, 0] > 0], kind))
@@ -72,8 +79,17 @@ def test_over_all_scenes_99_of_100_visible_objects_are_nocturnes():
             if t:
                 sim.step(none, none, expert)
             for view in (v for v in views if v["t"] == t):
-                seen = visible(sim, [(0, scene.index(view["ego"]))], view["view_dist"], view["view_angle"], view["head_angle"]).objects[0].numpy()
-                different, total = different + len(set(scene.ids[seen].tolist()) ^ set(view["visible_ids"])), total + len(view["visible_ids"])
+                seen = (
+                    visible(
+                        sim, [(0, scene.index(view["ego"]))], view["view_dist"], view["view_angle"], view["head_angle"]
+                    )
+                    .objects[0]
+                    .numpy()
+                )
+                different, total = (
+                    different + len(set(scene.ids[seen].tolist()) ^ set(view["visible_ids"])),
+                    total + len(view["visible_ids"]),
+                )
     assert total > 2000 and different < 0.01 * total
 
 
@@ -88,7 +104,9 @@ def test_distance_and_angle_bound_what_is_seen(tmp_path):
     assert visible(sim, [(0, 0)]).objects.tolist() == [[False, False, False, False, True]]
     assert visible(sim, [(0, 0)], view_dist=100).objects.tolist() == [[False, True, True, False, True]]
     assert visible(sim, [(0, 0)], view_angle=2 * np.pi).objects.tolist() == [[False, False, False, True, True]]
-    assert visible(sim, [(0, 0)], view_angle=0.5, head_angle=np.pi).objects.tolist() == [[False, False, False, True, False]]
+    assert visible(sim, [(0, 0)], view_angle=0.5, head_angle=np.pi).objects.tolist() == [
+        [False, False, False, True, False]
+    ]
 
 
 def test_road_points_are_hidden_by_cars_and_signs_are_not(tmp_path):
@@ -98,12 +116,19 @@ def test_road_points_are_hidden_by_cars_and_signs_are_not(tmp_path):
     assert seen.road_points[0].tolist() == [x < 18 for x in range(0, 60, 2)]
     assert seen.stop_signs.tolist() == [[True]]
     known = features(sim, [(0, 0)], most=(2, 5, 1, 1))
-    assert known.road_points[0, :, 1].tolist() == [0, 2, 4, 6, 8] and known.road_points[0, 0, 5:].argmax() == ROADS.index("lane")
+    assert known.road_points[0, :, 1].tolist() == [0, 2, 4, 6, 8] and known.road_points[
+        0, 0, 5:
+    ].argmax() == ROADS.index("lane")
     assert known.stop_signs[0, 0].tolist() == pytest.approx([1, 50, 0])
 
 
 def test_a_light_is_known_by_its_state_now(tmp_path):
-    light = {"state": ["go"] * 3 + ["stop"] * 88, "x": [30.0] * STEPS, "y": [0.0] * STEPS, "time_index": list(range(STEPS))}
+    light = {
+        "state": ["go"] * 3 + ["stop"] * 88,
+        "x": [30.0] * STEPS,
+        "y": [0.0] * STEPS,
+        "time_index": list(range(STEPS)),
+    }
     sim = simulator(tmp_path, [car()], lights={"7": light})
     states = []
     for _ in range(4):
@@ -113,7 +138,10 @@ def test_a_light_is_known_by_its_state_now(tmp_path):
 
 
 def test_an_ego_knows_the_same_whoever_is_asked_beside_it(tmp_path):
-    crowd = [car(*xy, heading=h) for xy, h in zip(np.random.default_rng(0).uniform(-40, 40, (12, 2)), np.linspace(-3, 3, 12), strict=True)]
+    crowd = [
+        car(*xy, heading=h)
+        for xy, h in zip(np.random.default_rng(0).uniform(-40, 40, (12, 2)), np.linspace(-3, 3, 12), strict=True)
+    ]
     roads = [road("lane", *np.random.default_rng(k).uniform(-60, 60, (20, 2))) for k in range(5)]
     sim = simulator(tmp_path, crowd, roads, copies=2)
     everyone = features(sim, [(b, n) for b in range(2) for n in range(12)]).flat
@@ -123,5 +151,10 @@ def test_an_ego_knows_the_same_whoever_is_asked_beside_it(tmp_path):
 
 def test_an_empty_street_is_all_zeros_but_for_the_ego(tmp_path):
     known = features(simulator(tmp_path, [car()]), [(0, 0)])
-    assert not known.objects.any() and not known.road_points.any() and not known.lights.any() and not known.stop_signs.any()
+    assert (
+        not known.objects.any()
+        and not known.road_points.any()
+        and not known.lights.any()
+        and not known.stop_signs.any()
+    )
     assert known.ego[0, :4].tolist() == pytest.approx([4, 2, 5, 45])

@@ -22,14 +22,25 @@ def folder(tmp_path):
     """Two scenes: one with a wall across the way of one of its cars, one with a car that curves (as its log has it)."""
     scenes = tmp_path / "scenes"
     scenes.mkdir()
-    write(scenes, scene_of([car(), car(y=20), car(y=60, kind="pedestrian", speed=1.0), car(y=40, speed=0.0)], [road("road_edge", (40.2, 19), (40.2, 21))]), "a.json")
+    write(
+        scenes,
+        scene_of(
+            [car(), car(y=20), car(y=60, kind="pedestrian", speed=1.0), car(y=40, speed=0.0)],
+            [road("road_edge", (40.2, 19), (40.2, 21))],
+        ),
+        "a.json",
+    )
     states = [torch.tensor([0.0, 0.0, 0.0, 8.0])]
     for _ in range(90):
         states.append(bicycle(states[-1], torch.tensor(0.0), torch.tensor(0.2), torch.tensor(4.0), 0.1))
     x, y, heading, _ = torch.stack(states).double().unbind(1)
     curve = car(speed=8.0)
-    curve |= {"position": [{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)], "heading": heading.rad2deg().tolist(),
-              "velocity": [{"x": 8 * float(h.cos()), "y": 8 * float(h.sin())} for h in heading], "goalPosition": {"x": float(x[-1]), "y": float(y[-1])}}
+    curve |= {
+        "position": [{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)],
+        "heading": heading.rad2deg().tolist(),
+        "velocity": [{"x": 8 * float(h.cos()), "y": 8 * float(h.sin())} for h in heading],
+        "goalPosition": {"x": float(x[-1]), "y": float(y[-1])},
+    }
     write(scenes, scene_of([curve]), "b.json")
     return scenes
 
@@ -49,7 +60,12 @@ def test_every_moving_vehicle_of_every_scene_is_an_episode(folder):
     pool = FolderPool(folder, warmup=10)
     assert pool.episodes == [("a.json", 0), ("a.json", 1), ("b.json", 0)] and world(folder).episodes == 3
     drawn = [pool.draw(seed) for seed in range(4)]
-    assert [(scene.name, ego) for scene, ego in drawn] == [("tiny.json", 0), ("tiny.json", 1), ("tiny.json", 0), ("tiny.json", 0)]
+    assert [(scene.name, ego) for scene, ego in drawn] == [
+        ("tiny.json", 0),
+        ("tiny.json", 1),
+        ("tiny.json", 0),
+        ("tiny.json", 0),
+    ]
     first_two = {pool.draw(seed)[0].ids.size for seed in evaluation_seeds(0, 2)}
     assert first_two == {4, 1}  # one of each file before the second of any
     assert [pool.draw(RANGE + k)[0] for k in range(3)] == [pool.draw(RANGE + k)[0] for k in range(3)]
@@ -91,8 +107,15 @@ def test_folders_without_scenes_or_egos_are_refused(tmp_path):
         world(tmp_path)
 
 
-@pytest.mark.parametrize("options, complaint", [({"image_size": 65}, "choose 64 or 128"), ({"actions": "x"}, "continuous or discrete"), ({"warmup": 90}, "0 to 89 steps"),
-                                                ({"max_steps": 0}, "must be 1 or more")])
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({"image_size": 65}, "choose 64 or 128"),
+        ({"actions": "x"}, "continuous or discrete"),
+        ({"warmup": 90}, "0 to 89 steps"),
+        ({"max_steps": 0}, "must be 1 or more"),
+    ],
+)
 def test_impossible_options_are_refused(folder, options, complaint):
     with pytest.raises(UserError, match=complaint):
         world(folder, **options)
@@ -111,7 +134,8 @@ def test_the_expert_follows_the_log_to_the_goal(folder):
     assert torch.stack([s.info["log_distance"] for s in steps]).max() < 0.05
     assert made.outcome()["goal_rate"].tolist() == [1, 0, 1] and made.outcome()["road_edge_rate"].tolist() == [0, 1, 0]
     ended = [next(t for t, s in enumerate(steps, 1) if s.terminated[b]) for b in range(3)]
-    assert ended[1] == 67 and 77 <= ended[0] <= 79 and 77 <= ended[2] <= 79  # 5 m/s: 38.2 m to the wall, 44 m to 1 m before the goal; 10 steps were the warm-up
+    # 5 m/s: 38.2 m to the wall, 44 m to 1 m before the goal; 10 steps were the warm-up
+    assert ended[1] == 67 and 77 <= ended[0] <= 79 and 77 <= ended[2] <= 79
 
 
 def test_the_expert_finds_back_to_the_log(folder):
@@ -146,7 +170,11 @@ def test_driving_on_goes_through_what_would_end_an_episode_and_earns_nothing_the
     made = world(folder, num=3, restart=False, drive_on=True)
     made.reset([0, 1, 2])
     steps = drive(made, made.expert_action)
-    assert not any(s.terminated.any() for s in steps) and steps[-1].truncated.all() and not any(s.truncated.any() for s in steps[:-1])
+    assert (
+        not any(s.terminated.any() for s in steps)
+        and steps[-1].truncated.all()
+        and not any(s.truncated.any() for s in steps[:-1])
+    )
     assert [made.outcome()[k].tolist() for k in ("goal_rate", "collision_rate")] == [[1, 0, 1], [0, 1, 0]]
     assert steps[-1].reward.tolist() == [0, 0, 0] and made.outcome()["fde"].max() < 0.1
 
@@ -158,7 +186,9 @@ def test_a_copy_that_has_ended_is_frozen_and_the_others_go_on(folder):
     steps = drive(made, lambda: torch.zeros(2, 2))
     single = drive(alone, lambda: torch.zeros(1, 2))
     at = made.sim.local[0, made.egos[0]].tolist()
-    assert steps[-1].terminated.tolist() == [True, True] and at[0] + made.sim.origin[0, 0].item() == pytest.approx(38.5, abs=0.01)
+    assert steps[-1].terminated.tolist() == [True, True] and at[0] + made.sim.origin[0, 0].item() == pytest.approx(
+        38.5, abs=0.01
+    )
     assert [s.reward[1].item() for s in steps] == [s.reward[0].item() for s in single]
 
 
@@ -216,15 +246,23 @@ def test_synthetic_scenes_follow_from_the_seed():
 @pytest.mark.filterwarnings("ignore:.*(minimum|maximum) value is (-)?infinity.*")  # features have no bounds
 @pytest.mark.parametrize("observation", ["cone", "features"])
 def test_gymnasium_finds_nothing_wrong_with_the_environment(folder, observation):
-    environment = gym.make("dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array", observation=observation)
+    environment = gym.make(
+        "dreamdrive/Nocturne-v0", scenes=str(folder), render_mode="rgb_array", observation=observation
+    )
     check_env(environment.unwrapped)
     environment.reset(seed=3)
     *_, info = environment.step(environment.action_space.sample())
-    assert set(info) == {"goal", "collision", "off_road", "log_distance"} and environment.render().shape == (512, 512, 3)
+    assert set(info) == {"goal", "collision", "off_road", "log_distance"} and environment.render().shape == (
+        512,
+        512,
+        3,
+    )
 
 
 def test_frames_are_the_same_whoever_has_ended_beside(folder):
     together, alone = (envs.make("nocturne", num=n, scenes=str(folder), restart=False) for n in (2, 1))
     frames = [together.reset([1, 0])[1], *(together.step(together.expert_action()).obs[1] for _ in range(STEPS))]
     wanted = [alone.reset([0])[0], *(alone.step(alone.expert_action()).obs[0] for _ in range(STEPS))]
-    assert all(torch.equal(a, b) for a, b in zip(frames, wanted, strict=True)) and not torch.equal(frames[0], frames[40])
+    assert all(torch.equal(a, b) for a, b in zip(frames, wanted, strict=True)) and not torch.equal(
+        frames[0], frames[40]
+    )

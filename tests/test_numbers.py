@@ -29,7 +29,11 @@ def test_a_clone_meets_every_step_once_with_the_experts_action_on_it(tmp_path, s
     stream = LabelledStream(open_datasets([tmp_path / "data"]), "train", 16, seed=0)
     obs, action = (torch.cat(parts) for parts in zip(*stream.epoch(1), strict=True))
     met = [(int(e), int(t)) for e, t in obs[:, :2]]
-    assert sorted(met) == [(e, t) for e in range(3) for t in range(LENGTHS[e])] and stream.steps == len(met) and met != sorted(met)
+    assert (
+        sorted(met) == [(e, t) for e in range(3) for t in range(LENGTHS[e])]
+        and stream.steps == len(met)
+        and met != sorted(met)
+    )
     for (e, t), a in zip(met, action, strict=True):
         wanted = [-e / 100, -t / 1000] if space is BOX else np.eye(space["n"])[space["n"] - 1 - (e + t) % space["n"]]
         np.testing.assert_allclose(a, wanted, atol=1e-6)
@@ -70,18 +74,52 @@ def run(tmp_path_factory):
     (folder / "scenes").mkdir()
     for k in range(6):
         write(folder / "scenes", scene_of([car(speed=4.0 + k), car(y=8.0, speed=5.0)]), f"{k}.json")
-    done = call("data.generation_script", "--env", "nocturne", "--scenes", folder / "scenes", "--observation", "features", "--policy", "expert", "--action-noise", 0.1,
-                "--rootdir", folder / "data", "--threads", 1)
+    done = call(
+        "data.generation_script",
+        "--env",
+        "nocturne",
+        "--scenes",
+        folder / "scenes",
+        "--observation",
+        "features",
+        "--policy",
+        "expert",
+        "--action-noise",
+        0.1,
+        "--rootdir",
+        folder / "data",
+        "--threads",
+        1,
+    )
     assert done.returncode == 0, done.stderr
-    done = call("trainbc", "--dataset", folder / "data", "--logdir", folder / "run", "--hidden", 16, "--epochs", 2, "--evaluate-every", 2, "--n-samples", 2,
-                "--max-workers", 1)
+    done = call(
+        "trainbc",
+        "--dataset",
+        folder / "data",
+        "--logdir",
+        folder / "run",
+        "--hidden",
+        16,
+        "--epochs",
+        2,
+        "--evaluate-every",
+        2,
+        "--n-samples",
+        2,
+        "--max-workers",
+        1,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_what_is_recorded_is_nocturnes_feature_vector(run):
     dataset = Dataset.open(run / "data")
-    assert dataset.manifest.image_shape == (WIDTH,) and dataset.manifest.options["observation"] == "features" and not shards.verify(run / "data")
+    assert (
+        dataset.manifest.image_shape == (WIDTH,)
+        and dataset.manifest.options["observation"] == "features"
+        and not shards.verify(run / "data")
+    )
     world = envs.make("nocturne", num=1, restart=False, **dataset.manifest.options)
     obs = world.reset([0])
     assert obs.dtype == torch.float32 and torch.equal(obs, features(world.sim, [(0, int(world.egos[0]))]).flat)
@@ -92,11 +130,26 @@ def test_what_is_recorded_is_nocturnes_feature_vector(run):
 def test_the_clone_of_numbers_drives_and_is_filmed(run, tmp_path):
     agent = load_agent(run / "run", "bc")
     assert type(agent) is Head and not isinstance(agent, Agent) and agent.world["image_shape"] == [WIDTH]
-    done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 2, "--max-workers", 1, "--scenes", run / "scenes",
-                "--record", tmp_path / "a.mp4")
+    done = call(
+        "test_controller",
+        "--logdir",
+        run / "run",
+        "--controller",
+        "bc",
+        "--episodes",
+        2,
+        "--max-workers",
+        1,
+        "--scenes",
+        run / "scenes",
+        "--record",
+        tmp_path / "a.mp4",
+    )
     assert done.returncode == 0, done.stderr
     score = json.loads((run / "run" / "scores" / "bc-simulator.json").read_text())
-    assert score["episodes"] == 2 and score["checkpoints"].keys() == {"bc"} and (tmp_path / "a.mp4").stat().st_size > 2_000
+    assert (
+        score["episodes"] == 2 and score["checkpoints"].keys() == {"bc"} and (tmp_path / "a.mp4").stat().st_size > 2_000
+    )
 
 
 def test_a_clone_of_numbers_goes_on_where_it_stopped(run, tmp_path):
@@ -117,10 +170,17 @@ def test_latents_of_numbers_and_dreams_of_them_are_refused(run):
 
 def test_a_large_head_is_held_once_and_drives_as_if_each_episode_had_its_own(run, monkeypatch):
     head = load_agent(run / "run", "bc").controller
-    driver, scenes = Driver("agent", None, head.config_dict()), {"scenes": str(run / "scenes"), "observation": "features"}
+    driver, scenes = (
+        Driver("agent", None, head.config_dict()),
+        {"scenes": str(run / "scenes"), "observation": "features"},
+    )
     vector, held = parameter_vector(head), []
     with Evaluator("nocturne", driver, 1, options=scenes) as evaluator:
-        monkeypatch.setattr(evaluator._pool, "run", lambda tasks, keep, progress, send=evaluator._pool.run: held.append(tasks) or send(tasks, keep, progress))
+        monkeypatch.setattr(
+            evaluator._pool,
+            "run",
+            lambda tasks, keep, progress, send=evaluator._pool.run: held.append(tasks) or send(tasks, keep, progress),
+        )
         together = evaluator.returns([(vector, seed) for seed in (0, 3, 5)])
         monkeypatch.setattr(evaluation, "LARGE", 10**9)
         apart = evaluator.returns([(vector, seed) for seed in (0, 3, 5)])

@@ -20,8 +20,26 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import read_csv
 
 LENGTHS = [200, 5, 90, 40]  # episode 3 is for validation
-CLONE = ("--model", "gru", "--units", 8, "--width", 4, "--sequence", 8, "--batch-size", 32,
-         "--evaluate-every", 1, "--n-samples", 1, "--max-workers", 1, "--device", "cpu")
+CLONE = (
+    "--model",
+    "gru",
+    "--units",
+    8,
+    "--width",
+    4,
+    "--sequence",
+    8,
+    "--batch-size",
+    32,
+    "--evaluate-every",
+    1,
+    "--n-samples",
+    1,
+    "--max-workers",
+    1,
+    "--device",
+    "cpu",
+)
 
 
 def policy(memory: str = "cfc", space: dict = DISCRETE) -> Policy:
@@ -48,7 +66,9 @@ def test_every_step_is_met_once_with_its_frame_and_the_experts_action(tmp_path, 
         for frame, action in zip(glimpse.frames[glimpse.known], glimpse.action[glimpse.known], strict=True):
             e, t = int(frame[0, 0, 0]), int(frame[0, 0, 2]) + 256 * int(frame[0, 0, 1])
             met.append((e, t))
-            wanted = [-e / 100, -t / 1000] if space is BOX else np.eye(space["n"])[space["n"] - 1 - (e + t) % space["n"]]
+            wanted = (
+                [-e / 100, -t / 1000] if space is BOX else np.eye(space["n"])[space["n"] - 1 - (e + t) % space["n"]]
+            )
             np.testing.assert_allclose(action, wanted, atol=1e-6)
     assert sorted(met) == [(e, t) for e in range(3) for t in range(LENGTHS[e])]
 
@@ -57,7 +77,10 @@ def test_a_batch_goes_on_where_the_one_before_it_ended(tmp_path):
     write_dataset(tmp_path / "data", LENGTHS)
     steps, before, begun = FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2), None, []
     for glimpse in steps.batches(1, np.random.default_rng(0)):
-        now = [[(int(f[0, 0, 0]), int(f[0, 0, 2]) + 256 * int(f[0, 0, 1])) for f in lane[known]] for lane, known in zip(glimpse.frames, glimpse.known, strict=True)]
+        now = [
+            [(int(f[0, 0, 0]), int(f[0, 0, 2]) + 256 * int(f[0, 0, 1])) for f in lane[known]]
+            for lane, known in zip(glimpse.frames, glimpse.known, strict=True)
+        ]
         begun += [lane[0] for lane in now] if glimpse.begins else []
         for lane, last in zip(now, before or [], strict=False):
             if not glimpse.begins and lane:
@@ -83,17 +106,34 @@ def test_frames_are_shifted_together_and_edges_repeated():
 
 def test_a_stretch_is_shifted_as_a_whole_and_validation_is_not(tmp_path):
     write_dataset(tmp_path / "data", LENGTHS)
-    plain, moved = (list(FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2, shift).batches(1, np.random.default_rng(0))) for shift in (0, 3))
+    plain, moved = (
+        list(
+            FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2, shift).batches(
+                1, np.random.default_rng(0)
+            )
+        )
+        for shift in (0, 3)
+    )
     assert [len(glimpse.frames) for glimpse in plain] == [len(glimpse.frames) for glimpse in moved]
     by, found = None, []
     for one, two in zip(plain, moved, strict=True):
         if one.begins:
-            by = [next((y, x) for y in range(-3, 4) for x in range(-3, 4) if torch.equal(shifted(one.frames[b : b + 1], np.array([[y, x]]))[0], two.frames[b]))
-                  for b in range(len(one.frames))]
+            by = [
+                next(
+                    (y, x)
+                    for y in range(-3, 4)
+                    for x in range(-3, 4)
+                    if torch.equal(shifted(one.frames[b : b + 1], np.array([[y, x]]))[0], two.frames[b])
+                )
+                for b in range(len(one.frames))
+            ]
             found += by
         assert torch.equal(shifted(one.frames, np.array(by)), two.frames)
     assert len(set(found)) > 2
-    still = [list(FrameSequences(open_datasets([tmp_path / "data"]), "val", 8, 2, shift).batches(1, None)) for shift in (0, 3)]
+    still = [
+        list(FrameSequences(open_datasets([tmp_path / "data"]), "val", 8, 2, shift).batches(1, None))
+        for shift in (0, 3)
+    ]
     assert all(torch.equal(one.frames, two.frames) for one, two in zip(*still, strict=True))
 
 
@@ -126,7 +166,9 @@ def test_a_policy_learns_what_only_memory_tells(memory):
     class Batch:
         def __init__(self) -> None:
             told = rng.integers(3, size=(16, 12))
-            self.frames = torch.from_numpy((told * 100).astype(np.uint8))[..., None, None, None].expand(16, 12, 64, 64, 3)
+            self.frames = torch.from_numpy((told * 100).astype(np.uint8))[..., None, None, None].expand(
+                16, 12, 64, 64, 3
+            )
             before = np.concatenate([np.zeros((16, 1), np.int64), told[:, :-1]], 1)
             self.action, self.known, self.begins = torch.eye(3)[before], torch.ones(16, 12, dtype=torch.bool), True
 
@@ -150,7 +192,11 @@ def test_what_is_remembered_goes_on_over_batches_and_begins_anew(tmp_path):
                 yield glimpse
 
         run_sequences(model, watched(), CloneLoss(DISCRETE), None, bar)
-    assert len(begins) == len(states) and all((state == 0).all() == begin for state, begin in zip(states, begins, strict=True)) and 1 < sum(begins) < len(begins)
+    assert (
+        len(begins) == len(states)
+        and all((state == 0).all() == begin for state, begin in zip(states, begins, strict=True))
+        and 1 < sum(begins) < len(begins)
+    )
 
 
 # How they drive
@@ -178,7 +224,22 @@ def test_what_one_copy_does_depends_on_nobody_beside_it(memory):
 def run(tmp_path_factory):
     """A clone of cartpole's pictures."""
     folder = tmp_path_factory.mktemp("policy")
-    record = ("--env", "cartpole", "--policy", "expert", "--action-noise", 0.3, "--rollouts", 4, "--max-steps", 60, "--val-fraction", 0.3, "--threads", 1)
+    record = (
+        "--env",
+        "cartpole",
+        "--policy",
+        "expert",
+        "--action-noise",
+        0.3,
+        "--rollouts",
+        4,
+        "--max-steps",
+        60,
+        "--val-fraction",
+        0.3,
+        "--threads",
+        1,
+    )
     assert call("data.generation_script", *record, "--rootdir", folder / "data").returncode == 0
     done = call("trainbc", "--dataset", folder / "data", "--logdir", folder / "run", "--epochs", 2, *CLONE)
     assert done.returncode == 0, done.stderr
@@ -190,11 +251,18 @@ def test_a_clone_of_frames_is_trained_scored_and_drives(run, tmp_path):
     assert {p.name for p in (run / "run" / "bc").iterdir()} >= {"best.tar", "checkpoint.tar", "metrics.csv", "loss.png"}
     head = (run / "run" / "bc" / "metrics.csv").read_text().splitlines()[0]
     assert head == "epoch,method,loss,accuracy,val_loss,val_accuracy,return_mean,return_std"
-    scores = [call("test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 3, "--max-workers", n).stdout for n in (1, 2)]
+    scores = [
+        call(
+            "test_controller", "--logdir", run / "run", "--controller", "bc", "--episodes", 3, "--max-workers", n
+        ).stdout
+        for n in (1, 2)
+    ]
     assert scores[0].splitlines()[-1] == scores[1].splitlines()[-1] and "over 3 episodes" in scores[0]
     done = call("test_controller", "--logdir", run / "run", "--controller", "bc", "--record", tmp_path / "drive.mp4")
     assert done.returncode == 0 and (tmp_path / "drive.mp4").stat().st_size > 1000, done.stderr
-    assert "has no dream to drive in" in complaint(call("test_controller", "--logdir", run / "run", "--controller", "bc", "--world", "dream", "--episodes", 1))
+    assert "has no dream to drive in" in complaint(
+        call("test_controller", "--logdir", run / "run", "--controller", "bc", "--world", "dream", "--episodes", 1)
+    )
 
 
 def test_a_clone_that_stands_alone_is_exported_and_drives_unless_told_otherwise(run, tmp_path):
@@ -220,7 +288,9 @@ def test_the_average_of_the_weights_drives(run, tmp_path):
     done = call("trainbc", "--dataset", run / "data", "--logdir", tmp_path, "--epochs", 1, *CLONE)
     assert done.returncode == 0, done.stderr
     kept, best = checkpoint.load(tmp_path / "bc" / "checkpoint.tar", "bc"), checkpoint.load_parent(tmp_path, "bc")
-    assert kept["average"]["n_averaged"] > 2 and not torch.equal(kept["average"]["module.head.weight"], kept["model"]["head.weight"])
+    assert kept["average"]["n_averaged"] > 2 and not torch.equal(
+        kept["average"]["module.head.weight"], kept["model"]["head.weight"]
+    )
     assert all(torch.equal(kept["average"][f"module.{name}"], value) for name, value in best["model"].items())
 
 
@@ -228,7 +298,17 @@ def test_the_learning_rate_falls_to_nothing(run, tmp_path):
     """And is that of the command again where a run goes on."""
     for options, rate in ((("--anneal",), 0.5), ((), 1.0), (("--learning-rate", 1e-4), 0.1)):
         epochs = 2 + 2 * (rate < 0.5)
-        done = call("trainbc", "--dataset", run / "data", "--logdir", tmp_path / "run", "--epochs", epochs + (not options), *CLONE, *options)
+        done = call(
+            "trainbc",
+            "--dataset",
+            run / "data",
+            "--logdir",
+            tmp_path / "run",
+            "--epochs",
+            epochs + (not options),
+            *CLONE,
+            *options,
+        )
         assert done.returncode == 0, done.stderr
         saved = checkpoint.load(tmp_path / "run" / "bc" / "checkpoint.tar", "bc")["optimizer"]["param_groups"]
         assert [group["lr"] for group in saved] == pytest.approx([1e-3 * rate] * 2)
@@ -244,31 +324,58 @@ def test_an_average_is_over_the_last_steps():
 
 
 def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
-    """DAgger: what the clone drove is recorded with what the expert would have done, and cloned with the rest; more epochs go on."""
+    """DAgger: what the clone drove is recorded with what the expert would have done, and cloned with the rest; more
+    epochs go on."""
     folder = tmp_path / "run"
     shutil.copytree(run / "run", folder)
     dagger = ("--epochs", 2, "--method", "dagger", "--world", "simulator", "--rollouts", 3, "--passes", 2)
     for epochs, rate in ((1, 1.0), (2, 0.5)):  # the rate of the second of two
-        done = call("trainbc", "--dataset", run / "data", "--logdir", folder, *CLONE, *dagger, "--dream-epochs", epochs, "--anneal")
+        done = call(
+            "trainbc",
+            "--dataset",
+            run / "data",
+            "--logdir",
+            folder,
+            *CLONE,
+            *dagger,
+            "--dream-epochs",
+            epochs,
+            "--anneal",
+        )
         assert done.returncode == 0, done.stderr
         saved = checkpoint.load(folder / "bc" / "checkpoint.tar", "bc")["optimizer"]["param_groups"]
         assert [group["lr"] for group in saved] == pytest.approx([1e-3 * rate] * 2)
     rows = read_csv(folder / "bc" / "metrics.csv")
     driven = [Dataset.open(folder / "bc" / f"dagger_{k:03d}") for k in (0, 1)]
-    assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [len(d.episodes) for d in driven] == [3, 3]
-    assert driven[0].manifest.policies == ("clone",) and driven[0].manifest.max_steps == 60 and driven[0].manifest.action_noise == 0.3
+    assert [row["method"] for row in rows] == ["bc", "bc", "dagger", "dagger"] and [
+        len(d.episodes) for d in driven
+    ] == [3, 3]
+    assert (
+        driven[0].manifest.policies == ("clone",)
+        and driven[0].manifest.max_steps == 60
+        and driven[0].manifest.action_noise == 0.3
+    )
     drivers = [d.manifest.controller["bc"] for d in driven]
-    assert len(set(drivers)) == 2 and drivers[1] == checkpoint.load(folder / "bc" / "driver.tar", "bc")["digest"]  # who has learnt in between
+    # who has learnt in between
+    assert len(set(drivers)) == 2 and drivers[1] == checkpoint.load(folder / "bc" / "driver.tar", "bc")["digest"]
     recorded = FrameSequences(open_datasets([run / "data"]), "train", 8, 4)
     more = FrameSequences([*open_datasets([run / "data"]), *driven], "train", 8, 4)
     assert int(rows[-1]["steps"]) == len(more) > len(recorded)
 
 
-@pytest.mark.parametrize("options, reason", [
-    (("--model", "lstm"), "has memory gru, not lstm"), (("--units", 16), "has units 8, not 16"), (("--width", 8), "has width 4, not 8"),
-    (("--hidden", 16), "--hidden is for clones on latents"), (("--method", "ditto"), "--method ditto is for clones on latents"),
-    (("--method", "dagger"), "or give --world simulator"), (("--average", 0), "--average"), (("--shift", -1), "--shift"),
-])
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (("--model", "lstm"), "has memory gru, not lstm"),
+        (("--units", 16), "has units 8, not 16"),
+        (("--width", 8), "has width 4, not 8"),
+        (("--hidden", 16), "--hidden is for clones on latents"),
+        (("--method", "ditto"), "--method ditto is for clones on latents"),
+        (("--method", "dagger"), "or give --world simulator"),
+        (("--average", 0), "--average"),
+        (("--shift", -1), "--shift"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_sentence(run, options, reason):
     before = contents(run / "run")
     done = call("trainbc", "--dataset", run / "data", "--logdir", run / "run", "--epochs", 3, *CLONE, *options)
@@ -277,7 +384,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(run, options, reason):
 
 def test_a_world_without_an_expert_cannot_be_asked(tmp_path):
     write_dataset(tmp_path / "data", LENGTHS, space=DISCRETE, env="gym:Acrobot-v1")
-    done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", tmp_path / "run", *CLONE, "--method", "dagger", "--world", "simulator")
+    done = call(
+        "trainbc",
+        "--dataset",
+        tmp_path / "data",
+        "--logdir",
+        tmp_path / "run",
+        *CLONE,
+        "--method",
+        "dagger",
+        "--world",
+        "simulator",
+    )
     assert "gym:Acrobot-v1 has none" in complaint(done) and not (tmp_path / "run" / "bc" / "metrics.csv").exists()
 
 
@@ -286,7 +404,11 @@ def test_a_clone_of_one_world_does_not_go_on_in_another(run, tmp_path, space):
     write_dataset(tmp_path / "data", LENGTHS, space=space, env="gym:Acrobot-v1")
     before = contents(run / "run")
     done = call("trainbc", "--dataset", tmp_path / "data", "--logdir", run / "run", "--epochs", 3, *CLONE)
-    assert "has env gym:Acrobot-v1" in complaint(done) and "checkpoint.tar has cartpole" in complaint(done) and contents(run / "run") == before
+    assert (
+        "has env gym:Acrobot-v1" in complaint(done)
+        and "checkpoint.tar has cartpole" in complaint(done)
+        and contents(run / "run") == before
+    )
 
 
 def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
@@ -294,7 +416,12 @@ def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
     known = torch.ones(2, 24, dtype=torch.bool)
     known[:, 8:16] = False
     action = torch.eye(3)[torch.randint(3, (2, 24), generator=torch.Generator().manual_seed(0))]
-    parts = [SimpleNamespace(frames=shown[:, at : at + 8], action=action[:, at : at + 8], known=known[:, at : at + 8], begins=not at) for at in (0, 8, 16)]
+    parts = [
+        SimpleNamespace(
+            frames=shown[:, at : at + 8], action=action[:, at : at + 8], known=known[:, at : at + 8], begins=not at
+        )
+        for at in (0, 8, 16)
+    ]
     with tqdm(disable=True) as bar, torch.no_grad():
         found = run_sequences(model, parts, CloneLoss(DISCRETE), None, bar)["loss"]
         wanted = CloneLoss(DISCRETE)(model(shown, model.initial_state(2))[0][known], action[known])
@@ -304,7 +431,9 @@ def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
 def test_frames_are_wanted_and_named(run, tmp_path):
     assert "say which, with --dataset" in complaint(call("trainbc", "--model", "cfc", "--logdir", tmp_path))
     write_dataset(tmp_path / "numbers", LENGTHS, image=(6,))
-    assert "holds 6 numbers a step" in complaint(call("trainbc", "--model", "cfc", "--dataset", tmp_path / "numbers", "--logdir", tmp_path))
+    assert "holds 6 numbers a step" in complaint(
+        call("trainbc", "--model", "cfc", "--dataset", tmp_path / "numbers", "--logdir", tmp_path)
+    )
 
 
 def test_small_policies_are_sent_whole_too(run):

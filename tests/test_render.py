@@ -1,4 +1,5 @@
-"""Stage 5's window and videos, as a user meets them: on a VNC screen, with keys from a keyboard, and without any display."""
+"""Stage 5's window and videos, as a user meets them: on a VNC screen, with keys from a keyboard, and without any
+display."""
 
 import os
 import re
@@ -36,8 +37,12 @@ from dreamdrive.utils.viewer import HELP, driving_help, text_lines
 ROOT = Path(__file__).parent.parent
 SEED = evaluation_seeds(0, 1)[0]
 WIDTH, HEIGHT = 1280, 560  # of the window, in the screen's corner as there is no window manager
-needs_vnc = pytest.mark.skipif(shutil.which("Xtigervnc") is None, reason="Xtigervnc is missing: apt-get install tigervnc-standalone-server")
-needs_xvfb = pytest.mark.skipif(shutil.which("xvfb-run") is None, reason="xvfb-run is missing: apt-get install xvfb xauth")
+needs_vnc = pytest.mark.skipif(
+    shutil.which("Xtigervnc") is None, reason="Xtigervnc is missing: apt-get install tigervnc-standalone-server"
+)
+needs_xvfb = pytest.mark.skipif(
+    shutil.which("xvfb-run") is None, reason="xvfb-run is missing: apt-get install xvfb xauth"
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +59,24 @@ def logdir(tmp_path_factory) -> Path:
     zeros = torch.zeros(len(frames), 16)
     head = Controller(ControllerConfig(vae.config.latent, 16, "zh", 0, world["action_space"]))
     digests: dict[str, str] = {}
-    for stage, model, more in (("vae", vae, {"world": world}), ("mdrnn", mdrnn, {"starts": Starts(posterior.mu, posterior.logsigma, zeros, zeros).to_dict()}),
-                               ("bc", head, {})):
+    for stage, model, more in (
+        ("vae", vae, {"world": world}),
+        ("mdrnn", mdrnn, {"starts": Starts(posterior.mu, posterior.logsigma, zeros, zeros).to_dict()}),
+        ("bc", head, {}),
+    ):
         target = checkpoint.path(folder, stage)
         target.parent.mkdir()
-        checkpoint.save(target, stage, model.config_dict(), model.state_dict(), dict(digests), epoch=1, best=0.0, datasets=[], **more)
+        checkpoint.save(
+            target,
+            stage,
+            model.config_dict(),
+            model.state_dict(),
+            dict(digests),
+            epoch=1,
+            best=0.0,
+            datasets=[],
+            **more,
+        )
         digests[stage] = checkpoint.load(target, stage)["digest"]
     return folder
 
@@ -72,7 +90,13 @@ def drive_expert(steps: int) -> tuple[torch.Tensor, dict]:
     for _ in range(steps):
         obs.append(world.step(expert.act(obs[-1])).obs)
     spec = world.spec
-    plain = {"env": spec.name, "image_shape": list(spec.image_shape), "action_space": space_to_dict(spec.action_space), "dt": spec.dt, "max_steps": spec.max_steps}
+    plain = {
+        "env": spec.name,
+        "image_shape": list(spec.image_shape),
+        "action_space": space_to_dict(spec.action_space),
+        "dt": spec.dt,
+        "max_steps": spec.max_steps,
+    }
     return to_float(torch.cat(obs)), plain
 
 
@@ -80,7 +104,8 @@ def fitted_vae(frames: torch.Tensor, batches: int) -> VAE:
     """A V that knows green from grey, and the view from far above at an episode's start from the rest."""
     vae = VAE(VAEConfig()).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        vae.decoder[-2].bias.copy_(frames.mean((0, 2, 3)).logit())  # begin with the frames' mean colour, which saves half the batches
+        # begin with the frames' mean colour, which saves half the batches
+        vae.decoder[-2].bias.copy_(frames.mean((0, 2, 3)).logit())
     optimizer = torch.optim.Adam(vae.parameters(), 2e-3, fused=True)
     for _ in range(batches):
         batch = frames[torch.randint(len(frames), (16,))]
@@ -111,9 +136,15 @@ def rendering(logdir: Path, folder: Path, panels: int, *flags) -> Iterator[tuple
     log = folder / "log"
     with vnc_desktop() as desktop, open(log, "w") as out:
         environment = {**desktop.environment(), "OMP_NUM_THREADS": "1"}
-        script = subprocess.Popen(command(logdir, "--render", *flags), cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        script = subprocess.Popen(
+            command(logdir, "--render", *flags), cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
         try:
-            wait_for(lambda: script.poll() is not None or len(find_panels(desktop.capture(folder / "first.png"))) == panels, 120, "the panels are there")
+            wait_for(
+                lambda: script.poll() is not None or len(find_panels(desktop.capture(folder / "first.png"))) == panels,
+                120,
+                "the panels are there",
+            )
             assert script.poll() is None, log.read_text()
             yield desktop, script
             assert script.wait(20) == 0, log.read_text()
@@ -127,7 +158,10 @@ def find_panels(screen: np.ndarray) -> list[tuple[slice, slice]]:
     covered = (screen[:HEIGHT, :WIDTH] != BACKGROUND).any(2)
     if covered[0].all():
         return []  # there is no window yet, only the black screen
-    return [(runs(covered[:, columns].mean(1) > 0.5)[0], columns) for columns in runs(covered[HEIGHT // 3 : HEIGHT // 2].mean(0) > 0.5)]
+    return [
+        (runs(covered[:, columns].mean(1) > 0.5)[0], columns)
+        for columns in runs(covered[HEIGHT // 3 : HEIGHT // 2].mean(0) > 0.5)
+    ]
 
 
 def runs(mask: np.ndarray) -> list[slice]:
@@ -137,7 +171,8 @@ def runs(mask: np.ndarray) -> list[slice]:
 
 
 def shows(panel: np.ndarray, picture: np.ndarray) -> bool:
-    """Whether a panel of the screen is that picture enlarged; the last bit of a decoded pixel may differ between processes."""
+    """Whether a panel of the screen is that picture enlarged; the last bit of a decoded pixel may differ between
+    processes."""
     wanted = np.asarray(fit(picture, len(panel)))
     return panel.shape == wanted.shape and np.abs(panel.astype(int) - wanted).mean() < 0.5
 
@@ -167,7 +202,9 @@ def test_a_vnc_screen_shows_the_simulator_what_v_makes_of_it_and_what_m_expected
 
     with rendering(logdir, tmp_path, 3, "--controller", "bc") as (desktop, _):
         wait_for(green, 60, "the camera is close above the grass")
-        desktop.do("key", "space", "pause", "1", "key", "r", "pause", "1", "capture", str(tmp_path / "reset.png"), "key", "q")
+        desktop.do(
+            "key", "space", "pause", "1", "key", "r", "pause", "1", "capture", str(tmp_path / "reset.png"), "key", "q"
+        )
 
     screen = read(tmp_path / "reset.png")
     places = find_panels(screen)
@@ -177,15 +214,20 @@ def test_a_vnc_screen_shows_the_simulator_what_v_makes_of_it_and_what_m_expected
     assert second.start - first.stop == third.start - second.stop == GAP
     for _, columns in places:
         above = screen[rows.start - 28 : rows.start - 2, columns]
-        assert (above > 150).any() and (above == BACKGROUND).all(2).mean() > 0.7, "a caption on dark ground stands above each panel"
+        assert (above > 150).any() and (above == BACKGROUND).all(2).mean() > 0.7, (
+            "a caption on dark ground stands above each panel"
+        )
 
-    world, agent = make("carracing", restart=False), load_agent(logdir, "bc")  # what the panels are to show at the first step
+    # what the panels are to show at the first step
+    world, agent = make("carracing", restart=False), load_agent(logdir, "bc")
     agent.reset(1)
     agent.see(world.reset([SEED]))
     pictures = [world.render(), agent.reconstruction()[0].numpy(), agent.expectation()[0].numpy()]
     assert all(shows(panel, picture) for panel, picture in zip(panels, pictures, strict=True))
     assert not shows(panels[1], pictures[2]) and not shows(panels[2], pictures[1])
-    assert says(screen, rows.stop, 0, f"controller bc    seed {SEED}    step 0    return 0.0") and says(screen, rows.stop, 1, f"{HELP}    [paused]")
+    assert says(screen, rows.stop, 0, f"controller bc    seed {SEED}    step 0    return 0.0") and says(
+        screen, rows.stop, 1, f"{HELP}    [paused]"
+    )
 
 
 @needs_vnc
@@ -195,13 +237,35 @@ def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, l
     flags = ("--controller", "human", "--world", world, "--horizon", 100_000)
     driven = episode(monkeypatch, logdir, *flags)
     with rendering(logdir, tmp_path, len(driven.panels), *flags) as (desktop, _):
-        desktop.do("key", "space", "pause", "1", "key", "r", "pause", "1", "capture", str(tmp_path / "reset.png"),
-                   "keydown", "right", "keydown", "up", *("key", "s", "pause", "1") * 3, "capture", str(tmp_path / "driven.png"), "key", "q")
+        desktop.do(
+            "key",
+            "space",
+            "pause",
+            "1",
+            "key",
+            "r",
+            "pause",
+            "1",
+            "capture",
+            str(tmp_path / "reset.png"),
+            "keydown",
+            "right",
+            "keydown",
+            "up",
+            *("key", "s", "pause", "1") * 3,
+            "capture",
+            str(tmp_path / "driven.png"),
+            "key",
+            "q",
+        )
 
     def seen(screen: np.ndarray) -> bool:
         place = find_panels(screen)[0]
-        return (says(screen, place[0].stop, 0, *text_lines(driven.text())) and shows(screen[place], driven.images()[0])
-                and says(screen, place[0].stop, 1, f"{driving_help(driven.space)}    {HELP}    [paused]"))
+        return (
+            says(screen, place[0].stop, 0, *text_lines(driven.text()))
+            and shows(screen[place], driven.images()[0])
+            and says(screen, place[0].stop, 1, f"{driving_help(driven.space)}    {HELP}    [paused]")
+        )
 
     driven.reset(SEED)
     assert seen(read(tmp_path / "reset.png")), "R begins the episode again, and it stays paused"
@@ -249,17 +313,32 @@ def test_what_an_agent_does_depends_on_nobody_beside_it(logdir):
 @needs_xvfb
 def test_under_xvfb_run_the_last_episode_closes_the_window(logdir):
     flags = ("--controller", "bc", "--world", "dream", "--horizon", 5, "--episodes", 2, "--render")
-    done = subprocess.run(["xvfb-run", "-a", "-s", "-screen 0 1400x900x24", *command(logdir, *flags)], cwd=ROOT, env=without_display(),
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and re.findall(r"seed (\d+): return \S+ in 5 steps", done.stdout) == [str(SEED), str(SEED + 1)], done.stderr
+    done = subprocess.run(
+        ["xvfb-run", "-a", "-s", "-screen 0 1400x900x24", *command(logdir, *flags)],
+        cwd=ROOT,
+        env=without_display(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and re.findall(r"seed (\d+): return \S+ in 5 steps", done.stdout) == [
+        str(SEED),
+        str(SEED + 1),
+    ], done.stderr
 
 
 @needs_xvfb
 def test_without_display_a_virtual_screen_is_used_and_ctrl_c_leaves_nothing_behind(logdir, tmp_path):
     log = tmp_path / "log"
     with open(log, "w") as out:
-        script = subprocess.Popen(command(logdir, "--controller", "bc", "--world", "dream", "--horizon", 5, "--render"), cwd=ROOT, env=without_display(),
-                                  stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        script = subprocess.Popen(
+            command(logdir, "--controller", "bc", "--world", "dream", "--horizon", 5, "--render"),
+            cwd=ROOT,
+            env=without_display(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         wait_for(lambda: "in 5 steps" in log.read_text() or script.poll() is not None, 120, "an episode was shown")
         number = re.search(r"virtual screen :(\d+)\. To see it", log.read_text())
@@ -277,8 +356,21 @@ def test_without_display_a_virtual_screen_is_used_and_ctrl_c_leaves_nothing_behi
 
 
 def test_a_dream_is_recorded_and_scored_with_nothing_but_a_path(logdir, tmp_path):
-    flags = ("--controller", "bc", "--world", "dream", "--horizon", 15, "--episodes", 2, "--record", tmp_path / "dream.mp4")
-    done = subprocess.run(command(logdir, *flags), cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=120)
+    flags = (
+        "--controller",
+        "bc",
+        "--world",
+        "dream",
+        "--horizon",
+        15,
+        "--episodes",
+        2,
+        "--record",
+        tmp_path / "dream.mp4",
+    )
+    done = subprocess.run(
+        command(logdir, *flags), cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert (logdir / "scores" / "bc-dream.json").exists()
     text, frames = decode(tmp_path / "dream.mp4")
@@ -298,8 +390,14 @@ def test_the_simulator_is_recorded_with_its_three_panels(logdir, tmp_path, monke
 
 
 def test_a_video_that_cannot_be_written_is_refused_before_anything_is_scored(logdir, tmp_path):
-    done = subprocess.run(command(logdir, "--controller", "bc", "--record", tmp_path / "drive.avi"), cwd=ROOT, env=without_display(),
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(logdir, "--controller", "bc", "--record", tmp_path / "drive.avi"),
+        cwd=ROOT,
+        env=without_display(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1 and ".mp4" in done.stderr and "Traceback" not in done.stderr
     assert not (logdir / "scores" / "bc-simulator.json").exists()
 
@@ -311,6 +409,14 @@ def test_without_a_trained_run_only_the_simulator_is_shown(tmp_path, monkeypatch
 
 
 def test_the_keys_that_act_are_named_for_every_space():
-    assert driving_help({"type": "discrete", "n": 2}) == "arrows, 0-1: act" and driving_help({"type": "discrete", "n": 18}) == "0-9: act"
-    assert driving_help({"type": "box", "low": [-1, 0, 0], "high": [1, 1, 1]}) == "left, right: steer    up: gas    down: brake"
-    assert driving_help({"type": "box", "low": [-2, -2], "high": [2, 2]}) == "left, right: number 1    down, up: number 2"
+    assert (
+        driving_help({"type": "discrete", "n": 2}) == "arrows, 0-1: act"
+        and driving_help({"type": "discrete", "n": 18}) == "0-9: act"
+    )
+    assert (
+        driving_help({"type": "box", "low": [-1, 0, 0], "high": [1, 1, 1]})
+        == "left, right: steer    up: gas    down: brake"
+    )
+    assert (
+        driving_help({"type": "box", "low": [-2, -2], "high": [2, 2]}) == "left, right: number 1    down, up: number 2"
+    )

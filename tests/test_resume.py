@@ -24,7 +24,11 @@ LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for
 def of_stage(run, module):
     """The files of a stage that must not depend on how often it was stopped."""
     found = contents(run.logdir / FOLDERS[module])
-    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items() if name.endswith((".tar", "metrics.csv"))}
+    return {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in found.items()
+        if name.endswith((".tar", "metrics.csv"))
+    }
 
 
 @pytest.mark.parametrize("module", FOLDERS)
@@ -52,7 +56,13 @@ def test_running_a_finished_stage_again_changes_nothing(trained, tmp_path, monke
 def test_sizes_that_are_not_given_are_those_it_began_with(module, trained, tmp_path):
     run = copy_run(trained, tmp_path)
     assert TINY[module][0] in ("--latent", "--hidden")
-    done = call(module, *TINY[module][2:], "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
+    done = call(
+        module,
+        *TINY[module][2:],
+        "--logdir",
+        run.logdir,
+        *(("--dataset", trained.data) if module == "trainvae" else ()),
+    )
     assert done.returncode == 0, done.stderr
     assert of_stage(run, module) == of_stage(trained, module)
 
@@ -81,7 +91,10 @@ def test_no_epochs_keep_m_untrained_but_never_undo_a_trained_one(trained, tmp_pa
 
 
 def search(**changes):
-    return Search(torch.linspace(-1, 1, 12), SimpleNamespace(**{"seed": 0, "sigma": 0.3, "pop_size": 6, "diagonal": False, **changes}))
+    return Search(
+        torch.linspace(-1, 1, 12),
+        SimpleNamespace(**{"seed": 0, "sigma": 0.3, "pop_size": 6, "diagonal": False, **changes}),
+    )
 
 
 def scores_of(population):
@@ -144,8 +157,15 @@ def test_a_replay_that_comes_out_differently_is_refused(trained, tmp_path):
 # Stopped from outside
 
 
-@pytest.mark.parametrize("module", ["trainmdrnn", pytest.param("trainvae", marks=pytest.mark.slow), pytest.param("trainbc", marks=pytest.mark.slow),
-                                    pytest.param("traincontroller", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "trainmdrnn",
+        pytest.param("trainvae", marks=pytest.mark.slow),
+        pytest.param("trainbc", marks=pytest.mark.slow),
+        pytest.param("traincontroller", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_ends_within_seconds_with_status_130_and_the_run_can_go_on(module, trained, tmp_path):
     """The signal goes to every process of the terminal, workers included."""
     run = copy_run(trained, tmp_path)
@@ -154,10 +174,19 @@ def test_ctrl_c_ends_within_seconds_with_status_130_and_the_run_can_go_on(module
     folder = run.logdir / FOLDERS[module]
     before = (folder / "metrics.csv").stat().st_mtime_ns
     options = (*TINY[module], "--logdir", run.logdir, "--noreload", *data, *world)
-    process = subprocess.Popen(command(f"{module}.py", *options, LENGTH[module], 1000), cwd=ROOT, env=variables(), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command(f"{module}.py", *options, LENGTH[module], 1000),
+        cwd=ROOT,
+        env=variables(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
-    while (folder / "metrics.csv").stat().st_mtime_ns == before and process.poll() is None and time.monotonic() < deadline:
+    while (
+        (folder / "metrics.csv").stat().st_mtime_ns == before and process.poll() is None and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)

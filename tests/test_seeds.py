@@ -12,7 +12,11 @@ def test_the_three_ranges_never_meet_whatever_the_seed_and_the_number():
     recording = {recording_seed(s, i) for s in SEEDS for i in (0, 1, 9_999, 999_999, 1_000_000)}
     selection = {x for s in SEEDS for r in (0, 3, 10_000) for x in selection_seeds(s, 100, r)}
     evaluation = {x for s in SEEDS for x in evaluation_seeds(s, 10_000)}
-    assert 0 <= min(recording) and max(recording) < 1_000_000 <= min(selection) and max(selection) < 2_000_000 <= min(evaluation)
+    assert (
+        0 <= min(recording)
+        and max(recording) < 1_000_000 <= min(selection)
+        and max(selection) < 2_000_000 <= min(evaluation)
+    )
 
 
 def test_evaluation_seeds_are_the_documented_ones():

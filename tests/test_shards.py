@@ -19,16 +19,39 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = Manifest("tiny", (8, 8, 3), {"type": "box", "low": [-1.0, 0.0], "high": [1.0, 1.0]}, 0.02, 100, 0, "brown=0.5,expert=0.5", 0.0, 0.25, 4,
-                ("brown", "expert"))
+HEAD = Manifest(
+    "tiny",
+    (8, 8, 3),
+    {"type": "box", "low": [-1.0, 0.0], "high": [1.0, 1.0]},
+    0.02,
+    100,
+    0,
+    "brown=0.5,expert=0.5",
+    0.0,
+    0.25,
+    4,
+    ("brown", "expert"),
+)
 
 
 def episode(index=0, steps=20, **changes):
     rng = np.random.default_rng(index)
     ended = np.arange(steps) == steps - 1
     action = rng.random((steps, 2), np.float32)
-    return dataclasses.replace(Episode(rng.integers(0, 40, (steps + 1, 8, 8, 3)).astype(np.uint8), action, np.full_like(action, np.nan),
-                                       rng.random(steps, np.float32), ended, ~ended & False, index, 100 + index, index % 2), **changes)
+    return dataclasses.replace(
+        Episode(
+            rng.integers(0, 40, (steps + 1, 8, 8, 3)).astype(np.uint8),
+            action,
+            np.full_like(action, np.nan),
+            rng.random(steps, np.float32),
+            ended,
+            ~ended & False,
+            index,
+            100 + index,
+            index % 2,
+        ),
+        **changes,
+    )
 
 
 def write_dataset(folder, lengths=((20, 33), (1, 17)), head=HEAD):
@@ -63,7 +86,7 @@ def test_a_shard_gives_back_every_episode_at_its_offsets(dataset):
         with dataset.open_shard(entry) as shard:
             for j, index in enumerate(shard.episode):
                 written = episode(index, shard.length[j])
-                frames, steps = slice(*shard.frame_offsets[j:j + 2]), slice(*shard.step_offsets[j:j + 2])
+                frames, steps = slice(*shard.frame_offsets[j : j + 2]), slice(*shard.step_offsets[j : j + 2])
                 np.testing.assert_array_equal(shard.frames(frames.start, frames.stop), written.obs)
                 for name in STEP_COLUMNS:
                     np.testing.assert_array_equal(shard.column(name)[steps], getattr(written, name))
@@ -83,18 +106,31 @@ def test_what_a_teacher_taught_has_two_columns_more(tmp_path):
     write_manifest(tmp_path, manifest)
     with shards.open_shard(tmp_path / entry.file, manifest) as shard:
         assert shard.taught and shard.column("demonstration").dtype == np.uint8
-        np.testing.assert_array_equal(shard.column("demonstration"), np.concatenate([np.arange(20) % 3 == 0, np.arange(7) % 3 == 0]))
+        np.testing.assert_array_equal(
+            shard.column("demonstration"), np.concatenate([np.arange(20) % 3 == 0, np.arange(7) % 3 == 0])
+        )
         np.testing.assert_array_equal(shard.column("clone_action"), -shard.column("action"))
     assert shards.verify(tmp_path) == []
     with h5py.File(tmp_path / entry.file, "r+") as file:
         del file["clone_action"]
     with pytest.raises(UserError, match="exactly the members|bytes instead"):
-        shards.open_shard(tmp_path / entry.file, dataclasses.replace(manifest, shards=(dataclasses.replace(entry, bytes=(tmp_path / entry.file).stat().st_size),)))
+        shards.open_shard(
+            tmp_path / entry.file,
+            dataclasses.replace(
+                manifest, shards=(dataclasses.replace(entry, bytes=(tmp_path / entry.file).stat().st_size),)
+            ),
+        )
 
 
-@pytest.mark.parametrize("episodes", [lambda: [taught(0, 5), episode(1, 5)], lambda: [episode(0, 5), taught(1, 5)],
-                                      lambda: [dataclasses.replace(taught(0, 5), demonstration=np.zeros(4))],
-                                      lambda: [dataclasses.replace(taught(0, 5), clone_action=np.zeros((5, 7), np.float32))]])
+@pytest.mark.parametrize(
+    "episodes",
+    [
+        lambda: [taught(0, 5), episode(1, 5)],
+        lambda: [episode(0, 5), taught(1, 5)],
+        lambda: [dataclasses.replace(taught(0, 5), demonstration=np.zeros(4))],
+        lambda: [dataclasses.replace(taught(0, 5), clone_action=np.zeros((5, 7), np.float32))],
+    ],
+)
 def test_a_shard_was_taught_as_a_whole_or_not_at_all(episodes, tmp_path):
     with pytest.raises(ValueError, match="either all were taught|demonstration must have|clone_action must be"):
         shards.write_shard(tmp_path / "shard_00000.h5", episodes())
@@ -146,15 +182,18 @@ def test_the_split_is_an_exact_share_of_whole_episodes_spread_evenly(fraction):
 # Misaligned episodes
 
 
-@pytest.mark.parametrize(("changes", "complaint"), [
-    ({"obs": np.zeros((20, 8, 8, 3), np.uint8)}, r"one frame more than action: 20 != 20 \+ 1"),
-    ({"obs": np.zeros((21, 8, 8, 3), np.float32)}, "obs must be uint8"),
-    ({"action": np.zeros((20, 2))}, "action must be float32"),
-    ({"reward": np.zeros(21, np.float32)}, "reward must have one value a step"),
-    ({"reward": np.full(20, np.nan, np.float32)}, "must be finite"),
-    ({"expert_action": np.zeros((20, 3), np.float32)}, "expert_action must be like action"),
-    ({"terminated": np.ones(20, bool)}, "goes on after it"),
-])
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"obs": np.zeros((20, 8, 8, 3), np.uint8)}, r"one frame more than action: 20 != 20 \+ 1"),
+        ({"obs": np.zeros((21, 8, 8, 3), np.float32)}, "obs must be uint8"),
+        ({"action": np.zeros((20, 2))}, "action must be float32"),
+        ({"reward": np.zeros(21, np.float32)}, "reward must have one value a step"),
+        ({"reward": np.full(20, np.nan, np.float32)}, "must be finite"),
+        ({"expert_action": np.zeros((20, 3), np.float32)}, "expert_action must be like action"),
+        ({"terminated": np.ones(20, bool)}, "goes on after it"),
+    ],
+)
 def test_an_episode_out_of_step_is_not_written(changes, complaint, tmp_path):
     with pytest.raises(ValueError, match=complaint):
         shards.write_shard(tmp_path / "shard_00000.h5", [episode(0, 20, **changes)])
@@ -205,7 +244,8 @@ def test_a_truncated_or_lengthened_file_is_refused_always(dataset):
     def cuts(content):
         for length in np.linspace(0, len(content) - 1, 150).astype(int):
             yield content[:length]
-            yield content[:length] + bytes(len(content) - length)  # as a crashed file system leaves it: the right size, the end empty
+            # as a crashed file system leaves it: the right size, the end empty
+            yield content[:length] + bytes(len(content) - length)
         yield content + b"x"
 
     assert damage_never_passes(dataset, cuts) > 295
@@ -223,13 +263,23 @@ def test_a_missing_or_unlisted_shard_is_named(dataset):
 
 
 def rebuilt(path, change):
-    """Copy the shard at `path` member by member into a file that `change(file, members, options)` may spoil, in its place."""
+    """Copy the shard at `path` member by member into a file that `change(file, members, options)` may spoil, in its
+    place."""
     with h5py.File(path) as file:
         members = {name: file[name][:] for name in file}
     with h5py.File(path, "w", libver="latest") as file:
         file.attrs.create("schema", 1, dtype=np.int64)
-        options = {name: {"data": values, "maxshape": (None, *values.shape[1:]), "chunks": chunks_of(name, values.shape[1:]),
-                          "compression": "gzip", "compression_opts": 1, "fletcher32": True} for name, values in members.items()}
+        options = {
+            name: {
+                "data": values,
+                "maxshape": (None, *values.shape[1:]),
+                "chunks": chunks_of(name, values.shape[1:]),
+                "compression": "gzip",
+                "compression_opts": 1,
+                "fletcher32": True,
+            }
+            for name, values in members.items()
+        }
         change(file, members, options)
         for name, option in options.items():
             file.create_dataset(name, **option)
@@ -253,11 +303,20 @@ def virtual(file, members, options):
 
 
 def external_storage(file, members, options):
-    options["reward"] = {"shape": members["reward"].shape, "dtype": np.float32, "external": [("/etc/passwd", 0, 4 * len(members["reward"]))]}
+    options["reward"] = {
+        "shape": members["reward"].shape,
+        "dtype": np.float32,
+        "external": [("/etc/passwd", 0, 4 * len(members["reward"]))],
+    }
 
 
 def object_type(file, members, options):
-    options["reward"] |= {"data": None, "shape": members["reward"].shape, "dtype": h5py.string_dtype(), "fletcher32": False}
+    options["reward"] |= {
+        "data": None,
+        "shape": members["reward"].shape,
+        "dtype": h5py.string_dtype(),
+        "fletcher32": False,
+    }
 
 
 def reference_type(file, members, options):
@@ -277,7 +336,8 @@ def unknown_filter(file, members, options):
     del options["obs"]
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_chunk((16, 8, 8, 3))
-    creation.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (1,))  # zstd, which is not installed: optional, so that it can be written at all
+    # zstd, which is not installed: optional, so that it can be written at all
+    creation.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (1,))
     space = h5py.h5s.create_simple(members["obs"].shape, (h5py.h5s.UNLIMITED, 8, 8, 3))
     h5py.h5d.create(file.id, b"obs", h5py.h5t.STD_U8LE, space, creation)
 
@@ -331,9 +391,29 @@ def negative_lengths(file, members, options):
     options["length"] |= {"data": np.array([-1, 54])}
 
 
-HOSTILE = [external_link, soft_link, virtual, external_storage, object_type, reference_type, group, other_filter, unknown_filter, no_checksums,
-           one_big_chunk, absurd_shape, extra_member, missing_member, other_schema, odd_schema, attributes, other_type, other_image, other_lengths,
-           negative_lengths]
+HOSTILE = [
+    external_link,
+    soft_link,
+    virtual,
+    external_storage,
+    object_type,
+    reference_type,
+    group,
+    other_filter,
+    unknown_filter,
+    no_checksums,
+    one_big_chunk,
+    absurd_shape,
+    extra_member,
+    missing_member,
+    other_schema,
+    odd_schema,
+    attributes,
+    other_type,
+    other_image,
+    other_lengths,
+    negative_lengths,
+]
 
 
 @pytest.mark.parametrize("spoil", [lambda *_: None, *HOSTILE], ids=["untouched", *(f.__name__ for f in HOSTILE)])
@@ -367,13 +447,26 @@ def spoil_manifest(folder, change):
     (folder / "manifest.json").write_text(json.dumps(value))
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m.update(schema=2), lambda m: m.pop("seed"), lambda m: m.update(extra=1), lambda m: m["shards"].pop(),
-    lambda m: m["shards"][0].update(file="../../etc/passwd"), lambda m: m["shards"][0].update(first=1), lambda m: m["shards"][0].update(steps=54),
-    lambda m: m["episodes"][0].update(split="val"), lambda m: m["episodes"][0].update(policy="nobody"), lambda m: m["episodes"][0].update(steps="x"),
-    lambda m: m["episodes"].append(m["episodes"][0]), lambda m: m.update(image_shape=[8, 8]), lambda m: m.update(action_space={"type": "dict"}),
-    lambda m: m.update(shards=3), lambda m: m["episodes"][0].update({"return": float("nan")}),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(schema=2),
+        lambda m: m.pop("seed"),
+        lambda m: m.update(extra=1),
+        lambda m: m["shards"].pop(),
+        lambda m: m["shards"][0].update(file="../../etc/passwd"),
+        lambda m: m["shards"][0].update(first=1),
+        lambda m: m["shards"][0].update(steps=54),
+        lambda m: m["episodes"][0].update(split="val"),
+        lambda m: m["episodes"][0].update(policy="nobody"),
+        lambda m: m["episodes"][0].update(steps="x"),
+        lambda m: m["episodes"].append(m["episodes"][0]),
+        lambda m: m.update(image_shape=[8, 8]),
+        lambda m: m.update(action_space={"type": "dict"}),
+        lambda m: m.update(shards=3),
+        lambda m: m["episodes"][0].update({"return": float("nan")}),
+    ],
+)
 def test_a_manifest_that_does_not_agree_with_itself_is_refused(change, dataset):
     spoil_manifest(dataset.root, change)
     with pytest.raises(UserError, match="is not a manifest that can be used"):
@@ -399,7 +492,9 @@ def test_a_missing_or_unfinished_dataset_says_what_to_run(dataset, tmp_path):
 
 
 def command(*args):
-    return subprocess.run([sys.executable, "-m", "data.shards", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "data.shards", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_info_says_what_the_dataset_is_and_verify_that_it_is_whole(dataset):
@@ -420,7 +515,12 @@ def test_verify_names_every_file_that_is_wrong(dataset):
     checked = command("verify", dataset.root)
     lines = checked.stdout.splitlines()
     assert checked.returncode == 1 and checked.stderr == ""
-    assert [line.split(":")[0] for line in lines] == ["shard_00000.h5", "shard_00001.h5", "shard_00003.h5", ".shard_00009.h5.123.tmp"]
+    assert [line.split(":")[0] for line in lines] == [
+        "shard_00000.h5",
+        "shard_00001.h5",
+        "shard_00003.h5",
+        ".shard_00009.h5.123.tmp",
+    ]
     assert "is missing" in lines[1]
 
 

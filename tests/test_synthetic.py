@@ -1,4 +1,5 @@
-"""Synthetic scenes: the format to the letter, motion that Nocturne's dynamics reproduce, nobody in anybody's way, and drivers that have to react."""
+"""Synthetic scenes: the format to the letter, motion that Nocturne's dynamics reproduce, nobody in anybody's way, and
+drivers that have to react."""
 
 import json
 import os
@@ -19,7 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 MANY = 110
 ROADS = {"lane", "road_line", "road_edge", "stop_sign", "crosswalk", "speed_bump"}
 AREAS = ("crosswalk", "speed_bump")
-STATES = {"unknown", "stop", "caution", "go", "arrow_stop", "arrow_caution", "arrow_go", "flashing_stop", "flashing_caution"}
+STATES = {
+    "unknown",
+    "stop",
+    "caution",
+    "go",
+    "arrow_stop",
+    "arrow_caution",
+    "arrow_go",
+    "flashing_stop",
+    "flashing_caution",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +72,9 @@ def test_files_have_nocturnes_layout_and_every_number_is_a_finite_float(few, fil
             assert thing["type"] in ("vehicle", "pedestrian", "cyclist")
             assert all(len(thing[key]) == 91 for key in ("position", "heading", "velocity", "valid"))
             assert all(type(valid) is bool for valid in thing["valid"])
-            assert all(set(point) == {"x", "y"} for point in [*thing["position"], *thing["velocity"], thing["goalPosition"]])
+            assert all(
+                set(point) == {"x", "y"} for point in [*thing["position"], *thing["velocity"], thing["goalPosition"]]
+            )
         for number in numbers([scene["objects"], scene["roads"]]):
             assert type(number) is float and np.isfinite(number)
 
@@ -131,14 +144,17 @@ def test_a_scene_depends_on_seed_and_index_alone(few):
     assert scene_bytes(make_scene(5)) == scene_bytes(make_scene(5, 0))
 
 
-# Nobody in anybody's way. The tests by crossing sides and contained corners are independent of the separating axes that the scenes are checked by.
+# Nobody in anybody's way. The tests by crossing sides and contained corners are independent of the separating axes that
+# the scenes are checked by.
 
 
 def boxes(thing):
     """Corners (91, 4, 2) of an object, from the file."""
     h = np.radians(np.array(thing["heading"]))[:, None]
     a, b = np.array([1, 1, -1, -1]) * thing["length"] / 2, np.array([1, -1, -1, 1]) * thing["width"] / 2
-    return points(thing["position"])[:, None] + np.stack([np.cos(h) * a - np.sin(h) * b, np.sin(h) * a + np.cos(h) * b], axis=-1)
+    return points(thing["position"])[:, None] + np.stack(
+        [np.cos(h) * a - np.sin(h) * b, np.sin(h) * a + np.cos(h) * b], axis=-1
+    )
 
 
 def turn(a, b, c):
@@ -169,11 +185,18 @@ def touch(one, two):
 def overlaps(scene):
     """Pairs of valid objects and steps at which they touch."""
     valid = np.array([thing["valid"] for thing in scene["objects"]])
-    xy, box = np.array([points(thing["position"]) for thing in scene["objects"]]), np.array([boxes(thing) for thing in scene["objects"]])
+    xy, box = (
+        np.array([points(thing["position"]) for thing in scene["objects"]]),
+        np.array([boxes(thing) for thing in scene["objects"]]),
+    )
     reach = np.array([np.hypot(thing["length"], thing["width"]) / 2 for thing in scene["objects"]])
     count = 0
     for i in range(len(xy) - 1):
-        near = (np.hypot(*np.moveaxis(xy[i + 1:] - xy[i], -1, 0)) <= (reach[i + 1:] + reach[i])[:, None]) & valid[i] & valid[i + 1:]
+        near = (
+            (np.hypot(*np.moveaxis(xy[i + 1 :] - xy[i], -1, 0)) <= (reach[i + 1 :] + reach[i])[:, None])
+            & valid[i]
+            & valid[i + 1 :]
+        )
         j, t = np.nonzero(near)
         count += int(touch(box[i, t], box[j + i + 1, t]).sum()) if len(j) else 0
     return count
@@ -188,7 +211,9 @@ def edge_touches(scene):
         steps = np.flatnonzero(thing["valid"])
         box, xy = boxes(thing)[steps], points(thing["position"])[steps]
         near = np.flatnonzero(((a > xy.min(0) - 9) & (a < xy.max(0) + 9)).all(1))
-        t, k = np.nonzero(np.hypot(*np.moveaxis(xy[:, None] - a[near], -1, 0)) < np.hypot(thing["length"], thing["width"]) / 2 + 1)
+        t, k = np.nonzero(
+            np.hypot(*np.moveaxis(xy[:, None] - a[near], -1, 0)) < np.hypot(thing["length"], thing["width"]) / 2 + 1
+        )
         one, two = a[near[k]], b[near[k]]
         found = inside(box[t], one) | inside(box[t], two)
         for i in range(4):
@@ -199,7 +224,11 @@ def edge_touches(scene):
 
 def test_the_test_of_touching_rectangles_finds_what_it_should():
     square = np.array([[[1.0, 1], [1, -1], [-1, -1], [-1, 1]]])
-    assert touch(square, square + [1.9, 0.3])[0] and touch(square, square * 0.1)[0] and not touch(square, square + [2.1, 0.3])[0]
+    assert (
+        touch(square, square + [1.9, 0.3])[0]
+        and touch(square, square * 0.1)[0]
+        and not touch(square, square + [2.1, 0.3])[0]
+    )
     assert not touch(square, square @ np.array([[0.6, 0.8], [-0.8, 0.6]]) + [2.5, 0])[0]
 
 
@@ -215,7 +244,11 @@ def test_at_least_two_vehicles_drive_throughout_and_their_actions_are_those_of_a
     for scene in files:
         motion = expert_motion(scene)
         assert len(motion.rows) >= 2
-        assert np.isfinite(motion.acceleration).all() and motion.acceleration.min() > -6.1 and motion.acceleration.max() < 3.1
+        assert (
+            np.isfinite(motion.acceleration).all()
+            and motion.acceleration.min() > -6.1
+            and motion.acceleration.max() < 3.1
+        )
         assert np.abs(motion.steering).max() < 0.7
         assert np.abs(np.diff(motion.steering, axis=1)).max() < 0.25
         assert np.abs(np.diff(motion.acceleration, axis=1)).mean() / 0.1 < 2
@@ -223,8 +256,16 @@ def test_at_least_two_vehicles_drive_throughout_and_their_actions_are_those_of_a
 
 def test_no_moving_vehicle_has_an_undefined_action(files):
     for scene in files:
-        moving = [thing for thing in scene["objects"] if thing["type"] == "vehicle" and all(thing["valid"])
-                  and (np.hypot(*points(thing["velocity"]).T).max() > 0.05 or np.hypot(*np.subtract(*points(thing["position"])[[0, -1]])) > 0.2)]
+        moving = [
+            thing
+            for thing in scene["objects"]
+            if thing["type"] == "vehicle"
+            and all(thing["valid"])
+            and (
+                np.hypot(*points(thing["velocity"]).T).max() > 0.05
+                or np.hypot(*np.subtract(*points(thing["position"])[[0, -1]])) > 0.2
+            )
+        ]
         assert len(moving) == len(expert_motion(scene).rows)
 
 
@@ -234,11 +275,14 @@ def test_velocity_is_the_motion_of_the_centre(files):
             if thing["type"] == "pedestrian" or not all(thing["valid"]):
                 continue
             xy, velocity = points(thing["position"]), points(thing["velocity"])
-            assert np.hypot(*(np.diff(xy, axis=0) / 0.1 - (velocity[1:] + velocity[:-1]) / 2).T).max() < 0.45  # a step's turning lies between them
+            # a step's turning lies between them
+            assert np.hypot(*(np.diff(xy, axis=0) / 0.1 - (velocity[1:] + velocity[:-1]) / 2).T).max() < 0.45
 
 
 def test_nocturnes_dynamics_driven_by_the_expert_actions_stay_on_the_track(files):
-    misses = np.concatenate([np.hypot(*(replayed(motion) - motion.xy).transpose(2, 0, 1)).max(1) for motion in map(expert_motion, files)])
+    misses = np.concatenate(
+        [np.hypot(*(replayed(motion) - motion.xy).transpose(2, 0, 1)).max(1) for motion in map(expert_motion, files)]
+    )
     assert misses.max() < 0.05
 
 
@@ -282,8 +326,13 @@ def test_a_hundred_scenes_keep_every_promise_and_are_rarely_drawn_twice():
 
 
 def command(*options):
-    return subprocess.run([sys.executable, "-m", "dreamdrive.envs.nocturne.synthetic", *map(str, options)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, "-m", "dreamdrive.envs.nocturne.synthetic", *map(str, options)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_the_command_writes_scenes_goes_on_where_it_was_and_mends_what_is_broken(tmp_path, few):
@@ -294,9 +343,15 @@ def test_the_command_writes_scenes_goes_on_where_it_was_and_mends_what_is_broken
     untouched = (out / "synthetic_000000.json").stat().st_mtime_ns
     (out / "synthetic_000001.json").write_bytes(b'{"name": "synthetic_000001.json", "obj')
     done = command("--scenes", 3, "--out", out)
-    assert done.returncode == 0 and "2 are new, 1 were there already" in done.stdout and ("scene/s" in done.stderr or "s/scene" in done.stderr)
+    assert (
+        done.returncode == 0
+        and "2 are new, 1 were there already" in done.stdout
+        and ("scene/s" in done.stderr or "s/scene" in done.stderr)
+    )
     assert (out / "synthetic_000000.json").stat().st_mtime_ns == untouched
-    assert [(out / f"synthetic_00000{i}.json").read_bytes() for i in range(3)] == [scene_bytes(few[i].scene) for i in range(3)]
+    assert [(out / f"synthetic_00000{i}.json").read_bytes() for i in range(3)] == [
+        scene_bytes(few[i].scene) for i in range(3)
+    ]
 
 
 @pytest.fixture

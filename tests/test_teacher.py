@@ -1,4 +1,5 @@
-"""Lessons without a browser: a script stands in for the page, and presses keys as it is told what the clone sees and would do."""
+"""Lessons without a browser: a script stands in for the page, and presses keys as it is told what the clone sees and
+would do."""
 
 import json
 import os
@@ -29,7 +30,8 @@ NAMES = ["accelerate left", "do not accelerate", "accelerate right"]
 
 
 class Script:
-    """In place of teacher.server.Server: goes through the trials by single steps, as fast as they come. `press(now)` gives the keys to hold for a step."""
+    """In place of teacher.server.Server: goes through the trials by single steps, as fast as they come. `press(now)`
+    gives the keys to hold for a step."""
 
     def __init__(self, host: str, port: int, about: dict) -> None:
         self.about, self.session, self.told = json.loads(json.dumps(about)), None, []
@@ -74,7 +76,8 @@ class Demonstrating(Script):
 
 
 class Watchful(Script):
-    """Presses what the quickest driver would do where the clone would do something else, but for a tenth of the presses, which are missed."""
+    """Presses what the quickest driver would do where the clone would do something else, but for a tenth of the
+    presses, which are missed."""
 
     rng = np.random.default_rng(0)
 
@@ -118,16 +121,43 @@ def test_what_was_taught_is_an_ordinary_dataset_and_an_ordinary_clone(script, tm
     folder = tmp_path / "bc"
     assert verify(folder / "taught") == []
     columns, manifest = taught(tmp_path)
-    assert manifest.env == "mountaincar" and manifest.policies == ("teacher",) and {e.split for e in manifest.episodes} == {"train", "val"}
+    assert (
+        manifest.env == "mountaincar"
+        and manifest.policies == ("teacher",)
+        and {e.split for e in manifest.episodes} == {"train", "val"}
+    )
     let, shown = columns["demonstration"] == 0, columns["demonstration"] == 1
-    assert (columns["action"][let] == columns["clone_action"][let]).all() and (columns["action"][shown] != columns["clone_action"][shown]).all()
-    assert (columns["expert_action"] == columns["action"]).all() and (columns["terminated"] | columns["truncated"]).sum() == 6
+    assert (columns["action"][let] == columns["clone_action"][let]).all() and (
+        columns["action"][shown] != columns["clone_action"][shown]
+    ).all()
+    assert (columns["expert_action"] == columns["action"]).all() and (
+        columns["terminated"] | columns["truncated"]
+    ).sum() == 6
     names = sorted(path.name for path in (folder / "snapshots").iterdir())
     newest = checkpoint.load_parent(tmp_path, "bc")
-    assert names[:2] == ["000100.tar", "000200.tar"] and newest["epoch"] == len(columns["action"]) == newest["samples"] == int(names[-1][:6])
-    assert torch.equal(newest["model"]["layers.0.weight"], checkpoint.load(folder / "snapshots" / names[-1], "bc")["model"]["layers.0.weight"])
+    assert names[:2] == ["000100.tar", "000200.tar"] and newest["epoch"] == len(columns["action"]) == newest[
+        "samples"
+    ] == int(names[-1][:6])
+    assert torch.equal(
+        newest["model"]["layers.0.weight"],
+        checkpoint.load(folder / "snapshots" / names[-1], "bc")["model"]["layers.0.weight"],
+    )
     assert (folder / "lesson.png").stat().st_size > 5000
-    done = call("trainbc", "--dataset", folder / "taught", "--logdir", tmp_path / "again", "--epochs", 1, "--n-samples", 1, "--max-workers", 1, "--hidden", 16)
+    done = call(
+        "trainbc",
+        "--dataset",
+        folder / "taught",
+        "--logdir",
+        tmp_path / "again",
+        "--epochs",
+        1,
+        "--n-samples",
+        1,
+        "--max-workers",
+        1,
+        "--hidden",
+        16,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -136,36 +166,64 @@ def test_a_lesson_goes_on_where_the_one_before_ended(script, tmp_path):
     for trials in (1, 2):
         done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", trials)
         assert done.returncode == 0, done.stderr
-        assert f"{trials} trials, {200 * trials} samples, 0 of them demonstrations" in done.stdout and f"{200 * trials} training steps" in done.stdout
+        assert (
+            f"{trials} trials, {200 * trials} samples, 0 of them demonstrations" in done.stdout
+            and f"{200 * trials} training steps" in done.stdout
+        )
     rows = read_csv(tmp_path / "bc" / "metrics.csv")
-    assert [row["seed"] for row in rows] == ["0", "1"] and all(float(row["loss"]) > 0 for row in rows) and rows[1]["snapshot"] == "200"
+    assert (
+        [row["seed"] for row in rows] == ["0", "1"]
+        and all(float(row["loss"]) > 0 for row in rows)
+        and rows[1]["snapshot"] == "200"
+    )
     before = contents(tmp_path)
-    refused = ((("--seed", 1), "was taught with seed 0, and now it is 1"), (("--hidden", 8), "has hidden 128, not 8"), (("--noreload",), "are never deleted"),
-               (("--observation", "picture", "--model", "cfc"), "has features state, not frames"))
+    refused = (
+        (("--seed", 1), "was taught with seed 0, and now it is 1"),
+        (("--hidden", 8), "has hidden 128, not 8"),
+        (("--noreload",), "are never deleted"),
+        (("--observation", "picture", "--model", "cfc"), "has features state, not frames"),
+    )
     for options, reason in refused:
-        assert reason in complaint(call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 9, *options)) and contents(tmp_path) == before
+        assert (
+            reason in complaint(call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 9, *options))
+            and contents(tmp_path) == before
+        )
     write_dataset(tmp_path / "numbers", [5] * 8, image=(2,), space=DISCRETE, env="mountaincar")
-    assert "go on with --teacher" in complaint(call("trainbc", "--dataset", tmp_path / "numbers", "--logdir", tmp_path, "--hidden", 128))
+    assert "go on with --teacher" in complaint(
+        call("trainbc", "--dataset", tmp_path / "numbers", "--logdir", tmp_path, "--hidden", 128)
+    )
 
 
 def test_only_demonstrations_are_learnt_from_if_so_asked(script, tmp_path):
     script(Approving)
     done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path / "none", "--trials", 1, "--train-only-from-demonstration")
-    assert done.returncode == 0 and "0 training steps" in done.stdout and checkpoint.load_parent(tmp_path / "none", "bc")["samples"] == 200
+    assert (
+        done.returncode == 0
+        and "0 training steps" in done.stdout
+        and checkpoint.load_parent(tmp_path / "none", "bc")["samples"] == 200
+    )
     script(Demonstrating)
     done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path / "all", "--trials", 1, "--train-only-from-demonstration")
     assert done.returncode == 0 and "200 of them demonstrations" in done.stdout and "200 training steps" in done.stdout
     columns, _ = taught(tmp_path / "all")
-    assert (columns["action"] == 0).all() and {"000100.tar", "000200.tar"} <= {p.name for p in (tmp_path / "all" / "bc" / "snapshots").iterdir()}
+    assert (columns["action"] == 0).all() and {"000100.tar", "000200.tar"} <= {
+        p.name for p in (tmp_path / "all" / "bc" / "snapshots").iterdir()
+    }
 
 
 # Worlds and clones
 
 
-@pytest.mark.parametrize("options", [("--env", "cartpole", "--observation", "picture", "--model", "mlp"),
-                                     ("--env", "cartpole", "--observation", "picture", "--model", "gru"),
-                                     ("--env", "atari:Breakout", "--model", "mlp", "--one-life"),
-                                     ("--env", "gym:Pendulum-v1",), ("--env", "nocturne", "--model", "mlp")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--env", "cartpole", "--observation", "picture", "--model", "mlp"),
+        ("--env", "cartpole", "--observation", "picture", "--model", "gru"),
+        ("--env", "atari:Breakout", "--model", "mlp", "--one-life"),
+        ("--env", "gym:Pendulum-v1"),
+        ("--env", "nocturne", "--model", "mlp"),
+    ],
+)
 def test_other_worlds_are_taught_too(script, tmp_path, options):
     class Half(Demonstrating):
         def press(self, now: dict) -> set[str]:
@@ -176,10 +234,26 @@ def test_other_worlds_are_taught_too(script, tmp_path, options):
     script(Half)
     small = ("--width", 4, "--units", 8) if "--model" in options else ()
     for trial, sizes in ((1, small), (2, ())):  # once begun, a lesson knows its clone's sizes
-        done = call("trainbc", "--teacher", *options, *sizes, "--countdown", 0, "--logdir", tmp_path, "--trials", trial, "--device", "cpu")
+        done = call(
+            "trainbc",
+            "--teacher",
+            *options,
+            *sizes,
+            "--countdown",
+            0,
+            "--logdir",
+            tmp_path,
+            "--trials",
+            trial,
+            "--device",
+            "cpu",
+        )
         assert done.returncode == 0, done.stderr
     columns, _ = taught(tmp_path)
-    assert 0 < columns["demonstration"].sum() < len(columns["action"]) and (columns["action"] != columns["clone_action"]).any()
+    assert (
+        0 < columns["demonstration"].sum() < len(columns["action"])
+        and (columns["action"] != columns["clone_action"]).any()
+    )
     done = call("test_controller", "--logdir", tmp_path, "--controller", "bc", "--episodes", 1, "--max-workers", 1)
     assert done.returncode == 0, done.stderr
 
@@ -191,12 +265,31 @@ def test_a_clone_on_latents_is_taught_in_the_simulator_and_in_the_dream(script, 
     script(Demonstrating)
     options = [tmp_path / "ctrl" / "best.tar" if option == "ctrl" else option for option in options]
     for trial in (1, 2):
-        done = call("trainbc", "--teacher", "--logdir", tmp_path, "--countdown", 0, "--trials", trial, "--device", "cpu", *options)
+        done = call(
+            "trainbc",
+            "--teacher",
+            "--logdir",
+            tmp_path,
+            "--countdown",
+            0,
+            "--trials",
+            trial,
+            "--device",
+            "cpu",
+            *options,
+        )
         options = options if "dream" in options else []  # what a lesson began with it knows
         assert done.returncode == 0, done.stderr
     columns, manifest = taught(tmp_path)
-    assert columns["demonstration"].all() and manifest.env == ("dream of gym:CartPole-v1" if "dream" in options else "gym:CartPole-v1")
-    assert call("test_controller", "--logdir", tmp_path, "--controller", "bc", "--episodes", 1, "--max-workers", 1).returncode == 0
+    assert columns["demonstration"].all() and manifest.env == (
+        "dream of gym:CartPole-v1" if "dream" in options else "gym:CartPole-v1"
+    )
+    assert (
+        call(
+            "test_controller", "--logdir", tmp_path, "--controller", "bc", "--episodes", 1, "--max-workers", 1
+        ).returncode
+        == 0
+    )
 
 
 def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, trained, tmp_path):
@@ -215,7 +308,12 @@ def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, tra
     lesson.remembered = remembered
     try:
         for trial in (1, 2):
-            assert call("trainbc", "--teacher", "--logdir", tmp_path, "--countdown", 0, "--trials", trial, "--device", "cpu").returncode == 0
+            assert (
+                call(
+                    "trainbc", "--teacher", "--logdir", tmp_path, "--countdown", 0, "--trials", trial, "--device", "cpu"
+                ).returncode
+                == 0
+            )
     finally:
         lesson.remembered = before
     first, again = memories[0].seen, memories[1].seen[: len(memories[0].seen)]
@@ -223,20 +321,28 @@ def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, tra
     np.testing.assert_allclose(np.stack(again), np.stack(first), atol=1e-5)
 
 
-@pytest.mark.parametrize("options, reason", [
-    ((), "--teacher needs a world"), (("--env", "carracing"), "carracing is seen as pictures"),
-    (("--env", "mountaincar", "--world", "dream"), "no V and M to dream with"),
-    (("--env", "mountaincar", "--features", "z"), "leave --features away"),
-    (("--env", "nosuch"), 'there is no world'), (("--env", "mountaincar", "--port", 99999), "a port is 1 to"),
-    (("--env", "cartpole", "--observation", "state", "--model", "cfc"), "leave --model away"),
-])
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ((), "--teacher needs a world"),
+        (("--env", "carracing"), "carracing is seen as pictures"),
+        (("--env", "mountaincar", "--world", "dream"), "no V and M to dream with"),
+        (("--env", "mountaincar", "--features", "z"), "leave --features away"),
+        (("--env", "nosuch"), "there is no world"),
+        (("--env", "mountaincar", "--port", 99999), "a port is 1 to"),
+        (("--env", "cartpole", "--observation", "state", "--model", "cfc"), "leave --model away"),
+    ],
+)
 def test_what_cannot_be_taught_is_refused_in_one_sentence(tmp_path, options, reason):
     assert reason in complaint(call("trainbc", "--teacher", "--logdir", tmp_path, *options))
 
 
 def test_a_clone_that_was_not_taught_is_not_replaced_unasked(trained):
     before = contents(trained.logdir)
-    assert "to begin a lesson from it give --init" in complaint(call("trainbc", "--teacher", "--logdir", trained.logdir)) and contents(trained.logdir) == before
+    assert (
+        "to begin a lesson from it give --init" in complaint(call("trainbc", "--teacher", "--logdir", trained.logdir))
+        and contents(trained.logdir) == before
+    )
 
 
 # Keys
@@ -244,24 +350,50 @@ def test_a_clone_that_was_not_taught_is_not_replaced_unasked(trained):
 
 def test_keys_mean_what_is_listed():
     keys = Keys(make("mountaincar", observation="state"))
-    assert list(keys.listed.items()) == [("left", "accelerate left"), ("down", "do not accelerate"), ("right", "accelerate right")]
-    assert keys.action(set(), None) is None and keys.action({"x"}, None) is None and [keys.action({key}, 0) for key in keys.listed] == [0, 1, 2]
+    assert list(keys.listed.items()) == [
+        ("left", "accelerate left"),
+        ("down", "do not accelerate"),
+        ("right", "accelerate right"),
+    ]
+    assert (
+        keys.action(set(), None) is None
+        and keys.action({"x"}, None) is None
+        and [keys.action({key}, 0) for key in keys.listed] == [0, 1, 2]
+    )
     atari = Keys(make("atari:Pong"))
     names = make("atari:Pong").action_names()
-    for held, name in (({"right", "space"}, "RIGHTFIRE"), ({"left"}, "LEFT"), ({"left", "right"}, "NOOP"), ({"n"}, "NOOP"), ({"space"}, "FIRE"), ({"up"}, None)):
+    for held, name in (
+        ({"right", "space"}, "RIGHTFIRE"),
+        ({"left"}, "LEFT"),
+        ({"left", "right"}, "NOOP"),
+        ({"n"}, "NOOP"),
+        ({"space"}, "FIRE"),
+        ({"up"}, None),
+    ):
         assert atari.action(held, 0) == (None if name is None else names.index(name))
     every = Keys(make("atari:Boxing"))
     assert make("atari:Boxing").action_names()[every.action({"up", "right", "space"}, 0)] == "UPRIGHTFIRE"
     driving = Keys(make("carracing"))
     traffic = Keys(make("nocturne"))
-    assert traffic.listed["up"] == "accelerate" and traffic.action({"up"}, None)[0] > 0 > traffic.action({"down"}, None)[0]
-    assert traffic.listed["left"] == "steer left" and traffic.action({"left"}, None)[1] > 0 > traffic.action({"right"}, None)[1]  # headings grow to the left
+    assert (
+        traffic.listed["up"] == "accelerate" and traffic.action({"up"}, None)[0] > 0 > traffic.action({"down"}, None)[0]
+    )
+    # headings grow to the left
+    assert (
+        traffic.listed["left"] == "steer left"
+        and traffic.action({"left"}, None)[1] > 0 > traffic.action({"right"}, None)[1]
+    )
     assert traffic.words(np.array([1.0, -0.5])) == "accelerate +1.00, steer -0.50"
-    assert driving.action({"up"}, None).tolist() == [0, 1, 0] and driving.action({"n"}, None).tolist() == [0, 0, 0] and driving.action({"left"}, None)[0] < 0
+    assert (
+        driving.action({"up"}, None).tolist() == [0, 1, 0]
+        and driving.action({"n"}, None).tolist() == [0, 0, 0]
+        and driving.action({"left"}, None)[0] < 0
+    )
 
 
 def test_what_is_ordered_is_done_also_where_every_step_is_late(script, tmp_path):
     """Where no step is in time, a pause is a pause and a stop a stop."""
+
     class Hurried(Approving):
         def start(self) -> None:
             self.session.speed = 8.0
@@ -311,7 +443,11 @@ def test_windows_of_frames_end_with_samples_and_stay_within_their_episodes(windo
         assert frames.shape[:2] == counts.shape == (32 // window, window)
         for row in range(len(frames)):
             values = frames[row, :, 0, 0, 0][counts[row]].tolist()
-            assert values == action[row, :, 0][counts[row]].tolist() and len({value // 10 for value in values}) == 1 and all(value % 10 != 1 for value in values)
+            assert (
+                values == action[row, :, 0][counts[row]].tolist()
+                and len({value // 10 for value in values}) == 1
+                and all(value % 10 != 1 for value in values)
+            )
 
 
 # Kills
@@ -339,11 +475,18 @@ def journal(folder) -> tuple[list[bytes], float]:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_recorded_is_lost_and_the_lesson_goes_on(tmp_path):
-    """Time and again, kill -9 at a random moment; what the journal held then is in the dataset afterwards, and all that was there before is as it was."""
+    """Time and again, kill -9 at a random moment; what the journal held then is in the dataset afterwards, and all that
+    was there before is as it was."""
     rng, steps, killed = random.Random(0), [], 0.0
     options = command("trainbc.py", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1000)[2:]
     for _ in range(KILLS):
-        lesson = subprocess.Popen([command("trainbc.py")[0], "-c", LESSON, *options], cwd=ROOT, env=variables(), start_new_session=True, stderr=subprocess.PIPE)
+        lesson = subprocess.Popen(
+            [command("trainbc.py")[0], "-c", LESSON, *options],
+            cwd=ROOT,
+            env=variables(),
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+        )
         deadline = time.monotonic() + 60
         while not (len(journal(tmp_path)[0]) > 1 and journal(tmp_path)[1] > killed):
             assert lesson.poll() is None and time.monotonic() < deadline, lesson.stderr.read().decode()
@@ -356,15 +499,33 @@ def test_killed_at_any_moment_nothing_recorded_is_lost_and_the_lesson_goes_on(tm
         manifest = tmp_path / "bc" / "taught" / "manifest.json"
         over = json.loads(manifest.read_text())["episodes"] if manifest.exists() else []
         records = journal(tmp_path)[0]
-        unfinished = len(records) - 1 if records and book.FIRST.unpack(records[0][: book.FIRST.size])[0] == len(over) else 0  # else it is a shard already
+        # else it is a shard already
+        unfinished = (
+            len(records) - 1 if records and book.FIRST.unpack(records[0][: book.FIRST.size])[0] == len(over) else 0
+        )
         steps.append(sum(episode["steps"] for episode in over) + unfinished)
     assert steps == sorted(steps)
     total = steps[-1]
-    done = subprocess.run([command("trainbc.py")[0], "-c", LESSON, *command("trainbc.py", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)[2:]], cwd=ROOT, env=variables(),
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            command("trainbc.py")[0],
+            "-c",
+            LESSON,
+            *command("trainbc.py", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)[2:],
+        ],
+        cwd=ROOT,
+        env=variables(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     columns, manifest = taught(tmp_path)
-    assert len(columns["action"]) == total and verify(tmp_path / "bc" / "taught") == [] and f"{total} training steps" in done.stdout
+    assert (
+        len(columns["action"]) == total
+        and verify(tmp_path / "bc" / "taught") == []
+        and f"{total} training steps" in done.stdout
+    )
 
 
 def test_a_journal_that_was_cut_off_or_spoilt_is_kept_up_to_there(script, tmp_path):
@@ -385,7 +546,14 @@ def test_a_journal_that_was_cut_off_or_spoilt_is_kept_up_to_there(script, tmp_pa
     assert len(ends) == 52
     spoilt = bytearray(whole)
     spoilt[ends[31] + 12] ^= 1
-    for content, steps in ((whole, 50), (whole[: ends[21] + 5], 20), (bytes(spoilt), 30), (b"", 0), (whole[: ends[1]], 0), (b"x" * 100, 0)):
+    for content, steps in (
+        (whole, 50),
+        (whole[: ends[21] + 5], 20),
+        (bytes(spoilt), 30),
+        (b"", 0),
+        (whole[: ends[1]], 0),
+        (b"x" * 100, 0),
+    ):
         folder = tmp_path / f"run-{steps}-{len(content)}"
         (folder / "bc").mkdir(parents=True)
         (folder / "bc" / book.JOURNAL).write_bytes(content)

@@ -1,4 +1,5 @@
-"""The lesson's page in a real browser: headless Chromium, driven by selenium, against a lesson started as a user would."""
+"""The lesson's page in a real browser: headless Chromium, driven by selenium, against a lesson started as a user
+would."""
 
 import os
 import re
@@ -15,7 +16,10 @@ from dreamdrive.tests.tiny_run import user
 from dreamdrive.utils.metrics import read_csv
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
-pytestmark = pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="the page's tests need chromium and chromium-driver: make test")
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="the page's tests need chromium and chromium-driver: make test",
+)
 
 SIZES = {"desk": (1280, 720), "phone": (390, 844)}
 PRESS = "dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))"
@@ -68,7 +72,11 @@ def test_frames_change_and_numbers_go_on(page):
     page.execute_script(PRESS, "ArrowRight")
     first, step = picture(page), now(page)["step"]
     wait(page, f"lesson.now.step > {step} + 30")
-    assert picture(page) != first and now(page)["samples"] > step and page.execute_script("return lesson.status.seat") == "yours"
+    assert (
+        picture(page) != first
+        and now(page)["samples"] > step
+        and page.execute_script("return lesson.status.seat") == "yours"
+    )
 
 
 def test_a_held_key_acts_and_is_marked_and_one_that_is_released_is_not(page):
@@ -119,7 +127,9 @@ def test_a_second_tab_may_only_watch(page):
     address = page.current_url
     page.switch_to.new_window("tab")
     visit(page, address)
-    assert page.execute_script("return [lesson.status.seat, ...['pause', 'stop'].map(id => document.getElementById(id).disabled)]") == ["taken", True, True]
+    assert page.execute_script(
+        "return [lesson.status.seat, ...['pause', 'stop'].map(id => document.getElementById(id).disabled)]"
+    ) == ["taken", True, True]
     page.execute_script(PRESS, "ArrowRight")
     step = now(page)["step"]
     wait(page, f"lesson.now.step > {step} + 10 || lesson.now.step < {step}")
@@ -135,7 +145,10 @@ def test_pause_single_steps_speed_and_the_end_of_a_trial(page):
     assert now(page)["step"] == step
     page.find_element("id", "step").click()
     wait(page, f"lesson.now.step === {step + 1}")
-    page.execute_script("document.getElementById('speed').value = 8; document.getElementById('speed').dispatchEvent(new Event('change'))")
+    page.execute_script(
+        "document.getElementById('speed').value = 8; document.getElementById('speed').dispatchEvent(new "
+        "Event('change'))"
+    )
     page.find_element("id", "pause").click()
     wait(page, "lesson.status.speed === 8 && !lesson.status.paused")
     trial = page.execute_script("return lesson.status.trial")
@@ -161,13 +174,21 @@ def test_the_page_fits(page, tmp_path, name, scheme):
     """Nothing is cut off at the sides, the picture is large, and it is neither black nor blank; dark is dark."""
     width, height = SIZES[name]
     touch = name == "phone"
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch})
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch},
+    )
     page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
     try:
         page.execute_script(PRESS, "ArrowRight")
         wait(page, "lesson.now.taught")
-        inside, pad = page.execute_script("return [document.documentElement.scrollWidth <= innerWidth, getComputedStyle(document.getElementById('pad')).display]")
+        inside, pad = page.execute_script(
+            "return [document.documentElement.scrollWidth <= innerWidth, "
+            "getComputedStyle(document.getElementById('pad')).display]"
+        )
         ring = page.find_element("id", "ring").rect
         assert inside and ring["width"] > 0.6 * min(width, height) and ring["height"] > 200 and (pad == "grid") == touch
         page.save_screenshot(str(tmp_path / "page.png"))
@@ -180,7 +201,8 @@ def test_the_page_fits(page, tmp_path, name, scheme):
 
 @pytest.mark.slow
 def test_a_script_teaches_through_the_browser(browser, tmp_path):
-    """MountainCar from nothing in 15 trials: the quickest driver presses where the clone would do something else, and misses a tenth of it."""
+    """MountainCar from nothing in 15 trials: the quickest driver presses where the clone would do something else, and
+    misses a tenth of it."""
     lesson, address = start(tmp_path, *MOUNTAIN, "--trials", TRIALS)
     visit(browser, address)
     teach(browser, np.random.default_rng(0))
@@ -188,7 +210,9 @@ def test_a_script_teaches_through_the_browser(browser, tmp_path):
     assert lesson.returncode == 0 and f"{TRIALS} trials" in out, err
     rows = read_csv(tmp_path / "bc" / "metrics.csv")
     assert np.mean([float(row["overridden"]) for row in rows[-3:]]) < 0.2
-    said = user("test_controller.py", "--logdir", tmp_path, "--controller", "bc", "--episodes", EPISODES, "--max-workers", 1).stdout
+    said = user(
+        "test_controller.py", "--logdir", tmp_path, "--controller", "bc", "--episodes", EPISODES, "--max-workers", 1
+    ).stdout
     assert float(re.search(r"simulator: (\S+)", said)[1]) >= -110, said
 
 

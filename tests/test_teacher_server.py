@@ -74,7 +74,9 @@ class Guest:
     """A connection as the page makes it."""
 
     def __init__(self, session: aiohttp.ClientSession, page: Server, **headers: str) -> None:
-        self._coming = session.ws_connect(url(page, "ws"), headers={"Origin": url(page)[:-1], **headers}, max_msg_size=0)
+        self._coming = session.ws_connect(
+            url(page, "ws"), headers={"Origin": url(page)[:-1], **headers}, max_msg_size=0
+        )
 
     async def __aenter__(self) -> "Guest":
         self.socket = await self._coming
@@ -104,13 +106,17 @@ class Guest:
 
     async def closed(self) -> int:
         """Why the server ended it."""
-        while (message := await asyncio.wait_for(self.socket.receive(), 5)).type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+        while (message := await asyncio.wait_for(self.socket.receive(), 5)).type in (
+            aiohttp.WSMsgType.TEXT,
+            aiohttp.WSMsgType.BINARY,
+        ):
             pass
         return self.socket.close_code if message.type is not aiohttp.WSMsgType.CLOSE else message.data
 
 
 def talk(page: Server, what):
     """Run what(session) -> coroutine as a browser would."""
+
     async def run():
         async with aiohttp.ClientSession() as session:
             return await what(session)
@@ -134,8 +140,18 @@ def test_the_page_is_served_and_no_file_else(page):
         assert talk(page[0], lambda session, path=path: get(session, page[0], path))[0] == 404
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Host": "evil.example:8080"}, {"Host": ""}, {"Host": "[::1"}, {"Origin": "http://evil.example"},
-                                     {"Origin": "null"}, {"Host": "10.0.0.1"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8080"},
+        {"Host": ""},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Host": "10.0.0.1"},
+    ],
+)
 def test_foreign_names_and_foreign_pages_are_refused(page, headers):
     assert talk(page[0], lambda session: get(session, page[0], headers=headers))[0] in (400, 403)
 
@@ -164,7 +180,12 @@ def test_off_this_machine_a_token_is_demanded_once():
             for path in ("", "ws", "?token=", "?token=wrong", f"?token={page.token}x", f"ws?token={page.token}"):
                 assert (await get(session, page, path, headers={"Origin": url(page)[:-1]}))[0] == 403, path
             status, _, headers = await get(session, page, f"?token={page.token}")
-            assert status == 302 and "HttpOnly" in headers["Set-Cookie"] and "SameSite=Strict" in headers["Set-Cookie"] and page.token not in headers["Set-Cookie"]
+            assert (
+                status == 302
+                and "HttpOnly" in headers["Set-Cookie"]
+                and "SameSite=Strict" in headers["Set-Cookie"]
+                and page.token not in headers["Set-Cookie"]
+            )
             cookie = {"Cookie": headers["Set-Cookie"].split(";")[0]}
             assert (await get(session, page, headers=cookie))[0] == 200
             assert (await get(session, page, headers={**cookie, "Origin": "http://evil.example"}))[0] == 403
@@ -196,11 +217,22 @@ def test_an_address_that_is_taken_is_one_sentence(page):
 
 FLOOD = [json.dumps({"type": "keys", "held": []})] * 10_000
 BAD = {
-    "broken JSON": ["{"], "no object": ["[]"], "deep": ["[" * 900], "no type": ["{}"], "unknown type": ['{"type": "shell"}'],
-    "unknown keys": ['{"type": "keys", "held": ["q"]}'], "keys that are none": ['{"type": "keys", "held": [1, {}]}'], "no list": ['{"type": "keys", "held": "left"}'],
-    "too many keys": [json.dumps({"type": "keys", "held": ["left"] * 50})], "unknown order": ['{"type": "do", "what": "rm"}'],
-    "another speed": ['{"type": "do", "what": "speed", "value": 1000}'], "a speed that is none": ['{"type": "do", "what": "speed", "value": NaN}'],
-    "more than wanted": ['{"type": "keys", "held": [], "more": 1}'], "large": ["x" * 10_000_000], "flood": FLOOD, "binary": [b"\0" * 10],
+    "broken JSON": ["{"],
+    "no object": ["[]"],
+    "deep": ["[" * 900],
+    "no type": ["{}"],
+    "unknown type": ['{"type": "shell"}'],
+    "unknown keys": ['{"type": "keys", "held": ["q"]}'],
+    "keys that are none": ['{"type": "keys", "held": [1, {}]}'],
+    "no list": ['{"type": "keys", "held": "left"}'],
+    "too many keys": [json.dumps({"type": "keys", "held": ["left"] * 50})],
+    "unknown order": ['{"type": "do", "what": "rm"}'],
+    "another speed": ['{"type": "do", "what": "speed", "value": 1000}'],
+    "a speed that is none": ['{"type": "do", "what": "speed", "value": NaN}'],
+    "more than wanted": ['{"type": "keys", "held": [], "more": 1}'],
+    "large": ["x" * 10_000_000],
+    "flood": FLOOD,
+    "binary": [b"\0" * 10],
 }
 
 
@@ -216,7 +248,11 @@ def test_malformed_messages_close_their_connection_and_nothing_else(page, name):
                 await guest.hello()
                 with contextlib.suppress(ConnectionError, aiohttp.ClientConnectionError):
                     for message in BAD[name]:
-                        await (guest.socket.send_bytes(message) if isinstance(message, bytes) else guest.socket.send_str(message))
+                        await (
+                            guest.socket.send_bytes(message)
+                            if isinstance(message, bytes)
+                            else guest.socket.send_str(message)
+                        )
                 assert await guest.closed() in (1008, 1009, 1006)
             before = await teacher.step()
             for _ in range(20):
@@ -230,8 +266,15 @@ def test_malformed_messages_close_their_connection_and_nothing_else(page, name):
     assert talk(served, visit) and lesson.orders.empty()
 
 
-@pytest.mark.parametrize("text, value", [('{"type": "hello", "name": null}', None), ('{"type": "keys", "held": ["right", "left"]}', {"left", "right"}),
-                                         ('{"type": "do", "what": "speed", "value": 0.5}', 0.5), ('{"type": "do", "what": "stop"}', None)])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ('{"type": "hello", "name": null}', None),
+        ('{"type": "keys", "held": ["right", "left"]}', {"left", "right"}),
+        ('{"type": "do", "what": "speed", "value": 0.5}', 0.5),
+        ('{"type": "do", "what": "stop"}', None),
+    ],
+)
 def test_what_the_page_sends_is_understood(text, value):
     message = understood(text, KEYS)
     assert message.get("held", message.get("value")) == value
@@ -262,7 +305,8 @@ def test_there_is_one_teacher_and_others_watch(page):
     async def visit(session):
         async with Guest(session, served) as teacher, Guest(session, served) as watcher:
             mine = await teacher.hello()
-            theirs = await watcher.hello(mine["name"])  # a guess at the teacher's name is of no use while the teacher is there
+            # a guess at the teacher's name is of no use while the teacher is there
+            theirs = await watcher.hello(mine["name"])
             assert mine["seat"] == "yours" and theirs["seat"] == "taken" and theirs["name"] != mine["name"]
             await watcher.socket.send_json({"type": "keys", "held": ["left"]})
             await watcher.socket.send_json({"type": "do", "what": "stop"})
@@ -325,6 +369,7 @@ def test_a_slow_reader_misses_pictures_and_delays_nobody(page):
 
 def test_the_end_is_said_and_soon():
     with serving() as (page, _):
+
         async def visit(session):
             async with Guest(session, page) as teacher:
                 await teacher.hello()

@@ -1,4 +1,5 @@
-"""--track: what trackers are shown, in a real MLflow server, TensorBoard's files and W&B's; and training that none of them can stop or delay."""
+"""--track: what trackers are shown, in a real MLflow server, TensorBoard's files and W&B's; and training that none of
+them can stop or delay."""
 
 import argparse
 import csv
@@ -27,8 +28,11 @@ from dreamdrive.utils.trackers import TRACKERS, without_secrets
 from dreamdrive.utils.tracking import track
 
 PATIENCE = 240  # seconds that a loaded machine is given
-# Runs the command it is given, and kills it with all it has started as soon as whoever started this one is gone, however that came.
-LEASH = "import os, signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
+# Runs the command it is given, and kills it with all it has started as soon as whoever started this one is gone,
+# however that came.
+LEASH = (
+    "import os, signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); sys.stdin.read(); os.killpg(0, signal.SIGKILL)"
+)
 PNG = ROOT / "docs" / "images" / "vae.png"
 
 
@@ -68,14 +72,37 @@ class Server:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.address = folder, f"http://127.0.0.1:{port}"
-        self.command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-                        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "artifacts")]
+        self.command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{folder}/server.db",
+            "--artifacts-destination",
+            str(folder / "artifacts"),
+        ]
 
     @contextmanager
     def running(self):
         with open(self.folder / "server.log", "a") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", LEASH, *self.command], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-                                       cwd=self.folder, env=variables(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"))
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", LEASH, *self.command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
+                env=variables(
+                    MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
+                ),
+            )
         try:
             wait_until(self.healthy, f"the server does not answer: {self.folder}/server.log")
             yield self
@@ -86,7 +113,9 @@ class Server:
     @contextmanager
     def hanging(self):
         """Connections are accepted and nothing is answered."""
-        pids = [int(p.name) for p in Path("/proc").glob("[0-9]*") if group(int(p.name)) == self.process.pid != int(p.name)]
+        pids = [
+            int(p.name) for p in Path("/proc").glob("[0-9]*") if group(int(p.name)) == self.process.pid != int(p.name)
+        ]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -115,13 +144,18 @@ class Server:
         except urllib.error.HTTPError:
             return []
         body = json.dumps({"experiment_ids": [found], "order_by": ["attributes.start_time ASC"]}).encode()
-        asked = urllib.request.Request(f"{self.address}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"})
+        asked = urllib.request.Request(
+            f"{self.address}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(asked, timeout=60) as answer:
             return json.loads(answer.read()).get("runs", [])
 
     def history(self, run: dict, metric: str) -> list[tuple[int, float]]:
         """(step, value) of all that was ever logged."""
-        return [(int(m.get("step", 0)), m["value"]) for m in self.api("metrics/get-history", run_id=run["info"]["run_id"], metric_key=metric).get("metrics", [])]
+        return [
+            (int(m.get("step", 0)), m["value"])
+            for m in self.api("metrics/get-history", run_id=run["info"]["run_id"], metric_key=metric).get("metrics", [])
+        ]
 
     def picture(self, run: dict, name: str) -> bytes:
         return self.get("get-artifact", run_id=run["info"]["run_id"], path=name)
@@ -147,7 +181,10 @@ def options(tracker: str, logdir: Path, **more) -> argparse.Namespace:
 
 
 def rows(first: int, last: int) -> list[dict]:
-    return [{"epoch": epoch, "method": "bc", "loss": 1 / epoch, "return_mean": None, "reward": float("nan")} for epoch in range(first, last + 1)]
+    return [
+        {"epoch": epoch, "method": "bc", "loss": 1 / epoch, "return_mean": None, "reward": float("nan")}
+        for epoch in range(first, last + 1)
+    ]
 
 
 def training(args: argparse.Namespace, last: int, meanwhile=lambda: None) -> Path:
@@ -173,7 +210,9 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_mlflow_has_parameters_metrics_and_pictures_of_a_stage_and_one_run_however_often_it_goes_on(mlflow, trained, tmp_path):
+def test_mlflow_has_parameters_metrics_and_pictures_of_a_stage_and_one_run_however_often_it_goes_on(
+    mlflow, trained, tmp_path
+):
     run = copy_run(trained, tmp_path)
     folder, command = run.logdir / "mdrnn", ("trainmdrnn", "--logdir", run.logdir, "--track", "mlflow")
     done = tiny(*command, "--epochs", 1, "--noreload")
@@ -187,7 +226,11 @@ def test_mlflow_has_parameters_metrics_and_pictures_of_a_stage_and_one_run_howev
     assert shown["info"]["status"] == "FINISHED"
     for name in table(folder)[0]:
         assert mlflow.history(shown, name) == [(epoch, float(row[name])) for epoch, row in enumerate(table(folder), 1)]
-    for name, path in {"pictures/loss.png": "loss.png", "dreams/epoch_001.png": "dreams/epoch_001.png", "dreams/epoch_003.png": "dreams/epoch_003.png"}.items():
+    for name, path in {
+        "pictures/loss.png": "loss.png",
+        "dreams/epoch_001.png": "dreams/epoch_001.png",
+        "dreams/epoch_003.png": "dreams/epoch_003.png",
+    }.items():
         assert mlflow.picture(shown, name) == (folder / path).read_bytes()
     tiny(*command, "--epochs", 1, "--noreload")
     before, after = mlflow.runs(mlflow.experiment)
@@ -195,11 +238,25 @@ def test_mlflow_has_parameters_metrics_and_pictures_of_a_stage_and_one_run_howev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module, stage, picture", [("trainvae", "vae", "samples/epoch_002.png"), ("traincontroller", "ctrl", "pictures/fitness.png"),
-                                                    ("trainbc", "bc", "pictures/dream.png")])
+@pytest.mark.parametrize(
+    "module, stage, picture",
+    [
+        ("trainvae", "vae", "samples/epoch_002.png"),
+        ("traincontroller", "ctrl", "pictures/fitness.png"),
+        ("trainbc", "bc", "pictures/dream.png"),
+    ],
+)
 def test_every_stage_is_shown(module, stage, picture, mlflow, trained, tmp_path):
     run = copy_run(trained, tmp_path)
-    tiny(module, "--logdir", run.logdir, "--track", "mlflow", "--noreload", *(("--dataset", run.data) if module == "trainvae" else ()))
+    tiny(
+        module,
+        "--logdir",
+        run.logdir,
+        "--track",
+        "mlflow",
+        "--noreload",
+        *(("--dataset", run.data) if module == "trainvae" else ()),
+    )
     (shown,) = mlflow.runs(mlflow.experiment)
     counter = "generation" if stage == "ctrl" else "epoch"
     assert shown["info"]["status"] == "FINISHED" and shown["info"]["run_name"] == f"run/{stage}"
@@ -215,21 +272,30 @@ def raises(error: BaseException):
 
 
 def test_how_a_training_ended_is_shown_until_it_goes_on(mlflow, tmp_path):
-    for last, (error, status) in enumerate([(ValueError("a bug"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")], 1):
+    for last, (error, status) in enumerate(
+        [(ValueError("a bug"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")], 1
+    ):
         with pytest.raises(type(error)) if error else nullcontext():
             training(options("mlflow", tmp_path), last, raises(error) if error else lambda: None)
         (shown,) = mlflow.runs(mlflow.experiment)
-        assert shown["info"]["status"] == status and mlflow.history(shown, "loss") == [(epoch, 1 / epoch) for epoch in range(1, last + 1)]
+        assert shown["info"]["status"] == status and mlflow.history(shown, "loss") == [
+            (epoch, 1 / epoch) for epoch in range(1, last + 1)
+        ]
         assert mlflow.picture(shown, "pictures/loss.png") == PNG.read_bytes()
     assert {m["key"] for m in shown["data"]["metrics"]} == {"epoch", "loss"}  # what is not a finite number is left out
 
 
 def test_a_training_that_was_killed_is_shown_so_though_it_could_not_say_it(mlflow, tmp_path):
-    code = ("import sys; from dreamdrive.tests.test_tracking import *; tracking.GRACE = PATIENCE; "
-            "training(options('mlflow', Path(sys.argv[1])), 2, lambda: os.kill(os.getpid(), 9))")
+    code = (
+        "import sys; from dreamdrive.tests.test_tracking import *; tracking.GRACE = PATIENCE; "
+        "training(options('mlflow', Path(sys.argv[1])), 2, lambda: os.kill(os.getpid(), 9))"
+    )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, env=variables(), stdin=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGKILL
-    wait_until(lambda: [shown["info"]["status"] for shown in mlflow.runs(mlflow.experiment)] == ["KILLED"], "the run is marked as killed")
+    wait_until(
+        lambda: [shown["info"]["status"] for shown in mlflow.runs(mlflow.experiment)] == ["KILLED"],
+        "the run is marked as killed",
+    )
     assert mlflow.history(mlflow.runs(mlflow.experiment)[0], "loss") == [(1, 1.0), (2, 0.5)]
 
 
@@ -237,7 +303,9 @@ def test_a_run_begun_without_a_tracker_is_shown_from_its_beginning(mlflow, tmp_p
     training(options("none", tmp_path), 2)
     training(options("mlflow", tmp_path), 3)
     (shown,) = mlflow.runs(mlflow.experiment)
-    assert [step for step, _ in mlflow.history(shown, "loss")] == [1, 2, 3] and mlflow.picture(shown, "samples/epoch_001.png")
+    assert [step for step, _ in mlflow.history(shown, "loss")] == [1, 2, 3] and mlflow.picture(
+        shown, "samples/epoch_001.png"
+    )
 
 
 def test_a_run_that_the_server_no_longer_has_is_shown_anew(mlflow, tmp_path):
@@ -251,21 +319,29 @@ def test_a_run_that_the_server_no_longer_has_is_shown_anew(mlflow, tmp_path):
 def test_mlflow_without_an_address_writes_below_the_logdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     training(options("mlflow", tmp_path / "run"), 1)
-    assert (tmp_path / "run" / "mlflow" / "mlflow.db").exists() and list((tmp_path / "run" / "mlflow" / "artifacts").glob("*/artifacts/samples/epoch_001.png"))
+    assert (tmp_path / "run" / "mlflow" / "mlflow.db").exists() and list(
+        (tmp_path / "run" / "mlflow" / "artifacts").glob("*/artifacts/samples/epoch_001.png")
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
 def events(logdir: Path) -> EventAccumulator:
-    return EventAccumulator(str(logdir / "tensorboard" / "bc"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+    return EventAccumulator(
+        str(logdir / "tensorboard" / "bc"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}
+    ).Reload()
 
 
 def test_tensorboard_has_every_step_once_however_often_training_goes_on(tmp_path):
     for last in (2, 3):
         training(options("tensorboard", tmp_path), last)
         found = events(tmp_path)
-        assert [(event.step, event.value) for event in found.Scalars("loss")] == [(row["epoch"], pytest.approx(row["loss"])) for row in rows(1, last)]
+        assert [(event.step, event.value) for event in found.Scalars("loss")] == [
+            (row["epoch"], pytest.approx(row["loss"])) for row in rows(1, last)
+        ]
         assert found.Tags()["scalars"] == ["epoch", "loss"]
-        assert [event.step for event in found.Images("samples")] == list(range(1, last + 1)) and found.Images("pictures/loss")[0].width > 100
+        assert [event.step for event in found.Images("samples")] == list(range(1, last + 1)) and found.Images(
+            "pictures/loss"
+        )[0].width > 100
         assert b"finished" in found.Tensors("status/text_summary")[-1].tensor_proto.string_val[0]
         assert b"| epochs | 2 |" in found.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0]
     training(options("tensorboard", tmp_path, noreload=True), 1)
@@ -295,11 +371,18 @@ def test_wandb_offline_has_parameters_metrics_pictures_and_how_it_ended(tmp_path
     with pytest.raises(ValueError):
         training(options("wandb", tmp_path), 2, raises(ValueError("a bug")))
     training(options("wandb", tmp_path), 3)
-    parts = [list(records(file)) for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)]
+    parts = [
+        list(records(file))
+        for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    ]
     assert len({record.run.run_id for part in parts for record in part if record.HasField("run")}) == 1
     assert [record.exit.exit_code for part in parts for record in part if record.HasField("exit")] == [1, 0]
-    logged = [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item} for part in parts for record in part
-              if record.HasField("history")]
+    logged = [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for part in parts
+        for record in part
+        if record.HasField("history")
+    ]
     assert [(row["epoch"], row["loss"]) for row in logged if "loss" in row] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert [row["epoch"] for row in logged if "samples" in row] == [1, 2, 3]
     assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/samples_*.png"))) == 3
@@ -318,7 +401,12 @@ def test_a_stage_whose_server_is_down_trains_the_same_and_says_so_once(trained, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:se-cret@127.0.0.1:{free_port()}")
     done = tiny("trainmdrnn", "--logdir", run.logdir, "--track", "mlflow", "--noreload")
     sentences = [text for text in done.stderr.splitlines() if "tracking: " in text]
-    assert len(sentences) == 1 and "MLflow failed" in sentences[0] and "refused" in sentences[0] and "se-cret" not in done.stdout + done.stderr
+    assert (
+        len(sentences) == 1
+        and "MLflow failed" in sentences[0]
+        and "refused" in sentences[0]
+        and "se-cret" not in done.stdout + done.stderr
+    )
     for name in ("metrics.csv", "best.tar", "checkpoint.tar"):
         assert (run.logdir / "mdrnn" / name).read_bytes() == (trained.logdir / "mdrnn" / name).read_bytes()
 
@@ -374,6 +462,7 @@ def test_a_server_that_hangs_for_a_while_gets_what_it_missed_and_nothing_twice(m
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Puts a package made up by a test before the one installed."""
+
     def write(name: str, code: str):
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "__init__.py").write_text(code)
@@ -388,7 +477,12 @@ def test_a_missing_package_is_named_with_what_installs_it(tracker, package, tmp_
     folder = training(options(tracker, tmp_path), 2)
     (sentence,) = said(capfd)
     file = "requirements.txt" if tracker == "tensorboard" else "requirements-extra.txt"
-    assert tracker in sentence and f"pip install -r {file}" in sentence and tracker in (ROOT / file).read_text() and len(table(folder)) == 2
+    assert (
+        tracker in sentence
+        and f"pip install -r {file}" in sentence
+        and tracker in (ROOT / file).read_text()
+        and len(table(folder)) == 2
+    )
 
 
 SLOW = """
@@ -410,11 +504,15 @@ def test_a_tracker_slower_than_training_does_not_slow_it_and_gets_all_in_order(p
     package("wandb", SLOW.replace("FILE", repr(str(tmp_path / "logged"))))
     began, took = time.monotonic(), []
     training(options("wandb", tmp_path), 100, lambda: took.append(time.monotonic() - began))
-    logged = [float(text) for text in (tmp_path / "logged").read_text().split() if text != "None" and not text.startswith("/")]
+    logged = [
+        float(text) for text in (tmp_path / "logged").read_text().split() if text != "None" and not text.startswith("/")
+    ]
     assert logged == [row["loss"] for row in rows(1, 100)] and took[0] < time.monotonic() - began - 1
 
 
-def test_a_tracker_that_is_still_behind_after_the_grace_goes_on_with_the_next_command(package, tmp_path, monkeypatch, capfd):
+def test_a_tracker_that_is_still_behind_after_the_grace_goes_on_with_the_next_command(
+    package, tmp_path, monkeypatch, capfd
+):
     package("wandb", SLOW.replace("FILE", repr(str(tmp_path / "logged"))))
     monkeypatch.setattr(tracking, "GRACE", 1)
     training(options("wandb", tmp_path), 100)
@@ -422,7 +520,8 @@ def test_a_tracker_that_is_still_behind_after_the_grace_goes_on_with_the_next_co
     monkeypatch.setattr(tracking, "GRACE", PATIENCE)
     training(options("wandb", tmp_path), 100)
     logged = [float(text) for text in (tmp_path / "logged").read_text().split() if text not in ("None",)]
-    assert sorted(set(logged), reverse=True) == [row["loss"] for row in rows(1, 100)] and len(logged) <= 101  # one may have been under way
+    # one may have been under way
+    assert sorted(set(logged), reverse=True) == [row["loss"] for row in rows(1, 100)] and len(logged) <= 101
 
 
 def test_a_package_that_takes_its_process_down_is_reported(package, tmp_path, capfd):
@@ -433,8 +532,14 @@ def test_a_package_that_takes_its_process_down_is_reported(package, tmp_path, ca
 
 
 def test_a_stage_imports_no_tracker():
-    code = "import sys, trainvae, trainmdrnn, traincontroller, trainbc; print({'mlflow', 'wandb', 'tensorboard'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables(), capture_output=True, text=True).stdout == "set()\n"
+    code = (
+        "import sys, trainvae, trainmdrnn, traincontroller, trainbc; print({'mlflow', 'wandb', 'tensorboard'} & "
+        "set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables(), capture_output=True, text=True).stdout
+        == "set()\n"
+    )
 
 
 def test_without_a_tracker_nothing_of_one_is_there(tmp_path, monkeypatch):
@@ -445,18 +550,39 @@ def test_without_a_tracker_nothing_of_one_is_there(tmp_path, monkeypatch):
 def test_a_process_that_cannot_be_started_is_reported(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(subprocess, "Popen", raises(OSError(12, "Cannot allocate memory")))
     training(options("tensorboard", tmp_path), 1)
-    assert said(capfd) == ["tracking: its process cannot be started (Cannot allocate memory); training goes on without it"]
+    assert said(capfd) == [
+        "tracking: its process cannot be started (Cannot allocate memory); training goes on without it"
+    ]
 
 
 def test_secrets_are_not_printed(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
-    assert without_secrets("http://me:pa/ss@host:1/a?sig=abc refused t0ken, twice") == "http://host:1/a? refused ***, twice"
+    assert (
+        without_secrets("http://me:pa/ss@host:1/a?sig=abc refused t0ken, twice")
+        == "http://host:1/a? refused ***, twice"
+    )
 
 
 @pytest.mark.slow
 def test_as_a_user_would(trained, tmp_path):
     run = copy_run(trained, tmp_path)
-    done = user("trainmdrnn.py", "--hidden", 16, "--epochs", 3, "--device", "cpu", "--seq-len", 16, "--batch-size", 8, "--logdir", run.logdir, "--track", "tensorboard")
+    done = user(
+        "trainmdrnn.py",
+        "--hidden",
+        16,
+        "--epochs",
+        3,
+        "--device",
+        "cpu",
+        "--seq-len",
+        16,
+        "--batch-size",
+        8,
+        "--logdir",
+        run.logdir,
+        "--track",
+        "tensorboard",
+    )
     assert f"tracking: see it with tensorboard --logdir {run.logdir}/tensorboard" in done.stderr
     found = EventAccumulator(str(run.logdir / "tensorboard" / "mdrnn")).Reload()
     assert [event.step for event in found.Scalars("val_loss")] == [1, 2, 3]

@@ -68,7 +68,11 @@ def test_a_video_left_by_an_exception_leaves_the_old_one_and_no_litter(tmp_path)
 
 @pytest.mark.parametrize("amount", ["9", ""], ids=["at once", "in the end"])
 def test_ffmpeg_dying_is_one_sentence_with_its_last_line(amount, tmp_path, monkeypatch):
-    fake = [sys.executable, "-c", f"import sys; sys.stdin.buffer.read({amount}); sys.exit('first\\nNo space left on device')"]
+    fake = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.stdin.buffer.read({amount}); sys.exit('first\\nNo space left on device')",
+    ]
     monkeypatch.setattr("dreamdrive.utils.video.ffmpeg_command", lambda *_: fake)
     with pytest.raises(UserError, match="No space left on device"):
         record(tmp_path / "a.mp4", [plain(RED, 512, 512)] * 20)
@@ -99,7 +103,9 @@ def test_panels_stand_side_by_side_at_one_height_whatever_their_sizes():
 
 
 def test_a_strip_has_a_row_a_sequence_also_of_unequal_lengths():
-    picture = strip([("real", [plain(RED)] * 4), ("a dream\nat 1.15", [plain(GREEN)] * 2), ("one", [plain(BLUE)])], height=64)
+    picture = strip(
+        [("real", [plain(RED)] * 4), ("a dream\nat 1.15", [plain(GREEN)] * 2), ("one", [plain(BLUE)])], height=64
+    )
     for colour, count in ((RED, 4), (GREEN, 2), (BLUE, 1)):
         assert (picture == colour).all(2).sum() == count * 64 * 64
 

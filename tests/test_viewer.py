@@ -1,4 +1,5 @@
-"""Properties of utils/viewer.py. A window is opened in a process of its own, since a process can draw in one way only."""
+"""Properties of utils/viewer.py. A window is opened in a process of its own, since a process can draw in one way
+only."""
 
 import multiprocessing
 import subprocess
@@ -43,7 +44,9 @@ def check_panels(screen):
     assert h == w and h > 300
     assert all(p[0] == top and p[2:] == (h, w) for p in others)
     assert panels[0][1] + w <= panels[1][1] and panels[1][1] + w <= panels[2][1]
-    assert (screen[top - 28:top - 2, left:left + w] > 150).any() and (screen[top + h + 4:top + h + 50, left:left + w] > 150).any()
+    assert (screen[top - 28 : top - 2, left : left + w] > 150).any() and (
+        screen[top + h + 4 : top + h + 50, left : left + w] > 150
+    ).any()
 
 
 def grab():
@@ -138,7 +141,8 @@ with Viewer("dreamdrive", ["simulator", "what V reconstructs", "what M expected"
     steps, seen = 0, None
     while (wish := viewer.wait()) != "quit":
         steps = 0 if wish == "reset" else steps + 1
-        viewer.show([plain(220, 30, 30), plain(40, 200, 60), plain(30, 60, 210)], {"return": 1.5 * steps, "action": np.array([-0.25, 1, 0])})
+        pictures = [plain(220, 30, 30), plain(40, 200, 60), plain(30, 60, 210)]
+        viewer.show(pictures, {"return": 1.5 * steps, "action": np.array([-0.25, 1, 0])})
         if (wish, viewer.held, viewer.paused) != seen:
             seen = wish, set(viewer.held), viewer.paused
             print(*seen, flush=True)
@@ -150,7 +154,9 @@ print("quit", flush=True)
 def test_in_tigervnc_the_panels_are_seen_and_the_keys_arrive(tmp_path):
     log = tmp_path / "log"
     with vnc_desktop() as desktop, open(log, "w") as out:
-        script = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=desktop.environment(), stdout=out, stderr=subprocess.STDOUT)
+        script = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], cwd=ROOT, env=desktop.environment(), stdout=out, stderr=subprocess.STDOUT
+        )
         try:
             wait_for(lambda: "step" in log.read_text() or script.poll() is not None, 60, "the window is there")
             check_panels(desktop.capture(tmp_path / "vnc.png"))
@@ -174,7 +180,10 @@ def test_the_script_works_under_xvfb_run():
 
 
 def test_nothing_of_pyglet_is_imported_before_a_window_is_wanted():
-    check = "import sys; import dreamdrive.utils.viewer, dreamdrive.utils.display, dreamdrive.utils.video, dreamdrive.utils.doctor; sys.exit('pyglet' in sys.modules)"
+    check = (
+        "import sys; import dreamdrive.utils.viewer, dreamdrive.utils.display, dreamdrive.utils.video, "
+        "dreamdrive.utils.doctor; sys.exit('pyglet' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, timeout=60).returncode == 0
 
 
@@ -192,7 +201,11 @@ def test_steering_is_smooth_and_returns_faster_than_it_turns():
 
 
 def test_every_action_lies_within_its_space():
-    spaces = [CARRACING, {"type": "box", "low": [-2.0], "high": [2.0]}, {"type": "box", "low": [0.5, -3.0], "high": [1.0, -1.0]}]
+    spaces = [
+        CARRACING,
+        {"type": "box", "low": [-2.0], "high": [2.0]},
+        {"type": "box", "low": [0.5, -3.0], "high": [1.0, -1.0]},
+    ]
     rng = np.random.default_rng(0)
     for space in spaces:
         action = None
@@ -213,6 +226,15 @@ def test_discrete_actions_by_arrows_and_digits():
 
 
 def test_names_and_text():
-    assert [key_name(s) for s in ("LEFT", "_1", "NUM_7", "SPACE", "A", "NUM_ENTER")] == ["left", "1", "7", "space", "a", "num_enter"]
-    assert text_lines({"return": 3.14159, "steps": 7, "action": np.array([0.5, -1])}) == ["return 3.1    steps 7    action +0.50 -1.00"]
+    assert [key_name(s) for s in ("LEFT", "_1", "NUM_7", "SPACE", "A", "NUM_ENTER")] == [
+        "left",
+        "1",
+        "7",
+        "space",
+        "a",
+        "num_enter",
+    ]
+    assert text_lines({"return": 3.14159, "steps": 7, "action": np.array([0.5, -1])}) == [
+        "return 3.1    steps 7    action +0.50 -1.00"
+    ]
     assert text_lines("a\nb") == ["a", "b"] and text_lines("") == []

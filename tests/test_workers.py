@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def set_up(folder=None):
-    """What a task asks for: a number is squared; ("kill" | "raise", n) fails the first n times; "threads" and "pid" tell."""
+    """What a task asks for: a number is squared; ("kill" | "raise", n) fails the first n times; "threads" and "pid"
+    tell."""
 
     def do(task, report):
         if isinstance(task, (int, float)):
@@ -50,7 +51,9 @@ def broken_set_up():
 
 def run_all(tasks, folder=None, workers=2, setup=set_up):
     results, progress = {}, []
-    run_tasks(setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, lambda *p: progress.append(p))
+    run_tasks(
+        setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, lambda *p: progress.append(p)
+    )
     return [results[i] for i in range(len(tasks))], progress
 
 
@@ -68,7 +71,10 @@ def test_every_task_is_done_once_with_progress_and_a_persistent_pool_keeps_its_p
 
 def test_a_worker_that_hangs_is_reported_and_ended(tmp_path, capsys):
     began = time.monotonic()
-    with WorkerPool(set_up, (tmp_path,), 2, retries=1, silence=3.0) as pool, pytest.raises(UserError, match="failed 2 times.*said nothing for 3 seconds"):
+    with (
+        WorkerPool(set_up, (tmp_path,), 2, retries=1, silence=3.0) as pool,
+        pytest.raises(UserError, match="failed 2 times.*said nothing for 3 seconds"),
+    ):
         pool.run([3, ("sleep", 600)], lambda *result: None)
     assert time.monotonic() - began < 30
     assert "it hangs" in capsys.readouterr().err
@@ -80,7 +86,9 @@ def test_no_tasks_need_no_workers():
     assert run_all([]) == ([], [])
 
 
-@pytest.mark.parametrize(("what", "said"), [("raise", "ValueError: the simulator broke down"), ("kill", "killed by SIGKILL")])
+@pytest.mark.parametrize(
+    ("what", "said"), [("raise", "ValueError: the simulator broke down"), ("kill", "killed by SIGKILL")]
+)
 def test_a_worker_that_fails_twice_is_reported_and_its_task_redone(what, said, tmp_path, capsys):
     results, progress = run_all([3, (what, 2), 4], tmp_path)
     assert results == [9, "done at last", 16]
@@ -108,10 +116,17 @@ def test_a_user_error_in_a_worker_ends_the_run_at_once(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
 def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests",
-                              stderr=subprocess.PIPE, text=True, start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        cwd=ROOT / "tests",
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     if how == signal.SIGINT:
         os.killpg(parent.pid, how)  # as a terminal does it: to the workers as well
@@ -125,8 +140,9 @@ def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
 
 
 def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests",
-                              stderr=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT / "tests", stderr=subprocess.PIPE, text=True
+    )
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     victim = alive(tmp_path)[0]
     os.kill(victim, signal.SIGKILL)
@@ -151,6 +167,7 @@ if __name__ == "__main__":
 
 def alive(folder: Path) -> list[int]:
     """Workers that registered in `folder` and still run."""
+
     def runs(pid: int) -> bool:
         try:
             return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -87,7 +87,8 @@ def test_without_restart_a_copy_that_ended_is_frozen(name):
 
 
 def test_only_the_copy_that_ended_restarts_and_rewards_stop_only_for_it():
-    """CartPole's copies fall at different steps: 9 and 10 under these seeds or others, so look for a step where they differ."""
+    """CartPole's copies fall at different steps: 9 and 10 under these seeds or others, so look for a step where they
+    differ."""
     world, frozen = make("gym:CartPole-v1", num=8), make("gym:CartPole-v1", num=8, restart=False)
     world.reset(0)
     frozen.reset(0)
@@ -129,10 +130,16 @@ def test_a_step_before_reset_is_refused(name):
         world.step(some_action(world))
 
 
-@pytest.mark.parametrize(("name", "options", "words"), [
-    ("nowhere", {}, 'there is no world "nowhere"'), ("carracing", {"num": 0}, "num is 0"), ("carracing", {"max_steps": 0}, "max_steps is 0"),
-    ("gym:CartPole-v1", {"max_steps": -1}, "max_steps is -1"), ("gym:CartPole-v1", {"frame_size": 0}, "frame_size is 0"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("nowhere", {}, 'there is no world "nowhere"'),
+        ("carracing", {"num": 0}, "num is 0"),
+        ("carracing", {"max_steps": 0}, "max_steps is 0"),
+        ("gym:CartPole-v1", {"max_steps": -1}, "max_steps is -1"),
+        ("gym:CartPole-v1", {"frame_size": 0}, "frame_size is 0"),
+    ],
+)
 def test_what_cannot_be_made_is_refused_in_one_sentence(name, options, words):
     with pytest.raises(UserError, match=words) as error:
         make(name, **options)

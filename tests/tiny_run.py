@@ -1,4 +1,5 @@
-"""A run of all stages that takes a minute, datasets made up on the spot, and the scripts called as a user would, or within this process."""
+"""A run of all stages that takes a minute, datasets made up on the spot, and the scripts called as a user would, or
+within this process."""
 
 import contextlib
 import importlib
@@ -25,8 +26,22 @@ DISCRETE = {"type": "discrete", "n": 3}
 TINY = {
     "trainvae": ("--latent", 8, "--batch-size", 32, "--epoch-frames", 96, "--epochs", 2, "--device", "cpu"),
     "trainmdrnn": ("--hidden", 16, "--seq-len", 16, "--batch-size", 8, "--epochs", 2, "--device", "cpu"),
-    "traincontroller": ("--pop-size", 4, "--n-samples", 2, "--horizon", 20, "--generations", 2, "--evaluate-every", 0, "--max-workers", 1,
-                        "--device", "cpu"),
+    "traincontroller": (
+        "--pop-size",
+        4,
+        "--n-samples",
+        2,
+        "--horizon",
+        20,
+        "--generations",
+        2,
+        "--evaluate-every",
+        0,
+        "--max-workers",
+        1,
+        "--device",
+        "cpu",
+    ),
     "trainbc": ("--epochs", 2, "--evaluate-every", 1, "--n-samples", 1, "--max-workers", 1, "--device", "cpu"),
 }
 
@@ -42,7 +57,8 @@ class Done:
 
 @dataclass(frozen=True)
 class TinyRun:
-    """Paths of a trained run: its dataset, recorded from CartPole with the executed actions as the expert's, and its logdir."""
+    """Paths of a trained run: its dataset, recorded from CartPole with the executed actions as the expert's, and its
+    logdir."""
 
     data: Path
     logdir: Path
@@ -59,7 +75,9 @@ def variables(**more: str) -> dict[str, str]:
 
 def user(script: str, *options, env: dict | None = None, timeout: float = 240) -> Done:
     """Run a script as a user would; it must succeed."""
-    done = subprocess.run(command(script, *options), cwd=ROOT, env=env or variables(), capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command(script, *options), cwd=ROOT, env=env or variables(), capture_output=True, text=True, timeout=timeout
+    )
     assert done.returncode == 0, f"{script} {options}\n{done.stderr}"
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -86,32 +104,57 @@ def tiny(module: str, *options) -> Done:
 
 
 def complaint(done: Done) -> str:
-    """The one sentence a script refused with: beside progress bars nothing else is on stderr, no traceback either, and the status says failure."""
-    said = [text.strip() for text in re.split(r"[\r\n]", done.stderr) if text.strip() and not re.search(r"\[\d\d:\d\d", text)]
-    assert done.returncode in (1, 2) and len(said) == 1 and said[0].startswith("error: "), (done.returncode, done.stderr)
+    """The one sentence a script refused with: beside progress bars nothing else is on stderr, no traceback either, and
+    the status says failure."""
+    said = [
+        text.strip()
+        for text in re.split(r"[\r\n]", done.stderr)
+        if text.strip() and not re.search(r"\[\d\d:\d\d", text)
+    ]
+    assert done.returncode in (1, 2) and len(said) == 1 and said[0].startswith("error: "), (
+        done.returncode,
+        done.stderr,
+    )
     return said[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` but locks, to see that nothing was damaged."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 def copy_run(run: TinyRun, folder: Path) -> TinyRun:
     """A copy that a test may damage; the checkpoints go on naming the original dataset.
 
-    The files of the logdir are links, which saves copying 70 MB: replace them, as all stages do, but never write into them.
+    The files of the logdir are links, which saves copying 70 MB: replace them, as all stages do, but never write into
+    them.
     """
-    return TinyRun(shutil.copytree(run.data, folder / "data"), shutil.copytree(run.logdir, folder / "run", copy_function=os.link))
+    return TinyRun(
+        shutil.copytree(run.data, folder / "data"), shutil.copytree(run.logdir, folder / "run", copy_function=os.link)
+    )
 
 
-def write_dataset(folder: Path, lengths: list[int], first: int = 0, per_shard: int = 2, image: tuple = (64, 64, 3), space: dict = BOX, env: str = "gym:Made-up",
-                  val_fraction: float = 0.25, reward: float | None = None, expert: bool = True) -> Dataset:
+def write_dataset(
+    folder: Path,
+    lengths: list[int],
+    first: int = 0,
+    per_shard: int = 2,
+    image: tuple = (64, 64, 3),
+    space: dict = BOX,
+    env: str = "gym:Made-up",
+    val_fraction: float = 0.25,
+    reward: float | None = None,
+    expert: bool = True,
+) -> Dataset:
     """A dataset of noise in which every value says where it belongs.
 
-    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256), or obs[t, :2] is (e, t) where `image` is (S,);
-    action[t] is (e / 100, t / 1000) or (e + t) % n; reward[t] is 1000 e + t, unless `reward` is given; expert_action is -action, or n - 1 - action.
-    Episodes below `first` are taken to be there already.
+    Episode e has lengths[e] steps. obs[t, 0, 0] is (e, t // 256, t % 256), or obs[t, :2] is (e, t) where `image` is
+    (S,); action[t] is (e / 100, t / 1000) or (e + t) % n; reward[t] is 1000 e + t, unless `reward` is given;
+    expert_action is -action, or n - 1 - action. Episodes below `first` are taken to be there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     episodes = [_episode(e, steps, image, space, reward, expert) for e, steps in enumerate(lengths)]
@@ -122,7 +165,17 @@ def write_dataset(folder: Path, lengths: list[int], first: int = 0, per_shard: i
     for start in range(first, len(lengths), per_shard):
         chosen = episodes[start : start + per_shard]
         shards.append(ShardEntry(**write_shard(folder / f"shard_{len(shards):05d}.h5", chosen)))
-        entries += [EpisodeEntry(e.index, e.seed, "brown", len(e.action), float(e.reward.sum(dtype=np.float64)), split(e.index, val_fraction)) for e in chosen]
+        entries += [
+            EpisodeEntry(
+                e.index,
+                e.seed,
+                "brown",
+                len(e.action),
+                float(e.reward.sum(dtype=np.float64)),
+                split(e.index, val_fraction),
+            )
+            for e in chosen
+        ]
     write_manifest(folder, replace(manifest, shards=tuple(shards), episodes=tuple(entries)))
     return Dataset.open(folder)
 

@@ -12,15 +12,30 @@ NAMES = ("example_scenario", "synthetic_tl", "tfrecord-00000-of-01000_325", "tfr
 STEPS = 91
 
 
-def car(x: float = 0.0, y: float = 0.0, heading: float = 0.0, speed: float = 5.0, kind: str = "vehicle", size: tuple[float, float] = (4.0, 2.0), valid=None) -> dict:
+def car(
+    x: float = 0.0,
+    y: float = 0.0,
+    heading: float = 0.0,
+    speed: float = 5.0,
+    kind: str = "vehicle",
+    size: tuple[float, float] = (4.0, 2.0),
+    valid=None,
+) -> dict:
     """An object that goes straight on; heading in radians; `valid` (91,) says where the log has it."""
     vx, vy = speed * math.cos(heading), speed * math.sin(heading)
     valid = [True] * STEPS if valid is None else list(valid)
     there = [(x + 0.1 * t * vx, y + 0.1 * t * vy) if v else (-10000.0, -10000.0) for t, v in enumerate(valid)]
     last = max((t for t in range(STEPS) if valid[t]), default=0)
-    return {"position": [{"x": a, "y": b} for a, b in there], "heading": [math.degrees(heading) if v else -10000.0 for v in valid],
-            "velocity": [{"x": vx, "y": vy} if v else {"x": -10000.0, "y": -10000.0} for v in valid], "valid": valid, "length": size[0], "width": size[1],
-            "goalPosition": {"x": there[last][0], "y": there[last][1]}, "type": kind}
+    return {
+        "position": [{"x": a, "y": b} for a, b in there],
+        "heading": [math.degrees(heading) if v else -10000.0 for v in valid],
+        "velocity": [{"x": vx, "y": vy} if v else {"x": -10000.0, "y": -10000.0} for v in valid],
+        "valid": valid,
+        "length": size[0],
+        "width": size[1],
+        "goalPosition": {"x": there[last][0], "y": there[last][1]},
+        "type": kind,
+    }
 
 
 def road(kind: str, *points: tuple[float, float]) -> dict:

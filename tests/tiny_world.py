@@ -1,6 +1,7 @@
 """A world small and quick enough to record by the hundred, and one that fails in every way a simulator can.
 
-    python -m tests.tiny_world --env tiny ...        data/generation_script.py with this world; KILL_AT=n kills it (SIGKILL) at its n-th rename
+python -m tests.tiny_world --env tiny ...        data/generation_script.py with this world; KILL_AT=n kills it \
+    (SIGKILL) at its n-th rename
 """
 
 import multiprocessing
@@ -25,14 +26,20 @@ SHAPE = (8, 8, 3)
 class TinyWorld(World):
     """Noise that drifts with the action; an episode ends by itself after 5 to 60 steps, as its seed says.
 
-    Names: "tiny", "tiny-discrete"; "tiny-slow" takes 5 ms a step; "tiny-blind" has no expert; in "tiny-sabotaged" the first worker to find the file
-    named by SABOTAGE does what it says: "kill", "raise" (each once, as it deletes the file), "always raise", or "user error".
+    Names: "tiny", "tiny-discrete"; "tiny-slow" takes 5 ms a step; "tiny-blind" has no expert; in "tiny-sabotaged" the
+        first worker to find the file
+    named by SABOTAGE does what it says: "kill", "raise" (each once, as it deletes the file), "always raise", or "user
+    error".
     """
 
     def __init__(self, name: str, num: int = 1, max_steps: int = 1000, restart: bool = True):
         assert not restart
         self.num, self.device = num, torch.device("cpu")
-        space = gym.spaces.Discrete(4) if name == "tiny-discrete" else gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
+        space = (
+            gym.spaces.Discrete(4)
+            if name == "tiny-discrete"
+            else gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
+        )
         self.spec = WorldSpec(name, SHAPE, space, 1 / 50, max_steps)
 
     def reset(self, seed):
@@ -46,7 +53,9 @@ class TinyWorld(World):
             sabotage(Path(os.environ["SABOTAGE"]))
         reward = [copy.step(float(a.sum()), self.spec.max_steps) for copy, a in zip(self.copies, action, strict=True)]
         obs = torch.from_numpy(np.stack([copy.obs for copy in self.copies]))
-        terminated, truncated = (torch.tensor([getattr(copy, end) for copy in self.copies]) for end in ("terminated", "truncated"))
+        terminated, truncated = (
+            torch.tensor([getattr(copy, end) for copy in self.copies]) for end in ("terminated", "truncated")
+        )
         return Step(obs, torch.tensor(reward, dtype=torch.float32), terminated, truncated)
 
     def expert_action(self):
@@ -97,13 +106,18 @@ def make(name: str, num: int = 1, **options) -> World:
     return TinyWorld(name, num, **options)
 
 
-def recorder(env: str = "tiny", mixture: dict | None = None, noise: float = 0.0, seed: int = 0, max_steps: int = 100) -> generation_script.Recorder:
+def recorder(
+    env: str = "tiny", mixture: dict | None = None, noise: float = 0.0, seed: int = 0, max_steps: int = 100
+) -> generation_script.Recorder:
     """Records episodes within this process."""
-    return generation_script.Recorder(generation_script.Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere")))
+    return generation_script.Recorder(
+        generation_script.Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere"))
+    )
 
 
 def same(one: Episode, other: Episode) -> bool:
-    """Whether two episodes are of the same number, seed and policy; AssertionError unless all that was recorded is equal."""
+    """Whether two episodes are of the same number, seed and policy; AssertionError unless all that was recorded is
+    equal."""
     for name in ("obs", "action", "expert_action", "reward", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     return (one.index, one.seed, one.policy) == (other.index, other.seed, other.policy)

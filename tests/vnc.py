@@ -1,4 +1,5 @@
-"""A VNC desktop for tests: TigerVNC's X server on this machine alone, and vncdotool as the person who looks at it and types."""
+"""A VNC desktop for tests: TigerVNC's X server on this machine alone, and vncdotool as the person who looks at it and
+types."""
 
 import os
 import shutil
@@ -48,8 +49,20 @@ def vnc_desktop(size: tuple[int, int] = (1400, 900)) -> Iterator[Desktop]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     read, write = os.pipe()
-    command = ["Xtigervnc", "-displayfd", str(write), "-SecurityTypes", "None", "-localhost", "-rfbport", str(port),
-               "-geometry", f"{size[0]}x{size[1]}", "-depth", "24"]
+    command = [
+        "Xtigervnc",
+        "-displayfd",
+        str(write),
+        "-SecurityTypes",
+        "None",
+        "-localhost",
+        "-rfbport",
+        str(port),
+        "-geometry",
+        f"{size[0]}x{size[1]}",
+        "-depth",
+        "24",
+    ]
     with subprocess.Popen(command, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.close(write)
         with os.fdopen(read) as numbers:

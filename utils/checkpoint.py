@@ -3,9 +3,10 @@
     exp_dir/<stage>/best.tar         for the next stage
     exp_dir/<stage>/checkpoint.tar   for going on
 
-A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict), parents (name -> digest), and whatever else
-the stage needs to go on. It is loaded with `weights_only=True` and nothing else, so a hostile file cannot run code, and written under a temporary name and
-renamed. Its digest is the sha256 of the file.
+A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict),
+parents (name -> digest), and whatever else the stage needs to go on. It is loaded with `weights_only=True` and nothing
+else, so a hostile file cannot run code, and written under a temporary name and renamed. Its digest is the sha256 of the
+file.
 """
 
 import contextlib
@@ -35,13 +36,16 @@ def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint; `more` holds tensors and plain values."""
     buffer = io.BytesIO()
-    torch.save(_canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}), buffer)
+    torch.save(
+        _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
+        buffer,
+    )
     write_atomically(target, buffer.getvalue())
 
 
 def _canonical(value):
-    """`value` with every container built anew and equal strings made one: pickle writes an object it has met before as a reference, so that without this
-    the bytes (and the digest) would tell a resumed run from an uninterrupted one."""
+    """`value` with every container built anew and equal strings made one: pickle writes an object it has met before as
+    a reference, so that without this the bytes (and the digest) would tell a resumed run from an uninterrupted one."""
     if isinstance(value, dict):
         return {_canonical(k): _canonical(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -50,34 +54,44 @@ def _canonical(value):
 
 
 def load(source: Path, stage: str) -> dict:
-    """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged, hostile or of another kind."""
+    """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged,
+    hostile or of another kind."""
     remedy = f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent}`"
     try:
         content = source.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{source} is missing: {remedy} first") from None
     except OSError as error:
-        raise UserError(f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload") from None
+        raise UserError(
+            f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload"
+        ) from None
     try:
-        # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded silently.
+        # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded
+        # silently.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{source} holds objects other than tensors and plain values, so it was not loaded: "
-                        f"get it from a source you trust, or {remedy} --noreload") from None
+        raise UserError(
+            f"{source} holds objects other than tensors and plain values, so it was not loaded: "
+            f"get it from a source you trust, or {remedy} --noreload"
+        ) from None
     except Exception as error:  # a damaged file can fail in any part of zipfile or torch
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source} is damaged ({reason}): restore it, or {remedy} --noreload") from None
     found = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
     if found != stage:
-        raise UserError(f'{source} is not a checkpoint of stage "{stage}" (its stage is {found!r}): '
-                        f"{remedy} --noreload, or import it with `python -m data.exchange`")
+        raise UserError(
+            f'{source} is not a checkpoint of stage "{stage}" (its stage is {found!r}): '
+            f"{remedy} --noreload, or import it with `python -m data.exchange`"
+        )
     if checkpoint.get("schema") != SCHEMA:
-        raise UserError(f"{source} has schema version {checkpoint.get('schema')!r}, this version of dreamdrive reads {SCHEMA}: "
-                        f"{remedy} --noreload, or use the version that wrote it")
+        raise UserError(
+            f"{source} has schema version {checkpoint.get('schema')!r}, this version of dreamdrive reads {SCHEMA}: "
+            f"{remedy} --noreload, or use the version that wrote it"
+        )
     return {**checkpoint, "digest": hashlib.sha256(content).hexdigest()}
 
 
@@ -87,7 +101,8 @@ def load_parent(logdir: Path, stage: str) -> dict:
 
 
 def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) -> dict | None:
-    """checkpoint.tar of this stage to go on from, or None for a fresh start; UserError if it was trained on other parents.
+    """checkpoint.tar of this stage to go on from, or None for a fresh start; UserError if it was trained on other
+    parents.
 
     A fresh start by --noreload removes nothing until the first new checkpoint replaces the old one.
     """
@@ -115,16 +130,20 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
     for name, flag in flags.items():
         there = checkpoint["config"].get(name, config.get(name))  # a version before ours may not have had it
         if name in config and there != config[name]:
-            raise UserError(f"the run to go on with has {name} {there}, not {config.get(name)}: "
-                            f"leave {flag} away, or start afresh with --noreload")
+            raise UserError(
+                f"the run to go on with has {name} {there}, not {config.get(name)}: "
+                f"leave {flag} away, or start afresh with --noreload"
+            )
 
 
 @contextlib.contextmanager
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
-    """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with the process, however it ends."""
+    """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
+    the process, however it ends."""
     folder = make_folder(Path(logdir) / stage)
-    with locked(folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"):
+    with locked(
+        folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"
+    ):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield folder
-

@@ -14,5 +14,7 @@ def device(name: str) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} is not available on this machine ({reason}): use --device auto or --device cpu") from None
+        raise UserError(
+            f"--device {name} is not available on this machine ({reason}): use --device auto or --device cpu"
+        ) from None
     return found

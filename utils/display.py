@@ -15,8 +15,13 @@ from dreamdrive.utils.errors import UserError
 
 SCREEN = (1400, 900)
 
-# Asked in a process of its own, because connecting to an X server that hangs (a dead ssh -X, say) cannot be given a time limit in this one.
-CONNECT = "import ctypes, sys; x = ctypes.CDLL('libX11.so.6'); x.XOpenDisplay.restype = ctypes.c_void_p; sys.exit(0 if x.XOpenDisplay(None) else 1)"
+# Asked in a process of its own, because connecting to an X server that hangs (a dead ssh -X, say) cannot be given a
+# time limit in this one.
+CONNECT = (
+    "import ctypes, sys; x = ctypes.CDLL('libX11.so.6'); x.XOpenDisplay.restype = ctypes.c_void_p; sys.exit(0 "
+    "if "
+    "x.XOpenDisplay(None) else 1)"
+)
 
 # Draws one pixel and reads it back: a driver may load, and then not draw.
 DRAW = """
@@ -42,7 +47,12 @@ def answers(display: str) -> bool:
     """Whether an X server answers at `display` within five seconds."""
     environment = {**os.environ, "DISPLAY": display}
     try:
-        return subprocess.run([sys.executable, "-I", "-S", "-c", CONNECT], env=environment, capture_output=True, timeout=5).returncode == 0
+        return (
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", CONNECT], env=environment, capture_output=True, timeout=5
+            ).returncode
+            == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -50,19 +60,25 @@ def answers(display: str) -> bool:
 def open_display() -> str | None:
     """Make sure that os.environ["DISPLAY"] can show a window.
 
-    Returns None where a display is there; else it starts a virtual screen, which ends with this process however this process ends, and returns the
-    sentence that says where its picture can be seen. UserError where there is neither.
+    Returns None where a display is there; else it starts a virtual screen, which ends with this process however this
+    process ends, and returns the sentence that says where its picture can be seen. UserError where there is neither.
     """
     name = os.environ.get("DISPLAY")
     if name and answers(name):
         return None
     why = f"DISPLAY={name} does not answer" if name else "there is no DISPLAY"
     if shutil.which("Xvfb") is None:
-        raise UserError(f"{why}, and no virtual screen to start instead: install one (`apt-get install xvfb`), or record a video, which needs none")
+        raise UserError(
+            f"{why}, and no virtual screen to start instead: install one (`apt-get install xvfb`), or record a video, "
+            "which needs none"
+        )
     start_xvfb()
     here = os.environ["DISPLAY"]
-    return (f"{why}: the window is on the virtual screen {here}. To see it, run `x11vnc -localhost -display {here}` (package x11vnc) and point a VNC "
-            f"viewer at localhost:5900; or start this inside a VNC desktop; or record a video instead")
+    return (
+        f"{why}: the window is on the virtual screen {here}. To see it, run `x11vnc -localhost -display {here}` "
+        "(package x11vnc) and point a VNC "
+        f"viewer at localhost:5900; or start this inside a VNC desktop; or record a video instead"
+    )
 
 
 def start_xvfb() -> None:
@@ -70,9 +86,11 @@ def start_xvfb() -> None:
     from xvfbwrapper import Xvfb
 
     global _connection
-    # -terminate: it ends when its last client goes, and the connection made below goes when this process does, kill -9 included.
+    # -terminate: it ends when its last client goes, and the connection made below goes when this process does, kill -9
+    # included.
     server = Xvfb(*SCREEN, tempdir="/tmp", display=free_number(), extra_args=["-terminate", "-nolisten", "tcp"])
-    # Ctrl-C reaches every process of the terminal. Xvfb keeps the blocked signal, so it outlives our clean-up instead of cutting it short.
+    # Ctrl-C reaches every process of the terminal. Xvfb keeps the blocked signal, so it outlives our clean-up instead
+    # of cutting it short.
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         server.start()
@@ -88,9 +106,12 @@ def start_xvfb() -> None:
 
 
 def free_number() -> int:
-    """A display number nobody uses. Left to itself xvfbwrapper draws one from `random`, which a seed makes the same in every process."""
+    """A display number nobody uses. Left to itself xvfbwrapper draws one from `random`, which a seed makes the same in
+    every process."""
     numbers = (100 + (os.getpid() + i) % 9900 for i in range(9900))
-    return next(n for n in numbers if not os.path.exists(f"/tmp/.X11-unix/X{n}") and not os.path.exists(f"/tmp/.X{n}-lock"))
+    return next(
+        n for n in numbers if not os.path.exists(f"/tmp/.X11-unix/X{n}") and not os.path.exists(f"/tmp/.X{n}-lock")
+    )
 
 
 @dataclass(frozen=True)

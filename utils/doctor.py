@@ -1,7 +1,8 @@
 """Says what this machine has and lacks, and what to install.
 
-Each line starts with "ok", "--" (missing, and needed only for what the line says) or "!!" (missing, and needed by the five stages). The status
-is 1 if there is a "!!", else 0. torch is loaded, and OpenGL drawn, in processes of their own: a broken driver is reported and not suffered.
+Each line starts with "ok", "--" (missing, and needed only for what the line says) or "!!" (missing, and needed by the
+five stages). The status is 1 if there is a "!!", else 0. torch is loaded, and OpenGL drawn, in processes of their own:
+a broken driver is reported and not suffered.
 """
 
 import argparse
@@ -38,13 +39,15 @@ speed = seconds(torch.float32) / seconds(torch.bfloat16)
 print("cpu", f"{torch.backends.cpu.get_cpu_capability()}, bf16 at {speed:.2f} times the speed of fp32", sep="|")
 for i in range(torch.cuda.device_count()):
     p = torch.cuda.get_device_properties(i)
-    print(f"cuda:{i}", f"{p.name}, {p.total_memory / 2**30:.0f} GB, bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}", sep="|")
+    bf16 = "yes" if torch.cuda.is_bf16_supported() else "no"
+    print(f"cuda:{i}", f"{p.name}, {p.total_memory / 2**30:.0f} GB, bf16 {bf16}", sep="|")
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `ok`, what was looked at, what was found, and the remedy if it is not ok; `required` by the five stages."""
+    """One line: `ok`, what was looked at, what was found, and the remedy if it is not ok; `required` by the five
+    stages."""
 
     ok: bool
     name: str
@@ -54,20 +57,34 @@ class Finding:
 
     def __str__(self) -> str:
         mark = "ok" if self.ok else "!!" if self.required else "--"
-        return f"{mark}  {self.name:<20} {self.found}" + ("" if self.ok or not self.remedy else f"\n{'':25}-> {self.remedy}")
+        return f"{mark}  {self.name:<20} {self.found}" + (
+            "" if self.ok or not self.remedy else f"\n{'':25}-> {self.remedy}"
+        )
 
 
 def python() -> Iterator[Finding]:
     right = sys.version_info[:2] == (3, 11)
-    yield Finding(right, "Python", f"{platform.python_version()}, {sys.executable}", "the pins are for Python 3.11: `make setup PYTHON=...`", True)
+    yield Finding(
+        right,
+        "Python",
+        f"{platform.python_version()}, {sys.executable}",
+        "the pins are for Python 3.11: `make setup PYTHON=...`",
+        True,
+    )
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against requirements.txt, for the tests requirements-dev.txt, and for trackers requirements-extra.txt."""
-    for file, command, purpose in (("requirements.txt", "setup", ""), ("requirements-dev.txt", "setup", " (only for the tests)"),
-                                   ("requirements-extra.txt", "extra", " (only for --track mlflow and --track wandb, and their tests)")):
+    """Installed versions against requirements.txt, for the tests requirements-dev.txt, and for trackers
+    requirements-extra.txt."""
+    for file, command, purpose in (
+        ("requirements.txt", "setup", ""),
+        ("requirements-dev.txt", "setup", " (only for the tests)"),
+        ("requirements-extra.txt", "extra", " (only for --track mlflow and --track wandb, and their tests)"),
+    ):
         pins = re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
-        wrong = [f"{name} {have or 'is missing'} (wanted {want})" for name, want in pins if (have := installed(name)) != want]
+        wrong = [
+            f"{name} {have or 'is missing'} (wanted {want})" for name, want in pins if (have := installed(name)) != want
+        ]
         found = ", ".join(wrong) if wrong else f"all {len(pins)} as pinned"
         yield Finding(not wrong, file, found, f"`make {command}`, or `pip install -r {file}`{purpose}", not purpose)
 
@@ -91,7 +108,12 @@ def torch() -> Iterator[Finding]:
     for name, found in devices:
         yield Finding(True, f"  {name}", found)
     if len(devices) == 1 and shutil.which("nvidia-smi"):
-        yield Finding(False, "  cuda", "none, though nvidia-smi is here", "to train on the GPU install a CUDA build of torch: https://pytorch.org")
+        yield Finding(
+            False,
+            "  cuda",
+            "none, though nvidia-smi is here",
+            "to train on the GPU install a CUDA build of torch: https://pytorch.org",
+        )
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
@@ -114,15 +136,22 @@ def opengl() -> Iterator[Finding]:
         return
     x = display.probe("x")
     where = f" on a virtual screen (DISPLAY is {given or 'not set'})" if virtual else f" on DISPLAY={given}"
-    yield Finding(x.ok, "OpenGL by X", x.detail + where, f"{mesa}, or unset DISPLAY for a virtual screen (only for --render)")
+    yield Finding(
+        x.ok, "OpenGL by X", x.detail + where, f"{mesa}, or unset DISPLAY for a virtual screen (only for --render)"
+    )
 
 
 def programs() -> Iterator[Finding]:
-    for name, binary, package, purpose in (("Xvfb", "Xvfb", "xvfb", "windows without a display"), ("xauth", "xauth", "xauth", "xvfb-run"),
-                                           ("VNC server", "Xtigervnc", "tigervnc-standalone-server", "the tests, and to watch a server's windows"),
-                                           ("compiler", "gcc", "gcc", "torch.compile")):
+    for name, binary, package, purpose in (
+        ("Xvfb", "Xvfb", "xvfb", "windows without a display"),
+        ("xauth", "xauth", "xauth", "xvfb-run"),
+        ("VNC server", "Xtigervnc", "tigervnc-standalone-server", "the tests, and to watch a server's windows"),
+        ("compiler", "gcc", "gcc", "torch.compile"),
+    ):
         path = shutil.which(binary)
-        yield Finding(path is not None, name, path or f"no {binary} in PATH", f"`apt-get install {package}` (only for {purpose})")
+        yield Finding(
+            path is not None, name, path or f"no {binary} in PATH", f"`apt-get install {package}` (only for {purpose})"
+        )
 
 
 def ffmpeg() -> Iterator[Finding]:
@@ -131,18 +160,32 @@ def ffmpeg() -> Iterator[Finding]:
     binary = imageio_ffmpeg.get_ffmpeg_exe()
     done = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=30)
     ok = done.returncode == 0 and "libx264" in done.stdout
-    yield Finding(ok, "ffmpeg", binary if ok else f"{binary} cannot encode H.264", "`pip install imageio-ffmpeg` brings one, for the videos", True)
+    yield Finding(
+        ok,
+        "ffmpeg",
+        binary if ok else f"{binary} cannot encode H.264",
+        "`pip install imageio-ffmpeg` brings one, for the videos",
+        True,
+    )
 
 
 def machine() -> Iterator[Finding]:
     free = shutil.disk_usage(ROOT).free / 1e9
-    yield Finding(free > DISK_GB, "disk", f"{free:.1f} GB free in {ROOT}", f"make room: the demo needs up to {DISK_GB} GB", True)
-    memory = {k: int(v) / 1e6 for k, v in re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)}
+    yield Finding(
+        free > DISK_GB, "disk", f"{free:.1f} GB free in {ROOT}", f"make room: the demo needs up to {DISK_GB} GB", True
+    )
+    memory = {
+        k: int(v) / 1e6 for k, v in re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    }
     text = f"{memory['MemTotal']:.1f} GB, {memory['MemAvailable']:.1f} GB available"
     limit = memory_limit()
     available = min(memory["MemAvailable"], limit)
-    yield Finding(available > MEMORY_GB, "memory", text + (f", limited to {limit:.1f} GB" if limit < memory["MemTotal"] else ""),
-                  f"below {MEMORY_GB} GB training may be killed: smaller --batch-size, fewer --threads")
+    yield Finding(
+        available > MEMORY_GB,
+        "memory",
+        text + (f", limited to {limit:.1f} GB" if limit < memory["MemTotal"] else ""),
+        f"below {MEMORY_GB} GB training may be killed: smaller --batch-size, fewer --threads",
+    )
     yield Finding(True, "cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()} ({platform.machine()})")
 
 
@@ -161,7 +204,9 @@ def findings(checks: tuple[Callable[[], Iterator[Finding]], ...]) -> Iterator[Fi
             yield from check()
         except Exception as error:
             required = check in (packages, torch, ffmpeg)
-            yield Finding(False, check.__name__, f"could not be looked at: {type(error).__name__}: {error}", required=required)
+            yield Finding(
+                False, check.__name__, f"could not be looked at: {type(error).__name__}: {error}", required=required
+            )
 
 
 def main() -> int:
@@ -171,7 +216,11 @@ def main() -> int:
     for finding in findings((python, packages, torch, ffmpeg, opengl, programs, machine)):
         print(finding, flush=True)
         wrong += finding.required and not finding.ok
-    print(f"\n{wrong} of what the five stages need is missing: see !! above" if wrong else "\nAll that the five stages need is here.")
+    print(
+        f"\n{wrong} of what the five stages need is missing: see !! above"
+        if wrong
+        else "\nAll that the five stages need is here."
+    )
     return 1 if wrong else 0
 
 

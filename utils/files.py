@@ -7,7 +7,8 @@ from dreamdrive.utils.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power cut."""
+    """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power
+    cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -17,7 +18,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error.strerror}): free some space or choose another folder, then run the same command again") from None
+        raise UserError(
+            f"{path} could not be written ({error.strerror}): free some space or choose another folder, then run the "
+            "same command again"
+        ) from None
     fsync_folder(path.parent)
 
 
@@ -38,5 +42,7 @@ def make_folder(folder: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions") from None
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions"
+        ) from None
     return folder

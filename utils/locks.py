@@ -10,7 +10,8 @@ from dreamdrive.utils.errors import UserError
 
 @contextlib.contextmanager
 def locked(folder: Path, sentence: str | None) -> Iterator[None]:
-    """Keep other processes out of `folder`. If one is in it, raise UserError(sentence), or without a sentence wait until it is done.
+    """Keep other processes out of `folder`. If one is in it, raise UserError(sentence), or without a sentence wait
+    until it is done.
 
     The lock goes when the process does, however it ends.
     """
@@ -20,5 +21,7 @@ def locked(folder: Path, sentence: str | None) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(sentence) from None
         except OSError as error:  # some network filesystems have no locks
-            raise UserError(f"{folder} is on a filesystem without file locks ({error.strerror}): choose a folder on a local disk") from None
+            raise UserError(
+                f"{folder} is on a filesystem without file locks ({error.strerror}): choose a folder on a local disk"
+            ) from None
         yield

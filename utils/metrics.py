@@ -24,7 +24,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def line(row: dict) -> str:
     """A row as one line for the screen."""
-    return "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items() if value is not None)
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+        if value is not None
+    )
 
 
 class Mean:
@@ -36,7 +40,9 @@ class Mean:
 
     def add(self, values: dict, weight: float = 1.0) -> None:
         for key, value in values.items():
-            self.total[key] = self.total.get(key, 0.0) + float(value.detach() if hasattr(value, "detach") else value) * weight
+            self.total[key] = (
+                self.total.get(key, 0.0) + float(value.detach() if hasattr(value, "detach") else value) * weight
+            )
         self.weight += weight
 
     def result(self) -> dict[str, float]:

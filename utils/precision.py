@@ -6,7 +6,8 @@ CHOICES = ("auto", "fp32", "bf16")
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware; elsewhere bf16 is emulated and many times slower than fp32."""
+    """Whether the device multiplies bf16 matrices in hardware; elsewhere bf16 is emulated and many times slower than
+    fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -14,4 +15,6 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The autocast context of `--precision`: auto is bf16 where has_fast_bf16, else fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and has_fast_bf16(device)))
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    )

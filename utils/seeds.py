@@ -1,8 +1,9 @@
-"""The simulator seeds of recording, model selection and evaluation: three ranges that never meet, so nothing is judged on what it learnt from.
+"""The simulator seeds of recording, model selection and evaluation: three ranges that never meet, so nothing is judged
+on what it learnt from.
 
-          0 ..   999,999   recording and training
-  1,000,000 .. 1,999,999   model selection: re-scoring, early stopping by return
-  2,000,000 and above      evaluation: `test_controller.py --seed k` uses 2,000,000 + 10,000 k onwards
+        0 ..   999,999   recording and training
+1,000,000 .. 1,999,999   model selection: re-scoring, early stopping by return
+2,000,000 and above      evaluation: `test_controller.py --seed k` uses 2,000,000 + 10,000 k onwards
 """
 
 import random
@@ -34,9 +35,11 @@ def evaluation_seeds(seed: int, n: int) -> list[int]:
 
 
 def seed_everything(*entropy: int) -> np.random.Generator:
-    """Seed torch, random and NumPy from a tuple of integers such as (seed, stage, epoch); returns a NumPy generator of the same origin.
+    """Seed torch, random and NumPy from a tuple of integers such as (seed, stage, epoch); returns a NumPy generator of
+    the same origin.
 
-    A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an uninterrupted one.
+    A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an
+    uninterrupted one.
     """
     sequence = np.random.SeedSequence([int(e) for e in entropy])
     first, second = (int(word) for word in sequence.generate_state(2))

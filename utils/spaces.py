@@ -9,7 +9,8 @@ from dreamdrive.utils.errors import UserError
 
 
 def space_to_dict(space: gym.Space, scale: Sequence[float] | None = None) -> dict:
-    """A one-dimensional Box (with the typical size of its components, if `scale` says it) or a Discrete as {"type": ..., ...}; UserError for any other kind of space."""
+    """A one-dimensional Box (with the typical size of its components, if `scale` says it) or a Discrete as {"type":
+    ..., ...}; UserError for any other kind of space."""
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return {"type": "discrete", "n": int(space.n)}
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:

@@ -1,10 +1,12 @@
 """The process beside a training that shows it in TensorBoard, MLflow or Weights & Biases; started by utils.tracking.
 
-It follows the files that training writes anyway, metrics.csv and the pictures, so nothing queues up and nothing gets lost: what a tracker has missed while it was
-slow or down is sent later, also by a later run of the same command. Being a process, it keeps from training whatever a tracker's package does: imports of seconds,
-threads, handlers of exits and signals, servers that hang. It also outlives a training that is killed, for as long as it takes to say so.
+It follows the files that training writes anyway, metrics.csv and the pictures, so nothing queues up and nothing gets
+lost: what a tracker has missed while it was slow or down is sent later, also by a later run of the same command. Being
+a process, it keeps from training whatever a tracker's package does: imports of seconds, threads, handlers of exits and
+signals, servers that hang. It also outlives a training that is killed, for as long as it takes to say so.
 
-    exp_dir/<stage>/tracking/<tracker>.json    the tracker's run that the next command goes on with, and the last step it has been sent
+    exp_dir/<stage>/tracking/<tracker>.json    the tracker's run that the next command goes on with, and the last step
+    it has been sent
 """
 
 import contextlib
@@ -23,19 +25,32 @@ from dreamdrive.utils.locks import locked
 
 PROJECT = "dreamdrive"
 GLANCE = 0.5  # seconds between two looks at the files
-SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
-DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow's own add up to many minutes
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+    "OMP_NUM_THREADS": "1",
+}
+# MLflow's own add up to many minutes
+DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class TensorBoard:
-    """Event files in exp_dir/tensorboard/<stage>. `kept` is this tracker's <tracker>.json; `place` says where to look."""
+    """Event files in exp_dir/tensorboard/<stage>. `kept` is this tracker's <tracker>.json; `place` says where to
+    look."""
 
     def __init__(self, job: dict, kept: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(job["logdir"], "tensorboard", job["stage"])
-        self.writer = SummaryWriter(folder, purge_step=kept["step"] + 1)  # hides what an earlier run has shown beyond that
-        self.writer.add_text("parameters", "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in job["parameters"].items())]), kept["step"])
+        # hides what an earlier run has shown beyond that
+        self.writer = SummaryWriter(folder, purge_step=kept["step"] + 1)
+        self.writer.add_text(
+            "parameters",
+            "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in job["parameters"].items())]),
+            kept["step"],
+        )
         self.writer.flush()
         self.place = f"tensorboard --logdir {folder.parent}"
 
@@ -58,7 +73,8 @@ class TensorBoard:
 class MLflow:
     """A run at MLFLOW_TRACKING_URI, else in an SQLite file in exp_dir/mlflow."""
 
-    times: dict[int, int] = {}  # of steps, in milliseconds: a row that is sent twice, for want of an answer, is one if its time is the same
+    # of steps, in milliseconds: a row that is sent twice, for want of an answer, is one if its time is the same
+    times: dict[int, int] = {}
 
     def __init__(self, job: dict, kept: dict) -> None:
         from mlflow import MlflowClient
@@ -72,14 +88,26 @@ class MLflow:
         else:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self.client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else self.client.create_experiment(name, None if uri else (local / "artifacts").as_uri())
-            run = self.client.create_run(experiment, tags={"stage": job["stage"], "logdir": job["logdir"]}, run_name=job["name"])
+            experiment = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(name, None if uri else (local / "artifacts").as_uri())
+            )
+            run = self.client.create_run(
+                experiment, tags={"stage": job["stage"], "logdir": job["logdir"]}, run_name=job["name"]
+            )
         self.run = kept["run"] = run.info.run_id
         if not run.data.params:
-            self.client.log_batch(self.run, params=[Param(name, str(value)) for name, value in job["parameters"].items()])
+            self.client.log_batch(
+                self.run, params=[Param(name, str(value)) for name, value in job["parameters"].items()]
+            )
         # What it really has: an answer may have come too late for us to count it.
         kept["step"] = int(run.data.metrics.get(job["counter"], 0))
-        self.place = f"{uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self.run}" if uri else f"mlflow ui --backend-store-uri sqlite:///{local}/mlflow.db"
+        self.place = (
+            f"{uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self.run}"
+            if uri
+            else f"mlflow ui --backend-store-uri sqlite:///{local}/mlflow.db"
+        )
 
     def _known(self, run_id: str | None):
         """The run, unless this server does not have it (any more)."""
@@ -95,7 +123,9 @@ class MLflow:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         moment = self.times.setdefault(step, int(time.time() * 1000))
-        self.client.log_batch(self.run, metrics=[self.metric(name, value, moment, step) for name, value in values.items()])
+        self.client.log_batch(
+            self.run, metrics=[self.metric(name, value, moment, step) for name, value in values.items()]
+        )
 
     def picture(self, name: str, path: Path, step: int) -> None:
         self.client.log_artifact(self.run, str(path), name.split("/")[0])
@@ -105,7 +135,8 @@ class MLflow:
 
 
 def local_store(folder: Path) -> str:
-    """The address of an SQLite file in `folder`. MLflow takes seconds to make one, and cannot mend one half made: it gets its name when it is whole."""
+    """The address of an SQLite file in `folder`. MLflow takes seconds to make one, and cannot mend one half made: it
+    gets its name when it is whole."""
     from mlflow import MlflowClient
 
     folder.mkdir(exist_ok=True)
@@ -119,19 +150,36 @@ def local_store(folder: Path) -> str:
 
 
 class WandB:
-    """A run at Weights & Biases, with its own settings and log-in; without a network by WANDB_MODE=offline, in exp_dir/wandb."""
+    """A run at Weights & Biases, with its own settings and log-in; without a network by WANDB_MODE=offline, in
+    exp_dir/wandb."""
 
     def __init__(self, job: dict, kept: dict) -> None:
         import wandb
 
         kept.setdefault("run", uuid.uuid4().hex[:8])
-        quiet = wandb.Settings(console="off", disable_git=True, disable_code=True, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
-                               init_timeout=10, finish_timeout=10)
-        self.run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), id=kept["run"], resume="allow", name=job["name"], job_type=job["stage"],
-                              dir=os.environ.get("WANDB_DIR", job["logdir"]), settings=quiet)
+        quiet = wandb.Settings(
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            init_timeout=10,
+            finish_timeout=10,
+        )
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=kept["run"],
+            resume="allow",
+            name=job["name"],
+            job_type=job["stage"],
+            dir=os.environ.get("WANDB_DIR", job["logdir"]),
+            settings=quiet,
+        )
         self.run.config.update(job["parameters"], allow_val_change=True)
         self.counter, self.image = job["counter"], wandb.Image
-        self.run.define_metric("*", step_metric=self.counter)  # steps of its own cannot go back, as pictures of a run that went on would
+        # steps of its own cannot go back, as pictures of a run that went on would
+        self.run.define_metric("*", step_metric=self.counter)
         self.place = self.run.url or f"wandb sync {Path(self.run.dir).parent}"
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -148,7 +196,8 @@ TRACKERS = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
 
 
 class Follower:
-    """Keeps a tracker up to date with a stage's folder, until training says how it ended, or has ended without a word."""
+    """Keeps a tracker up to date with a stage's folder, until training says how it ended, or has ended without a
+    word."""
 
     def __init__(self, job: dict, out: int) -> None:
         self.job, self.out, self.folder = job, out, Path(job["folder"])
@@ -180,7 +229,9 @@ class Follower:
             except ImportError as error:
                 missing = f"the package {error.name} is missing" if error.name else str(error)
                 file = "requirements.txt" if self.job["tracker"] == "tensorboard" else "requirements-extra.txt"
-                self.say(f"{self.name} cannot be used ({missing}): `pip install -r {file}`; training goes on without it")
+                self.say(
+                    f"{self.name} cannot be used ({missing}): `pip install -r {file}`; training goes on without it"
+                )
                 return 1
             except Exception as error:
                 self.tracker, failed_at = None, time.monotonic()
@@ -230,8 +281,11 @@ class Follower:
         """Say once what is wrong."""
         if not self.failed:
             self.failed = True
-            self.say(f"{self.name} failed ({why}); training goes on, and what is missing there follows when it works, or when the same "
-                     "command is run again")
+            self.say(
+                f"{self.name} failed ({why}); training goes on, and what is missing there follows when it works, or "
+                "when the same "
+                "command is run again"
+            )
 
     def say(self, sentence: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
@@ -262,7 +316,8 @@ def numbers(row: dict[str, str]) -> dict[str, float]:
 
 
 def without_secrets(text: str) -> str:
-    """`text` without the passwords of addresses, what follows their question marks, and the values of variables that hold tokens, keys or passwords."""
+    """`text` without the passwords of addresses, what follows their question marks, and the values of variables that
+    hold tokens, keys or passwords."""
     text = re.sub(r"(://)\S*@|(\?)\S*=\S*", r"\1\2", text)
     for name, value in os.environ.items():
         if len(value) > 3 and re.search("TOKEN|KEY|PASSWORD|SECRET", name):
@@ -275,7 +330,8 @@ def main() -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # packages print what they like; 2 is /dev/null
     os.environ.update({**DEFAULTS, **os.environ, **SETTINGS})
-    with locked(Path(job["folder"], "tracking"), None):  # of a training that was killed, the follower may still be there
+    # of a training that was killed, the follower may still be there
+    with locked(Path(job["folder"], "tracking"), None):
         return Follower(job, out).run()
 
 

@@ -1,4 +1,5 @@
-"""Shows a training in TensorBoard, MLflow or Weights & Biases, see docs/tracking.md: its parameters, metrics and pictures, and how it ended."""
+"""Shows a training in TensorBoard, MLflow or Weights & Biases, see docs/tracking.md: its parameters, metrics and
+pictures, and how it ended."""
 
 import argparse
 import contextlib
@@ -20,10 +21,11 @@ RETRY = 30  # seconds until a tracker that failed is tried again
 
 @contextlib.contextmanager
 def track(args: argparse.Namespace, folder: Path, counter: str = "epoch") -> Iterator[None]:
-    """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training never waits for (utils.trackers).
+    """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training
+    never waits for (utils.trackers).
 
-    Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter` is the column of metrics.csv that numbers its
-    rows, from 1.
+    Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter`
+    is the column of metrics.csv that numbers its rows, from 1.
     """
     if args.track == "none":
         yield
@@ -31,7 +33,9 @@ def track(args: argparse.Namespace, folder: Path, counter: str = "epoch") -> Ite
     try:
         process, repeater = start(args, folder, counter)
     except OSError as error:
-        print(f"tracking: its process cannot be started ({error.strerror}); training goes on without it", file=sys.stderr)
+        print(
+            f"tracking: its process cannot be started ({error.strerror}); training goes on without it", file=sys.stderr
+        )
         yield
         return
     status = "failed"
@@ -50,12 +54,27 @@ def start(args: argparse.Namespace, folder: Path, counter: str) -> tuple[subproc
     (folder / "tracking").mkdir(exist_ok=True)
     marker = folder / "tracking" / ".lock"
     marker.touch()
-    job = {"tracker": args.track, "folder": str(folder), "logdir": str(args.logdir), "stage": folder.name, "name": f"{args.logdir.resolve().name}/{folder.name}",
-           "counter": counter, "parameters": recorded(args), "grace": GRACE, "retry": RETRY,
-           "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
-           "resumed": not args.noreload and (folder / "checkpoint.tar").exists()}
-    process = subprocess.Popen([sys.executable, "-P", "-m", "dreamdrive.utils.trackers", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True)  # Ctrl-C is not for it
+    job = {
+        "tracker": args.track,
+        "folder": str(folder),
+        "logdir": str(args.logdir),
+        "stage": folder.name,
+        "name": f"{args.logdir.resolve().name}/{folder.name}",
+        "counter": counter,
+        "parameters": recorded(args),
+        "grace": GRACE,
+        "retry": RETRY,
+        "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
+        "resumed": not args.noreload and (folder / "checkpoint.tar").exists(),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "dreamdrive.utils.trackers", json.dumps(job)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )  # Ctrl-C is not for it
     repeater = threading.Thread(target=repeat, args=(process,), daemon=True)
     repeater.start()
     return process, repeater
@@ -79,4 +98,8 @@ def end(process: subprocess.Popen, repeater: threading.Thread, status: str) -> N
         process.wait()
     repeater.join(1)
     if process.returncode not in (0, 1):
-        print(f"tracking: the process that does it crashed (status {process.returncode}): run the same command again to send what is missing", file=sys.stderr)
+        print(
+            f"tracking: the process that does it crashed (status {process.returncode}): run the same command again to "
+            "send what is missing",
+            file=sys.stderr,
+        )

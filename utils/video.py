@@ -1,8 +1,9 @@
-"""Pictures and videos for people: panels side by side, strips of frames, PNG, and H.264 that browsers play. No display is needed.
+"""Pictures and videos for people: panels side by side, strips of frames, PNG, and H.264 that browsers play. No display
+is needed.
 
-    picture = side_by_side([frame, reconstruction], ["simulator", "what V sees"])
-    with VideoWriter(Path("drive.mp4"), fps=50) as video:
-        video.add(picture)
+picture = side_by_side([frame, reconstruction], ["simulator", "what V sees"])
+with VideoWriter(Path("drive.mp4"), fps=50) as video:
+    video.add(picture)
 """
 
 import io
@@ -52,8 +53,11 @@ def line_height(size: int) -> int:
     return round(size * 1.5)
 
 
-def draw_text(canvas: Image.Image, text: str, x: float, y: float, size: int, width: float, centred: bool = False) -> None:
-    """Draw one line in the slot of `width` pixels from (x, y); it is cut short with an ellipsis where it does not fit."""
+def draw_text(
+    canvas: Image.Image, text: str, x: float, y: float, size: int, width: float, centred: bool = False
+) -> None:
+    """Draw one line in the slot of `width` pixels from (x, y); it is cut short with an ellipsis where it does not
+    fit."""
     face = font(size)
     if face.getlength(text) > width:
         while text and face.getlength(text + "…") > width:
@@ -84,7 +88,9 @@ def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str] | None = 
 @lru_cache(maxsize=8)
 def heading(captions: tuple[str, ...], widths: tuple[int, ...], size: int) -> Image.Image:
     """What stands above panels of those widths; kept, since the frames of a video all have the same."""
-    canvas = Image.new("RGB", (GAP + sum(w + GAP for w in widths), GAP + (line_height(size) if captions else 0)), BACKGROUND)
+    canvas = Image.new(
+        "RGB", (GAP + sum(w + GAP for w in widths), GAP + (line_height(size) if captions else 0)), BACKGROUND
+    )
     x = GAP
     for caption, width in zip(captions, widths, strict=False):
         draw_text(canvas, caption, x, GAP / 2, size, width, centred=True)
@@ -106,7 +112,14 @@ def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) ->
         y = GAP + number * (height + GAP)
         lines = caption.split("\n")
         for i, line in enumerate(lines):
-            draw_text(canvas, line, GAP, y + (height - len(lines) * line_height(size)) / 2 + i * line_height(size), size, left - GAP)
+            draw_text(
+                canvas,
+                line,
+                GAP,
+                y + (height - len(lines) * line_height(size)) / 2 + i * line_height(size),
+                size,
+                left - GAP,
+            )
         x = left
         for picture in row:
             canvas.paste(picture, (x, y))
@@ -133,28 +146,68 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 
 def ffmpeg_command(width: int, height: int, fps: float, scale: int, path: Path) -> list[str]:
-    """Reads rgb24 on stdin; writes what every browser plays: H.264, yuv420p, even sizes, the index first, colours tagged."""
+    """Reads rgb24 on stdin; writes what every browser plays: H.264, yuv420p, even sizes, the index first, colours
+    tagged."""
     import imageio_ffmpeg
 
     even = f"scale={width * scale}:{height * scale}:flags=neighbor,pad=ceil(iw/2)*2:ceil(ih/2)*2"
     yuv = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,format=yuv420p"
     tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     # One thread and bit-exact: the same frames give the same file on every machine.
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-            "-r", f"{fps:g}", "-i", "pipe:0", "-an", "-vf", f"{even},{yuv}", "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", *tags,
-            "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart", "-f", "mp4", str(path)]
+    return [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-y",
+        "-loglevel",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        f"{fps:g}",
+        "-i",
+        "pipe:0",
+        "-an",
+        "-vf",
+        f"{even},{yuv}",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-crf",
+        "18",
+        *tags,
+        "-threads",
+        "1",
+        "-fflags",
+        "+bitexact",
+        "-flags:v",
+        "+bitexact",
+        "-movflags",
+        "+faststart",
+        "-f",
+        "mp4",
+        str(path),
+    ]
 
 
 class VideoWriter:
-    """Writes frames, uint8 (H, W, 3) and all of one size, to an mp4; under `path` there is the whole video or what was there before.
+    """Writes frames, uint8 (H, W, 3) and all of one size, to an mp4; under `path` there is the whole video or what was
+    there before.
 
-    `scale` enlarges each pixel to a square of scale x scale. Leaving the `with` block by an exception throws the video away.
+    `scale` enlarges each pixel to a square of scale x scale. Leaving the `with` block by an exception throws the video
+    away.
     """
 
     def __init__(self, path: Path, fps: float, scale: int = 1):
         self.path = Path(path)
         if self.path.suffix != ".mp4":
-            raise UserError(f'the video "{path}" must have a name that ends in .mp4, because H.264 in mp4 is what is written')
+            raise UserError(
+                f'the video "{path}" must have a name that ends in .mp4, because H.264 in mp4 is what is written'
+            )
         self.fps, self.scale = fps, scale
         self.shape: tuple[int, ...] | None = None
         self.process: subprocess.Popen | None = None
@@ -172,7 +225,9 @@ class VideoWriter:
             self.shape = frame.shape
             command = ffmpeg_command(frame.shape[1], frame.shape[0], self.fps, self.scale, self.temporary)
             # A session of its own: Ctrl-C in the terminal is for us to answer, not for ffmpeg.
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.log, start_new_session=True
+            )
         if frame.shape != self.shape:
             raise ValueError(f"all frames of a video have one shape: {frame.shape} after {self.shape}")
         try:
@@ -203,7 +258,10 @@ class VideoWriter:
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines() or [f"status {status}"]
         self.discard()
-        raise UserError(f"ffmpeg could not write {self.path} ({lines[-1].strip()}): see that the disk has space, then run the same command again")
+        raise UserError(
+            f"ffmpeg could not write {self.path} ({lines[-1].strip()}): see that the disk has space, then run the same "
+            "command again"
+        )
 
     def discard(self) -> None:
         """Throw away what has been written."""

@@ -3,11 +3,11 @@
     with Viewer("CarRacing", ["simulator", "what V sees", "what M expected"], dt=0.02) as viewer:
         viewer.show([frame, reconstruction, expectation], {"return": 0.0})
         while (wish := viewer.wait()) != "quit":
-            ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, action_space, last_action)
-            viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
+            ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, action_space,
+            last_action) viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
 
-Keys: space pauses and goes on, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all others are the driver's.
-pyglet is imported when a Viewer is made, not before.
+Keys: space pauses and goes on, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
+others are the driver's. pyglet is imported when a Viewer is made, not before.
 """
 
 import re
@@ -27,18 +27,24 @@ NAP = 0.02  # seconds between two looks at the keyboard while nothing is to be d
 class Viewer:
     """Panels side by side, captions above, lines of text below.
 
-    `size` is (width, height) in pixels, made smaller where the screen is; `dt` seconds lie between two "step" answers of `wait`.
-    State, kept up to date by `events`: `paused`, `step_once`, `reset`, `quit`, and `held`, the names of the keys that are down ("left", "a", "1").
+    `size` is (width, height) in pixels, made smaller where the screen is; `dt` seconds lie between two "step" answers
+    of `wait`. State, kept up to date by `events`: `paused`, `step_once`, `reset`, `quit`, and `held`, the names of the
+    keys that are down ("left", "a", "1").
     """
 
-    def __init__(self, title: str, panels: Sequence[str], size: tuple[int, int] = (1280, 560), dt: float = 0.02, help: str = HELP):
+    def __init__(
+        self, title: str, panels: Sequence[str], size: tuple[int, int] = (1280, 560), dt: float = 0.02, help: str = HELP
+    ):
         message = open_display()
         if message:
             print(message, flush=True)
         import pyglet
 
         if pyglet.options["headless"]:
-            raise UserError("this process draws pictures without a display, and no window besides: set DREAMDRIVE_OPENGL=x, or open the window first")
+            raise UserError(
+                "this process draws pictures without a display, and no window besides: set DREAMDRIVE_OPENGL=x, or "
+                "open the window first"
+            )
         self.pyglet, self.panels, self.dt, self.help = pyglet, list(panels), dt, help
         self.paused = self.step_once = self.reset = self.quit = False
         self.held: set[str] = set()
@@ -48,10 +54,18 @@ class Viewer:
         try:
             screen = pyglet.display.get_display().get_default_screen()
             # vsync off: the pace is ours, and a hidden window's vsync may never come.
-            self.window = pyglet.window.Window(min(size[0], screen.width), min(size[1], screen.height), title, resizable=True, vsync=False)
-        except Exception as error:  # each driver fails in its own way, and pyglet.window, where its errors are named, may fail to load too
-            raise UserError(f"this display cannot draw with OpenGL 3.3 ({error}): unset DISPLAY for a virtual screen, or record a video") from None
-        self.window.push_handlers(self.on_key_press, self.on_key_release, self.on_close, self.on_deactivate, self.on_expose, self.on_resize)
+            self.window = pyglet.window.Window(
+                min(size[0], screen.width), min(size[1], screen.height), title, resizable=True, vsync=False
+            )
+        # each driver fails in its own way, and pyglet.window, where its errors are named, may fail to load too
+        except Exception as error:
+            raise UserError(
+                f"this display cannot draw with OpenGL 3.3 ({error}): unset DISPLAY for a virtual screen, or record a "
+                "video"
+            ) from None
+        self.window.push_handlers(
+            self.on_key_press, self.on_key_release, self.on_close, self.on_deactivate, self.on_expose, self.on_resize
+        )
         self.window.activate()  # without a window manager nobody else gives us the keyboard
 
     def __enter__(self) -> "Viewer":
@@ -70,7 +84,8 @@ class Viewer:
         self.draw()
 
     def wait(self) -> str:
-        """Block until something is to be done: "step" (when `dt` has passed, or for a single step), "reset" or "quit"."""
+        """Block until something is to be done: "step" (when `dt` has passed, or for a single step), "reset" or
+        "quit"."""
         while True:
             self.events()
             if self.quit:
@@ -81,7 +96,8 @@ class Viewer:
             now = time.monotonic()
             if self.step_once or (not self.paused and now >= self.due):
                 self.step_once = False
-                self.due = (now if now - self.due > self.dt else self.due) + self.dt  # a slow step is not made up for by a rush
+                # a slow step is not made up for by a rush
+                self.due = (now if now - self.due > self.dt else self.due) + self.dt
                 return "step"
             time.sleep(NAP if self.paused else min(NAP, self.due - now))
 
@@ -182,10 +198,14 @@ def value_text(value) -> str:
 
 STEER = 0.1  # how far of its way to full lock the wheel turns in a step; back to the middle it goes twice as fast
 BRAKE = 0.8  # full braking blocks the wheels
-PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))  # the keys that lower and raise each number of an action
+# the keys that lower and raise each number of an action
+PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))
 BICYCLE = (("down", "up"), ("right", "left"))  # the same of acceleration and steering
-TYPICAL = [2.0, 0.1]  # scale of an action space that is acceleration (m/s^2) and steering (rad, to the left): envs/nocturne/world.py
-DISCRETE = {  # what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action directly
+# scale of an action space that is acceleration (m/s^2) and steering (rad, to the left): envs/nocturne/world.py
+TYPICAL = [2.0, 0.1]
+# what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action
+# directly
+DISCRETE = {
     2: {"left": 0, "right": 1},  # CartPole
     3: {"left": 0, "right": 2, None: 1},  # MountainCar, Acrobot
     5: {"right": 1, "left": 2, "up": 3, "down": 4},  # CarRacing
@@ -193,11 +213,12 @@ DISCRETE = {  # what the arrows mean in a Discrete(n), after the order gymnasium
 
 
 def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | None = None):
-    """The action the held keys ask for, in `space` (utils.spaces dict); `previous` is the action before it, None at an episode's start.
+    """The action the held keys ask for, in `space` (utils.spaces dict); `previous` is the action before it, None at an
+    episode's start.
 
-    Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down accelerate and brake, left and right steer.
-    Other boxes: left / right move the first number, down / up the second, A / D and Z / W the next two, smoothly.
-    Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
+    Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down
+    accelerate and brake, left and right steer. Other boxes: left / right move the first number, down / up the second, A
+    / D and Z / W the next two, smoothly. Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
     Returns float32 (A,) or an int.
     """
     if space["type"] == "discrete":
@@ -210,7 +231,9 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
         smooth = slice(0, 1)
     else:
         for i, (less, more) in enumerate(pairs_of(space)):
-            target[i] = high[i] if more in held and less not in held else low[i] if less in held and more not in held else 0
+            target[i] = (
+                high[i] if more in held and less not in held else low[i] if less in held and more not in held else 0
+            )
         smooth = slice(0, len(low))
     target = np.clip(target, low, high)
     before = np.clip(np.zeros_like(low), low, high) if previous is None else np.asarray(previous, np.float32)

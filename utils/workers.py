@@ -2,13 +2,15 @@
 
     def setup(name):                                   # called once in each worker
         world = make(name)
-        return lambda task, report: score(world, task)  # called for each task; report(n) sends progress, or just a sign of life, while it works
+        return lambda task, report: score(world, task)  # called for each task; report(n) sends progress, or just a sign
+        of life, while it works
 
     with WorkerPool(setup, ("carracing",), workers=8) as pool:
         pool.run(tasks, on_result=lambda i, score: ...)
 
-Workers are spawned, never forked (a child forked after OpenGL was used hangs), use one thread each (eight workers with eight threads each are slower
-than one), leave Ctrl-C to the parent, and end within a second when the parent dies, however it dies.
+Workers are spawned, never forked (a child forked after OpenGL was used hangs), use one thread each (eight workers with
+eight threads each are slower than one), leave Ctrl-C to the parent, and end within a second when the parent dies,
+however it dies.
 """
 
 import multiprocessing
@@ -34,8 +36,15 @@ SILENCE = 900.0  # seconds a worker with a task may say nothing before it counts
 GLANCE = 5.0  # seconds between two looks at who is silent
 
 
-def run_tasks(setup: Callable, setup_args: tuple, tasks: Sequence, workers: int, on_result: Callable[[int, Any], None],
-              on_progress: Callable[[int, Any], None] | None = None, retries: int = 2) -> None:
+def run_tasks(
+    setup: Callable,
+    setup_args: tuple,
+    tasks: Sequence,
+    workers: int,
+    on_result: Callable[[int, Any], None],
+    on_progress: Callable[[int, Any], None] | None = None,
+    retries: int = 2,
+) -> None:
     """Do `tasks` with `workers` processes and end them; see `WorkerPool.run`."""
     with WorkerPool(setup, setup_args, workers, retries) as pool:
         pool.run(tasks, on_result, on_progress)
@@ -44,11 +53,14 @@ def run_tasks(setup: Callable, setup_args: tuple, tasks: Sequence, workers: int,
 class WorkerPool:
     """Processes that keep what `setup(*setup_args)` built, for one `run` after another.
 
-    A worker that raises, dies, or says nothing for `silence` seconds is replaced and its task done again, up to `retries` times; then UserError. A
-    UserError that a worker raises is raised here at once, since doing the task again would not help. After any exception out of `run` no worker is left.
+    A worker that raises, dies, or says nothing for `silence` seconds is replaced and its task done again, up to
+    `retries` times; then UserError. A UserError that a worker raises is raised here at once, since doing the task again
+    would not help. After any exception out of `run` no worker is left.
     """
 
-    def __init__(self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2, silence: float = SILENCE):
+    def __init__(
+        self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2, silence: float = SILENCE
+    ):
         self.setup, self.setup_args, self.retries, self.silence = setup, setup_args, retries, silence
         self.workers: list[_Worker | None] = [None] * workers
 
@@ -58,10 +70,16 @@ class WorkerPool:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def run(self, tasks: Sequence, on_result: Callable[[int, Any], None], on_progress: Callable[[int, Any], None] | None = None) -> None:
+    def run(
+        self,
+        tasks: Sequence,
+        on_result: Callable[[int, Any], None],
+        on_progress: Callable[[int, Any], None] | None = None,
+    ) -> None:
         """Do every task; calls on_result(index of the task, its result) as results come.
 
-        on_progress(index, n) is called for each report(n) of a worker, and on_progress(index, None) when a task is to be done again from its start.
+        on_progress(index, n) is called for each report(n) of a worker, and on_progress(index, None) when a task is to
+        be done again from its start.
         """
         waiting = deque(range(len(tasks)))
         failures = [0] * len(tasks)
@@ -113,7 +131,12 @@ class WorkerPool:
 
     def _messages(self) -> "Iterator[tuple[_Worker, str, Any]]":
         """Wait, then yield (worker, kind, value); kind is "progress", "result", "user error" or "failure"."""
-        sources = {source: worker for worker in self.workers if worker is not None for source in (worker.pipe, worker.process.sentinel)}
+        sources = {
+            source: worker
+            for worker in self.workers
+            if worker is not None
+            for source in (worker.pipe, worker.process.sentinel)
+        }
         glance = min(GLANCE, self.silence / 2)
         since = time.monotonic()
         speaking = {id(sources[source]): sources[source] for source in connection.wait(list(sources), glance)}
@@ -138,7 +161,8 @@ class WorkerPool:
                 yield worker, "failure", worker.cause_of_death()
 
     def _failed(self, worker: "_Worker", cause: str, failures: list[int]) -> bool:
-        """Report `worker` and clear its slot, so that the next task starts another; True if it had a task, which may be done again."""
+        """Report `worker` and clear its slot, so that the next task starts another; True if it had a task, which may be
+        done again."""
         worker.end()
         self.workers[self.workers.index(worker)] = None
         if worker.task is None:
@@ -148,13 +172,16 @@ class WorkerPool:
         verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
         _say(f"{cause}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
         if count > self.retries:
-            raise UserError(f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
-                            "mend the cause shown above, then run the same command again")
+            raise UserError(
+                f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
+                "mend the cause shown above, then run the same command again"
+            )
         return True
 
 
 class _Worker:
-    """One process and the pipe to it; `task` is the index of what it is doing, `silent` for how many seconds nothing was heard of it."""
+    """One process and the pipe to it; `task` is the index of what it is doing, `silent` for how many seconds nothing
+    was heard of it."""
 
     def __init__(self, setup: Callable, setup_args: tuple):
         self.task: int | None = None
@@ -169,7 +196,9 @@ class _Worker:
     def cause_of_death(self) -> str:
         code = self.process.exitcode
         if code is not None and code < 0:
-            return f"worker {self.pid} was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+            return f"worker {self.pid} was killed by {signal.Signals(-code).name}" + (
+                " (out of memory?)" if code == -signal.SIGKILL else ""
+            )
         return f"worker {self.pid} ended by itself with status {code}"
 
     def end(self) -> None:
@@ -192,7 +221,8 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """What is started inside never sees Ctrl-C, not even while it is still importing; ours waits until the end of the block."""
+    """What is started inside never sees Ctrl-C, not even while it is still importing; ours waits until the end of the
+    block."""
     resource_tracker.ensure_running()  # starting it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

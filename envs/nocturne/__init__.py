@@ -1,6 +1,6 @@
 """Nocturne's world: Waymo's traffic scenes, seen as cone images.
 
-    from dreamdrive.envs.nocturne import Simulator, features, load_scene, render_cones, visible
+from dreamdrive.envs.nocturne import Simulator, features, load_scene, render_cones, visible
 """
 
 import gymnasium

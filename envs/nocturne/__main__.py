@@ -4,7 +4,8 @@
     python -m envs.nocturne show datasets/scenes/synthetic_000000.json --video scene.mp4
     python -m envs.nocturne check datasets/scenes
 
-show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log; check reads every scene of a folder and prints a table.
+show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log; check reads
+every scene of a folder and prints a table.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
-COLUMNS = ("vehicles", "pedestrians", "cyclists", "moving", "egos", "road points", "lights", "stop signs")  # of the table
+# of the table
+COLUMNS = ("vehicles", "pedestrians", "cyclists", "moving", "egos", "road points", "lights", "stop signs")
 AROUND = 80.0  # metres that the picture from above shows to each side
 
 
@@ -32,15 +34,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = p.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="draw a scene", formatter_class=cli.HelpFormatter)
     show.add_argument("scene", type=Path, help="JSON file")
-    show.add_argument("--ego", type=cli.natural, help="id of the object whose cone is drawn (default: the first vehicle that moves and is there all the time)")
+    show.add_argument(
+        "--ego",
+        type=cli.natural,
+        help="id of the object whose cone is drawn (default: the first vehicle that moves and is there all the time)",
+    )
     show.add_argument("--t", type=cli.natural, default=20, help=f"step of the log, 0 to {STEPS - 1}")
     show.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
     show.add_argument("--video", type=Path, help="write the whole log as a video instead, e.g. scene.mp4")
-    show.add_argument("--style", choices=("legible", "nocturne"), default="legible", help="of the cone image: the one learners see, or Nocturne's own")
+    show.add_argument(
+        "--style",
+        choices=("legible", "nocturne"),
+        default="legible",
+        help="of the cone image: the one learners see, or Nocturne's own",
+    )
     check = commands.add_parser("check", help="read every scene of a folder", formatter_class=cli.HelpFormatter)
     check.add_argument("folder", type=Path, help="folder with JSON files")
     for command in (show, check):
-        command.add_argument("--kind", choices=("auto", *FORMATS), default="auto", help="of the files: nocturne's headings are in degrees, gpudrive's in radians")
+        command.add_argument(
+            "--kind",
+            choices=("auto", *FORMATS),
+            default="auto",
+            help="of the files: nocturne's headings are in degrees, gpudrive's in radians",
+        )
     return p.parse_args(argv)
 
 
@@ -55,7 +71,10 @@ def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     cone = render_cones(sim, who, SIDE, style=style, **learner if style == "legible" else {})[0].numpy()
     scene, t = sim.scenes[0], int(sim.time[0])
     speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])
-    text = f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} m/s   goal in {goal:.1f} m"
+    text = (
+        f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} "
+        f"m/s   goal in {goal:.1f} m"
+    )
     return with_lines(side_by_side([above, cone], ["from above", "what the ego sees"], SIDE), [text])
 
 
@@ -81,7 +100,10 @@ def show(args: argparse.Namespace) -> None:
         return
     if not scene.valid[ego, args.t]:
         there = np.flatnonzero(scene.valid[ego])
-        raise UserError(f"object {scene.ids[ego]} is not in {args.scene} at step {args.t}: choose --t between {there[0]} and {there[-1]}, or another --ego")
+        raise UserError(
+            f"object {scene.ids[ego]} is not in {args.scene} at step {args.t}: choose --t between {there[0]} and "
+            f"{there[-1]}, or another --ego"
+        )
     sim.reset(time=args.t)
     save_png(args.out, panels(sim, ego, args.style))
     print(f"{args.out}: step {args.t} of {args.scene}, ego {scene.ids[ego]}")
@@ -90,8 +112,16 @@ def show(args: argparse.Namespace) -> None:
 def facts(scene: Scene) -> dict[str, int]:
     """What the table of `check` says of a scene."""
     kinds = Counter(OBJECTS[kind] for kind in scene.type)
-    counts = (kinds["vehicle"], kinds["pedestrian"], kinds["cyclist"], int(scene.moved.sum()), len(scene.egos), len(scene.road_points), len(scene.light_position),
-              len(scene.stop_signs))
+    counts = (
+        kinds["vehicle"],
+        kinds["pedestrian"],
+        kinds["cyclist"],
+        int(scene.moved.sum()),
+        len(scene.egos),
+        len(scene.road_points),
+        len(scene.light_position),
+        len(scene.stop_signs),
+    )
     return dict(zip(COLUMNS, counts, strict=True))
 
 
@@ -111,7 +141,10 @@ def check(args: argparse.Namespace) -> None:
         print("  ".join([path.name.ljust(width), *(str(row[name]).rjust(len(name)) for name in COLUMNS)]))
     print("  ".join(["all".ljust(width), *(str(total[name]).rjust(len(name)) for name in COLUMNS)]))
     if wrong:
-        raise UserError(f"{wrong} of the {len(files)} files in {args.folder} cannot be used: see above, and mend them or take them away")
+        raise UserError(
+            f"{wrong} of the {len(files)} files in {args.folder} cannot be used: see above, and mend them or take them "
+            "away"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ActionGrid:
-    """Pairs of acceleration (m/s^2) and steering (rad), evenly spread over [-accel, accel] and [-steer, steer]; index = row of acceleration * steers + column."""
+    """Pairs of acceleration (m/s^2) and steering (rad), evenly spread over [-accel, accel] and [-steer, steer]; index =
+    row of acceleration * steers + column."""
 
     accel: float = 6.0
     steer: float = 1.0
@@ -21,7 +22,9 @@ class ActionGrid:
     def pair(self, index: Tensor) -> Tensor:
         """(..., 2) acceleration and steering of indices (...) int64."""
         row, column = index // self.steers, index % self.steers
-        return torch.stack([self.accel * (2 * row / (self.accels - 1) - 1), self.steer * (2 * column / (self.steers - 1) - 1)], -1).float()
+        return torch.stack(
+            [self.accel * (2 * row / (self.accels - 1) - 1), self.steer * (2 * column / (self.steers - 1) - 1)], -1
+        ).float()
 
     def index(self, pair: Tensor) -> Tensor:
         """(...) int64: the nearest of the pairs to (..., 2)."""

@@ -1,13 +1,18 @@
-"""Cones that can be read when they are small: what Nocturne's cone image shows, made for learning from 64 x 64 or 128 x 128 pixels.
+"""Cones that can be read when they are small: what Nocturne's cone image shows, made for learning from 64 x 64 or 128 x
+128 pixels.
 
-Roads are bands of their width in metres, antialiased; colours tell the classes apart (PALETTE); vehicles are blue, lighter at the front, cyclists violet, pedestrians
-orange, the ego white. Widths and objects have a least size in pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at
-all; what lies behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by them. The goal is a ring; one that
-lies further away than the picture reaches is drawn at the rim, in its direction, also outside the cone. Below the ego are instruments: a tail as long as its way in
-half a second; in the goal's colour and the same measure, on its left the speed that is wanted there, on its right the one that leads there by the end of the log.
+Roads are bands of their width in metres, antialiased; colours tell the classes apart (PALETTE); vehicles are blue,
+lighter at the front, cyclists violet, pedestrians orange, the ego white. Widths and objects have a least size in
+pixels. An object of which anything can be seen is drawn whole, one of which nothing can be seen not at all; what lies
+behind an object is black. Traffic lights and stop signs are at their true places, under the objects, not hidden by
+them. The goal is a ring; one that lies further away than the picture reaches is drawn at the rim, in its direction,
+also outside the cone. Below the ego are instruments: a tail as long as its way in half a second; in the goal's colour
+and the same measure, on its left the speed that is wanted there, on its right the one that leads there by the end of
+the log.
 
-How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each cone's horizon - the distance, by direction, from
-which the nearest object hides everything - is a row of a texture, a minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
+How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each
+cone's horizon - the distance, by direction, from which the nearest object hides everything - is a row of a texture, a
+minimum over the objects. One pass over the pixels looks up road and horizon, one draws the objects.
 """
 
 from dataclasses import dataclass
@@ -20,13 +25,30 @@ from dreamdrive.envs.nocturne.cone import Colors, Frame, SceneCache, Views
 from dreamdrive.envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
 
 PALETTE = {
-    "background": (40, 40, 46), "lane": (84, 86, 94), "lane_center": (104, 106, 116), "road_line": (178, 160, 80), "road_edge": (205, 205, 210),
-    "crosswalk": (70, 112, 112), "speed_bump": (120, 90, 70),
-    "vehicle": (40, 130, 255), "pedestrian": (255, 130, 20), "cyclist": (190, 70, 255), "ego": (255, 255, 255), "goal": (255, 0, 170), "speed": (0, 200, 200),
+    "background": (40, 40, 46),
+    "lane": (84, 86, 94),
+    "lane_center": (104, 106, 116),
+    "road_line": (178, 160, 80),
+    "road_edge": (205, 205, 210),
+    "crosswalk": (70, 112, 112),
+    "speed_bump": (120, 90, 70),
+    "vehicle": (40, 130, 255),
+    "pedestrian": (255, 130, 20),
+    "cyclist": (190, 70, 255),
+    "ego": (255, 255, 255),
+    "goal": (255, 0, 170),
+    "speed": (0, 200, 200),
     "stop_sign": (150, 0, 30),
-    "light_unknown": (140, 150, 190), "light_stop": (255, 30, 30), "light_caution": (255, 225, 0), "light_go": (0, 225, 60), "light_arrow_stop": (255, 90, 110),
-    "light_arrow_caution": (255, 235, 120), "light_arrow_go": (120, 240, 150), "light_flashing_stop": (200, 20, 70), "light_flashing_caution": (205, 185, 0),
-}  # fmt: skip
+    "light_unknown": (140, 150, 190),
+    "light_stop": (255, 30, 30),
+    "light_caution": (255, 225, 0),
+    "light_go": (0, 225, 60),
+    "light_arrow_stop": (255, 90, 110),
+    "light_arrow_caution": (255, 235, 120),
+    "light_arrow_go": (120, 240, 150),
+    "light_flashing_stop": (200, 20, 70),
+    "light_flashing_caution": (205, 185, 0),
+}
 # Painted in this order: the class of road, what is drawn of it, its width in metres, the least in pixels.
 ROAD_LAYERS = (
     ("lane", "lane", 3.7, 1.0),
@@ -38,7 +60,8 @@ ROAD_LAYERS = (
     ("road_line", "road_line", 0.3, 0.25),
     ("road_edge", "road_edge", 0.5, 0.65),
 )
-LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}  # pixels, length and width
+# pixels, length and width
+LEAST = {"vehicle": (2.6, 1.8), "cyclist": (2.4, 1.8), "pedestrian": (2.0, 2.0), "ego": (2.6, 1.8)}
 LIGHT_RADIUS, SIGN_RADIUS, GOAL_RADIUS = (1.5, 1.1), (1.5, 1.1), (2.5, 2.0)  # metres, and the least in pixels
 SPEED_BAR, LEAST_TIME = 0.5, 1.0  # seconds whose way a bar shows; that are left for the way to the goal, at least
 BAR_WIDTH, BAR_APART, LONGEST_BAR = (1.6, 1.6), 3.0, 12.0  # metres, and the least in pixels; metres; metres
@@ -78,8 +101,12 @@ class Legible:
     def __init__(self, context: opengl.Context, cache: SceneCache) -> None:
         self.context, self.cache, self.gl = context, cache, context.gl
         gl = self.gl
-        sources = {"horizon": (shaders.HORIZON_VERTEX, shaders.HORIZON_FRAGMENT), "ground": (shaders.GROUND_VERTEX, shaders.GROUND_FRAGMENT),
-                   "marks": (shaders.MARK_VERTEX, shaders.MARK_FRAGMENT), "bands": (shaders.BAND_VERTEX, shaders.BAND_FRAGMENT)}  # fmt: skip
+        sources = {
+            "horizon": (shaders.HORIZON_VERTEX, shaders.HORIZON_FRAGMENT),
+            "ground": (shaders.GROUND_VERTEX, shaders.GROUND_FRAGMENT),
+            "marks": (shaders.MARK_VERTEX, shaders.MARK_FRAGMENT),
+            "bands": (shaders.BAND_VERTEX, shaders.BAND_FRAGMENT),
+        }
         self.programs = {}
         for name, (vertex, fragment) in sources.items():
             texts = {"vertex": vertex.strip(), "fragment": fragment.strip()}
@@ -108,19 +135,40 @@ class Legible:
                 gl.glUniform1i(where, value)
             else:
                 values = value if isinstance(value, tuple) else (value,)
-                (gl.glUniform1f, gl.glUniform2f, gl.glUniform3f, gl.glUniform4f)[len(values) - 1](where, *map(float, values))
+                (gl.glUniform1f, gl.glUniform2f, gl.glUniform3f, gl.glUniform4f)[len(values) - 1](
+                    where, *map(float, values)
+                )
 
     def draw(self, views: Views, colors: Colors, goal: bool, speed: bool, out: np.ndarray) -> None:
         """Paint the cones of `views` into `out` (E, h, w, 3); `colors` is not for this style."""
         gl, frame, cones = self.gl, views.frame, len(out)
         h, w = frame.size
-        groups = {scene: (numbers, self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)))
-                  for scene, numbers in views.by_scene().items()}  # fmt: skip
+        groups = {
+            scene: (
+                numbers,
+                self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)),
+            )
+            for scene, numbers in views.by_scene().items()
+        }
         rows = objects(views)
-        self.objects.put(np.concatenate([fixed(views), rows, instruments(views, goal) if speed else rows[:0], goals(views) if goal else rows[:0]]))
+        self.objects.put(
+            np.concatenate(
+                [
+                    fixed(views),
+                    rows,
+                    instruments(views, goal) if speed else rows[:0],
+                    goals(views) if goal else rows[:0],
+                ]
+            )
+        )
         half = min(frame.angle, 2 * np.pi) / 2
-        common = {"middle": (frame.left + frame.side / 2, frame.top + frame.side / 2), "size": (w, h), "number": float(cones), "scale": frame.scale,
-                  "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05))}  # fmt: skip
+        common = {
+            "middle": (frame.left + frame.side / 2, frame.top + frame.side / 2),
+            "size": (w, h),
+            "number": float(cones),
+            "scale": frame.scale,
+            "view": (frame.dist, half, frame.head, min(2 * np.pi, 2 * half + 0.05)),
+        }
         self.draw_horizons(common, cones, frame.occlusion)
         self.stack.begin(h, w, cones)
         gl.glActiveTexture(gl.GL_TEXTURE1)
@@ -129,7 +177,12 @@ class Legible:
         for numbers, road in groups.values():
             at = views.position[numbers] - road.corner
             zero = np.zeros(len(numbers))
-            self.egos.put(np.stack([numbers, *at.T, zero, np.sin(views.heading[numbers]), np.cos(views.heading[numbers]), zero, zero], 1))
+            self.egos.put(
+                np.stack(
+                    [numbers, *at.T, zero, np.sin(views.heading[numbers]), np.cos(views.heading[numbers]), zero, zero],
+                    1,
+                )
+            )
             gl.glBindTexture(gl.GL_TEXTURE_2D, road.texture)
             self.use("ground", **common, road=0, horizon=1, grain=tuple(1 / road.extent))
             gl.glBindVertexArray(self.egos.array)
@@ -172,15 +225,22 @@ class Legible:
         fine = min(FINER * scale, float(np.sqrt(TEXELS / np.prod(high - low))))
         side = min(8192, self.context.limit(gl.GL_MAX_TEXTURE_SIZE))
         w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 4))
-        # Drawn four times as large and halved twice: 16 samples for a texel, so that thin bands at a slant are even. (Quicker in Mesa's software than multisampling.)
+        # Drawn four times as large and halved twice: 16 samples for a texel, so that thin bands at a slant are even.
+        # (Quicker in Mesa's software than multisampling.)
         textures, targets = ([opengl.new(gl, kind) for _ in range(3)] for kind in ("Textures", "Framebuffers"))
         background = (*colour("background"), 1.0)
         gl.glActiveTexture(gl.GL_TEXTURE0)
         for texture, target, times in zip(textures, targets, (4, 2, 1), strict=True):
             gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
-            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, times * w, times * h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None)
-            for setting, value in ((gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR), (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
-                                   (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER), (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER)):  # fmt: skip
+            gl.glTexImage2D(
+                gl.GL_TEXTURE_2D, 0, gl.GL_RGBA8, times * w, times * h, 0, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, None
+            )
+            for setting, value in (
+                (gl.GL_TEXTURE_MIN_FILTER, gl.GL_LINEAR),
+                (gl.GL_TEXTURE_MAG_FILTER, gl.GL_LINEAR),
+                (gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_BORDER),
+                (gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_BORDER),
+            ):
                 gl.glTexParameteri(gl.GL_TEXTURE_2D, setting, value)
             gl.glTexParameterfv(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_BORDER_COLOR, (gl.GLfloat * 4)(*background))
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target)
@@ -194,7 +254,9 @@ class Legible:
         for i, times in ((0, 4), (1, 2)):
             gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, targets[i])
             gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, targets[i + 1])
-            gl.glBlitFramebuffer(0, 0, times * w, times * h, 0, 0, times * w // 2, times * h // 2, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR)
+            gl.glBlitFramebuffer(
+                0, 0, times * w, times * h, 0, 0, times * w // 2, times * h // 2, gl.GL_COLOR_BUFFER_BIT, gl.GL_LINEAR
+            )
         for target in targets:
             opengl.delete(gl, "Framebuffers", target)
         for texture in textures[:2]:
@@ -216,7 +278,12 @@ class Legible:
             chosen = np.flatnonzero((scene.road_type == ROADS.index(kind)) & (np.diff(scene.road_first) > 1))
             first = (2 * scene.road_first[chosen]).astype(np.int32)
             count = (2 * np.diff(scene.road_first)[chosen]).astype(np.int32)
-            self.use("bands", shade=tuple(colour(shade)), half_width=max(width, least / scale) / 2, area=(0.0, 0.0, *(2 / extent)))
+            self.use(
+                "bands",
+                shade=tuple(colour(shade)),
+                half_width=max(width, least / scale) / 2,
+                area=(0.0, 0.0, *(2 / extent)),
+            )
             arrays = [a.ctypes.data_as(opengl.ctypes.POINTER(gl.GLint)) for a in (first, count)]
             gl.glMultiDrawArrays(gl.GL_TRIANGLE_STRIP if width else gl.GL_TRIANGLE_FAN, *arrays, len(first))
         opengl.delete(gl, "VertexArrays", bands.array)
@@ -224,7 +291,8 @@ class Legible:
 
 
 def sides(scene: Scene) -> np.ndarray:
-    """(M, 2): where a band of width 2 along the road elements has its left border at each point, so that neighbouring pieces meet (mitred, at most 2 long).
+    """(M, 2): where a band of width 2 along the road elements has its left border at each point, so that neighbouring
+    pieces meet (mitred, at most 2 long).
 
     Crosswalks and speed bumps are polygons: closed in fact, not in the data; the gap is as wide as they and is left.
     """
@@ -251,10 +319,26 @@ def objects(views: Views) -> np.ndarray:
     shade = np.array([colour(name) if name in PALETTE else colour("vehicle") for name in names])
     least = np.array([LEAST.get(name, LEAST["vehicle"]) for name in names]) / views.frame.scale / 2
     kind = np.where(views.is_ego, len(OBJECTS), views.type)
-    order = np.argsort(np.array([{"vehicle": 0, "cyclist": 1, "pedestrian": 2, "ego": 3}.get(name, 0) for name in names])[kind], kind="stable")
+    order = np.argsort(
+        np.array([{"vehicle": 0, "cyclist": 1, "pedestrian": 2, "ego": 3}.get(name, 0) for name in names])[kind],
+        kind="stable",
+    )
     drawn = np.maximum(views.half, least[kind])
     others = ~views.is_ego[:, None]
-    rows = np.concatenate([views.cone[:, None], views.at, np.full_like(others, BOX, float), views.ahead, drawn, views.half, others, others, shade[kind]], 1)
+    rows = np.concatenate(
+        [
+            views.cone[:, None],
+            views.at,
+            np.full_like(others, BOX, float),
+            views.ahead,
+            drawn,
+            views.half,
+            others,
+            others,
+            shade[kind],
+        ],
+        1,
+    )
     return rows[order]
 
 
@@ -270,38 +354,59 @@ def fixed(views: Views) -> np.ndarray:
         if what == "stop_signs":
             shade = np.tile(colour("stop_sign"), (len(cone), 1))
         else:
-            states = np.array([views.scenes[c].light_state[i, views.time[c]] for c, i in zip(cone, number, strict=True)], np.int64)
+            states = np.array(
+                [views.scenes[c].light_state[i, views.time[c]] for c, i in zip(cone, number, strict=True)], np.int64
+            )
             shade = np.array([colour(f"light_{name}") for name in LIGHTS])[states]
         rows.append(marks(cone, at, DISC, radius, shade))
     return np.concatenate(rows)
 
 
 def instruments(views: Views, goal: bool) -> np.ndarray:
-    """Bars below each ego: its speed; and if there is a `goal`, the speed wanted there and the one that leads there in time, as the crow flies."""
+    """Bars below each ego: its speed; and if there is a `goal`, the speed wanted there and the one that leads there in
+    time, as the crow flies."""
     wanted = np.array([scene.goal_speed[n] for scene, n in zip(views.scenes, views.index, strict=True)])
     rear = -views.half[views.is_ego][:, 0]
     bars = [bar(views, 0.0, rear, SPEED_BAR * np.abs(views.speed), "speed")]
     if goal:
         needed = np.linalg.norm(views.goals(), axis=1) / np.maximum((STEPS - 1 - views.time) * DT, LEAST_TIME)
-        bars += [bar(views, side, rear, SPEED_BAR * speed, "goal") for side, speed in ((-BAR_APART, wanted), (BAR_APART, needed))]
+        bars += [
+            bar(views, side, rear, SPEED_BAR * speed, "goal")
+            for side, speed in ((-BAR_APART, wanted), (BAR_APART, needed))
+        ]
     return np.concatenate(bars)
 
 
 def bar(views: Views, u: float, top: np.ndarray, length: np.ndarray, name: str) -> np.ndarray:
     """Rows for OBJECT of bars that hang down from (u, top), one a cone."""
     rows, half = np.zeros((len(top), 15)), np.minimum(length, LONGEST_BAR) / 2
-    rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 5], rows[:, 6] = np.arange(len(top)), u, top - half, BOX, 1, half
+    rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 5], rows[:, 6] = (
+        np.arange(len(top)),
+        u,
+        top - half,
+        BOX,
+        1,
+        half,
+    )
     rows[:, 7], rows[:, 12:] = max(BAR_WIDTH[0], BAR_WIDTH[1] / views.frame.scale) / 2, colour(name)
     return rows
 
 
 def goals(views: Views) -> np.ndarray:
-    """A ring around each ego's goal, moved towards the ego to the rim of the view or of the picture if it lies beyond."""
+    """A ring around each ego's goal, moved towards the ego to the rim of the view or of the picture if it lies
+    beyond."""
     frame, at = views.frame, views.goals()
     radius = max(GOAL_RADIUS[0], GOAL_RADIUS[1] / frame.scale)
     far, (u, v) = np.linalg.norm(at, axis=1), np.maximum(np.abs(at.T), 1e-9)
-    aside, behind = min(frame.side, frame.size[1]) / 2 / frame.scale, (frame.size[0] - frame.top) / frame.scale - frame.dist
-    fits = [(frame.dist - radius) / np.maximum(far, 1e-9), (aside - radius) / u, np.where(at[:, 1] < 0, (behind - radius) / v, 1)]
+    aside, behind = (
+        min(frame.side, frame.size[1]) / 2 / frame.scale,
+        (frame.size[0] - frame.top) / frame.scale - frame.dist,
+    )
+    fits = [
+        (frame.dist - radius) / np.maximum(far, 1e-9),
+        (aside - radius) / u,
+        np.where(at[:, 1] < 0, (behind - radius) / v, 1),
+    ]
     at = at * np.clip(np.min(fits, 0), 0, 1)[:, None]
     return marks(np.arange(len(at)), at, RING, radius, np.tile(colour("goal"), (len(at), 1)))
 

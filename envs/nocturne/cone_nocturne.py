@@ -1,13 +1,18 @@
-"""Nocturne's cone image, painted as Nocturne paints it: by the same primitives in the same order, with four samples a pixel.
+"""Nocturne's cone image, painted as Nocturne paints it: by the same primitives in the same order, with four samples a
+pixel.
 
-1. the square (50, 50, 50)   2. roads, one pixel wide, in the file's order   3. objects, and a white arrow head on each   4. the goal's ring
-5. black where others hide the view   6. traffic lights, then stop signs, 2 m off their place in x and y   7. black outside the cone
+1. the square (50, 50, 50)   2. roads, one pixel wide, in the file's order   3. objects, and a white arrow head on each
+4. the goal's ring
+5. black where others hide the view   6. traffic lights, then stop signs, 2 m off their place in x and y   7. black
+outside the cone
 
-The cones of a call are the layers of one multisampled texture, so that each is drawn at the same place and comes out the same whatever is drawn beside it. Step 7 is
-worked out once per framing as four bits a pixel, and applied where the samples are averaged.
+The cones of a call are the layers of one multisampled texture, so that each is drawn at the same place and comes out
+the same whatever is drawn beside it. Step 7 is worked out once per framing as four bits a pixel, and applied where the
+samples are averaged.
 
-Mesa's llvmpipe, with which Nocturne's pictures were recorded, drops a segment that crosses no border between two columns of pixels, or none between two rows, so that
-roads are dotted in small pictures. With other drivers the segments are drawn as rectangles, and the same ones dropped.
+Mesa's llvmpipe, with which Nocturne's pictures were recorded, drops a segment that crosses no border between two
+columns of pixels, or none between two rows, so that roads are dotted in small pictures. With other drivers the segments
+are drawn as rectangles, and the same ones dropped.
 """
 
 import ctypes
@@ -23,17 +28,34 @@ from dreamdrive.envs.nocturne.cone import RUN, Colors, Frame, SceneCache, Views
 from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS, Scene
 from dreamdrive.utils.errors import UserError
 
-SAMPLES = np.array([[0.375, 0.875], [0.875, 0.625], [0.125, 0.375], [0.625, 0.125]])  # x to the right, y down; OpenGL's numbers for them are asked for
+# x to the right, y down; OpenGL's numbers for them are asked for
+SAMPLES = np.array([[0.375, 0.875], [0.875, 0.625], [0.125, 0.375], [0.625, 0.125]])
 BYTES = 64 << 20  # of the multisampled texture
 BACKGROUND = 50
-ROAD_COLORS = {"lane": (255, 255, 0), "road_line": (0, 0, 255), "road_edge": (0, 255, 0), "crosswalk": (255, 0, 255), "speed_bump": (0, 255, 255)}
-LIGHT_COLORS = {"unknown": (102, 102, 255), "stop": (255, 0, 0), "caution": (255, 255, 0), "go": (0, 255, 0), "arrow_stop": (0, 0, 255),
-                "arrow_caution": (255, 0, 255), "arrow_go": (0, 255, 255), "flashing_stop": (255, 51, 255), "flashing_caution": (255, 153, 51)}
+ROAD_COLORS = {
+    "lane": (255, 255, 0),
+    "road_line": (0, 0, 255),
+    "road_edge": (0, 255, 0),
+    "crosswalk": (255, 0, 255),
+    "speed_bump": (0, 255, 255),
+}
+LIGHT_COLORS = {
+    "unknown": (102, 102, 255),
+    "stop": (255, 0, 0),
+    "caution": (255, 255, 0),
+    "go": (0, 255, 0),
+    "arrow_stop": (0, 0, 255),
+    "arrow_caution": (255, 0, 255),
+    "arrow_go": (0, 255, 255),
+    "flashing_stop": (255, 51, 255),
+    "flashing_caution": (255, 153, 51),
+}
 MISPLACED = 2.0  # metres, in x and y
 
 
 def lit(frame: Frame) -> np.ndarray:
-    """(h, w, 4) bool: the samples that step 7 leaves; Nocturne's disc has 76 chords, and the black fan beside the cone 79."""
+    """(h, w, 4) bool: the samples that step 7 leaves; Nocturne's disc has 76 chords, and the black fan beside the cone
+    79."""
     h, w = frame.size
     x = np.arange(w)[None, :, None] + SAMPLES[:, 0]
     y = np.arange(h)[:, None, None] + SAMPLES[:, 1]
@@ -54,7 +76,8 @@ def lit(frame: Frame) -> np.ndarray:
 
 @lru_cache(32)
 def lit_bits(frame: Frame, order: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """`lit` as (h, w) uint8, bit i for OpenGL's sample i, and the box (left, top, right, bottom) that holds all that is lit."""
+    """`lit` as (h, w) uint8, bit i for OpenGL's sample i, and the box (left, top, right, bottom) that holds all that is
+    lit."""
     kept = lit(frame)
     rows, columns = np.flatnonzero(kept.any((1, 2))), np.flatnonzero(kept.any((0, 2)))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else (0, 0, 0, 0)
@@ -103,45 +126,84 @@ class Nocturne:
         self.context, self.cache, self.gl = context, cache, context.gl
         gl = self.gl
         direct = context.extensions & {"GL_ARB_shader_viewport_layer_array", "GL_AMD_vertex_shader_layer"}
-        self.roads = self.layered(shaders.ROADS_VERTEX, "lines", "line_strip", direct) if context.renderer.startswith("llvmpipe") else self.rectangles()
-        self.bodies, self.shadows, self.rings = (self.layered(vertex, "triangles", "triangle_strip", direct)
-                                                 for vertex in (shaders.BODY_VERTEX, shaders.SHADOW_VERTEX, shaders.RING_VERTEX))
+        self.roads = (
+            self.layered(shaders.ROADS_VERTEX, "lines", "line_strip", direct)
+            if context.renderer.startswith("llvmpipe")
+            else self.rectangles()
+        )
+        self.bodies, self.shadows, self.rings = (
+            self.layered(vertex, "triangles", "triangle_strip", direct)
+            for vertex in (shaders.BODY_VERTEX, shaders.SHADOW_VERTEX, shaders.RING_VERTEX)
+        )
         self.resolve = opengl.program(gl, vertex=shaders.RESOLVE_VERTEX, fragment=shaders.RESOLVE_FRAGMENT)
-        self.places = {(p, n): opengl.uniform(gl, p, n) for p in (self.roads, self.bodies, self.shadows, self.rings, self.resolve)
-                       for n in ("window", "dist", "box", "size", "layers", "mask")}  # fmt: skip
+        self.places = {
+            (p, n): opengl.uniform(gl, p, n)
+            for p in (self.roads, self.bodies, self.shadows, self.rings, self.resolve)
+            for n in ("window", "dist", "box", "size", "layers", "mask")
+        }
         self.objects, self.polygons = (opengl.Instances(gl, sizes) for sizes in ([4, 4, 3], [4, 3, 3]))
         self.empty = opengl.new(gl, "VertexArrays")
         self.egos = opengl.new(gl, "Buffers")
-        self.layers, self.mask, self.target = opengl.new(gl, "Textures"), opengl.new(gl, "Textures"), opengl.new(gl, "Framebuffers")
+        self.layers, self.mask, self.target = (
+            opengl.new(gl, "Textures"),
+            opengl.new(gl, "Textures"),
+            opengl.new(gl, "Framebuffers"),
+        )
         self.stack = opengl.Stack(gl)
         self.allocated: tuple | None = None
         self.masked: Frame | None = None
         self.order: tuple[int, ...] = ()
-        self.commands = opengl.new(gl, "Buffers") if {"GL_ARB_multi_draw_indirect", "GL_ARB_base_instance"} <= context.extensions else 0
+        self.commands = (
+            opengl.new(gl, "Buffers")
+            if {"GL_ARB_multi_draw_indirect", "GL_ARB_base_instance"} <= context.extensions
+            else 0
+        )
 
     def layered(self, vertex: str, taken: str, given: str, direct: set[str]) -> int:
-        """A program that draws into layers: by the vertex shader where the driver has that, else by a geometry shader."""
+        """A program that draws into layers: by the vertex shader where the driver has that, else by a geometry
+        shader."""
         count = {"lines": 2, "triangles": 3}[taken]
         if direct:
-            vertex = vertex.replace("LAYER_EXTENSION", f"#extension {sorted(direct)[-1]} : require").replace("LAYER", "gl_Layer").replace("COLOR", "shade")
+            vertex = (
+                vertex.replace("LAYER_EXTENSION", f"#extension {sorted(direct)[-1]} : require")
+                .replace("LAYER", "gl_Layer")
+                .replace("COLOR", "shade")
+            )
             return opengl.program(self.gl, vertex=vertex.strip(), fragment=shaders.FRAGMENT.strip())
-        vertex = vertex.replace("LAYER_EXTENSION", "flat out int layer_of;").replace("LAYER", "layer_of").replace("COLOR", "color_to_layer")
+        vertex = (
+            vertex.replace("LAYER_EXTENSION", "flat out int layer_of;")
+            .replace("LAYER", "layer_of")
+            .replace("COLOR", "color_to_layer")
+        )
         geometry = shaders.LAYERS_GEOMETRY.replace("INPUT", taken).replace("OUTPUT", given).replace("COUNT", str(count))
-        return opengl.program(self.gl, vertex=vertex.strip(), geometry=geometry.strip(), fragment=shaders.FRAGMENT.strip())
+        return opengl.program(
+            self.gl, vertex=vertex.strip(), geometry=geometry.strip(), fragment=shaders.FRAGMENT.strip()
+        )
 
     def rectangles(self) -> int:
         """A program that draws roads as llvmpipe does, on any driver."""
-        vertex = shaders.ROADS_VERTEX.replace("LAYER_EXTENSION", "flat out int layer_of;").replace("LAYER", "layer_of").replace("COLOR", "color_to_layer")
-        return opengl.program(self.gl, vertex=vertex.strip(), geometry=shaders.LINES_GEOMETRY.strip(), fragment=shaders.FRAGMENT.strip())
+        vertex = (
+            shaders.ROADS_VERTEX.replace("LAYER_EXTENSION", "flat out int layer_of;")
+            .replace("LAYER", "layer_of")
+            .replace("COLOR", "color_to_layer")
+        )
+        return opengl.program(
+            self.gl, vertex=vertex.strip(), geometry=shaders.LINES_GEOMETRY.strip(), fragment=shaders.FRAGMENT.strip()
+        )
 
     def capacity(self, frame: Frame) -> int:
         """How many pictures are drawn at once."""
         gl, (h, w) = self.gl, frame.size
-        most = min(self.context.limit(gl.GL_MAX_ARRAY_TEXTURE_LAYERS), self.context.limit(gl.GL_MAX_TEXTURE_SIZE) // h, BYTES // (16 * h * w))
+        most = min(
+            self.context.limit(gl.GL_MAX_ARRAY_TEXTURE_LAYERS),
+            self.context.limit(gl.GL_MAX_TEXTURE_SIZE) // h,
+            BYTES // (16 * h * w),
+        )
         return max(1, most)
 
     def allocate(self, frame: Frame, cones: int) -> None:
-        """Make the layers for that many pictures, unless there are enough and not many more (all are cleared). Leaves their framebuffer bound."""
+        """Make the layers for that many pictures, unless there are enough and not many more (all are cleared). Leaves
+        their framebuffer bound."""
         gl, (h, w) = self.gl, frame.size
         if self.allocated is not None and self.allocated[:2] == (h, w) and cones <= self.allocated[2] <= 8 * cones:
             gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self.target)
@@ -153,7 +215,10 @@ class Nocturne:
         gl.glFramebufferTexture(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, self.layers, 0)
         if gl.glCheckFramebufferStatus(gl.GL_FRAMEBUFFER) != gl.GL_FRAMEBUFFER_COMPLETE:
             self.allocated = None
-            raise UserError(f"this machine's OpenGL ({self.context.renderer}) draws no {cones} pictures of {h} x {w} at once: ask for smaller ones")
+            raise UserError(
+                f"this machine's OpenGL ({self.context.renderer}) draws no {cones} pictures of {h} x {w} at once: ask "
+                "for smaller ones"
+            )
         if not self.order:
             self.order = self.sample_order()
 
@@ -173,7 +238,9 @@ class Nocturne:
             self.masked = frame
             gl.glBindTexture(gl.GL_TEXTURE_2D, self.mask)
             gl.glPixelStorei(gl.GL_UNPACK_ALIGNMENT, 1)
-            gl.glTexImage2D(gl.GL_TEXTURE_2D, 0, gl.GL_R8UI, w, h, 0, gl.GL_RED_INTEGER, gl.GL_UNSIGNED_BYTE, bits.ctypes.data)
+            gl.glTexImage2D(
+                gl.GL_TEXTURE_2D, 0, gl.GL_R8UI, w, h, 0, gl.GL_RED_INTEGER, gl.GL_UNSIGNED_BYTE, bits.ctypes.data
+            )
             for name in (gl.GL_TEXTURE_MIN_FILTER, gl.GL_TEXTURE_MAG_FILTER):
                 gl.glTexParameteri(gl.GL_TEXTURE_2D, name, gl.GL_NEAREST)
         return box
@@ -195,12 +262,27 @@ class Nocturne:
         gl.glClear(gl.GL_COLOR_BUFFER_BIT)
         self.draw_roads(views)
         shades = body_colors(views, colors)
-        self.objects.put(np.concatenate([views.cone[:, None], views.at, ~views.is_ego[:, None], views.ahead, views.half, shades / 255], 1))
+        self.objects.put(
+            np.concatenate(
+                [views.cone[:, None], views.at, ~views.is_ego[:, None], views.ahead, views.half, shades / 255], 1
+            )
+        )
         self.paint(self.bodies, self.objects, 9, frame)
         if goal:
             own = shades[views.is_ego]
             outer = 2 + 0.5 / np.cos(np.pi / 30)
-            self.polygons.put(np.concatenate([np.arange(cones)[:, None], views.goals(), views.heading[:, None], np.tile([2, outer, 30], (cones, 1)), own / 255], 1))
+            self.polygons.put(
+                np.concatenate(
+                    [
+                        np.arange(cones)[:, None],
+                        views.goals(),
+                        views.heading[:, None],
+                        np.tile([2, outer, 30], (cones, 1)),
+                        own / 255,
+                    ],
+                    1,
+                )
+            )
             self.paint(self.rings, self.polygons, 180, frame)
         if frame.occlusion:
             self.paint(self.shadows, self.objects, 24, frame)
@@ -221,7 +303,9 @@ class Nocturne:
         gl = self.gl
         palette = np.array([ROAD_COLORS.get(name, (0, 0, 0)) for name in ROADS]) / 255
         points = scene.road_points - scene.origin
-        rows = np.concatenate([points, np.repeat(palette[scene.road_type], np.diff(scene.road_first), 0)], 1).astype(np.float32)
+        rows = np.concatenate([points, np.repeat(palette[scene.road_type], np.diff(scene.road_first), 0)], 1).astype(
+            np.float32
+        )
         array, buffer = opengl.new(gl, "VertexArrays"), opengl.new(gl, "Buffers")
         gl.glBindVertexArray(array)
         opengl.upload(gl, buffer, rows, gl.GL_STATIC_DRAW)
@@ -240,22 +324,41 @@ class Nocturne:
             high = np.maximum(np.maximum.reduceat(rows2, pairs)[::2], ends)
         else:
             low = high = np.empty((0, 2))
-        return RoadLines(array, buffer, rows.nbytes, first, count, follows, (low + high) / 2, np.linalg.norm(high - low, axis=1) / 2, scene.origin)
+        return RoadLines(
+            array,
+            buffer,
+            rows.nbytes,
+            first,
+            count,
+            follows,
+            (low + high) / 2,
+            np.linalg.norm(high - low, axis=1) / 2,
+            scene.origin,
+        )
 
     def draw_roads(self, views: Views) -> None:
         """All cones' roads: for each cone the runs that may be seen, neighbours joined, in the file's order."""
         gl, frame = self.gl, views.frame
         gl.glUseProgram(self.roads)
         gl.glLineWidth(1.0)
-        gl.glUniform3f(self.places[self.roads, "window"], *map(float, (frame.left, frame.size[0] - frame.top - frame.side, frame.side)))
+        gl.glUniform3f(
+            self.places[self.roads, "window"],
+            *map(float, (frame.left, frame.size[0] - frame.top - frame.side, frame.side)),
+        )
         for scene, cones in views.by_scene().items():
             lines = self.cache.get(scene, "lines", lambda scene=scene: self.road_lines(scene))
             at = views.position[cones] - lines.origin
             sin, cos = np.sin(views.heading[cones]), np.cos(views.heading[cones])
-            opengl.upload(gl, self.egos, np.stack([*at.T, cos / frame.dist, sin / frame.dist, cones], 1).astype(np.float32))
+            opengl.upload(
+                gl, self.egos, np.stack([*at.T, cos / frame.dist, sin / frame.dist, cones], 1).astype(np.float32)
+            )
             d = (lines.center - at[:, None]).astype(np.float32)
             s, c = sin[:, None].astype(np.float32), cos[:, None].astype(np.float32)
-            seen = frame.sees(s * d[..., 0] - c * d[..., 1], c * d[..., 0] + s * d[..., 1], lines.radius.astype(np.float32) + np.float32(1.5 / frame.scale))
+            seen = frame.sees(
+                s * d[..., 0] - c * d[..., 1],
+                c * d[..., 0] + s * d[..., 1],
+                lines.radius.astype(np.float32) + np.float32(1.5 / frame.scale),
+            )
             if not seen.any():
                 continue
             joined = seen[:, 1:] & seen[:, :-1] & lines.follows[1:]
@@ -318,13 +421,18 @@ def signs(views: Views) -> np.ndarray:
         else:
             states = [views.scenes[c].light_state[i, views.time[c]] for c, i in zip(cone, number, strict=True)]
             corners, shade = 5, palette[np.array(states, np.int64)]
-        rows.append(np.concatenate([cone[:, None], at, views.heading[cone, None], np.tile([0, 2, corners], (len(cone), 1)), shade], 1))
+        rows.append(
+            np.concatenate(
+                [cone[:, None], at, views.heading[cone, None], np.tile([0, 2, corners], (len(cone), 1)), shade], 1
+            )
+        )
     return np.concatenate(rows)
 
 
 @lru_cache(8)
 def default_colors(number: int) -> np.ndarray:
-    """(number, 3): three random numbers scaled so that the largest is 255, as Nocturne draws them, but always the same."""
+    """(number, 3): three random numbers scaled so that the largest is 255, as Nocturne draws them, but always the
+    same."""
     shades = np.random.default_rng(0).integers(1, 256, (number, 3))
     return shades * 255 // shades.max(1, keepdims=True)
 

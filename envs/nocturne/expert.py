@@ -16,7 +16,8 @@ SLOW = 0.5  # m/s: a car that stands is not steered
 
 
 def corrective_action(sim: Simulator, copy: Tensor, who: Tensor) -> Tensor:
-    """(Q, 2) acceleration and steering that lead objects `who` (Q,) of copies (Q,) back to their logged paths and times; on the log, the log's own action."""
+    """(Q, 2) acceleration and steering that lead objects `who` (Q,) of copies (Q,) back to their logged paths and
+    times; on the log, the log's own action."""
     state = sim.local[copy, who]
     (log, _), action = sim.logged(), sim.expert_action()
     target, (accel, steer) = log[copy, who], action[copy, who].unbind(-1)

@@ -1,4 +1,5 @@
-"""The GLSL of cone_nocturne.py, which puts in LAYER_EXTENSION, LAYER, COLOR, INPUT, OUTPUT and COUNT by what the driver can do."""
+"""The GLSL of cone_nocturne.py, which puts in LAYER_EXTENSION, LAYER, COLOR, INPUT, OUTPUT and COUNT by what the driver
+can do."""
 
 HEAD = """
 #version 330 core
@@ -10,7 +11,9 @@ void put(vec2 p, float layer, vec3 color) {  // p in the view's square, -1 to 1
     LAYER = int(layer);
 }
 """
-ROADS_VERTEX = HEAD + """
+ROADS_VERTEX = (
+    HEAD
+    + """
 layout(location = 0) in vec2 point;
 layout(location = 1) in vec3 color;
 layout(location = 2) in vec4 ego;  // x, y; cosine and sine of the heading over the view's distance
@@ -20,6 +23,7 @@ void main() {
     put(vec2(ego.w * d.x - ego.z * d.y, ego.z * d.x + ego.w * d.y), cone, color);
 }
 """
+)
 INSTANCE = """
 layout(location = 0) in vec4 body;  // cone, u, v, whether it casts a shadow
 layout(location = 1) in vec4 shape;  // the heading's unit vector, half the length, half the width
@@ -27,11 +31,19 @@ layout(location = 2) in vec3 color;
 uniform float dist;
 vec2 corner(vec2 c) { return body.yz + shape.xy * c.x * shape.z + vec2(-shape.y, shape.x) * c.y * shape.w; }
 """
-BODY_VERTEX = HEAD + INSTANCE + """
-const vec2 BODY[9] = vec2[9](vec2(1, 1), vec2(-1, 1), vec2(-1, -1), vec2(1, 1), vec2(-1, -1), vec2(1, -1), vec2(0, -1), vec2(0, 1), vec2(1, 0));
+BODY_VERTEX = (
+    HEAD
+    + INSTANCE
+    + """
+const vec2 BODY[9] = vec2[9](vec2(1, 1), vec2(-1, 1), vec2(-1, -1), vec2(1, 1), vec2(-1, -1), vec2(1, -1), vec2(0,
+    -1), vec2(0, 1), vec2(1, 0));
 void main() { put(corner(BODY[gl_VertexID]) / dist, body.x, gl_VertexID < 6 ? color : vec3(1.0)); }
 """
-SHADOW_VERTEX = HEAD + INSTANCE + """
+)
+SHADOW_VERTEX = (
+    HEAD
+    + INSTANCE
+    + """
 const vec2 CORNER[4] = vec2[4](vec2(1, 1), vec2(-1, 1), vec2(-1, -1), vec2(1, -1));
 void main() {  // four edges, six vertices each: the quadrilateral from the edge outwards
     int edge = gl_VertexID / 6, k = gl_VertexID % 6;
@@ -44,7 +56,10 @@ void main() {  // four edges, six vertices each: the quadrilateral from the edge
     put(facing || body.w == 0.0 ? vec2(0.0) : p / dist, body.x, vec3(0.0));
 }
 """
-RING_VERTEX = HEAD + """
+)
+RING_VERTEX = (
+    HEAD
+    + """
 layout(location = 0) in vec4 place;  // cone, u, v, the ego's heading
 layout(location = 1) in vec3 shape;  // inner radius, outer radius, corners
 layout(location = 2) in vec3 color;
@@ -59,6 +74,7 @@ void main() {
     put(float(side) < shape.z ? at(side + int(next), outer ? shape.y : shape.x) : vec2(0.0), place.x, color);
 }
 """
+)
 LAYERS_GEOMETRY = """
 #version 330 core
 layout(INPUT) in;
@@ -67,7 +83,8 @@ in vec4 color_to_layer[];
 flat in int layer_of[];
 out vec4 shade;
 void main() {
-    for (int i = 0; i < COUNT; i++) { gl_Layer = layer_of[i]; shade = color_to_layer[i]; gl_Position = gl_in[i].gl_Position; EmitVertex(); }
+    for (int i = 0; i < COUNT; i++) { gl_Layer = layer_of[i]; shade = color_to_layer[i];
+        gl_Position = gl_in[i].gl_Position; EmitVertex(); }
     EndPrimitive();
 }
 """
@@ -80,7 +97,8 @@ flat in int layer_of[];
 out vec4 shade;
 uniform vec3 window;  // left, bottom, side, in pixels
 void main() {
-    vec2 ends[2] = vec2[2](window.xy + (0.5 * gl_in[0].gl_Position.xy + 0.5) * window.z, window.xy + (0.5 * gl_in[1].gl_Position.xy + 0.5) * window.z);
+    vec2 ends[2] = vec2[2](window.xy + (0.5 * gl_in[0].gl_Position.xy + 0.5) * window.z,
+        window.xy + (0.5 * gl_in[1].gl_Position.xy + 0.5) * window.z);
     vec2 d = ends[1] - ends[0];
     vec2 aside = 0.5 * vec2(-d.y, d.x) / max(length(d), 1e-9), reach = abs(aside);
     vec2 low = min(ends[0], ends[1]) - reach, high = max(ends[0], ends[1]) + reach;
@@ -109,7 +127,8 @@ void main() {
     const vec2 QUAD[6] = vec2[6](vec2(0, 0), vec2(1, 0), vec2(1, 1), vec2(0, 0), vec2(1, 1), vec2(0, 1));
     vec2 p = mix(box.xy, box.zw, QUAD[gl_VertexID]);
     cone = gl_InstanceID;
-    gl_Position = vec4(2.0 * p.x / size.x - 1.0, 2.0 * (p.y + float(cone) * size.y) / (size.y * size.z) - 1.0, 0.0, 1.0);
+    gl_Position = vec4(2.0 * p.x / size.x - 1.0, 2.0 * (p.y + float(cone) * size.y) / (size.y * size.z) - 1.0, 0.0,
+        1.0);
 }
 """
 RESOLVE_FRAGMENT = """

@@ -1,9 +1,10 @@
 """An OpenGL context for this process, wherever one can be had, and the little of OpenGL that the renderer needs.
 
-Looked for in this order: EGL, which needs no display (a GPU's driver or Mesa's software), the DISPLAY that is there, an Xvfb of our own. Each is tried in a process
-of its own first, since a driver may crash or hang; what was found is kept in the environment (DREAMDRIVE_OPENGL=egl:0 or x), where spawned workers find it.
-pyglet does either windows or EGL in one process: where it has windows already, the context is that of a hidden window beside them, and whichever context was current
-before is so again afterwards.
+Looked for in this order: EGL, which needs no display (a GPU's driver or Mesa's software), the DISPLAY that is there, an
+Xvfb of our own. Each is tried in a process of its own first, since a driver may crash or hang; what was found is kept
+in the environment (DREAMDRIVE_OPENGL=egl:0 or x), where spawned workers find it. pyglet does either windows or EGL in
+one process: where it has windows already, the context is that of a hidden window beside them, and whichever context was
+current before is so again afterwards.
 """
 
 import ctypes
@@ -29,7 +30,8 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """Mesa's threads are not in a forked child: whatever it asks of the parent's context may hang, the clean-up of pyglet's objects at its exit included."""
+    """Mesa's threads are not in a forked child: whatever it asks of the parent's context may hang, the clean-up of
+    pyglet's objects at its exit included."""
     global _forked
     _forked = _context is not None
     if _forked:
@@ -50,7 +52,10 @@ class Context:
         self.renderer = ctypes.cast(gl.glGetString(gl.GL_RENDERER), ctypes.c_char_p).value.decode()
         number = gl.GLint()
         gl.glGetIntegerv(gl.GL_NUM_EXTENSIONS, number)
-        self.extensions = {ctypes.cast(gl.glGetStringi(gl.GL_EXTENSIONS, i), ctypes.c_char_p).value.decode() for i in range(number.value)}
+        self.extensions = {
+            ctypes.cast(gl.glGetStringi(gl.GL_EXTENSIONS, i), ctypes.c_char_p).value.decode()
+            for i in range(number.value)
+        }
 
     def limit(self, name: int) -> int:
         value = self.gl.GLint()
@@ -61,7 +66,10 @@ class Context:
     def current(self) -> Iterator[Any]:
         """Inside, this context is current; gives `gl`."""
         if threading.get_ident() != self.thread:
-            raise UserError("pictures were asked for in another thread than the first ones: draw them all in one thread, or in processes of their own")
+            raise UserError(
+                "pictures were asked for in another thread than the first ones: draw them all in one thread, or in "
+                "processes of their own"
+            )
         before = self.gl.current_context
         if before is not self.window.context:
             self.window.switch_to()
@@ -73,9 +81,13 @@ class Context:
 
 
 def refuse_forked() -> None:
-    """UserError in a child of a process that has drawn pictures. To be asked before anything else is done there: torch's threads hang in it, too."""
+    """UserError in a child of a process that has drawn pictures. To be asked before anything else is done there:
+    torch's threads hang in it, too."""
     if _forked:
-        raise UserError("this process was forked from one that has drawn pictures, where OpenGL hangs: start workers by spawn (utils.workers does)")
+        raise UserError(
+            "this process was forked from one that has drawn pictures, where OpenGL hangs: start workers by spawn "
+            "(utils.workers does)"
+        )
 
 
 def open_context() -> Context:
@@ -104,8 +116,10 @@ def _make() -> Context:
         if before is not None and before.canvas is not None:
             before.set_current()
     except Exception as error:  # each driver fails in its own way
-        raise UserError(f"OpenGL {'without a display' if platform.startswith('egl') else 'on DISPLAY=' + os.environ.get('DISPLAY', '')} does not start ({error}): "
-                        f"unset {FOUND}, or install Mesa's software, {PACKAGES}") from None
+        where = "without a display" if platform.startswith("egl") else f"on DISPLAY={os.environ.get('DISPLAY', '')}"
+        raise UserError(
+            f"OpenGL {where} does not start ({error}): unset {FOUND}, or install Mesa's software, {PACKAGES}"
+        ) from None
     return made
 
 
@@ -118,7 +132,9 @@ def _platform() -> str:
     if told is None:
         told = os.environ[FOUND] = find_platform()
     if told != "x" and not (told.startswith("egl:") and told[4:].isdigit()):
-        raise UserError(f"{FOUND} is {told!r} where egl:<number of the device> or x was wanted: unset it, and the machine is asked")
+        raise UserError(
+            f"{FOUND} is {told!r} where egl:<number of the device> or x was wanted: unset it, and the machine is asked"
+        )
     return told
 
 
@@ -155,7 +171,9 @@ def program(gl: Any, **sources: str) -> int:
     """Compile and link `vertex`, `fragment` and, if given, `geometry`."""
     made = gl.glCreateProgram()
     for kind, source in sources.items():
-        shader = gl.glCreateShader({"vertex": gl.GL_VERTEX_SHADER, "fragment": gl.GL_FRAGMENT_SHADER, "geometry": gl.GL_GEOMETRY_SHADER}[kind])
+        shader = gl.glCreateShader(
+            {"vertex": gl.GL_VERTEX_SHADER, "fragment": gl.GL_FRAGMENT_SHADER, "geometry": gl.GL_GEOMETRY_SHADER}[kind]
+        )
         text = ctypes.create_string_buffer(source.encode())
         pointer = ctypes.cast(ctypes.pointer(ctypes.pointer(text)), ctypes.POINTER(ctypes.POINTER(gl.GLchar)))
         gl.glShaderSource(shader, 1, pointer, None)
@@ -167,7 +185,10 @@ def program(gl: Any, **sources: str) -> int:
     gl.glGetProgramiv(made, gl.GL_LINK_STATUS, ok)
     if not ok.value:
         gl.glGetProgramInfoLog(made, len(log), None, log)
-        raise UserError(f"this machine's OpenGL refuses a shader ({log.value.decode()[:300]}): unset {FOUND}, or install Mesa's software, {PACKAGES}")
+        raise UserError(
+            f"this machine's OpenGL refuses a shader ({log.value.decode()[:300]}): unset {FOUND}, or install Mesa's "
+            f"software, {PACKAGES}"
+        )
     return made
 
 
@@ -190,11 +211,14 @@ def upload(gl: Any, buffer: int, values: np.ndarray, usage: int | None = None) -
     """Put an array into a buffer; leaves the buffer bound."""
     values = np.ascontiguousarray(values)
     gl.glBindBuffer(gl.GL_ARRAY_BUFFER, buffer)
-    gl.glBufferData(gl.GL_ARRAY_BUFFER, values.nbytes, values.ctypes.data, gl.GL_STREAM_DRAW if usage is None else usage)
+    gl.glBufferData(
+        gl.GL_ARRAY_BUFFER, values.nbytes, values.ctypes.data, gl.GL_STREAM_DRAW if usage is None else usage
+    )
 
 
 def attributes(gl: Any, sizes: list[int], each: int) -> None:
-    """Describe the bound buffer's rows of floats to the bound vertex array: location i has sizes[i] of them; `each` 0: per vertex, 1: per instance."""
+    """Describe the bound buffer's rows of floats to the bound vertex array: location i has sizes[i] of them; `each` 0:
+    per vertex, 1: per instance."""
     stride, offset = 4 * sum(sizes), 0
     for i, size in enumerate(sizes):
         gl.glEnableVertexAttribArray(i)
@@ -225,7 +249,8 @@ class Instances:
 
 
 class Stack:
-    """Pictures of one size on top of one another in a texture, so that one read-back fetches them all; the first row of the first is OpenGL's lowest."""
+    """Pictures of one size on top of one another in a texture, so that one read-back fetches them all; the first row of
+    the first is OpenGL's lowest."""
 
     def __init__(self, gl: Any) -> None:
         self.gl, self.size = gl, (0, 0, 0)

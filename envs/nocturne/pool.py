@@ -1,4 +1,5 @@
-"""Where Nocturne's episodes happen: a scene and an ego in it, by simulator seed; from a folder of scenes, or made as they are needed."""
+"""Where Nocturne's episodes happen: a scene and an ego in it, by simulator seed; from a folder of scenes, or made as
+they are needed."""
 
 import hashlib
 import json
@@ -33,7 +34,8 @@ class ScenePool(ABC):
         """The scene and ego of an episode."""
 
     def held_out(self, seed: int) -> bool | None:
-        """Whether a recording seed leads to a scene that is kept for validation and model selection; None if none is."""
+        """Whether a recording seed leads to a scene that is kept for validation and model selection; None if none
+        is."""
         return None
 
     def _remembered(self, key: str | int, make) -> Scene:
@@ -46,10 +48,12 @@ class ScenePool(ABC):
 
 
 class FolderPool(ScenePool):
-    """Every ego of every scene in a folder is an episode. Recording seeds 0, 1, ... take them file by file; those of selection and evaluation one of each file
-    before the next of any, files in an order drawn at random, so that few episodes already see many scenes.
+    """Every ego of every scene in a folder is an episode. Recording seeds 0, 1, ... take them file by file; those of
+    selection and evaluation one of each file before the next of any, files in an order drawn at random, so that few
+    episodes already see many scenes.
 
-    Every tenth file (the last one of a few) is held out: what is recorded there is for validation, and selection has no other.
+    Every tenth file (the last one of a few) is held out: what is recorded there is for validation, and selection has no
+    other.
 
     Attributes:
         episodes: (file name, ego's id) in the order of recording
@@ -63,13 +67,18 @@ class FolderPool(ScenePool):
         by_file = {name: [ego for ego, last in egos if last > warmup] for name, egos in sorted(last_busy.items())}
         self.episodes = [(name, ego) for name, egos in by_file.items() for ego in egos]
         if not self.episodes:
-            raise UserError(f"{folder} has {len(by_file)} scenes and in none of them a vehicle that moves, is there all the time and is not at its goal after "
-                            f"{warmup} steps: give --scenes another folder")
+            raise UserError(
+                f"{folder} has {len(by_file)} scenes and in none of them a vehicle that moves, is there all the time "
+                "and is not at its goal after "
+                f"{warmup} steps: give --scenes another folder"
+            )
         useful = [name for name, egos in by_file.items() if egos]
         self.held = set(useful[HELD_OUT // 2 :: HELD_OUT] or useful[1:][-1:])
         order = np.random.default_rng(0).permutation(sorted(by_file))
         rounds = max(map(len, by_file.values()))
-        self._spread = [(str(name), by_file[name][k]) for k in range(rounds) for name in order if k < len(by_file[name])]
+        self._spread = [
+            (str(name), by_file[name][k]) for k in range(rounds) for name in order if k < len(by_file[name])
+        ]
         self._selection = [(name, ego) for name, ego in self._spread if name in self.held] or self._spread
 
     def draw(self, seed: int) -> tuple[Scene, int]:
@@ -94,7 +103,10 @@ class SyntheticPool(ScenePool):
         scene = self._remembered(seed, lambda: load_scene(f"synthetic_{seed:06d}.json", content=make_scene(seed)))
         egos = [ego for ego, last in busy_egos(scene) if last > self.warmup]
         if not egos:
-            raise UserError(f"the synthetic scene of seed {seed} has no ego that moves after {self.warmup} steps: choose a smaller warm-up")
+            raise UserError(
+                f"the synthetic scene of seed {seed} has no ego that moves after {self.warmup} steps: choose a smaller "
+                "warm-up"
+            )
         return scene, scene.index(egos[int(np.random.default_rng([seed, 7]).integers(len(egos)))])
 
 
@@ -116,17 +128,27 @@ def busy_egos(scene: Scene) -> list[tuple[int, int]]:
 def scene_files(folder: Path) -> list[Path]:
     """The JSON files of a folder, sorted; UserError if there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give --scenes one with scenes in it (`python -m envs.nocturne.synthetic --out {folder}` writes some)")
+        raise UserError(
+            f"{folder} is not a folder: give --scenes one with scenes in it (`python -m envs.nocturne.synthetic --out "
+            f"{folder}` writes some)"
+        )
     files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not files:
-        raise UserError(f"{folder} has no .json file: give --scenes a folder with scenes in it (`python -m envs.nocturne.synthetic --out {folder}` writes some)")
+        raise UserError(
+            f"{folder} has no .json file: give --scenes a folder with scenes in it (`python -m envs.nocturne.synthetic "
+            f"--out {folder}` writes some)"
+        )
     return files
 
 
 def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
-    """`busy_egos` of every file of a folder. What was found is kept in the folder (or, where it cannot be written to, among the temporary files) for next time."""
+    """`busy_egos` of every file of a folder. What was found is kept in the folder (or, where it cannot be written to,
+    among the temporary files) for next time."""
     files = {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in scene_files(folder)}
-    elsewhere = Path(tempfile.gettempdir()) / f"dreamdrive-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}{INDEX}"
+    elsewhere = (
+        Path(tempfile.gettempdir())
+        / f"dreamdrive-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}{INDEX}"
+    )
     known: dict[str, list] = {}
     for index in (folder / INDEX, elsewhere):
         try:

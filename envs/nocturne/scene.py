@@ -1,7 +1,8 @@
 """Traffic scenes: nine seconds of logged traffic on a map, from the JSON files of Nocturne and of GPUDrive.
 
-Positions are metres in world coordinates (x right, y up), headings radians counter-clockwise from +x in [-pi, pi], speeds m/s; a scene has T = 91 steps, 0.1 s apart.
-Vinitsky et al. 2022 (Nocturne); Kazemkhani et al. 2025 (GPUDrive); Ettinger et al. 2021 (the Waymo Open Motion Dataset, where the public files come from).
+Positions are metres in world coordinates (x right, y up), headings radians counter-clockwise from +x in [-pi, pi],
+speeds m/s; a scene has T = 91 steps, 0.1 s apart. Vinitsky et al. 2022 (Nocturne); Kazemkhani et al. 2025 (GPUDrive);
+Ettinger et al. 2021 (the Waymo Open Motion Dataset, where the public files come from).
 """
 
 import json
@@ -19,8 +20,20 @@ STEPS = 91  # of a log
 DT = 0.1  # seconds between them
 ABSENT = -10_000.0  # position, velocity and heading of an object at a step at which it is not valid
 OBJECTS = ("unset", "vehicle", "pedestrian", "cyclist", "other")  # Scene.type counts in these, ...
-ROADS = ("none", "lane", "road_line", "road_edge", "stop_sign", "crosswalk", "speed_bump", "other")  # ... Scene.road_type in these, ...
-LIGHTS = ("unknown", "stop", "caution", "go", "arrow_stop", "arrow_caution", "arrow_go", "flashing_stop", "flashing_caution")  # ... light_state in these
+# ... Scene.road_type in these, ...
+ROADS = ("none", "lane", "road_line", "road_edge", "stop_sign", "crosswalk", "speed_bump", "other")
+# ... light_state in these
+LIGHTS = (
+    "unknown",
+    "stop",
+    "caution",
+    "go",
+    "arrow_stop",
+    "arrow_caution",
+    "arrow_go",
+    "flashing_stop",
+    "flashing_caution",
+)
 LOADED = ("vehicle", "pedestrian", "cyclist")  # kinds of objects that take part
 FORMATS = ("nocturne", "gpudrive")
 LARGEST = 256 << 20  # bytes of a file: Waymo's scenes have one to five million
@@ -34,13 +47,13 @@ class Scene:
 
     Fields:
         name: of the file it came from
-        ids (N,) int64: Nocturne's numbers of the objects (gaps are objects that do not take part); json_index (N,): their places in the file
-        type (N,) int64: into OBJECTS
+        ids (N,) int64: Nocturne's numbers of the objects (gaps are objects that do not take part); json_index (N,):
+        their places in the file type (N,) int64: into OBJECTS
         length, width (N,) float32
-        position (N, 91, 2) float64, heading, speed (N, 91) float32, valid (N, 91) bool: the log; whatever the file has where it is not valid
-        goal (N, 2) float64
-        road_points (M, 2) float64, road_type (R,) int64 into ROADS; element r has points road_first[r] to road_first[r + 1], road_first (R + 1,)
-        stop_signs (S, 2) float64
+        position (N, 91, 2) float64, heading, speed (N, 91) float32, valid (N, 91) bool: the log; whatever the file has
+        where it is not valid goal (N, 2) float64
+        road_points (M, 2) float64, road_type (R,) int64 into ROADS; element r has points road_first[r] to road_first[r
+        + 1], road_first (R + 1,) stop_signs (S, 2) float64
         light_position (L, 2) float64, light_state (L, 91) int64 into LIGHTS
     """
 
@@ -64,7 +77,8 @@ class Scene:
 
     @cached_property
     def origin(self) -> np.ndarray:
-        """(2,) whole metres, in the middle of the traffic: relative to it float32 resolves a hundredth of a millimetre."""
+        """(2,) whole metres, in the middle of the traffic: relative to it float32 resolves a hundredth of a
+        millimetre."""
         return np.round(self.position[self.valid].mean(0))
 
     @cached_property
@@ -84,15 +98,18 @@ class Scene:
 
     @cached_property
     def moved(self) -> np.ndarray:
-        """(N,) bool: at some valid step an object is faster than 0.05 m/s or further than 0.2 m from its goal (Nocturne's getObjectsThatMoved)."""
+        """(N,) bool: at some valid step an object is faster than 0.05 m/s or further than 0.2 m from its goal
+        (Nocturne's getObjectsThatMoved)."""
         distance = np.linalg.norm(self.position - self.goal[:, None], axis=-1)
         return (self.valid & ((self.speed > MOVED_SPEED) | (distance > MOVED_DISTANCE))).any(1)
 
     @cached_property
     def expert_action(self) -> np.ndarray:
-        """(N, 90, 2) float32, m/s^2 and rad: the acceleration and the steering that lead from the log's step t to t + 1; unbounded.
+        """(N, 90, 2) float32, m/s^2 and rad: the acceleration and the steering that lead from the log's step t to t +
+        1; unbounded.
 
-        Both are NaN where the log has a gap (Nocturne: None). Steering is NaN where no steering gives the log's turn: above all where a car stands (Nocturne: NaN).
+        Both are NaN where the log has a gap (Nocturne: None). Steering is NaN where no steering gives the log's turn:
+        above all where a car stands (Nocturne: NaN).
         """
         a, b = self.speed[:, :-1], self.speed[:, 1:]
         turn = wrap(np.diff(self.heading, axis=1)) / np.float32(DT)
@@ -105,7 +122,8 @@ class Scene:
 
     @cached_property
     def egos(self) -> np.ndarray:
-        """ids of the vehicles that move and whose expert action is defined at every step: those an agent can learn from, or stand in for."""
+        """ids of the vehicles that move and whose expert action is defined at every step: those an agent can learn
+        from, or stand in for."""
         whole = np.isfinite(self.expert_action).all((1, 2))
         return self.ids[(self.type == OBJECTS.index("vehicle")) & self.moved & whole]
 
@@ -123,12 +141,20 @@ def wrap(angle: np.ndarray) -> np.ndarray:
     return np.remainder(angle + np.pi, 2 * np.pi).astype(angle.dtype) - angle.dtype.type(np.pi)
 
 
-def load_scene(path: str | Path, kind: str = "auto", start: int = 0, allow_non_vehicles: bool = True, spawn_invalid: bool = False,
-               content: dict | None = None) -> Scene:
-    """Read a scene, or take one that was read before (`content`; then `path` is only its name). UserError, with the file's name and the field's, for whatever is not one.
+def load_scene(
+    path: str | Path,
+    kind: str = "auto",
+    start: int = 0,
+    allow_non_vehicles: bool = True,
+    spawn_invalid: bool = False,
+    content: dict | None = None,
+) -> Scene:
+    """Read a scene, or take one that was read before (`content`; then `path` is only its name). UserError, with the
+    file's name and the field's, for whatever is not one.
 
-    `kind` is "nocturne" (headings in degrees), "gpudrive" (in radians), or "auto": by the fields that only GPUDrive's files have; a file whose headings contradict
-    its kind is refused. Objects that are not valid at step `start` are left out unless `spawn_invalid`; those left out otherwise use up a number, as in Nocturne.
+    `kind` is "nocturne" (headings in degrees), "gpudrive" (in radians), or "auto": by the fields that only GPUDrive's
+    files have; a file whose headings contradict its kind is refused. Objects that are not valid at step `start` are
+    left out unless `spawn_invalid`; those left out otherwise use up a number, as in Nocturne.
     """
     reader = _Reader(Path(path))
     return reader.scene(reader.parse() if content is None else content, kind, start, allow_non_vehicles, spawn_invalid)
@@ -142,7 +168,10 @@ class _Reader:
 
     def refuse(self, field: str, what: str) -> UserError:
         where = f"{self.path}: {field} " if field else f"{self.path} "
-        return UserError(f"{where}{what}; give a scene in Nocturne's or GPUDrive's JSON (`python -m envs.nocturne check FOLDER` looks through a folder)")
+        return UserError(
+            f"{where}{what}; give a scene in Nocturne's or GPUDrive's JSON (`python -m envs.nocturne check FOLDER` "
+            "looks through a folder)"
+        )
 
     def parse(self) -> dict:
         try:
@@ -151,13 +180,19 @@ class _Reader:
                 raise self.refuse("", f"has {size:,} bytes, and no scene has more than {LARGEST:,}")
             content = json.loads(self.path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{self.path} is missing: give the JSON file of a scene (`python -m envs.nocturne.synthetic` writes some)") from None
+            raise UserError(
+                f"{self.path} is missing: give the JSON file of a scene (`python -m envs.nocturne.synthetic` writes "
+                "some)"
+            ) from None
         except OSError as error:
             raise self.refuse("", f"cannot be read ({error.strerror or error})") from None
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
             raise self.refuse("", f"is not JSON ({str(error)[:200]})") from None
         if not isinstance(content, dict):
-            raise self.refuse("", f"holds a {type(content).__name__} where an object with name, objects, roads and tl_states was wanted")
+            raise self.refuse(
+                "",
+                f"holds a {type(content).__name__} where an object with name, objects, roads and tl_states was wanted",
+            )
         return content
 
     def field(self, of: Any, key: str, field: str, wanted: type | tuple[type, ...]) -> Any:
@@ -216,7 +251,9 @@ class _Reader:
                 columns.append({**row, "ids": number, "json_index": i, "type": OBJECTS.index(row["kind"])})
             number += 1
         if not columns:
-            raise self.refuse("objects", f"has no {'object' if allow_non_vehicles else 'vehicle'} that is valid at step {start}")
+            raise self.refuse(
+                "objects", f"has no {'object' if allow_non_vehicles else 'vehicle'} that is valid at step {start}"
+            )
         self.check_headings(columns, degrees)
         stacked = {key: np.stack([row[key] for row in columns]) for key in columns[0] if key not in ("kind", "motion")}
         return Scene(name=name, **stacked, **self.roads(roads), **self.lights(content))
@@ -225,12 +262,19 @@ class _Reader:
         """Which of the two formats, by the fields that GPUDrive added."""
         if asked != "auto":
             return asked
-        marks = {"scenario_id": "scenario_id" in content, "metadata": "metadata" in content,
-                 **{key: all(isinstance(o, dict) and key in o for o in objects) for key in ("mark_as_expert", "id")}}
+        marks = {
+            "scenario_id": "scenario_id" in content,
+            "metadata": "metadata" in content,
+            **{key: all(isinstance(o, dict) and key in o for o in objects) for key in ("mark_as_expert", "id")},
+        }
         if len(set(marks.values())) > 1:
             have, lack = ([k for k, v in marks.items() if v == there] for there in (True, False))
-            raise self.refuse("", f"has GPUDrive's {', '.join(have)} and lacks its {', '.join(lack)}, so whether headings are degrees or radians cannot be told: "
-                                  "say so (kind, or --kind)")
+            raise self.refuse(
+                "",
+                f"has GPUDrive's {', '.join(have)} and lacks its {', '.join(lack)}, so whether headings are degrees or "
+                "radians cannot be told: "
+                "say so (kind, or --kind)",
+            )
         return "gpudrive" if marks["metadata"] else "nocturne"
 
     def object(self, item: Any, field: str, degrees: bool) -> dict:
@@ -241,19 +285,32 @@ class _Reader:
         valid = self.steps(item, "valid", field)
         if any(type(v) is not bool for v in valid):
             raise self.refuse(f"{field}.valid", "holds something that is neither true nor false")
-        sizes = {key: self.numbers([self.field(item, key, field, (float, int))], f"{field}.{key}")[0] for key in ("length", "width")}
+        sizes = {
+            key: self.numbers([self.field(item, key, field, (float, int))], f"{field}.{key}")[0]
+            for key in ("length", "width")
+        }
         for key, value in sizes.items():
-            if value < 0 or (value == 0 and valid[0]):  # Nocturne's files give no size to those not seen at the first step
+            # Nocturne's files give no size to those not seen at the first step
+            if value < 0 or (value == 0 and valid[0]):
                 raise self.refuse(f"{field}.{key}", f"is {value:g} where something above 0 was wanted")
         goal = self.points([self.field(item, "goalPosition", field, dict)], f"{field}.goalPosition")[0]
         kind = self.field(item, "type", field, str)
         # Nocturne computes in float32, and whether a slow car's steering is defined depends on the last bit.
         radians = wrap(np.radians(heading.astype(np.float32)) if degrees else heading.astype(np.float32))
-        return {"kind": kind, "position": position, "heading": radians, "speed": np.sqrt((motion * motion).sum(1)), "motion": motion,
-                "valid": np.asarray(valid), "goal": goal, **{key: np.float32(value) for key, value in sizes.items()}}
+        return {
+            "kind": kind,
+            "position": position,
+            "heading": radians,
+            "speed": np.sqrt((motion * motion).sum(1)),
+            "motion": motion,
+            "valid": np.asarray(valid),
+            "goal": goal,
+            **{key: np.float32(value) for key, value in sizes.items()},
+        }
 
     def check_headings(self, rows: list[dict], degrees: bool) -> None:
-        """Vehicles drive where they point: if they do so only with the other unit, the file is not what it is taken for."""
+        """Vehicles drive where they point: if they do so only with the other unit, the file is not what it is taken
+        for."""
         moving = [(row, row["valid"] & (row["speed"] > TELLING_SPEED)) for row in rows if row["kind"] == "vehicle"]
         if not any(at.any() for _, at in moving):
             return
@@ -262,14 +319,21 @@ class _Reader:
         if np.median(np.abs(wrap(heading - course))) < 0.3:
             return
         other = "radians" if degrees else "degrees"
-        raise self.refuse("objects", f"has vehicles that do not drive where their headings, taken as {'degrees' if degrees else 'radians'}, point (are they {other}?): "
-                                     f"say which kind of file it is, {' or '.join(FORMATS)} (kind, or --kind)")
+        raise self.refuse(
+            "objects",
+            f"has vehicles that do not drive where their headings, taken as {'degrees' if degrees else 'radians'}, "
+            f"point (are they {other}?): "
+            f"say which kind of file it is, {' or '.join(FORMATS)} (kind, or --kind)",
+        )
 
     def roads(self, roads: list) -> dict:
         """The road columns of Scene."""
         points, kinds, signs = [np.empty((0, 2))], [], [np.empty((0, 2))]
         for i, road in enumerate(roads):
-            kind, geometry = self.field(road, "type", f"roads[{i}]", str), self.field(road, "geometry", f"roads[{i}]", (list, dict))
+            kind, geometry = (
+                self.field(road, "type", f"roads[{i}]", str),
+                self.field(road, "geometry", f"roads[{i}]", (list, dict)),
+            )
             line = self.points(geometry if isinstance(geometry, list) else [geometry], f"roads[{i}].geometry")
             if not len(line):
                 raise self.refuse(f"roads[{i}].geometry", "has no points")
@@ -278,18 +342,27 @@ class _Reader:
                 continue
             points.append(line)
             kinds.append(ROADS.index(kind) if kind in ROADS else ROADS.index("other"))
-        return {"road_points": np.concatenate(points), "road_type": np.array(kinds, np.int64), "road_first": np.cumsum([0, *map(len, points[1:])]),
-                "stop_signs": np.concatenate(signs)}
+        return {
+            "road_points": np.concatenate(points),
+            "road_type": np.array(kinds, np.int64),
+            "road_first": np.cumsum([0, *map(len, points[1:])]),
+            "stop_signs": np.concatenate(signs),
+        }
 
     def lights(self, content: dict) -> dict:
-        """The light columns of Scene. At step t a light shows the state of its first record at or after t, "unknown" after the last (as Nocturne has it)."""
+        """The light columns of Scene. At step t a light shows the state of its first record at or after t, "unknown"
+        after the last (as Nocturne has it)."""
         lights = self.field(content, "tl_states", "", (dict, list))
         positions, states = [np.empty((0, 2))], []
         for key, light in lights.items() if isinstance(lights, dict) else enumerate(lights):
             field = f"tl_states[{key}]"
             columns = {name: self.field(light, name, field, list) for name in ("state", "x", "y", "time_index")}
             if len({len(c) for c in columns.values()}) > 1 or not columns["state"]:
-                raise self.refuse(field, f"has columns of {', '.join(f'{len(c)} {n}' for n, c in columns.items())} where equally many, at least one, were wanted")
+                raise self.refuse(
+                    field,
+                    f"has columns of {', '.join(f'{len(c)} {n}' for n, c in columns.items())} where equally many, at "
+                    "least one, were wanted",
+                )
             unknown = [s for s in columns["state"] if s not in LIGHTS]
             if unknown:
                 raise self.refuse(f"{field}.state", f"holds {unknown[0]!r} where one of {', '.join(LIGHTS)} was wanted")
@@ -300,4 +373,7 @@ class _Reader:
             codes = np.array([*(LIGHTS.index(s) for s in columns["state"]), 0])
             positions.append(xy[:1])
             states.append(codes[np.searchsorted(times, np.arange(STEPS))])
-        return {"light_position": np.concatenate(positions), "light_state": np.array(states, np.int64).reshape(-1, STEPS)}
+        return {
+            "light_position": np.concatenate(positions),
+            "light_state": np.array(states, np.int64).reshape(-1, STEPS),
+        }

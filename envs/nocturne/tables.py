@@ -1,4 +1,5 @@
-"""What a simulator looks up, made once a scene: logs, experts, a grid of road edges, and the map, as columns that scenes of different sizes can share a batch with.
+"""What a simulator looks up, made once a scene: logs, experts, a grid of road edges, and the map, as columns that
+scenes of different sizes can share a batch with.
 
 Positions are metres relative to the scene's origin, so that float32 is enough.
 """
@@ -17,7 +18,8 @@ _made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDicti
 
 
 class Table:
-    """Columns of scenes, one scene a copy: tensors (B, rows, ...), with as many rows as the longest needs, the others' zero or, where it is a float, NaN."""
+    """Columns of scenes, one scene a copy: tensors (B, rows, ...), with as many rows as the longest needs, the others'
+    zero or, where it is a float, NaN."""
 
     def __init__(self, copies: int, device: torch.device) -> None:
         self.copies, self.device, self._columns = copies, device, {}
@@ -32,7 +34,9 @@ class Table:
             fill = torch.nan if values.is_floating_point() else 0
             column = self._columns.get(name)
             if column is None or column.shape[1] < len(values):
-                room = torch.full((self.copies, len(values), *values.shape[1:]), fill, dtype=values.dtype, device=self.device)
+                room = torch.full(
+                    (self.copies, len(values), *values.shape[1:]), fill, dtype=values.dtype, device=self.device
+                )
                 if column is not None:
                     room[:, : column.shape[1]] = column
                 self._columns[name] = column = room
@@ -48,19 +52,29 @@ def tables(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
 
 
 def object_table(scene: Scene) -> dict[str, np.ndarray]:
-    """Columns of N objects: log (N, 91, 4) float32 x, y, heading, speed; valid (N, 91); expert (N, 90, 2); goal (N, 4) x, y, heading, speed; length, width, type;
-    present (N,) all True."""
+    """Columns of N objects: log (N, 91, 4) float32 x, y, heading, speed; valid (N, 91); expert (N, 90, 2); goal (N, 4)
+    x, y, heading, speed; length, width, type; present (N,) all True."""
     log = np.concatenate([scene.position - scene.origin, scene.heading[..., None], scene.speed[..., None]], -1)
     goal = np.concatenate([scene.goal - scene.origin, scene.goal_heading[:, None], scene.goal_speed[:, None]], -1)
-    return {"log": log.astype(np.float32), "valid": scene.valid, "expert": scene.expert_action, "goal": goal.astype(np.float32), "length": scene.length,
-            "width": scene.width, "type": scene.type, "present": np.ones(len(scene.ids), bool)}
+    return {
+        "log": log.astype(np.float32),
+        "valid": scene.valid,
+        "expert": scene.expert_action,
+        "goal": goal.astype(np.float32),
+        "length": scene.length,
+        "width": scene.width,
+        "type": scene.type,
+        "present": np.ones(len(scene.ids), bool),
+    }
 
 
 def edge_table(scene: Scene) -> dict[str, np.ndarray]:
-    """The road edges' segments by place: every cell of a grid lists those that an object whose centre is in it could touch.
+    """The road edges' segments by place: every cell of a grid lists those that an object whose centre is in it could
+    touch.
 
-    segments (S, 4) float32: middle x, y and half of the way from end to end; lists (n,) int32: segments, cell by cell; starts (cells + 1,) int32: where in lists a
-    cell's begin, row by row; corner (1, 2) float32, shape (1, 2) int64: the grid's corner, and its cells in x and y.
+    segments (S, 4) float32: middle x, y and half of the way from end to end; lists (n,) int32: segments, cell by cell;
+    starts (cells + 1,) int32: where in lists a cell's begin, row by row; corner (1, 2) float32, shape (1, 2) int64: the
+    grid's corner, and its cells in x and y.
     """
     ends = road_edges(scene)
     middle, half = (ends[:, 2:] + ends[:, :2]) / 2, (ends[:, 2:] - ends[:, :2]) / 2
@@ -74,16 +88,33 @@ def edge_table(scene: Scene) -> dict[str, np.ndarray]:
     within = np.arange(len(which)) - np.repeat(np.cumsum(spans.prod(1)) - spans.prod(1), spans.prod(1))
     cell = (first[which, 1] + within // spans[which, 0]) * shape[0] + first[which, 0] + within % spans[which, 0]
     order = np.argsort(cell, kind="stable")
-    return {"segments": np.concatenate([middle, half], 1).astype(np.float32), "lists": which[order].astype(np.int32),
-            "starts": np.searchsorted(cell[order], np.arange(shape.prod() + 1)).astype(np.int32), "corner": corner[None].astype(np.float32), "shape": shape[None]}
+    return {
+        "segments": np.concatenate([middle, half], 1).astype(np.float32),
+        "lists": which[order].astype(np.int32),
+        "starts": np.searchsorted(cell[order], np.arange(shape.prod() + 1)).astype(np.int32),
+        "corner": corner[None].astype(np.float32),
+        "shape": shape[None],
+    }
 
 
 def map_table(scene: Scene) -> dict[str, np.ndarray]:
-    """Columns of what does not move: road_points, road_next (M, 2) float32, points and the way from each to the next one of its element (0 from the last);
-    road_type (M,) int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32; light_state (L, 91) int64 into LIGHTS."""
-    relative = {name: (points - scene.origin).astype(np.float32)
-                for name, points in (("road_points", scene.road_points), ("lights", scene.light_position), ("stop_signs", scene.stop_signs))}
-    return {**relative, "road_next": _next_points(scene), "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)), "light_state": scene.light_state}
+    """Columns of what does not move: road_points, road_next (M, 2) float32, points and the way from each to the next
+    one of its element (0 from the last); road_type (M,) int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32;
+    light_state (L, 91) int64 into LIGHTS."""
+    relative = {
+        name: (points - scene.origin).astype(np.float32)
+        for name, points in (
+            ("road_points", scene.road_points),
+            ("lights", scene.light_position),
+            ("stop_signs", scene.stop_signs),
+        )
+    }
+    return {
+        **relative,
+        "road_next": _next_points(scene),
+        "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)),
+        "light_state": scene.light_state,
+    }
 
 
 def road_edges(scene: Scene) -> np.ndarray:
@@ -96,8 +127,10 @@ def road_edges(scene: Scene) -> np.ndarray:
 
 
 def _next_points(scene: Scene) -> np.ndarray:
-    """(M, 2) float32: the way from each road point to the next one of its element; from the last one there is none, 0."""
-    points = scene.road_points.astype(np.float32)  # as Nocturne has them: far from the origin, that turns the half metre between two by up to 0.002 rad
+    """(M, 2) float32: the way from each road point to the next one of its element; from the last one there is none,
+    0."""
+    # as Nocturne has them: far from the origin, that turns the half metre between two by up to 0.002 rad
+    points = scene.road_points.astype(np.float32)
     way = np.zeros_like(points)
     way[:-1] = np.diff(points, axis=0)
     way[scene.road_first[1:] - 1] = 0.0

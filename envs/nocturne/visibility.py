@@ -1,8 +1,10 @@
 """What an object sees, and Nocturne's feature vector of it.
 
-A sector (apex at the object's centre, `view_dist` metres, `view_angle` radians about its heading turned by `head_angle`) holds what may be seen; objects hide each
-other and road points, lights and stop signs are never hidden. The rules are Nocturne's (Vinitsky et al. 2022), a sampled test of sight: rays go to the sector's two
-corners, to every corner of a rectangle in it, and to where its sides cross the sector's rim, each with one ray on either side, and the first rectangle on a ray is seen.
+A sector (apex at the object's centre, `view_dist` metres, `view_angle` radians about its heading turned by
+`head_angle`) holds what may be seen; objects hide each other and road points, lights and stop signs are never hidden.
+The rules are Nocturne's (Vinitsky et al. 2022), a sampled test of sight: rays go to the sector's two corners, to every
+corner of a rectangle in it, and to where its sides cross the sector's rim, each with one ray on either side, and the
+first rectangle on a ray is seen.
 """
 
 import math
@@ -17,8 +19,12 @@ from dreamdrive.envs.nocturne.simulator import Simulator, wrap
 
 VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
 MOST = (16, 1000, 20, 4)  # nearest objects, road points, lights, stop signs that are kept: Nocturne's config.yaml
-EGO_WIDTH, OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH = 10, 8 + len(OBJECTS), 5 + len(ROADS), 3 + len(LIGHTS), 3  # numbers for one of them
-WIDTH = EGO_WIDTH + sum(most * width for most, width in zip(MOST, (OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH), strict=True))  # 13,470: the whole vector
+# numbers for one of them
+EGO_WIDTH, OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH = 10, 8 + len(OBJECTS), 5 + len(ROADS), 3 + len(LIGHTS), 3
+# 13,470: the whole vector
+WIDTH = EGO_WIDTH + sum(
+    most * width for most, width in zip(MOST, (OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH), strict=True)
+)
 ASIDE = 1e-4  # rad between a ray and those beside it
 LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
 
@@ -28,7 +34,8 @@ class Visible:
     """What E egos see; padding is never seen.
 
     Fields:
-        objects (E, N), road_points (E, M), lights (E, L), stop_signs (E, S) bool: M points in the order of Scene.road_points
+        objects (E, N), road_points (E, M), lights (E, L), stop_signs (E, S) bool: M points in the order of
+        Scene.road_points
     """
 
     objects: Tensor
@@ -42,8 +49,10 @@ class Features:
     """What E egos know, nearest first, padded with zeros; angles are relative to the ego's heading, in [-pi, pi].
 
     Fields:
-        ego (E, 10): length, width, speed, goal's distance and angle, goal's heading and speed less the ego's, acceleration, steering, head angle
-        objects (E, No, 13): 1, distance, angle, length, width, heading, angle and size of the velocity relative to the ego's, one-hot of OBJECTS
+        ego (E, 10): length, width, speed, goal's distance and angle, goal's heading and speed less the ego's,
+            acceleration, steering, head angle
+        objects (E, No, 13): 1, distance, angle, length, width, heading, angle and size of the velocity relative to the
+            ego's, one-hot of OBJECTS
         road_points (E, Nr, 13): 1, distance, angle, distance and angle to the element's next point, one-hot of ROADS
         lights (E, Nt, 12): 1, distance, angle, one-hot of LIGHTS; stop_signs (E, Ns, 3): 1, distance, angle
     """
@@ -57,27 +66,55 @@ class Features:
     @property
     def flat(self) -> Tensor:
         """(E, 10 + 13 No + 13 Nr + 12 Nt + 3 Ns), in this order."""
-        return torch.cat([self.ego, *(part.flatten(1) for part in (self.objects, self.road_points, self.lights, self.stop_signs))], 1)
+        return torch.cat(
+            [self.ego, *(part.flatten(1) for part in (self.objects, self.road_points, self.lights, self.stop_signs))], 1
+        )
 
 
-def visible(sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float = VIEW_DIST, view_angle: float = VIEW_ANGLE, head_angle: float = 0.0) -> Visible:
+def visible(
+    sim: Simulator,
+    egos: Sequence[tuple[int, int]] | Tensor,
+    view_dist: float = VIEW_DIST,
+    view_angle: float = VIEW_ANGLE,
+    head_angle: float = 0.0,
+) -> Visible:
     """What egos [(copy, object), ...] see now."""
     return _View(sim, egos, view_dist, view_angle, head_angle).visible()
 
 
-def features(sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float = VIEW_DIST, view_angle: float = VIEW_ANGLE, head_angle: float = 0.0,
-             most: tuple[int, int, int, int] = MOST, road_edge_first: bool = False) -> Features:
-    """What egos [(copy, object), ...] know now; `most` bounds objects, road points, lights and stop signs; `road_edge_first` keeps road edges before other points."""
+def features(
+    sim: Simulator,
+    egos: Sequence[tuple[int, int]] | Tensor,
+    view_dist: float = VIEW_DIST,
+    view_angle: float = VIEW_ANGLE,
+    head_angle: float = 0.0,
+    most: tuple[int, int, int, int] = MOST,
+    road_edge_first: bool = False,
+) -> Features:
+    """What egos [(copy, object), ...] know now; `most` bounds objects, road points, lights and stop signs;
+    `road_edge_first` keeps road edges before other points."""
     view = _View(sim, egos, view_dist, view_angle, head_angle)
     seen = view.visible()
-    return Features(view.ego(head_angle), view.object_features(seen.objects, most[0]), view.road_features(seen.road_points, most[1], road_edge_first),
-                    view.light_features(seen.lights, most[2]), view.sign_features(seen.stop_signs, most[3]))
+    return Features(
+        view.ego(head_angle),
+        view.object_features(seen.objects, most[0]),
+        view.road_features(seen.road_points, most[1], road_edge_first),
+        view.light_features(seen.lights, most[2]),
+        view.sign_features(seen.stop_signs, most[3]),
+    )
 
 
 class _View:
     """The surroundings of E egos, relative to them: positions less theirs, along the world's axes, float64."""
 
-    def __init__(self, sim: Simulator, egos: Sequence[tuple[int, int]] | Tensor, view_dist: float, view_angle: float, head_angle: float) -> None:
+    def __init__(
+        self,
+        sim: Simulator,
+        egos: Sequence[tuple[int, int]] | Tensor,
+        view_dist: float,
+        view_angle: float,
+        head_angle: float,
+    ) -> None:
         egos = torch.as_tensor(egos, device=sim.device).view(-1, 2)
         self.sim, self.copy, self.who = sim, egos[:, 0], egos[:, 1]
         self.radius, self.angle, self.disc = view_dist, view_angle, view_angle >= 2 * torch.pi - 1e-6
@@ -95,7 +132,9 @@ class _View:
 
     def visible(self) -> Visible:
         objects = self._objects()
-        lights, signs = (self._polygons(kind, corners) for kind, corners in (("lights", LIGHT_CORNERS), ("stop_signs", SIGN_CORNERS)))
+        lights, signs = (
+            self._polygons(kind, corners) for kind, corners in (("lights", LIGHT_CORNERS), ("stop_signs", SIGN_CORNERS))
+        )
         return Visible(objects, self._road_points(objects), lights, signs)
 
     def _around(self, kind: str) -> Tensor:
@@ -113,7 +152,8 @@ class _View:
         return along >= point.norm(dim=-1) * math.cos(self.angle / 2)
 
     def _crossings(self, a: Tensor, b: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
-        """Where segments from a to b (..., 2) cross the sector's rim: points (..., 4, 2) and which of them there are (..., 4)."""
+        """Where segments from a to b (..., 2) cross the sector's rim: points (..., 4, 2) and which of them there are
+        (..., 4)."""
         step = b - a
         points, found = [], []
         for side in (-1, 1):  # the two straight sides
@@ -139,7 +179,10 @@ class _View:
         candidate = self.there & (self.centre.norm(dim=-1) - reach <= self.radius)
         ego, other = candidate.nonzero(as_tuple=True)
         axis = self.axis[ego]
-        corners = _corners(self.centre[ego, other], self.turned[ego, other], self.length[ego, other], self.width[ego, other])  # (P, 4, 2)
+        # (P, 4, 2)
+        corners = _corners(
+            self.centre[ego, other], self.turned[ego, other], self.length[ego, other], self.width[ego, other]
+        )
         crossing, crosses = self._crossings(corners, corners.roll(-1, 1), axis[:, None])
         ends = torch.cat([corners, crossing.flatten(1, 2)], 1)
         ends_there = torch.cat([self._inside(corners, axis[:, None]), crosses.flatten(1)], 1)
@@ -153,12 +196,17 @@ class _View:
         angle, ego = torch.cat([angle, aside[kept]]), torch.cat([ego, beside[kept]])
         ray = torch.stack([torch.cos(angle), torch.sin(angle)], -1) * self.radius
         number, object_, enter = self._meetings(ego, ray, candidate)
-        first = torch.full((len(ray),), torch.inf, dtype=ray.dtype, device=ray.device).scatter_reduce(0, number, enter, "amin")
+        first = torch.full((len(ray),), torch.inf, dtype=ray.dtype, device=ray.device).scatter_reduce(
+            0, number, enter, "amin"
+        )
         nearest = enter == first[number]
-        return torch.zeros_like(candidate).index_put((ego[number[nearest]], object_[nearest]), torch.tensor(True, device=ray.device))
+        return torch.zeros_like(candidate).index_put(
+            (ego[number[nearest]], object_[nearest]), torch.tensor(True, device=ray.device)
+        )
 
     def _meetings(self, ego: Tensor, ray: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which of K ways (K, 2) from egos (K,) meet which objects of `which` (E, N): the ways' numbers, the objects, and how much of the way is gone before."""
+        """Which of K ways (K, 2) from egos (K,) meet which objects of `which` (E, N): the ways' numbers, the objects,
+        and how much of the way is gone before."""
         most = int(which.sum(1).max()) if len(which) else 0
         place = which.to(torch.int8).topk(most, 1).indices  # (E, V)
         row = torch.arange(len(which), device=which.device)[:, None]
@@ -186,14 +234,19 @@ class _View:
         return inside.index_put((ego[number], which[number]), torch.tensor(False, device=inside.device))
 
     def _polygons(self, kind: str, corners: int) -> Tensor:
-        """(E, n) bool: whether any part of the regular polygons that stand for "lights" or "stop_signs" is in the sector."""
+        """(E, n) bool: whether any part of the regular polygons that stand for "lights" or "stop_signs" is in the
+        sector."""
         angle = torch.pi / 2 + torch.arange(corners, device=self.axis.device) * (2 * torch.pi / corners)
-        outline = self._around(kind)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)  # (E, n, corners, 2)
+        # (E, n, corners, 2)
+        outline = self._around(kind)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)
         axis = self.axis[:, None, None]
         return (self._inside(outline, axis) | self._crossings(outline, outline.roll(-1, 2), axis)[1].any(-1)).any(-1)
 
-    def _nearest(self, offset: Tensor, which: Tensor, most: int, first: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Places (E, k) of the nearest of `which` (E, n), k at most `most`, whether they are there, and [1, distance, angle] (E, k, 3). Those of `first` come before."""
+    def _nearest(
+        self, offset: Tensor, which: Tensor, most: int, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Places (E, k) of the nearest of `which` (E, n), k at most `most`, whether they are there, and [1, distance,
+        angle] (E, k, 3). Those of `first` come before."""
         distance = offset.norm(dim=-1)
         key = (distance if first is None else distance - first * 1e6).masked_fill(~which, torch.inf)
         place = key.sort(dim=1, stable=True).indices[:, :most]
@@ -210,8 +263,17 @@ class _View:
     def ego(self, head_angle: float) -> Tensor:
         sim, at = self.sim, (self.copy, self.who)
         to_goal = sim.goal[at].double() - self.own
-        columns = [sim.length[at], sim.width[at], self.own[:, 3], to_goal[:, :2].norm(dim=-1), wrap(torch.atan2(to_goal[:, 1], to_goal[:, 0]) - self.heading),
-                   wrap(to_goal[:, 2]), to_goal[:, 3], *sim.last_input[at].unbind(-1), torch.full_like(self.heading, head_angle)]
+        columns = [
+            sim.length[at],
+            sim.width[at],
+            self.own[:, 3],
+            to_goal[:, :2].norm(dim=-1),
+            wrap(torch.atan2(to_goal[:, 1], to_goal[:, 0]) - self.heading),
+            wrap(to_goal[:, 2]),
+            to_goal[:, 3],
+            *sim.last_input[at].unbind(-1),
+            torch.full_like(self.heading, head_angle),
+        ]
         return torch.stack([c.double() for c in columns], -1).float()
 
     def object_features(self, seen: Tensor, most: int) -> Tensor:
@@ -220,15 +282,27 @@ class _View:
         velocity = self.speed[..., None] * torch.stack([torch.cos(self.turned), torch.sin(self.turned)], -1)
         relative = velocity[row, place] - velocity[row[:, 0], self.who][:, None]
         heading = self.heading[:, None]
-        columns = [self.length[row, place], self.width[row, place], wrap(self.turned[row, place] - heading),
-                   wrap(torch.atan2(relative[..., 1], relative[..., 0]) - heading), relative.norm(dim=-1)]
-        return self._padded([where, torch.stack(columns, -1), _one_hot(self.sim.type[self.copy][row, place], len(OBJECTS))], there, most)
+        columns = [
+            self.length[row, place],
+            self.width[row, place],
+            wrap(self.turned[row, place] - heading),
+            wrap(torch.atan2(relative[..., 1], relative[..., 0]) - heading),
+            relative.norm(dim=-1),
+        ]
+        return self._padded(
+            [where, torch.stack(columns, -1), _one_hot(self.sim.type[self.copy][row, place], len(OBJECTS))], there, most
+        )
 
     def road_features(self, seen: Tensor, most: int, edges_first: bool) -> Tensor:
         kind = self.map["road_type"][self.copy]
-        place, there, where = self._nearest(self._around("road_points"), seen, most, kind == ROADS.index("road_edge") if edges_first else None)
+        place, there, where = self._nearest(
+            self._around("road_points"), seen, most, kind == ROADS.index("road_edge") if edges_first else None
+        )
         following = self.map["road_next"][self.copy].double().gather(1, place[..., None].expand(-1, -1, 2))
-        columns = [following.norm(dim=-1), wrap(torch.atan2(following[..., 1], following[..., 0]) - self.heading[:, None])]
+        columns = [
+            following.norm(dim=-1),
+            wrap(torch.atan2(following[..., 1], following[..., 0]) - self.heading[:, None]),
+        ]
         return self._padded([where, torch.stack(columns, -1), _one_hot(kind.gather(1, place), len(ROADS))], there, most)
 
     def light_features(self, seen: Tensor, most: int) -> Tensor:
@@ -258,7 +332,8 @@ def _corners(centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> 
 
 
 def _slab(end: Tensor, centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the ray from the origin to `end` (..., 2) enters and leaves rectangles, in units of its length (Kay & Kajiya 1986); it misses them unless enter <= leave."""
+    """Where the ray from the origin to `end` (..., 2) enters and leaves rectangles, in units of its length (Kay &
+    Kajiya 1986); it misses them unless enter <= leave."""
     cos, sin = torch.cos(heading), torch.sin(heading)
     enter, leave = [], []
     for axis, half in ((torch.stack([cos, sin], -1), length / 2), (torch.stack([-sin, cos], -1), width / 2)):

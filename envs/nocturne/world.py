@@ -1,8 +1,10 @@
-"""Nocturne as a world: one ego a copy is driven, everybody else replays the log; a frame is what the ego sees, as a cone image or as Nocturne's feature vector.
+"""Nocturne as a world: one ego a copy is driven, everybody else replays the log; a frame is what the ego sees, as a
+cone image or as Nocturne's feature vector.
 
-Reward and ends are those of Nocturne's own environment (Vinitsky et al. 2022): every step (0.2 (1 - d / d0) + 0.2 (1 - |dv| / 40) + 0.2 (1 - |dh| / 2 pi)) / 10, with
-d the distance to the goal (d0 at the start), dv and dh the differences to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s and
-0.3 rad); an episode ends there, at a collision with an object or a road edge, or after `max_steps`.
+Reward and ends are those of Nocturne's own environment (Vinitsky et al. 2022): every step (0.2 (1 - d / d0) + 0.2 (1 -
+|dv| / 40) + 0.2 (1 - |dh| / 2 pi)) / 10, with d the distance to the goal (d0 at the start), dv and dh the differences
+to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s and 0.3 rad); an episode ends there, at
+a collision with an object or a road edge, or after `max_steps`.
 """
 
 from collections.abc import Sequence
@@ -36,17 +38,33 @@ ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it sho
 class Nocturne(World):
     """`num` copies; frames uint8 (size, size, 3), or float32 (13470,): see envs/nocturne/visibility.py.
 
-    Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one of `grid`'s pairs.
-    `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge), "off_road" (B,) bool, "log_distance" (B,) metres.
-    Seeds choose scene and ego: see envs/nocturne/pool.py.
+    Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one
+        of `grid`'s pairs.
+    `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge),
+    "off_road" (B,) bool, "log_distance" (B,) metres. Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
 
-    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int | None = None, restart: bool = True, scenes: str | None = None,
-                 image_size: int = 64, view_dist: float = VIEW_DIST, goal: bool = True, speed: bool = True, actions: str = "continuous",
-                 warmup: int = WARMUP, drive_on: bool = False, observation: str = "cone", grid: ActionGrid | None = None) -> None:
-        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and the ego's `speed`. `warmup`: steps of the log
-        before an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's evaluation has it, so that distances to the log are
-        over whole logs."""
+    def __init__(
+        self,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int | None = None,
+        restart: bool = True,
+        scenes: str | None = None,
+        image_size: int = 64,
+        view_dist: float = VIEW_DIST,
+        goal: bool = True,
+        speed: bool = True,
+        actions: str = "continuous",
+        warmup: int = WARMUP,
+        drive_on: bool = False,
+        observation: str = "cone",
+        grid: ActionGrid | None = None,
+    ) -> None:
+        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
+            the ego's `speed`. `warmup`: steps of the log
+        before an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's
+        evaluation has it, so that distances to the log are over whole logs."""
         if num < 1 or (max_steps is not None and max_steps < 1):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
         if not 1 <= view_dist <= FURTHEST:
@@ -54,18 +72,42 @@ class Nocturne(World):
         if observation not in OBSERVATIONS:
             raise UserError(f'there is no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
-            raise UserError(f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: choose {SIZES[0]} or {SIZES[1]} pixels, "
-                            f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps")
-        self.num, self.device, self.restart, self.warmup, self.drive_on = num, torch.device(device), restart, warmup, drive_on
+            raise UserError(
+                f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
+                f"choose {SIZES[0]} or {SIZES[1]} pixels, "
+                f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps"
+            )
+        self.num, self.device, self.restart, self.warmup, self.drive_on = (
+            num,
+            torch.device(device),
+            restart,
+            warmup,
+            drive_on,
+        )
         self.image_size, self.view_dist, self.marks = image_size, view_dist, {"goal": goal, "speed": speed}
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
-        options = {"scenes": scenes and str(scenes), "image_size": image_size, "view_dist": float(view_dist), "goal": goal, "speed": speed, "actions": actions,
-                   "warmup": warmup, "observation": observation}
+        options = {
+            "scenes": scenes and str(scenes),
+            "image_size": image_size,
+            "view_dist": float(view_dist),
+            "goal": goal,
+            "speed": speed,
+            "actions": actions,
+            "warmup": warmup,
+            "observation": observation,
+        }
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
-        self.spec = WorldSpec("nocturne", (image_size, image_size, 3) if observation == "cone" else (WIDTH,), space, DT,
-                              min(max_steps or LOG_END, LOG_END - warmup), None if discrete else SCALE, options)
+        self.spec = WorldSpec(
+            "nocturne",
+            (image_size, image_size, 3) if observation == "cone" else (WIDTH,),
+            space,
+            DT,
+            min(max_steps or LOG_END, LOG_END - warmup),
+            None if discrete else SCALE,
+            options,
+        )
         self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup)
         self.episodes = len(self.pool.episodes) if scenes else None
@@ -90,7 +132,10 @@ class Nocturne(World):
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros_like(self._terminated)
         self._start_distance = self._goal_gap()[0]
-        self._tally = {name: torch.zeros(self.num, device=self.device) for name in ("goal", "goal_position", "vehicle_collision", "road_edge")}
+        self._tally = {
+            name: torch.zeros(self.num, device=self.device)
+            for name in ("goal", "goal_position", "vehicle_collision", "road_edge")
+        }
         self._away = torch.zeros(self.num, device=self.device)  # metres from the log, added up over the steps
         self._frames = self._draw()
         return self._frames.clone()
@@ -111,10 +156,17 @@ class Nocturne(World):
         reward, goal, collision = self._judge(moved & ~self._ended())
         if not self.drive_on:
             self._terminated |= moved & (goal | (collision > 0))
-        self._truncated |= moved & torch.from_numpy(self.steps >= self.spec.max_steps).to(self.device) & ~self._terminated
+        self._truncated |= (
+            moved & torch.from_numpy(self.steps >= self.spec.max_steps).to(self.device) & ~self._terminated
+        )
         terminated, truncated = self._terminated.clone(), self._truncated.clone()
         self.over = (terminated | truncated).cpu().numpy()
-        info = {"goal": goal, "collision": collision, "off_road": collision == ROAD_EDGE, "log_distance": self._log_distance()}
+        info = {
+            "goal": goal,
+            "collision": collision,
+            "off_road": collision == ROAD_EDGE,
+            "log_distance": self._log_distance(),
+        }
         self._frames[moved] = self._draw(np.flatnonzero(going).tolist())  # those that have ended need no new picture
         info["final_obs"] = self._frames.clone()
         if self.restart and self.over.any():
@@ -136,12 +188,19 @@ class Nocturne(World):
         return super().reference_action(name)
 
     def outcome(self) -> dict[str, Tensor]:
-        """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any object), road_edge_rate: 1 or 0, whether it has
-        happened, before any other of them ended the episode; ade, fde: metres from the log, on average over the steps so far, and now."""
+        """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any
+        object), road_edge_rate: 1 or 0, whether it has happened, before any other of them ended the episode; ade, fde:
+        metres from the log, on average over the steps so far, and now."""
         rates = {f"{name}_rate": value for name, value in self._tally.items() if name != "goal_position"}
         crashed = torch.maximum(self._tally["vehicle_collision"], self._tally["road_edge"])
         steps = torch.from_numpy(self.steps).to(self.device).clamp(min=1)
-        return {**rates, "goal_rate_position": self._tally["goal_position"], "collision_rate": crashed, "ade": self._away / steps, "fde": self._log_distance()}
+        return {
+            **rates,
+            "goal_rate_position": self._tally["goal_position"],
+            "collision_rate": crashed,
+            "ade": self._away / steps,
+            "fde": self._log_distance(),
+        }
 
     def places(self) -> list[str]:
         """The name of the scene each copy is in."""
@@ -154,7 +213,15 @@ class Nocturne(World):
         """The scene from above, the ego in its middle looking up."""
         from dreamdrive.envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, [(copy, int(self.egos[copy]))], ABOVE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
+        return render_cones(
+            self.sim,
+            [(copy, int(self.egos[copy]))],
+            ABOVE,
+            view_dist=AROUND,
+            view_angle=2 * np.pi,
+            goal=True,
+            occlusion=False,
+        )[0].numpy()
 
     def _as_action(self, pair: Tensor) -> Tensor:
         if self.spec.action_scale is None:
@@ -185,8 +252,12 @@ class Nocturne(World):
         distance, speed, turn = self._goal_gap()
         shaping = (1 - distance / self._start_distance) + (1 - speed / SPEED_RANGE) + (1 - turn / (2 * torch.pi))
         reward = torch.where(counted, (GOAL_REWARD * goal + SHAPING * shaping) / 10, 0.0)
-        for name, now in (("goal", goal), ("goal_position", distance < GOAL_DISTANCE), ("vehicle_collision", collision == VEHICLE),
-                          ("road_edge", collision == ROAD_EDGE)):
+        for name, now in (
+            ("goal", goal),
+            ("goal_position", distance < GOAL_DISTANCE),
+            ("vehicle_collision", collision == VEHICLE),
+            ("road_edge", collision == ROAD_EDGE),
+        ):
             self._tally[name] = torch.where(counted & now, 1.0, self._tally[name])
         moved = torch.from_numpy(~self.over).to(self.device)
         self._away += torch.where(moved, self._log_distance(), 0.0)
@@ -195,7 +266,11 @@ class Nocturne(World):
     def _goal_gap(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) each: metres, m/s and rad between the egos and what is wanted at their goals."""
         state, goal = self.sim.local[self._copies, self.egos], self.sim.goal[self._copies, self.egos]
-        return (state[:, :2] - goal[:, :2]).norm(dim=-1), (state[:, 3] - goal[:, 3]).abs(), wrap(state[:, 2] - goal[:, 2]).abs()
+        return (
+            (state[:, :2] - goal[:, :2]).norm(dim=-1),
+            (state[:, 3] - goal[:, 3]).abs(),
+            wrap(state[:, 2] - goal[:, 2]).abs(),
+        )
 
     def _log_distance(self) -> Tensor:
         """(B,) metres between the egos and where the log has them."""
@@ -206,17 +281,25 @@ class Nocturne(World):
         """Frames of copies, by default all, (n, H, W, C) uint8."""
         which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
         if not self._seen:
-            return torch.zeros(len(which), *self.spec.image_shape, dtype=torch.uint8 if self.spec.pictures else torch.float32, device=self.device)
+            return torch.zeros(
+                len(which),
+                *self.spec.image_shape,
+                dtype=torch.uint8 if self.spec.pictures else torch.float32,
+                device=self.device,
+            )
         egos = torch.stack([which, self.egos[which]], 1)
         if not self.spec.pictures:
             return features(self.sim, egos, self.view_dist).flat
         from dreamdrive.envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, egos, self.image_size, self.view_dist, **self.marks, anchor=ANCHOR).to(self.device)
+        return render_cones(self.sim, egos, self.image_size, self.view_dist, **self.marks, anchor=ANCHOR).to(
+            self.device
+        )
 
 
 class NocturneEnv(gym.Env):
-    """`gymnasium.make("dreamdrive/Nocturne-v0", ...)`: one ego; options as of `Nocturne`, `reset(seed=...)` chooses scene and ego."""
+    """`gymnasium.make("dreamdrive/Nocturne-v0", ...)`: one ego; options as of `Nocturne`, `reset(seed=...)` chooses
+    scene and ego."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / DT)}
 
@@ -225,7 +308,11 @@ class NocturneEnv(gym.Env):
         self.render_mode = render_mode
         self.action_space = self.world.spec.action_space
         shape = self.world.spec.image_shape
-        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8) if self.world.spec.pictures else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.observation_space = (
+            gym.spaces.Box(0, 255, shape, np.uint8)
+            if self.world.spec.pictures
+            else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        )
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)

@@ -1,11 +1,13 @@
-"""Synthetic driving scenes in Nocturne's format: roads, crossings and roundabouts with traffic that keeps its distance and gives way.
+"""Synthetic driving scenes in Nocturne's format: roads, crossings and roundabouts with traffic that keeps its distance
+and gives way.
 
     scene = make_scene(7)                                    # a dict, as json.load gives it
     write_scenes(Path("datasets/scenes"), count=500, seed=0)
 
-A scene depends on (seed, index) alone. What is promised of each is checked before it is given away: no two objects overlap, none touches a road edge,
-every number is a float, at least two vehicles drive throughout; and every goal is where the object was last seen. Drawing the map and the traffic:
-maps.py, traffic.py, walkers.py; putting them together: scenes.py; what the scenes are worth as tasks: statistics.py.
+A scene depends on (seed, index) alone. What is promised of each is checked before it is given away: no two objects
+overlap, none touches a road edge, every number is a float, at least two vehicles drive throughout; and every goal is
+where the object was last seen. Drawing the map and the traffic: maps.py, traffic.py, walkers.py; putting them together:
+scenes.py; what the scenes are worth as tasks: statistics.py.
 """
 
 import json
@@ -36,13 +38,18 @@ def is_scene(path: Path) -> bool:
     """Whether `path` holds a whole scene of its name."""
     try:
         scene = json.loads(path.read_bytes())
-        return scene["name"] == path.name and all(len(thing["valid"]) == STEPS for thing in scene["objects"]) and len(scene["roads"]) > 0
+        return (
+            scene["name"] == path.name
+            and all(len(thing["valid"]) == STEPS for thing in scene["objects"])
+            and len(scene["roads"]) > 0
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def write_scenes(folder: Path, count: int, seed: int) -> Iterator[Path | None]:
-    """Write scenes 0 .. count - 1 of `seed` into `folder`, one at a time; gives the path of each, or None for one that was there already."""
+    """Write scenes 0 .. count - 1 of `seed` into `folder`, one at a time; gives the path of each, or None for one that
+    was there already."""
     make_folder(folder)
     for index in range(count):
         path = scene_path(folder, index)

@@ -1,11 +1,13 @@
 """Write synthetic driving scenes in Nocturne's format.
 
 Writes  datasets/scenes/synthetic_000000.json ...   one scene a file
-        datasets/scenes/command/args.json           the command (apart, so that every *.json beside the scenes is a scene)
+        datasets/scenes/command/args.json           the command (apart, so that every *.json beside the scenes is a
+        scene)
 
     python -m envs.nocturne.synthetic --scenes 500 --out datasets/scenes --seed 0
 
-Scene i depends on --seed and i alone: killed and run again, the command goes on where it was; with more --scenes, it adds to those that are there.
+Scene i depends on --seed and i alone: killed and run again, the command goes on where it was; with more --scenes, it
+adds to those that are there.
 """
 
 import argparse
@@ -39,7 +41,9 @@ def check_seed(folder: Path, seed: int) -> None:
     except (OSError, ValueError, AttributeError):
         return
     if before != seed:
-        raise UserError(f"{folder} holds scenes of --seed {before}, and --seed {seed} was asked for: choose another --out")
+        raise UserError(
+            f"{folder} holds scenes of --seed {before}, and --seed {seed} was asked for: choose another --out"
+        )
 
 
 def main() -> None:
@@ -48,7 +52,12 @@ def main() -> None:
     with locked(args.out, f"{args.out} is being written by another process: wait for it, or choose another --out"):
         check_seed(args.out, args.seed)
         cli.write_args(make_folder(args.out / COMMAND), args)
-        made = sum(path is not None for path in tqdm(write_scenes(args.out, args.scenes, args.seed), total=args.scenes, unit="scene", desc=str(args.out)))
+        made = sum(
+            path is not None
+            for path in tqdm(
+                write_scenes(args.out, args.scenes, args.seed), total=args.scenes, unit="scene", desc=str(args.out)
+            )
+        )
     print(f"{args.out} holds {args.scenes} scenes: {made} are new, {args.scenes - made} were there already")
 
 

@@ -1,4 +1,5 @@
-"""What must never happen in a scene: bodies that overlap, bodies on a road edge. The tests are Nocturne's, with a margin for its single precision."""
+"""What must never happen in a scene: bodies that overlap, bodies on a road edge. The tests are Nocturne's, with a
+margin for its single precision."""
 
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ def corners(xy: np.ndarray, heading: np.ndarray, size: np.ndarray) -> np.ndarray
 
 
 def rectangles_touch(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """(P,) whether rectangles with corners `one` and `two`, both (P, 4, 2), touch: bounding boxes first, then the separating axes."""
+    """(P,) whether rectangles with corners `one` and `two`, both (P, 4, 2), touch: bounding boxes first, then the
+    separating axes."""
     touch = ((one.min(1) < two.max(1)) & (two.min(1) < one.max(1))).all(-1)
     for rectangle in (one, two):
         for axis in (rectangle[:, 1] - rectangle[:, 0], rectangle[:, 2] - rectangle[:, 1]):
@@ -66,7 +68,8 @@ def segments_of(polylines: list[np.ndarray]) -> np.ndarray:
 
 
 def segments_meet(xy: np.ndarray, heading: np.ndarray, size: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """(P,) whether rectangles (P,) meet segments (P, 2, 2): the segment is clipped to the rectangle, in the rectangle's own axes."""
+    """(P,) whether rectangles (P,) meet segments (P, 2, 2): the segment is clipped to the rectangle, in the rectangle's
+    own axes."""
     ahead, left = geo.unit(heading)[:, None], geo.left_of(geo.unit(heading))[:, None]
     away = segments - xy[:, None]
     ends = np.stack([(away * ahead).sum(-1), (away * left).sum(-1)], axis=-1)  # (P, end, axis)

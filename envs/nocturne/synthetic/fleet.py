@@ -57,23 +57,31 @@ def draw_size(rng: np.random.Generator) -> tuple[float, float]:
 def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters (N,) of the drivers of a fleet; slower for cyclists and lorries.
 
-    `factor` of the speed limit a driver keeps to, `top` speed; the IDM's T `headway`, s0 `gap`, a `accelerates` and b `brakes`; `creep`, the speed of who
-    waits; `slow_factor` of its speed in a spell of slowness, as of one who looks for an address, from `slow_from` to `slow_to` seconds.
+    `factor` of the speed limit a driver keeps to, `top` speed; the IDM's T `headway`, s0 `gap`, a `accelerates` and b
+    `brakes`; `creep`, the speed of who waits; `slow_factor` of its speed in a spell of slowness, as of one who looks
+    for an address, from `slow_from` to `slow_to` seconds.
     """
     n, heavy = len(bike), length > 6.9
     spell = np.where(rng.random(n) < 0.3, rng.uniform(-3, 7, n), np.inf)
     return {
         "factor": np.where(heavy, rng.uniform(0.6, 0.95, n), rng.uniform(0.8, 1.12, n)),
         "top": np.where(bike, rng.uniform(3.5, 6.5, n), np.inf),
-        "headway": rng.uniform(0.9, 1.8, n), "gap": np.where(bike, rng.uniform(0.8, 1.5, n), rng.uniform(1.4, 2.8, n)),
-        "accelerates": np.where(bike, rng.uniform(0.7, 1.1, n), np.where(heavy, rng.uniform(0.7, 1.2, n), rng.uniform(1.2, 2.3, n))),
-        "brakes": rng.uniform(1.5, 2.6, n), "creep": rng.uniform(0.010, 0.018, n),
-        "slow_from": spell, "slow_to": spell + rng.uniform(2, 5, n), "slow_factor": rng.uniform(0.15, 0.65, n),
+        "headway": rng.uniform(0.9, 1.8, n),
+        "gap": np.where(bike, rng.uniform(0.8, 1.5, n), rng.uniform(1.4, 2.8, n)),
+        "accelerates": np.where(
+            bike, rng.uniform(0.7, 1.1, n), np.where(heavy, rng.uniform(0.7, 1.2, n), rng.uniform(1.2, 2.3, n))
+        ),
+        "brakes": rng.uniform(1.5, 2.6, n),
+        "creep": rng.uniform(0.010, 0.018, n),
+        "slow_from": spell,
+        "slow_to": spell + rng.uniform(2, 5, n),
+        "slow_factor": rng.uniform(0.15, 0.65, n),
     }
 
 
 def draw_fleet(rng: np.random.Generator, routes: Routes, start: float, end: float) -> Fleet:
-    """Vehicles spread over the routes at the beginning of the warm-up, and those that appear later where routes begin."""
+    """Vehicles spread over the routes at the beginning of the warm-up, and those that appear later where routes
+    begin."""
     bikes_too = rng.random() < 0.5
     motor, cycle = np.flatnonzero(~routes.bike), np.flatnonzero(routes.bike)
     lanes = len(set(routes.entry[motor]))

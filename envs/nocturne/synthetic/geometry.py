@@ -1,4 +1,5 @@
-"""Plane curves as arrays of points: integrated from curvature, bent between two directions, shifted sideways, resampled."""
+"""Plane curves as arrays of points: integrated from curvature, bent between two directions, shifted sideways,
+resampled."""
 
 import numpy as np
 
@@ -72,21 +73,42 @@ def curvatures(xy: np.ndarray) -> np.ndarray:
     return cross / np.maximum((first**2).sum(1), 1e-12) ** 1.5
 
 
-def bend(start: np.ndarray, heading: float, end: np.ndarray, end_heading: float, end_curvatures: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """A curve with given position, heading and curvature at both ends: the quintic Hermite curve whose sharpest point is the least sharp.
+def bend(
+    start: np.ndarray,
+    heading: float,
+    end: np.ndarray,
+    end_heading: float,
+    end_curvatures: tuple[float, float] = (0.0, 0.0),
+) -> np.ndarray:
+    """A curve with given position, heading and curvature at both ends: the quintic Hermite curve whose sharpest point
+    is the least sharp.
 
     The length of its end tangents is free, and chosen from HANDLES.
     """
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     chord = np.hypot(*(end - start))
     t = np.linspace(0, 1, max(int(chord * 1.3 / FINE), 8) + 1)[:, None]
-    basis = (1 - 10 * t**3 + 15 * t**4 - 6 * t**5, t - 6 * t**3 + 8 * t**4 - 3 * t**5, (t**2 - 3 * t**3 + 3 * t**4 - t**5) / 2,
-             (t**3 - 2 * t**4 + t**5) / 2, -4 * t**3 + 7 * t**4 - 3 * t**5, 10 * t**3 - 15 * t**4 + 6 * t**5)
+    basis = (
+        1 - 10 * t**3 + 15 * t**4 - 6 * t**5,
+        t - 6 * t**3 + 8 * t**4 - 3 * t**5,
+        (t**2 - 3 * t**3 + 3 * t**4 - t**5) / 2,
+        (t**3 - 2 * t**4 + t**5) / 2,
+        -4 * t**3 + 7 * t**4 - 3 * t**5,
+        10 * t**3 - 15 * t**4 + 6 * t**5,
+    )
     from_tangent, to_tangent = unit(heading), unit(end_heading)
     candidates = []
     for speed in HANDLES * chord:
-        second = [curvature * speed**2 * left_of(tangent) for curvature, tangent in zip(end_curvatures, (from_tangent, to_tangent), strict=True)]
-        xy = sum(weight * value for weight, value in zip(basis, (start, speed * from_tangent, second[0], second[1], speed * to_tangent, end), strict=True))
+        second = [
+            curvature * speed**2 * left_of(tangent)
+            for curvature, tangent in zip(end_curvatures, (from_tangent, to_tangent), strict=True)
+        ]
+        xy = sum(
+            weight * value
+            for weight, value in zip(
+                basis, (start, speed * from_tangent, second[0], second[1], speed * to_tangent, end), strict=True
+            )
+        )
         candidates.append((np.abs(curvatures(xy)[2:-2]).max() + 0.02 * lengths(xy)[-1] / chord, xy))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
@@ -100,7 +122,8 @@ def smooth_step(x: np.ndarray, first: float, last: float) -> np.ndarray:
 def fillet(corner: np.ndarray, inward: np.ndarray, outward: np.ndarray, radius: float) -> tuple[float, np.ndarray]:
     """The arc that rounds a corner between two rays: the distance from `corner` to its ends, and its points.
 
-    `inward` and `outward` are unit vectors from the corner along the two rays; the arc runs from the first ray to the second.
+    `inward` and `outward` are unit vectors from the corner along the two rays; the arc runs from the first ray to the
+    second.
     """
     angle = np.arccos(np.clip(inward @ outward, -1, 1))
     reach = radius / np.tan(angle / 2)

@@ -54,17 +54,24 @@ def arm_axis(rng: np.random.Generator, angle: float, length: float) -> Axis:
 
 def crossing_arms(rng: np.random.Generator, signals: bool, three: bool, speed: float) -> list[Arm]:
     """Arms in counter-clockwise order; opposite ones have the same section."""
-    main, side = (int(rng.choice([1, 2, 3], p=[0.2, 0.5, 0.3])), int(rng.choice([1, 2]))) if signals else (int(rng.choice([1, 2], p=[0.6, 0.4])), 1)
+    main, side = (
+        (int(rng.choice([1, 2, 3], p=[0.2, 0.5, 0.3])), int(rng.choice([1, 2])))
+        if signals
+        else (int(rng.choice([1, 2], p=[0.6, 0.4])), 1)
+    )
     sections = [draw_section(rng, lanes, speed) for lanes in (main, side)]
     arms = []
     for k in range(3 if three else 4):
         angle = k * np.pi / 2 + np.radians(rng.uniform(-7, 7))
-        arms.append(Arm(arm_axis(rng, angle, 118.0), angle, sections[k % 2], minor=k % 2 == 1, group=k % 2 if signals else -1))
+        arms.append(
+            Arm(arm_axis(rng, angle, 118.0), angle, sections[k % 2], minor=k % 2 == 1, group=k % 2 if signals else -1)
+        )
     return arms
 
 
 def corner(one: Arm, two: Arm, radius: float) -> tuple[float, float, np.ndarray]:
-    """The kerb from arm `one` to `two`, the next counter-clockwise: the distances along both where it ends, and its points between."""
+    """The kerb from arm `one` to `two`, the next counter-clockwise: the distances along both where it ends, and its
+    points between."""
     a, b = one.outward, two.outward
     turn = (two.angle - one.angle) % (2 * np.pi)
     start, end = geo.left_of(a) * one.section.half, -geo.left_of(b) * two.section.half
@@ -80,7 +87,11 @@ def lay_kerbs(m: RoadMap, arms: list[Arm], corners: list[tuple[float, float, np.
     """Edges and pavements round every corner; crosswalks must be there already, since edges leave them free."""
     for k, (first, last, points) in enumerate(corners):
         one, two = arms[k], arms[(k + 1) % len(arms)]
-        kerb = geo.joined(one.axis.curve(one.length, first, one.section.half), points, two.axis.curve(last, two.length, -two.section.half))
+        kerb = geo.joined(
+            one.axis.curve(one.length, first, one.section.half),
+            points,
+            two.axis.curve(last, two.length, -two.section.half),
+        )
         m.edge(kerb)
         m.pavements.append(geo.shifted(kerb, -1.9)[100:-100])
 
@@ -133,7 +144,12 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
             m.crosswalk(arm.axis.across(arm.mouth + 0.7 + half, half, arm.section.half, arm.group))
     if signals:
         green = rng.uniform(9, 20, 2)
-        m.signals = Signals((float(green[0]), float(green[1])), float(rng.uniform(3, 4)), float(rng.uniform(1, 2)), float(rng.uniform(0, 60)))
+        m.signals = Signals(
+            (float(green[0]), float(green[1])),
+            float(rng.uniform(3, 4)),
+            float(rng.uniform(1, 2)),
+            float(rng.uniform(0, 60)),
+        )
     if not signals and speed < 12 and rng.random() < 0.5:
         for arm in arms:
             m.bump(arm.axis.across(arm.line + rng.uniform(22, 30), 0.6, arm.section.paved), float(rng.uniform(3.5, 6)))
@@ -143,8 +159,13 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
     for i, j, way, lane, to in movements(arms):
         one, two = arms[i], arms[j]
         control = "signal" if signals else "stop" if all_way or one.minor else "none" if way == "through" else "yield"
-        rank = {"through": 2, "right": 2, "left": 1} if signals else dict.fromkeys(("through", "right", "left"), 1) if all_way else (
-            {"through": 1, "right": 1, "left": 0} if one.minor else {"through": 9, "right": 8, "left": 3})
+        rank = (
+            {"through": 2, "right": 2, "left": 1}
+            if signals
+            else dict.fromkeys(("through", "right", "left"), 1)
+            if all_way
+            else ({"through": 1, "right": 1, "left": 0} if one.minor else {"through": 9, "right": 8, "left": 3})
+        )
         ends = corners[i][:2] if way == "right" else (one.mouth, two.mouth)  # a right turn keeps to its own corner
         pieces = through_junction(one, two, one.section.lane(lane), two.section.lane(to), ends, m)
         m.route(*pieces, entry=f"arm {i} lane {lane}", control=control, rank=rank[way], group=one.group)
@@ -154,8 +175,11 @@ def crossing(rng: np.random.Generator, kind: str) -> RoadMap:
     return m
 
 
-def through_junction(one: Arm, two: Arm, leaves: float, arrives: float, ends: tuple[float, float], m: RoadMap | None = None) -> tuple[np.ndarray, ...]:
-    """The three pieces of a route from arm to arm, at distances `leaves` and `arrives` from their axes; drawn as a lane where a map is given.
+def through_junction(
+    one: Arm, two: Arm, leaves: float, arrives: float, ends: tuple[float, float], m: RoadMap | None = None
+) -> tuple[np.ndarray, ...]:
+    """The three pieces of a route from arm to arm, at distances `leaves` and `arrives` from their axes; drawn as a lane
+    where a map is given.
 
     `ends`: distances from the centre at which the bend begins and ends.
     """
@@ -178,7 +202,8 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
     count = int(rng.choice([3, 4], p=[0.3, 0.7]))
     spread = np.arange(count) * 2 * np.pi / count + np.radians(rng.uniform(-5, 5, count))
     arms = [Arm(arm_axis(rng, angle, 125.0), angle, section) for angle in spread]
-    opening = float(np.arcsin((section.half + flare) / (outer + flare)))  # of the flare's centre, seen from the ring's, from the arm
+    # of the flare's centre, seen from the ring's, from the arm
+    opening = float(np.arcsin((section.half + flare) / (outer + flare)))
     mouth = float(np.sqrt((outer + flare) ** 2 - (section.half + flare) ** 2))
     walks, half = rng.random() < 0.6, 1.5
     for arm in arms:
@@ -205,13 +230,30 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
     joins = min(opening + 0.1, closest / 2 - 0.02)  # or the way out would come before the way in
     ways = {}
     for i, arm in enumerate(arms):
-        entry = geo.bend(arm.axis.at(mouth, section.lane(0)), arm.angle + np.pi, ring * geo.unit(arm.angle + joins), arm.angle + joins + np.pi / 2, (0, 1 / ring))
-        leave = geo.bend(ring * geo.unit(arm.angle - joins), arm.angle - joins + np.pi / 2, arm.axis.at(mouth, -section.lane(0)), arm.angle, (1 / ring, 0))
+        entry = geo.bend(
+            arm.axis.at(mouth, section.lane(0)),
+            arm.angle + np.pi,
+            ring * geo.unit(arm.angle + joins),
+            arm.angle + joins + np.pi / 2,
+            (0, 1 / ring),
+        )
+        leave = geo.bend(
+            ring * geo.unit(arm.angle - joins),
+            arm.angle - joins + np.pi / 2,
+            arm.axis.at(mouth, -section.lane(0)),
+            arm.angle,
+            (1 / ring, 0),
+        )
         ways[i] = entry, leave
         m.draw("lane", entry)
         m.draw("lane", leave)
         waits = entry[np.hypot(*entry.T) > outer + 0.8]
-        m.draw("road_line", geo.straight(*(waits[-1] + side * section.width / 2 * geo.left_of(geo.unit(arm.angle)) for side in (-1, 1))))
+        m.draw(
+            "road_line",
+            geo.straight(
+                *(waits[-1] + side * section.width / 2 * geo.left_of(geo.unit(arm.angle)) for side in (-1, 1))
+            ),
+        )
     for i, one in enumerate(arms):
         for j, two in enumerate(arms):
             if i == j:
@@ -220,7 +262,10 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
             arc = geo.circle_arc(np.zeros(2), ring, one.angle + joins, one.angle + joins + around)
             entry, leave = ways[i][0], ways[j][1]
             outside = np.hypot(*entry.T) > outer + 0.8
-            pieces = (geo.joined(one.axis.curve(one.length, mouth, section.lane(0)), entry[outside]), geo.joined(entry[outside][-1:], entry[~outside], arc, leave),
-                      two.axis.curve(mouth, two.length, -section.lane(0)))
+            pieces = (
+                geo.joined(one.axis.curve(one.length, mouth, section.lane(0)), entry[outside]),
+                geo.joined(entry[outside][-1:], entry[~outside], arc, leave),
+                two.axis.curve(mouth, two.length, -section.lane(0)),
+            )
             m.route(*pieces, entry=f"arm {i} lane 0", control="yield", rank=1)
     return m

@@ -1,10 +1,11 @@
-"""What maps are made of: what is drawn on the ground, the routes that vehicles take over it, and the cross-section of a road.
+"""What maps are made of: what is drawn on the ground, the routes that vehicles take over it, and the cross-section of a
+road.
 
 The maps themselves are in open_roads.py and junctions.py.
 
-Every map is drawn around (0, 0); scenes.py turns it and moves it to its place in the world. Traffic keeps to the right. Lengths are metres,
-angles radians, speeds m/s. A road is drawn along an Axis: laterals are metres to the left of it, and a lane, a line or an edge is a lateral along a
-stretch of it.
+Every map is drawn around (0, 0); scenes.py turns it and moves it to its place in the world. Traffic keeps to the right.
+Lengths are metres, angles radians, speeds m/s. A road is drawn along an Axis: laterals are metres to the left of it,
+and a lane, a line or an edge is a lateral along a stretch of it.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from dreamdrive.envs.nocturne.synthetic import geometry as geo
 
 STEP = 0.25  # m between the points of a route
 KERB = 0.35  # m from the outermost lane or bay to the road edge
-CAR_ZONE, MIXED_ZONE, BIKE_ZONE = 2.6, 1.9, 1.2  # m between two routes at which car and car, car and cyclist, two cyclists would touch
+# m between two routes at which car and car, car and cyclist, two cyclists would touch
+CAR_ZONE, MIXED_ZONE, BIKE_ZONE = 2.6, 1.9, 1.2
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Crosswalk:
-    """A rectangle across a road: `along` is the road's direction, `half` half its width in that direction, `reach` half the road's width.
+    """A rectangle across a road: `along` is the road's direction, `half` half its width in that direction, `reach` half
+    the road's width.
 
     `group` is the signal group of the traffic that crosses it, -1 without signals.
     """
@@ -68,7 +71,12 @@ class Crosswalk:
 
     def corners(self) -> np.ndarray:
         side = geo.left_of(self.along)
-        return np.array([self.centre + a * self.half * self.along + b * self.reach * side for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])
+        return np.array(
+            [
+                self.centre + a * self.half * self.along + b * self.reach * side
+                for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))
+            ]
+        )
 
     def covers(self, xy: np.ndarray, margin: float = 0.0) -> np.ndarray:
         along, across = self.local(xy)
@@ -123,14 +131,19 @@ class RoadMap:
     bays: list[tuple[float, float, float]] = field(default_factory=list)
     lights: list[tuple[np.ndarray, int]] = field(default_factory=list)
     signals: Signals | None = None
-    slow: list[tuple[Crosswalk, float]] = field(default_factory=list)  # speed bumps: where, and how fast one crosses them
+    # speed bumps: where, and how fast one crosses them
+    slow: list[tuple[Crosswalk, float]] = field(default_factory=list)
 
     def draw(self, kind: str, xy: np.ndarray) -> None:
         self.roads.append((kind, xy))
 
     def edge(self, xy: np.ndarray) -> None:
         """A road edge, with a dropped kerb at every crosswalk."""
-        kept = ~np.any([walk.covers(xy, 0.6) for walk in self.crosswalks], axis=0) if self.crosswalks else np.ones(len(xy), bool)
+        kept = (
+            ~np.any([walk.covers(xy, 0.6) for walk in self.crosswalks], axis=0)
+            if self.crosswalks
+            else np.ones(len(xy), bool)
+        )
         changes = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]])))
         for first, last in changes.reshape(-1, 2):
             if last - first >= 3:
@@ -144,7 +157,9 @@ class RoadMap:
         self.slow.append((where, speed))
         self.draw("speed_bump", where.corners())
 
-    def route(self, before: np.ndarray, within: np.ndarray | None = None, after: np.ndarray | None = None, **what) -> int:
+    def route(
+        self, before: np.ndarray, within: np.ndarray | None = None, after: np.ndarray | None = None, **what
+    ) -> int:
         """Add a route of up to three pieces: to the line, through the conflict, and on; gives its number."""
         pieces = [piece for piece in (before, within, after) if piece is not None]
         xy = geo.resampled(geo.joined(*pieces), STEP)
@@ -166,8 +181,11 @@ class Axis:
         self.xy, self.s = xy, geo.lengths(xy)
         self._left = geo.left_of(geo.tangents(xy))
 
-    def curve(self, first: float, last: float, lateral: float | Callable[[np.ndarray], np.ndarray], spacing: float = geo.FINE) -> np.ndarray:
-        """The points `lateral` metres left of the axis (a number or a function of s), from s = `first` to s = `last`; backwards if `last` is smaller."""
+    def curve(
+        self, first: float, last: float, lateral: float | Callable[[np.ndarray], np.ndarray], spacing: float = geo.FINE
+    ) -> np.ndarray:
+        """The points `lateral` metres left of the axis (a number or a function of s), from s = `first` to s = `last`;
+        backwards if `last` is smaller."""
         s = np.linspace(first, last, max(int(np.ceil(abs(last - first) / spacing)), 1) + 1)
         across = lateral(s) if callable(lateral) else np.full(len(s), lateral)
         on = np.stack([np.interp(s, self.s, self.xy[:, k]) for k in (0, 1)], axis=1)
@@ -254,7 +272,9 @@ def lay_lines(m: RoadMap, axis: Axis, section: Section, first: float, last: floa
         m.draw("road_line", axis.curve(*ends, side * section.median / 2))
 
 
-def lay_bays(m: RoadMap, rng: np.random.Generator, axis: Axis, section: Section, first: float, last: float, side: int) -> None:
+def lay_bays(
+    m: RoadMap, rng: np.random.Generator, axis: Axis, section: Section, first: float, last: float, side: int
+) -> None:
     """Parking places along one side of the axis, clear of crosswalks."""
     if not section.bay:
         return

@@ -7,7 +7,8 @@ from dreamdrive.envs.nocturne.synthetic.maps import Axis, RoadMap, Section, draw
 
 
 def winding(rng: np.random.Generator, length: float, radius: float) -> np.ndarray:
-    """A smooth line through (0, 0) at half its length, with bends of about `radius` metres; straight where radius is infinite."""
+    """A smooth line through (0, 0) at half its length, with bends of about `radius` metres; straight where radius is
+    infinite."""
     s = np.arange(int(length / geo.FINE)) * geo.FINE
     if np.isinf(radius):
         curvature = np.zeros(len(s))
@@ -16,7 +17,14 @@ def winding(rng: np.random.Generator, length: float, radius: float) -> np.ndarra
         turn = rng.uniform(0.9, 1.9) * radius  # length of a bend of up to 110 degrees
         turn = min(turn, 0.55 * length)
         ease = min(30.0, 0.3 * turn)
-        curvature = sign / radius * (geo.smooth_step(s, middle - turn / 2 - ease, middle - turn / 2) - geo.smooth_step(s, middle + turn / 2, middle + turn / 2 + ease))
+        curvature = (
+            sign
+            / radius
+            * (
+                geo.smooth_step(s, middle - turn / 2 - ease, middle - turn / 2)
+                - geo.smooth_step(s, middle + turn / 2, middle + turn / 2 + ease)
+            )
+        )
         if rng.random() < 0.5:  # the far ends bend the other way
             back = sign / radius * 0.6
             curvature -= back * geo.smooth_step(s, middle + turn / 2 + ease, middle + turn / 2 + 2 * ease)
@@ -24,8 +32,17 @@ def winding(rng: np.random.Generator, length: float, radius: float) -> np.ndarra
     return xy - xy[len(xy) // 2]
 
 
-def lane_changes(m: RoadMap, rng: np.random.Generator, axis: Axis, laterals: list[float], numbers: list[int], length: float, tries: int) -> None:
-    """Add routes that leave the lanes `laterals` (left positive, in the direction of the axis; numbers: their routes) for a neighbour."""
+def lane_changes(
+    m: RoadMap,
+    rng: np.random.Generator,
+    axis: Axis,
+    laterals: list[float],
+    numbers: list[int],
+    length: float,
+    tries: int,
+) -> None:
+    """Add routes that leave the lanes `laterals` (left positive, in the direction of the axis; numbers: their routes)
+    for a neighbour."""
     forwards = laterals[0] <= 0
     for _ in range(tries):
         if len(laterals) < 2:
@@ -35,7 +52,11 @@ def lane_changes(m: RoadMap, rng: np.random.Generator, axis: Axis, laterals: lis
         at, taken = rng.uniform(0.25, 0.65) * length, max(4.0 * m.speed, 35.0) * rng.uniform(0.9, 1.2)
 
         def lateral(s, here=laterals[i], there=laterals[j], at=at, taken=taken):
-            return here + (there - here) * (geo.smooth_step(s, at, at + taken) if forwards else 1 - geo.smooth_step(s, length - at - taken, length - at))
+            return here + (there - here) * (
+                geo.smooth_step(s, at, at + taken)
+                if forwards
+                else 1 - geo.smooth_step(s, length - at - taken, length - at)
+            )
 
         marks = (0.0, at, at + taken + 10, length) if forwards else (length, length - at, length - at - taken - 10, 0.0)
         pieces = [axis.curve(a, b, lateral) for a, b in zip(marks, marks[1:], strict=False)]
@@ -80,13 +101,18 @@ def road(rng: np.random.Generator, kind: str) -> RoadMap:
 
 
 def merge(rng: np.random.Generator) -> RoadMap:
-    """A carriageway whose rightmost lane ends, or that a ramp joins; perhaps with the opposite carriageway beside it."""
+    """A carriageway whose rightmost lane ends, or that a ramp joins; perhaps with the opposite carriageway beside
+    it."""
     speed = float(rng.choice([14.0, 17.0, 20.0, 24.0]))
     m = RoadMap("merge", speed)
     length = 150 + 12 * speed
     axis = Axis(winding(rng, length, np.inf if rng.random() < 0.5 else rng.uniform(1.0, 2.0) * speed**2))
     length = float(axis.s[-1])
-    lanes, width, ramp = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2])), float(rng.uniform(3.4, 3.75)), rng.random() < 0.65
+    lanes, width, ramp = (
+        int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2])),
+        float(rng.uniform(3.4, 3.75)),
+        rng.random() < 0.65,
+    )
     ends_at = length / 2 + rng.uniform(0, 40)
     taper, beside = max(3.2 * speed, 40.0), rng.uniform(3.0, 5.0) * speed
     bows_at, slope, ease = ends_at - beside, rng.uniform(0.15, 0.22), 45.0
@@ -115,13 +141,23 @@ def merge(rng: np.random.Generator) -> RoadMap:
     if ramp:  # the edges of carriageway and ramp meet in a nose
         s = np.arange(first, bows_at, 0.5)
         nose = float(s[away(s) >= 2 * shoulder + 0.8][-1])
-        upper, lower = axis.curve(0, nose, -lanes * width - shoulder), axis.curve(nose, first, lambda s: joining(s) + width / 2 + shoulder)
+        upper, lower = (
+            axis.curve(0, nose, -lanes * width - shoulder),
+            axis.curve(nose, first, lambda s: joining(s) + width / 2 + shoulder),
+        )
         tip = axis.at(nose + 0.4, -lanes * width - away(np.array([nose]))[0] / 2)
         m.edge(geo.joined(upper, tip[None], lower))
     laterals = [-(i + 0.5) * width for i in range(lanes)]
     numbers = [m.route(axis.curve(0, length, lateral), entry=f"main {i}") for i, lateral in enumerate(laterals)]
     lane_changes(m, rng, axis, laterals, numbers, length, 2)
-    pieces = [axis.curve(a, b, joining) for a, b in zip((first, ends_at - 3, ends_at + taper + 12, length), (ends_at - 3, ends_at + taper + 12, length), strict=False)]
+    pieces = [
+        axis.curve(a, b, joining)
+        for a, b in zip(
+            (first, ends_at - 3, ends_at + taper + 12, length),
+            (ends_at - 3, ends_at + taper + 12, length),
+            strict=False,
+        )
+    ]
     for _ in range(2):  # as often taken as two lanes
         m.route(*pieces, entry="ramp", control="yield", rank=1)
     if rng.random() < 0.6:  # the opposite carriageway

@@ -1,4 +1,5 @@
-"""One scene: a map, its traffic and its pedestrians, checked, put somewhere in the world, as a dict in Nocturne's format."""
+"""One scene: a map, its traffic and its pedestrians, checked, put somewhere in the world, as a dict in Nocturne's
+format."""
 
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from dreamdrive.envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Log, 
 from dreamdrive.envs.nocturne.synthetic.walkers import Walker, draw_walkers
 from dreamdrive.utils.errors import UserError
 
-KINDS = {"straight": 0.15, "curve": 0.15, "merge": 0.15, "signals": 0.22, "stop signs": 0.18, "roundabout": 0.15}  # and their shares
+# and their shares
+KINDS = {"straight": 0.15, "curve": 0.15, "merge": 0.15, "signals": 0.22, "stop signs": 0.18, "roundabout": 0.15}
 MOST_TRIES = 30
 SPACING = 0.5  # m between the points of a drawn line
 INVALID = -10000.0
@@ -68,7 +70,10 @@ def draw(seed: int, index: int = 0) -> Drawn:
             complaints.append(result)
             continue
         return Drawn(**result, kind=kind, tries=number, complaints=complaints)
-    raise UserError(f"scene {index} of seed {seed} failed its checks {MOST_TRIES} times, the last time because {complaints[-1]}: choose another --seed")
+    raise UserError(
+        f"scene {index} of seed {seed} failed its checks {MOST_TRIES} times, the last time because {complaints[-1]}: "
+        "choose another --seed"
+    )
 
 
 def draw_map(rng: np.random.Generator, kind: str) -> RoadMap:
@@ -96,37 +101,81 @@ def _attempt(rng: np.random.Generator, kind: str, name: str) -> dict | str:
     if overlap := checks.first_overlap(bodies):
         i, j, t = overlap
         return f"a {types[i]} and a {types[j]} overlap at step {t}"
-    if touch := checks.first_on_edge(bodies, [geo.resampled(xy, SPACING) for what, xy in m.roads if what == "road_edge"]):
+    if touch := checks.first_on_edge(
+        bodies, [geo.resampled(xy, SPACING) for what, xy in m.roads if what == "road_edge"]
+    ):
         return f"a {types[touch[0]]} touches a road edge at step {touch[1]}"
     scene = _json(rng, m, bodies, types, velocity, name)
-    return {"scene": scene, "map": m, "routes": routes, "fleet": fleet, "log": log, "bodies": bodies, "types": types, "member": member, "velocity": velocity}
+    return {
+        "scene": scene,
+        "map": m,
+        "routes": routes,
+        "fleet": fleet,
+        "log": log,
+        "bodies": bodies,
+        "types": types,
+        "member": member,
+        "velocity": velocity,
+    }
 
 
 # Objects
 
 
-def _gather(rng: np.random.Generator, m: RoadMap, fleet: Fleet, log: Log, walkers: list[Walker]) -> tuple[Bodies, list[str], np.ndarray, np.ndarray]:
-    """All objects of the scene in a random order: their bodies, types, numbers in the fleet, and velocities (O, STEPS, 2)."""
+def _gather(
+    rng: np.random.Generator, m: RoadMap, fleet: Fleet, log: Log, walkers: list[Walker]
+) -> tuple[Bodies, list[str], np.ndarray, np.ndarray]:
+    """All objects of the scene in a random order: their bodies, types, numbers in the fleet, and velocities (O, STEPS,
+    2)."""
     rows: list[tuple] = []  # xy, heading, velocity, valid, size, type, member
     for i in np.flatnonzero(log.active.sum(0) >= SHORTEST):
         velocity = log.speed[:, i, None] * geo.unit(log.course[:, i])
-        rows.append((log.xy[:, i], log.heading[:, i], velocity, log.active[:, i], (fleet.length[i], fleet.width[i]), "cyclist" if fleet.bike[i] else "vehicle", i))
+        rows.append(
+            (
+                log.xy[:, i],
+                log.heading[:, i],
+                velocity,
+                log.active[:, i],
+                (fleet.length[i], fleet.width[i]),
+                "cyclist" if fleet.bike[i] else "vehicle",
+                i,
+            )
+        )
     full = np.ones(STEPS, bool)
     for walker in walkers:
         xy = walker.xy[WARM_UP:]
-        rows.append((xy, walker.heading[WARM_UP:], np.gradient(xy, DT, axis=0), full, (walker.length, walker.width), "pedestrian", -1))
+        rows.append(
+            (
+                xy,
+                walker.heading[WARM_UP:],
+                np.gradient(xy, DT, axis=0),
+                full,
+                (walker.length, walker.width),
+                "pedestrian",
+                -1,
+            )
+        )
     parked = min(int(rng.uniform(0.15, 0.7) * len(m.bays)), MOST_PARKED)
     for k in rng.permutation(len(m.bays))[:parked]:
         x, y, heading = m.bays[k]
         size = draw_size(rng)
         while size[1] > 2.1 or size[0] > 5.6:
             size = draw_size(rng)
-        at = np.array([x, y]) + rng.uniform(-0.3, 0.3) * geo.unit(heading) + rng.uniform(-0.08, 0.08) * geo.left_of(geo.unit(heading))
+        at = (
+            np.array([x, y])
+            + rng.uniform(-0.3, 0.3) * geo.unit(heading)
+            + rng.uniform(-0.08, 0.08) * geo.left_of(geo.unit(heading))
+        )
         turned = heading + rng.normal(0, 0.012)
         rows.append((np.tile(at, (STEPS, 1)), np.full(STEPS, turned), np.zeros((STEPS, 2)), full, size, "vehicle", -1))
     rows = [rows[k] for k in rng.permutation(len(rows))]
     xy, heading, velocity, valid, size, types, member = zip(*rows, strict=True)
-    return Bodies(np.stack(xy), np.stack(heading), np.array(size), np.stack(valid)), list(types), np.array(member), np.stack(velocity)
+    return (
+        Bodies(np.stack(xy), np.stack(heading), np.array(size), np.stack(valid)),
+        list(types),
+        np.array(member),
+        np.stack(velocity),
+    )
 
 
 # The dict
@@ -136,7 +185,9 @@ def _points(xy: np.ndarray, decimals: int) -> list[dict]:
     return [{"x": x, "y": y} for x, y in np.round(xy, decimals).tolist()]
 
 
-def _json(rng: np.random.Generator, m: RoadMap, bodies: Bodies, types: list[str], velocity: np.ndarray, name: str) -> dict:
+def _json(
+    rng: np.random.Generator, m: RoadMap, bodies: Bodies, types: list[str], velocity: np.ndarray, name: str
+) -> dict:
     """The scene turned and moved to a random place of the world."""
     angle, origin = rng.uniform(-np.pi, np.pi), rng.uniform(-FARTHEST, FARTHEST, 2)
     turn = np.array([geo.unit(angle), geo.left_of(geo.unit(angle))])  # rows: where the map's axes point
@@ -151,15 +202,30 @@ def _json(rng: np.random.Generator, m: RoadMap, bodies: Bodies, types: list[str]
         degrees = np.degrees(np.unwrap(bodies.heading[k]) + angle)
         degrees = degrees - 360 * np.round(degrees[valid][0] / 360)
         points = _points(position, 4)
-        objects.append({
-            "position": points, "width": round(float(bodies.size[k, 1]), 3), "length": round(float(bodies.size[k, 0]), 3),
-            "heading": np.where(valid, np.round(degrees, 5), INVALID).tolist(), "velocity": _points(np.where(valid[:, None], velocity[k] @ turn, INVALID), 4),
-            "valid": valid.tolist(), "goalPosition": dict(points[int(np.flatnonzero(valid)[-1])]), "type": kind,
-        })
-    roads = [{"geometry": _points(place(xy if kind in AREAS else geo.resampled(xy, SPACING)), 3), "type": kind} for kind, xy in m.roads]
+        objects.append(
+            {
+                "position": points,
+                "width": round(float(bodies.size[k, 1]), 3),
+                "length": round(float(bodies.size[k, 0]), 3),
+                "heading": np.where(valid, np.round(degrees, 5), INVALID).tolist(),
+                "velocity": _points(np.where(valid[:, None], velocity[k] @ turn, INVALID), 4),
+                "valid": valid.tolist(),
+                "goalPosition": dict(points[int(np.flatnonzero(valid)[-1])]),
+                "type": kind,
+            }
+        )
+    roads = [
+        {"geometry": _points(place(xy if kind in AREAS else geo.resampled(xy, SPACING)), 3), "type": kind}
+        for kind, xy in m.roads
+    ]
     lights = {}
     for number, (xy, group) in enumerate(m.lights):
         (point,) = _points(place(xy)[None], 3)
         states = [m.signals.state(group, t * DT) for t in range(STEPS)]
-        lights[str(100 + number)] = {"state": states, "x": [point["x"]] * STEPS, "y": [point["y"]] * STEPS, "time_index": list(range(STEPS))}
+        lights[str(100 + number)] = {
+            "state": states,
+            "x": [point["x"]] * STEPS,
+            "y": [point["y"]] * STEPS,
+            "time_index": list(range(STEPS)),
+        }
     return {"name": name, "objects": objects, "roads": roads, "tl_states": lights}

@@ -1,10 +1,11 @@
 """How a scene's vehicles depend on each other, and how well Nocturne's dynamics reproduce them.
 
-An ego is a vehicle that is there at all 91 steps, moves (faster than 0.05 m/s once, or ends more than 0.2 m away), and whose expert actions are all defined.
-From step 10 on, everybody else replaying, an ego is asked three things:
+An ego is a vehicle that is there at all 91 steps, moves (faster than 0.05 m/s once, or ends more than 0.2 m away), and
+whose expert actions are all defined. From step 10 on, everybody else replaying, an ego is asked three things:
 
     must_act      does it hit somebody or an edge, or miss its goal by more than a metre, if it keeps its velocity?
-    must_react    does it hit somebody on its own path, driven as fast as its driver would on an empty road without lights and signs?
+    must_react    does it hit somebody on its own path, driven as fast as its driver would on an empty road without
+    lights and signs?
     must_yield    the same, before it has come to its goal?
 """
 
@@ -24,7 +25,8 @@ GOAL_RADIUS = 1.0  # m
 
 @dataclass(frozen=True)
 class Motion:
-    """The vehicles of a scene file that are egos, as arrays: rows (E,) numbers in the file's objects, sizes (E,) m, the rest (E, STEPS[, 2])."""
+    """The vehicles of a scene file that are egos, as arrays: rows (E,) numbers in the file's objects, sizes (E,) m, the
+    rest (E, STEPS[, 2])."""
 
     rows: np.ndarray
     length: np.ndarray
@@ -64,7 +66,11 @@ def expert_motion(scene: dict) -> Motion:
     for k, thing in enumerate(scene["objects"]):
         if thing["type"] != "vehicle" or not all(thing["valid"]):
             continue
-        xy, heading, speed = vectors(thing["position"]), np.radians(thing["heading"]), np.hypot(*vectors(thing["velocity"]).T)
+        xy, heading, speed = (
+            vectors(thing["position"]),
+            np.radians(thing["heading"]),
+            np.hypot(*vectors(thing["velocity"]).T),
+        )
         if not (speed > 0.05).any() and np.hypot(*(xy - xy[-1]).T).max() <= 0.2:
             continue
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -73,7 +79,13 @@ def expert_motion(scene: dict) -> Motion:
         if np.isfinite(steering).all():
             found.append((k, thing["length"], xy, heading, speed, np.diff(speed) / DT, steering))
     if not found:
-        return Motion(np.zeros(0, int), np.zeros(0), np.zeros((0, STEPS, 2)), *(np.zeros((0, STEPS)),) * 2, *(np.zeros((0, STEPS - 1)),) * 2)
+        return Motion(
+            np.zeros(0, int),
+            np.zeros(0),
+            np.zeros((0, STEPS, 2)),
+            *(np.zeros((0, STEPS)),) * 2,
+            *(np.zeros((0, STEPS - 1)),) * 2,
+        )
     return Motion(*(np.array(column) for column in zip(*found, strict=True)))
 
 
@@ -111,29 +123,52 @@ def interactions_of(drawn: Drawn) -> Interactions:
         hits = hits_at(drawn, row, xy, heading)
         react += bool(hits.any())
         give_way += bool(hits[:first_at_goal].any())
-    return Interactions(drawn.kind, drawn.tries, int((drawn.member >= 0).sum()), len(motion.rows), act, react, give_way, drift(drawn.scene))
+    return Interactions(
+        drawn.kind,
+        drawn.tries,
+        int((drawn.member >= 0).sum()),
+        len(motion.rows),
+        act,
+        react,
+        give_way,
+        drift(drawn.scene),
+    )
 
 
 def free_paths(drawn: Drawn, rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """For every ego: centre (STEPS - RELEASED, 2) and heading (STEPS - RELEASED,) when it drives its route as if alone, and the first step at its goal."""
+    """For every ego: centre (STEPS - RELEASED, 2) and heading (STEPS - RELEASED,) when it drives its route as if alone,
+    and the first step at its goal."""
     member, log, fleet, routes = drawn.member[rows], drawn.log, drawn.fleet, drawn.routes
     driver = {name: value[member] for name, value in fleet.driver.items()} | {"slow_factor": np.ones(len(member))}
-    alone = Fleet(fleet.route[member], fleet.length[member], fleet.width[member], fleet.bike[member], fleet.appears[member], driver,
-                  log.s[RELEASED, member].copy(), log.speed[RELEASED, member].copy())
+    alone = Fleet(
+        fleet.route[member],
+        fleet.length[member],
+        fleet.width[member],
+        fleet.bike[member],
+        fleet.appears[member],
+        driver,
+        log.s[RELEASED, member].copy(),
+        log.speed[RELEASED, member].copy(),
+    )
     alone.xy, alone.heading = log.xy[RELEASED, member].copy(), log.heading[RELEASED, member].copy()
     everybody, states, arcs = np.arange(len(member)), [], []
     for t in range(RELEASED, STEPS):
         states.append((alone.xy.copy(), alone.heading.copy()))
         arcs.append(alone.s.copy())
         wanted = wanted_speed(routes, alone.route, alone.s, alone.v, driver, t * DT)
-        after = np.maximum(alone.v + DT * free_acceleration(alone.v, wanted, driver["accelerates"], driver["brakes"]), 0)
+        after = np.maximum(
+            alone.v + DT * free_acceleration(alone.v, wanted, driver["accelerates"], driver["brakes"]), 0
+        )
         advance(routes, alone, everybody, (alone.v + after) / 2 * DT)
         alone.v = after
     if not len(member):
         return []
     at_goal = np.array(arcs) > log.s[-1, member] - GOAL_RADIUS
     firsts = np.where(at_goal.any(0), at_goal.argmax(0), len(arcs))
-    return [(np.array([xy[e] for xy, _ in states]), np.array([heading[e] for _, heading in states]), int(firsts[e])) for e in everybody]
+    return [
+        (np.array([xy[e] for xy, _ in states]), np.array([heading[e] for _, heading in states]), int(firsts[e]))
+        for e in everybody
+    ]
 
 
 def hits_at(drawn: Drawn, row: int, xy: np.ndarray, heading: np.ndarray) -> np.ndarray:
@@ -147,13 +182,16 @@ def hits_at(drawn: Drawn, row: int, xy: np.ndarray, heading: np.ndarray) -> np.n
     j, t = np.nonzero(near)
     if len(j):
         one = checks.corners(xy[t], heading[t], np.broadcast_to(b.size[row], (len(t), 2)))
-        touch = checks.rectangles_touch(one, checks.corners(b.xy[j, t + RELEASED], b.heading[j, t + RELEASED], b.size[j]))
+        touch = checks.rectangles_touch(
+            one, checks.corners(b.xy[j, t + RELEASED], b.heading[j, t + RELEASED], b.size[j])
+        )
         hits[t[touch]] = True
     return hits
 
 
 def fails_at_constant_velocity(drawn: Drawn, row: int) -> bool:
-    """Whether object `row`, going straight on at its speed and heading of the step RELEASED, hits something or misses its goal."""
+    """Whether object `row`, going straight on at its speed and heading of the step RELEASED, hits something or misses
+    its goal."""
     b = drawn.bodies
     speed, heading = np.hypot(*drawn.velocity[row, RELEASED]), b.heading[row, RELEASED]
     xy = b.xy[row, RELEASED] + speed * DT * np.arange(STEPS - RELEASED)[:, None] * geo.unit(heading)
@@ -161,4 +199,7 @@ def fails_at_constant_velocity(drawn: Drawn, row: int) -> bool:
     if np.hypot(*(xy - b.xy[row, -1]).T).min() > GOAL_RADIUS or hits_at(drawn, row, xy, fixed).any():
         return True
     alone = checks.Bodies(xy[None], fixed[None], b.size[row : row + 1], np.ones((1, len(xy)), bool))
-    return checks.first_on_edge(alone, [geo.resampled(line, 0.5) for kind, line in drawn.map.roads if kind == "road_edge"]) is not None
+    return (
+        checks.first_on_edge(alone, [geo.resampled(line, 0.5) for kind, line in drawn.map.roads if kind == "road_edge"])
+        is not None
+    )

@@ -1,17 +1,20 @@
 """Traffic: vehicles and cyclists that follow routes, keep their distance, and let others go first.
 
-Along a route a driver accelerates by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000, Physical Review E 62, 1805; s1 = 0, delta = 4)
+Along a route a driver accelerates by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000, Physical Review
+E 62, 1805; s1 = 0, delta = 4)
 
     dv/dt = a (1 - (v / v0)^4 - (s* / s)^2),    s* = s0 + max(0, v T + v dv / (2 sqrt(a b)))
 
-behind whatever comes first: a body within the strip the vehicle will sweep, the line where it has to wait, a crosswalk with somebody on it. v0 is the
-speed limit, lowered to what curves allow. Who may pass a line is decided by predicted times: a vehicle goes if it would be in no zone that its route
-shares with another at a time when that other, already let in or of higher rank, is in it.
+behind whatever comes first: a body within the strip the vehicle will sweep, the line where it has to wait, a crosswalk
+with somebody on it. v0 is the speed limit, lowered to what curves allow. Who may pass a line is decided by predicted
+times: a vehicle goes if it would be in no zone that its route shares with another at a time when that other, already
+let in or of higher rank, is in it.
 
-The centre of the box moves along the route, and the heading follows as a bicycle's does whose box has its centre midway between the axles: the course
-is heading + beta, and over a step of length c the heading turns by 2 c sin(beta) / L. That is Nocturne's own step, so its dynamics, driven by
-the actions read off the motion, reproduce it. Nobody comes to a complete standstill: who waits creeps at a centimetre or two a second, or the
-actions of a step without motion would be undefined.
+The centre of the box moves along the route, and the heading follows as a bicycle's does whose box has its centre midway
+between the axles: the course is heading + beta, and over a step of length c the heading turns by 2 c sin(beta) / L.
+That is Nocturne's own step, so its dynamics, driven by the actions read off the motion, reproduce it. Nobody comes to a
+complete standstill: who waits creeps at a centimetre or two a second, or the actions of a step without motion would be
+undefined.
 """
 
 from dataclasses import dataclass
@@ -55,7 +58,8 @@ class Log:
 
 
 def crossings(m: RoadMap, routes: Routes, walkers: list[Walker], times: np.ndarray) -> np.ndarray:
-    """(R, E, 4): for every route the visits of pedestrians to its lane, as (arc length where the crosswalk begins, where it ends, from, to) in m and s."""
+    """(R, E, 4): for every route the visits of pedestrians to its lane, as (arc length where the crosswalk begins,
+    where it ends, from, to) in m and s."""
     visits: list[list[tuple]] = [[] for _ in m.routes]
     for r in range(len(m.routes)):
         xy = routes.xy[r, : routes.points[r]]
@@ -90,10 +94,19 @@ def travel_time(distance: np.ndarray, v: np.ndarray, top: np.ndarray) -> np.ndar
 
 def free_acceleration(v: np.ndarray, wanted: np.ndarray, accelerates: np.ndarray, brakes: np.ndarray) -> np.ndarray:
     """The IDM's first two terms; above the wanted speed a braking no harder than comfortable."""
-    return np.where(v <= wanted, accelerates * (1 - (v / np.maximum(wanted, 0.1)) ** 4), -np.minimum(brakes, (v - wanted) / 0.8))
+    return np.where(
+        v <= wanted, accelerates * (1 - (v / np.maximum(wanted, 0.1)) ** 4), -np.minimum(brakes, (v - wanted) / 0.8)
+    )
 
 
-def interaction(v: np.ndarray, gap: np.ndarray, leader: np.ndarray, least: np.ndarray, headway: np.ndarray, driver: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def interaction(
+    v: np.ndarray,
+    gap: np.ndarray,
+    leader: np.ndarray,
+    least: np.ndarray,
+    headway: np.ndarray,
+    driver: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
     """The IDM's third term, a deceleration in m/s^2, behind something `gap` metres ahead at speed `leader`."""
     accelerates, brakes = driver
     wanted = least + np.maximum(0, v * headway + v * (v - leader) / (2 * np.sqrt(accelerates * brakes)))
@@ -164,7 +177,8 @@ class Traffic:
         may = self._signal_allows(now, can_stop, time) & ((routes.control[r] != "stop") | f.stopped[now])
         had = f.granted[now].copy()
         f.granted[now] &= ~(waits & can_stop)
-        slow = (routes.control[r] == "yield") & (routes.within[r] < SLOW_JUNCTION)  # one looks when one is there, and takes nobody's turn from afar
+        # one looks when one is there, and takes nobody's turn from afar
+        slow = (routes.control[r] == "yield") & (routes.within[r] < SLOW_JUNCTION)
         asks = waits & may & ~f.granted[now] & (left < np.where(slow, 8 + 1.5 * f.v[now], self._attention(now)))
         if not asks.any():
             self._keep_lane(now, left, waits)
@@ -186,9 +200,12 @@ class Traffic:
         self._keep_lane(now, left, waits)
 
     def _claim(self, now: np.ndarray) -> np.ndarray:
-        """The rank (A,) others have to respect: who has not begun to change lanes, or is done with it, has the right of way in its lane."""
+        """The rank (A,) others have to respect: who has not begun to change lanes, or is done with it, has the right of
+        way in its lane."""
         f, route = self.fleet, self.fleet.route[now]
-        return np.where((self.routes.fallback[route] >= 0) & ~f.granted[now] | f.done[now], HIGHEST, self.routes.rank[route])
+        return np.where(
+            (self.routes.fallback[route] >= 0) & ~f.granted[now] | f.done[now], HIGHEST, self.routes.rank[route]
+        )
 
     def _attention(self, now: np.ndarray) -> np.ndarray:
         """Metres before its line from where a driver cares about it."""
@@ -210,8 +227,11 @@ class Traffic:
         begins, ends = routes.zone_in[r[:, None], r[None]], routes.zone_out[r[:, None], r[None]]
         enters = travel_time(begins - front[:, None], v, top)
         follows = routes.follows[r[:, None], r[None]]
-        leaves = travel_time(np.where(follows, begins, ends) - back[:, None], v, top)  # where the other may follow, the rear need only be in
-        grace = GRACE * patience[:, None] + np.where(follows, np.maximum(np.maximum(v, top * 0.9).T - np.maximum(v, top * 0.6), 0) / 3, 0)
+        # where the other may follow, the rear need only be in
+        leaves = travel_time(np.where(follows, begins, ends) - back[:, None], v, top)
+        grace = GRACE * patience[:, None] + np.where(
+            follows, np.maximum(np.maximum(v, top * 0.9).T - np.maximum(v, top * 0.6), 0) / 3, 0
+        )
         shared = ~np.isnan(begins) & (ends > back[:, None]) & (ends > back[:, None]).T
         return shared & (enters < leaves.T + GRACE * patience[:, None]) & (enters.T < leaves + grace)
 
@@ -234,7 +254,14 @@ class Traffic:
         to_zone = self._to_zone(now)
         drag = interaction(v, gap, leader, d["gap"], d["headway"], driver)
         left = routes.line[r] - s - f.length[now] / 2
-        held = ~np.isnan(left) & ~f.granted[now] & ~f.done[now] & (routes.control[r] != "none") & (routes.fallback[r] < 0) & (left < self._attention(now))
+        held = (
+            ~np.isnan(left)
+            & ~f.granted[now]
+            & ~f.done[now]
+            & (routes.control[r] != "none")
+            & (routes.fallback[r] < 0)
+            & (left < self._attention(now))
+        )
         still, near = np.zeros(len(now)), np.full(len(now), 0.5)
         drag = np.where(held, np.maximum(drag, interaction(v, np.maximum(left, 0.1), still, near, near, driver)), drag)
         before = np.minimum(self._to_crosswalk(now, time, np.where(leader < 2.5, gap, np.inf)), to_zone)
@@ -242,37 +269,61 @@ class Traffic:
         return np.minimum(free, free.clip(0) - drag)
 
     def _to_zone(self, now: np.ndarray) -> np.ndarray:
-        """Metres (A,) to where to stop for another vehicle that was let in too and turns out to come first; infinite without one."""
+        """Metres (A,) to where to stop for another vehicle that was let in too and turns out to come first; infinite
+        without one."""
         f, routes = self.fleet, self.routes
         r, front, back, v = f.route[now], f.s[now] + f.length[now] / 2, f.s[now] - f.length[now] / 2, f.v[now]
-        takes_part = f.done[now] | f.granted[now] | np.isnan(routes.line[r]) | (routes.control[r] == "none") | (routes.fallback[r] >= 0)
+        takes_part = (
+            f.done[now]
+            | f.granted[now]
+            | np.isnan(routes.line[r])
+            | (routes.control[r] == "none")
+            | (routes.fallback[r] >= 0)
+        )
         begins = routes.zone_in[r[:, None], r[None]]
         left = begins - front[:, None] - 0.8
         inside = left < -0.8  # [i, j]: i is in the zone it shares with j
         rank, since, follows = self._claim(now), f.let_in[now], routes.follows[r[:, None], r[None]]
         above = (rank > rank[:, None]) | ((rank == rank[:, None]) & (since < since[:, None]))
-        yields = self._clash(now, front, back, np.full(len(now), 0.35)) & takes_part & takes_part[:, None] & ~inside & (above | inside.T) & ~(inside.T & follows)
+        yields = (
+            self._clash(now, front, back, np.full(len(now), 0.35))
+            & takes_part
+            & takes_part[:, None]
+            & ~inside
+            & (above | inside.T)
+            & ~(inside.T & follows)
+        )
         can_stop = left > (v**2 / (2 * np.where(f.bike[now], 3.0, 4.5)))[:, None]
         return np.where(yields & can_stop, left, np.inf).min(1)
 
     def _to_crosswalk(self, now: np.ndarray, time: float, jam: np.ndarray) -> np.ndarray:
-        """Metres (A,) to where to stop for a pedestrian; infinite without one. `jam` (A,) is the gap to a leader that hardly moves."""
+        """Metres (A,) to where to stop for a pedestrian; infinite without one. `jam` (A,) is the gap to a leader that
+        hardly moves."""
         f, routes = self.fleet, self.routes
         visits = self.visits[f.route[now]]  # (A, E, 4)
-        v, front, back = f.v[now][:, None], (f.s[now] + f.length[now] / 2)[:, None], (f.s[now] - f.length[now] / 2)[:, None]
-        top = np.minimum(routes.speed[f.route[now], routes.index(f.route[now], f.s[now])], f.driver["top"][now])[:, None]
+        v, front, back = (
+            f.v[now][:, None],
+            (f.s[now] + f.length[now] / 2)[:, None],
+            (f.s[now] - f.length[now] / 2)[:, None],
+        )
+        top = np.minimum(routes.speed[f.route[now], routes.index(f.route[now], f.s[now])], f.driver["top"][now])[
+            :, None
+        ]
         left = visits[..., 0] - 1.0 - front
         reaches = time + travel_time(visits[..., 0] - front, v, top)
         leaves = time + travel_time(visits[..., 1] - back, v, top)
         meets = (reaches < visits[..., 3] + 0.3) & (visits[..., 2] - 0.8 < leaves)
-        room = (front + jam[:, None]) - visits[..., 1] - f.length[now][:, None] - 1.5  # beyond the crosswalk, behind the queue
-        meets |= (room < 0) & (front + jam[:, None] > visits[..., 0]) & (visits[..., 3] > time)  # nobody waits on a crosswalk
+        # beyond the crosswalk, behind the queue
+        room = (front + jam[:, None]) - visits[..., 1] - f.length[now][:, None] - 1.5
+        # nobody waits on a crosswalk
+        meets |= (room < 0) & (front + jam[:, None] > visits[..., 0]) & (visits[..., 3] > time)
         can_stop = left > v**2 / (2 * 5.0)
         matters = meets & can_stop & (left < 12 + 3 * v + v**2 / 4)
         return np.where(matters, left, np.inf).min(1)
 
     def _leaders(self, now: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Gap (A,) to the first body on the strip each vehicle will sweep, infinite without one, and that body's speed along the strip."""
+        """Gap (A,) to the first body on the strip each vehicle will sweep, infinite without one, and that body's speed
+        along the strip."""
         f, routes = self.fleet, self.routes
         r, s, v = f.route[now], f.s[now], f.v[now]
         reach = 14 + 4 * v
@@ -306,24 +357,33 @@ class Traffic:
         passing = (turned > ACROSS) & (speed[j] > 1.5) & (gap > 3 * v[i] + 2)  # gone by the time one is there
         gap = np.where(passing, np.inf, gap)
         forward = speed[j] * np.cos(turned)
-        # The body that asks for the hardest braking counts; behind equal drivers that is the one with the least (gap, speed).
-        urgency = np.where(np.isfinite(gap), (2 + 1.2 * v[i] + v[i] * np.maximum(v[i] - forward, 0) / 3.5) / np.maximum(gap, 0.1), -1)
+        # The body that asks for the hardest braking counts; behind equal drivers that is the one with the least (gap,
+        # speed).
+        urgency = np.where(
+            np.isfinite(gap), (2 + 1.2 * v[i] + v[i] * np.maximum(v[i] - forward, 0) / 3.5) / np.maximum(gap, 0.1), -1
+        )
         order = np.argsort(urgency, kind="stable")
         gaps[i[order]], leaders[i[order]] = gap[order], forward[order]
         return gaps, leaders
 
     def _bodies(self, now: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Circles (B, BODY_POINTS, 2), their radius, speed and course, of the active vehicles (first, in order) and the pedestrians."""
+        """Circles (B, BODY_POINTS, 2), their radius, speed and course, of the active vehicles (first, in order) and the
+        pedestrians."""
         f = self.fleet
         half = (f.length[now] - f.width[now])[:, None] / 2 * np.linspace(-1, 1, BODY_POINTS)
         vehicles = f.xy[now][:, None] + half[..., None] * geo.unit(f.heading[now])[:, None]
         people = np.repeat(self.walker_xy[:, k][:, None], BODY_POINTS, axis=1)
         count = len(people)
-        return (np.concatenate([vehicles, people]), np.concatenate([f.width[now] / 2, np.full(count, 0.4)]),
-                np.concatenate([f.v[now], np.zeros(count)]), np.concatenate([f.course[now], np.zeros(count)]))
+        return (
+            np.concatenate([vehicles, people]),
+            np.concatenate([f.width[now] / 2, np.full(count, 0.4)]),
+            np.concatenate([f.v[now], np.zeros(count)]),
+            np.concatenate([f.course[now], np.zeros(count)]),
+        )
 
     def _move(self, now: np.ndarray, wanted: np.ndarray) -> None:
-        """One step of DT: bounded change of acceleration, trapezoidal motion along the route, the heading drawn along."""
+        """One step of DT: bounded change of acceleration, trapezoidal motion along the route, the heading drawn
+        along."""
         f, routes = self.fleet, self.routes
         down = np.where(wanted < -3.5, JERK_EMERGENCY, JERK_DOWN) * DT
         a = np.clip(wanted, f.a[now] - down, f.a[now] + JERK_UP * DT).clip(HARDEST, 3.0)
@@ -336,14 +396,17 @@ class Traffic:
         f.done[now[gone]] = True
 
 
-def wanted_speed(routes: Routes, route: np.ndarray, s: np.ndarray, v: np.ndarray, driver: dict[str, np.ndarray], time: float) -> np.ndarray:
+def wanted_speed(
+    routes: Routes, route: np.ndarray, s: np.ndarray, v: np.ndarray, driver: dict[str, np.ndarray], time: float
+) -> np.ndarray:
     """The speed (A,) a driver would like to have: the road's, times its own factor, less in a spell of slowness."""
     slow = np.where((time > driver["slow_from"]) & (time < driver["slow_to"]), driver["slow_factor"], 1.0)
     return np.minimum(routes.speed[route, routes.index(route, s + 0.5 * v)] * driver["factor"], driver["top"]) * slow
 
 
 def advance(routes: Routes, fleet: Fleet, now: np.ndarray, distance: np.ndarray) -> None:
-    """Move the centres `distance` (A,) metres along their routes, `course` becoming that of this step, and turn the headings."""
+    """Move the centres `distance` (A,) metres along their routes, `course` becoming that of this step, and turn the
+    headings."""
     f = fleet
     f.s[now] += distance
     xy = routes.place(f.route[now], f.s[now])

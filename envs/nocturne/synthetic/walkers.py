@@ -31,7 +31,8 @@ class Walker:
 
 
 def along(path: np.ndarray, speed: float, start: float, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 2) and heading (T,) of who stands at the beginning of `path` until `start` and then walks it at `speed`."""
+    """Position (T, 2) and heading (T,) of who stands at the beginning of `path` until `start` and then walks it at
+    `speed`."""
     s = geo.lengths(path)
     walked = np.maximum(times - start, 0)
     walked = speed * (walked - GETTING_GOING * (1 - np.exp(-walked / GETTING_GOING)))
@@ -42,8 +43,11 @@ def along(path: np.ndarray, speed: float, start: float, times: np.ndarray) -> tu
     return xy, np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
 
 
-def crossing_start(rng: np.random.Generator, m: RoadMap, walk: Crosswalk, takes: float, times: np.ndarray) -> float | None:
-    """When to set off; with signals in the other group's green, and early enough to be across before this group's; None if there is no such time."""
+def crossing_start(
+    rng: np.random.Generator, m: RoadMap, walk: Crosswalk, takes: float, times: np.ndarray
+) -> float | None:
+    """When to set off; with signals in the other group's green, and early enough to be across before this group's; None
+    if there is no such time."""
     if m.signals is None or walk.group < 0:
         return float(rng.uniform(-6, 7))
     signals, other = m.signals, 1 - walk.group
