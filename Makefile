@@ -1,7 +1,7 @@
 # make setup   .venv with everything in requirements*.txt, and the system packages that are missing
 # make demo    the same, then all five stages on CarRacing with small budgets
 # make demo-nocturne   the same in traffic: synthetic scenes to a driving clone
-# make reproduce   the same, then all of docs/results.md from nothing: many hours; stopped, it goes on where it stopped
+# make reproduce   the same, then the scores of docs/results/carracing.md from nothing: many hours; run again, it resumes
 # make extra   setup, and the packages of --track mlflow and --track wandb
 # make test    the same, then the tests
 # make lint    ruff

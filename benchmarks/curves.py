@@ -3,7 +3,7 @@ Schmidhuber drawn in.
 
 Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv, whichever
 are there
-Writes  docs/images/curves.png
+Writes  docs/results/images/curves.png
 
     python -m benchmarks.curves --logdir exp_dir/carracing
 """
@@ -61,7 +61,7 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = Tru
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     add_logdir(p)
-    p.add_argument("--out", type=Path, default=Path("docs/images/curves.png"), help="picture to write")
+    p.add_argument("--out", type=Path, default=Path("docs/results/images/curves.png"), help="picture to write")
     return p.parse_args()
 
 

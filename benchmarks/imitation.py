@@ -3,7 +3,7 @@ dagger in the dream and in the simulator, ditto; 10, 50 and 200 episodes of the 
 
 Reads   a run with V and M (--logdir), which all clones share
 Writes  datasets/experts-<world>-<n>/, and -disturbed/, <logdir>/imitation/<n>-<method>-<seed>/
-        docs/images/imitation-<world>.png, and the world's section of docs/results.md
+        docs/results/images/imitation-<world>.png, and the section of docs/results/<world>.md
 
     python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
 
@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
     p.add_argument("--score", default="", help="more flags of test_controller.py")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    p.add_argument("--out", type=Path, help="document to write the section into (docs/results/<world>.md)")
     args = p.parse_args()
     args.seeds *= len(args.experts) if len(args.seeds) == 1 else 1
     if len(args.seeds) != len(args.experts):
@@ -239,6 +239,7 @@ def draw(
 def main() -> None:
     args = parse_args()
     world = checkpoint.load_parent(args.logdir, "vae")["world"]["env"]
+    out = args.out or Path("docs/results") / f"{world}.md"
     columns, commands = MEASURES[world], []
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
     for experts, seeds in zip(args.experts, args.seeds, strict=True):
@@ -256,7 +257,7 @@ def main() -> None:
         for (method, experts), values in found.items()
     ]
     text = table(["episodes, method", *(name for column in columns for name in (column, "each seed"))], rows)
-    picture = args.out.parent / "images" / f"imitation-{world}.png"
+    picture = out.parent / "images" / f"imitation-{world}.png"
     draw(picture, found, args.experts, list(columns))
     listing = "\n".join(
         [
@@ -270,7 +271,7 @@ def main() -> None:
     about = f"Means over training seeds, of {args.episodes} episodes each, +- half of the 95 % interval (Student's t)."
     shown = f"![against the number of episodes](images/{picture.name})"
     write_section(
-        args.out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n"
+        out, f"imitation-{world}", f"{about}\n\n{text}\n\n{shown}\n\n{circumstances()}\n\n```\n{listing}\n```\n"
     )
 
 

@@ -1,11 +1,12 @@
 """A lesson through the browser: how soon a scripted teacher has taught MountainCar from nothing, and whether the page
 keeps its pace while the clone learns.
 
-Writes  docs/images/lesson.png, docs/images/teacher.png, its sections of docs/results.md and docs/benchmarks.md
+Writes  sections of docs/results/classic.md and docs/benchmarks.md; docs/results/images/lesson.png and
+        docs/images/teacher.png
 
     python -m benchmarks.lesson                     # needs Chromium and chromedriver, as `make test` installs them; \
         some 15 minutes
-    python -m benchmarks.lesson --seeds 1 --seconds 30 --out exp_dir/lesson.md
+    python -m benchmarks.lesson --seeds 1 --seconds 30 --out exp_dir/lesson.md --pace-out exp_dir/pace.md
 
 The teacher is the quickest driver (value iteration): it presses a key where the clone would do something else, and
 misses a tenth of these presses.
@@ -31,6 +32,7 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.classic import quickest_action
 from dreamdrive.utils.cli import parser, positive, run
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.plots import figure
 
@@ -59,11 +61,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--seeds", type=positive, default=3, help="lessons, each with a --seed of its own")
     p.add_argument("--seconds", type=positive, default=300, help="that the pace is measured for, in each world")
     p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("docs/results.md"),
-        help="document to write into; the pace goes into benchmarks.md beside it",
+        "--out", type=Path, default=Path("docs/results/classic.md"), help="document to write what was learnt into"
     )
+    p.add_argument("--pace-out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the pace into")
     return p.parse_args()
 
 
@@ -206,6 +206,7 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
     wait(browser, "lesson.now.step > 25")
     browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' }))")
     wait(browser, "lesson.now.differs")
+    make_folder(screenshot.parent)
     browser.save_screenshot(str(screenshot))
     Image.open(screenshot).convert("RGB").quantize(128).save(screenshot, optimize=True)
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -267,13 +268,13 @@ def pace(browser: Any, folder: Path, seconds: int) -> str:
 
 def main() -> None:
     args = parse_args()
-    images = args.out.parent / "images"
     command = "```\npython -m benchmarks.lesson\n```\n"
     browser = open_browser()
     try:
         with tempfile.TemporaryDirectory() as folder:
+            curve, screenshot = (out.parent / "images" for out in (args.out, args.pace_out))
             learnt = learning(
-                browser, Path(folder, "learning"), args.seeds, images / "lesson.png", images / "teacher.png"
+                browser, Path(folder, "learning"), args.seeds, curve / "lesson.png", screenshot / "teacher.png"
             )
             paced = pace(browser, Path(folder, "pace"), args.seconds)
     finally:
@@ -286,9 +287,7 @@ def main() -> None:
     about = (
         f"{args.seconds} seconds each, gaps between pictures as they come to a headless Chromium on the same machine."
     )
-    write_section(
-        args.out.with_name("benchmarks.md"), "lesson", f"{paced}\n\n{about}\n\n{circumstances()}\n\n{command}"
-    )
+    write_section(args.pace_out, "lesson", f"{paced}\n\n{about}\n\n{circumstances()}\n\n{command}")
     print(learnt, paced, sep="\n\n")
 
 

@@ -2,10 +2,10 @@
 they must beat.
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar, exp_dir/mdrnn/args.json, exp_dir/latents/, the datasets
-Writes  docs/results.md                      its section "models"
-        docs/images/models-dream.png         how far dreams are from the truth, step by step
-        docs/images/models-regions.png       what counts as road, grass and car, and V's reconstructions
-        exp_dir/unimodal/                    M with one Gaussian, trained with the same command but for --mixtures 1
+Writes  docs/results/carracing.md               its section "models"
+        docs/results/images/models-dream.png    how far dreams are from the truth, step by step
+        docs/results/images/models-regions.png  what counts as road, grass and car, and V's reconstructions
+        exp_dir/unimodal/                       M with one Gaussian, trained by the same command but for --mixtures 1
 
     python -m benchmarks.models --logdir exp_dir
 
@@ -471,7 +471,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument(
         "--out",
         type=Path,
-        default=Path("docs/results.md"),
+        default=Path("docs/results/carracing.md"),
         help="document to write the section into; pictures go to images/ beside it",
     )
     return p.parse_args()

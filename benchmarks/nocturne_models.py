@@ -2,7 +2,7 @@
 reconstructions.
 
 Reads   a run with V (--logdir), and scenes: of a folder, or synthetic ones of the evaluation's seeds
-Writes  its section of docs/results.md, docs/images/nocturne-v<pixels>.png
+Writes  its section of docs/results/nocturne.md, docs/results/images/nocturne-v<pixels>.png
 
     python -m benchmarks.nocturne_models --logdir exp_dir/nocturne
 
@@ -50,7 +50,9 @@ def parse_args() -> argparse.Namespace:
     add_logdir(p)
     p.add_argument("--scenes", type=Path, help="folder of scenes (default: synthetic ones)")
     p.add_argument("--number", type=positive, default=100, help="of scenes, at most")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    p.add_argument(
+        "--out", type=Path, default=Path("docs/results/nocturne.md"), help="document to write the section into"
+    )
     p.add_argument("--name", help="of the section (default: nocturne-v<pixels>)")
     return p.parse_args()
 

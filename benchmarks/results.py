@@ -1,8 +1,8 @@
 """The score table: every kind of driver on the official CarRacing-v3, with the ablations that say what M contributes.
 
 Reads   a run with V and M (--logdir)
-Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/results.md, and docs/results.json: the
-score of every seed
+Writes  <logdir>/{ctrl,bc,scores}/, <logdir>/ablations/*/, its section of docs/results/carracing.md, and the score of
+        every seed beside it, docs/results/carracing.json
 
     python -m benchmarks.results --logdir exp_dir --episodes 100
 
@@ -89,7 +89,9 @@ def parse_args() -> argparse.Namespace:
         help="episodes the evolved controller records, for the row second",
     )
     p.add_argument("--vae-epochs", type=positive, default=4, help="of V, for the row second")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    p.add_argument(
+        "--out", type=Path, default=Path("docs/results/carracing.md"), help="document to write the section into"
+    )
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     return p.parse_args()
 

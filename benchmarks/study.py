@@ -1,7 +1,7 @@
 """Which way to evolve in the simulator: variants of the search on one budget of frames each, ranked by what they reach.
 
 Reads   a run with V and M (--logdir)
-Writes  <logdir>/study/<variant>/, docs/images/study.png, and its section of docs/results.md
+Writes  <logdir>/study/<variant>/, docs/results/images/study.png, and its section of docs/results/carracing.md
 
     python -m benchmarks.study --logdir exp_dir/carracing --frames 1000000
 
@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
     )
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows of the table")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    p.add_argument(
+        "--out", type=Path, default=Path("docs/results/carracing.md"), help="document to write the section into"
+    )
     return p.parse_args()
 
 

@@ -3,7 +3,7 @@
 Reads   a run with a clone (--logdir), folders of scenes (--scenes); of a second run, that clones Nocturne's feature
 vector (--features), and a third with an evolved
         controller (--evolved), if they are given
-Writes  <logdir>/scores/<driver>-<folder>.json, its section of docs/results.md
+Writes  <logdir>/scores/<driver>-<folder>.json, its section of docs/results/nocturne.md
 
     python -m benchmarks.traffic --logdir exp_dir/nocturne --scenes datasets/scenes-unseen --episodes 200
 
@@ -51,7 +51,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--features", type=Path, help="run that clones feature vectors")
     p.add_argument("--evolved", type=Path, help="run with an evolved controller")
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive")
-    p.add_argument("--out", type=Path, default=Path("docs/results.md"), help="document to write the section into")
+    p.add_argument(
+        "--out", type=Path, default=Path("docs/results/nocturne.md"), help="document to write the section into"
+    )
     return p.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""`make reproduce`: from nothing to the score table of docs/results.md. Stopped, it goes on where it stopped.
+"""`make reproduce`: from nothing to the score table of docs/results/carracing.md. Run again, it resumes.
 
 Reads   nothing
-Writes  datasets/carracing, datasets/wild, exp_dir/carracing, and sections of docs/results.md
+Writes  datasets/carracing, datasets/wild, exp_dir/carracing, and sections of docs/results/carracing.md
 
     python -m scripts.reproduce
 
