@@ -1,6 +1,7 @@
 """Stage 5: drive the real simulator, or the dream, and report the score; or watch; or drive yourself.
 
-Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc
+Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc; or those of a run that came with dreamdrive, by its
+        name: its scores then go to exp_dir/<name>/scores
 Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions,
 command, checkpoints;
                                                      world: simulator, dream, or the fast world of --env
@@ -8,6 +9,7 @@ command, checkpoints;
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
     python test_controller.py --logdir exp_dir --controller bc --render
+    python test_controller.py --logdir carracing
 
 --render opens a window (no score is written): what the simulator shows, what V makes of it, what M expected.
 Keys: space pause, S single step, R reset, Q quit; with --controller human left and right steer, up is gas, down brakes.
@@ -32,7 +34,7 @@ from dreamdrive.envs import SCORED, make, official
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.agent import Agent, Head, load_agent, load_models, load_vae
 from dreamdrive.models.controller import parameter_vector
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.cli import (
     add_logdir,
     add_world_options,
@@ -238,7 +240,7 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
 def report(
     args: argparse.Namespace, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]
 ) -> None:
-    """Print the score and write it to exp_dir/scores."""
+    """Print the score and write it to the run's folder scores."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
     summary = {
@@ -250,7 +252,7 @@ def report(
     }
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
-    target = args.logdir / "scores" / f"{args.controller}-{where}.json"
+    target = runs.results(args.logdir) / "scores" / f"{args.controller}-{where}.json"
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
@@ -340,7 +342,7 @@ def main() -> None:
         return
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
         record(args.record, Episode(args, env, options, agent), seeds[0])
-    make_folder(args.logdir / "scores")  # before the long work, in case it cannot be written to
+    make_folder(runs.results(args.logdir) / "scores")  # before the long work, in case it cannot be written to
     episodes = score(args, env, options, agent, seeds)
     report(args, env, seeds, episodes, agent.parents if args.controller in TRAINED else {})
 

@@ -3,6 +3,8 @@
     exp_dir/<stage>/best.tar         for the next stage
     exp_dir/<stage>/checkpoint.tar   for going on
 
+A run is found by its folder, or by the name of one that came with dreamdrive: see utils/runs.py.
+
 A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict),
 parents (name -> digest), and whatever else the stage needs to go on. It is loaded with `weights_only=True` and nothing
 else, so a hostile file cannot run code, and written under a temporary name and renamed. Its digest is the sha256 of the
@@ -13,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import pickle
+import shlex
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from dreamdrive.utils import runs
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.locks import locked
@@ -30,7 +34,7 @@ SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontrol
 
 def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
     """Where a stage's checkpoint lives."""
-    return Path(logdir) / stage / name
+    return runs.find(logdir) / stage / name
 
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
@@ -60,7 +64,7 @@ def load(source: Path, stage: str) -> dict:
     try:
         content = source.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{source} is missing: {remedy} first") from None
+        raise UserError(f"{source} is missing: {remedy} first{runs.unknown(source.parent.parent)}") from None
     except OSError as error:
         raise UserError(
             f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload"
@@ -139,7 +143,13 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
 @contextlib.contextmanager
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
-    the process, however it ends."""
+    the process, however it ends. UserError for a run that came with dreamdrive."""
+    if runs.read_only(logdir):
+        source = runs.find(logdir)
+        raise UserError(
+            f"{logdir} is a run that came with dreamdrive, and those are only read: train in a copy, "
+            f"cp -r {shlex.quote(str(source))} {runs.OUTPUTS / 'mine'}, with --logdir {runs.OUTPUTS / 'mine'}"
+        )
     folder = make_folder(Path(logdir) / stage)
     with locked(
         folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from dreamdrive import __version__
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.precision import CHOICES
@@ -38,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose description is the script's docstring."""
-    return Parser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+    p = Parser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+    p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
+    return p
 
 
 def add_logdir(p: argparse.ArgumentParser) -> None:
@@ -207,7 +210,9 @@ def learning_rate(text: str) -> float:
 
 def command_line() -> str:
     """The command as the user typed it, as far as Python can tell."""
-    return shlex.join(["python", *sys.argv])
+    name, *words = sys.argv
+    called = name.split() if name.startswith("dreamdrive ") else ["python", name]  # `dreamdrive test`: see __main__.py
+    return shlex.join([*called, *words])
 
 
 def recorded(args: argparse.Namespace) -> dict:

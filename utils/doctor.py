@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from dreamdrive import __version__
 from dreamdrive.utils import display
 from dreamdrive.utils.errors import UserError
 
@@ -211,7 +212,9 @@ def findings(checks: tuple[Callable[[], Iterator[Finding]], ...]) -> Iterator[Fi
 
 def main() -> int:
     # Not utils.cli.parser: that needs torch, which may be what is missing.
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
+    p.parse_args()
     wrong = 0
     for finding in findings((python, packages, torch, ffmpeg, opengl, programs, machine)):
         print(finding, flush=True)
