@@ -238,10 +238,10 @@ def report(tallies: dict[str, Tally], seed: int) -> str:
         f"{seed}`, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, on a CPU.",
         "",
-        "Each kill is a SIGKILL to a process that was alive; the same command then went on, and was killed again. "
-        "Whenever a run came to its end, all of its "
-        f"files {', '.join(f'`{name}`' for name in COMPARED)} were compared, byte by byte, with those of a run that "
-        "was left alone.",
+        "Each kill is a SIGKILL to a process that was alive; the same command then resumed, and was killed again.",
+        "Whenever a run came to its end, all of its files",
+        f"{', '.join(f'`{name}`' for name in COMPARED)} were compared, byte by byte,",
+        "with those of a run that was left alone.",
         "",
         "| stage | command | seconds undisturbed | kills at a random moment | kills during a publication | temporary "
         "files left by them | runs compared | outcome |",
