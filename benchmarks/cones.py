@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.envs.nocturne.cone import STYLES, look, render_cones, renderer
-from dreamdrive.envs.nocturne.cone import _frame as frame_of
+from dreamdrive.envs.nocturne.cone import STYLES, framed, look, render_cones, renderer
 from dreamdrive.envs.nocturne.cone_nocturne import BACKGROUND, ROAD_COLORS, lit
 from dreamdrive.envs.nocturne.scene import ABSENT, OBJECTS, Scene, load_scene
 from dreamdrive.utils.cli import parser, positive, positive_float, run
@@ -151,7 +150,7 @@ def fidelity(args: argparse.Namespace) -> str:
                     f"{LEAST.get(size, 0)} %" if size in LEAST else "-",
                 ]
             )
-            kept = lit(frame_of(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))).all(
+            kept = lit(framed(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))).all(
                 -1
             )
             for kind, mask in classes(theirs, log.colors, kept).items():
@@ -206,7 +205,7 @@ def speed(args: argparse.Namespace) -> str:
     rows = []
     for name, log in recorded(args.nocturne).items():
         sim, egos = crowd(log.scene)
-        counts = near_segments(log.scene, look(sim, egos, frame_of(64, 80.0, 2.0944, 0.0, 0.0)).position)
+        counts = near_segments(log.scene, look(sim, egos, framed(64, 80.0, 2.0944, 0.0, 0.0)).position)
         for style in STYLES:
             for size in SIZES:
                 cells = []
