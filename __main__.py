@@ -7,40 +7,72 @@ dreamdrive test --logdir carracing                         as python test_contro
 
 import importlib
 import sys
+from dataclasses import dataclass
 
 from dreamdrive import __version__
 
+
+@dataclass(frozen=True)
+class Command:
+    """A word after `dreamdrive`.
+
+    Fields:
+        module: of the package, whose `main` it is
+        help: a line on what it does
+        words: that `main` is to see in its place
+    """
+
+    module: str
+    help: str
+    words: tuple[str, ...] = ()
+
+
 COMMANDS = {
-    "record": ("data.generation_script", "stage 1: record episodes of a world as a dataset"),
-    "vae": ("trainvae", "stage 2: train V on the frames"),
-    "mdrnn": ("trainmdrnn", "stage 3: train M on the latents"),
-    "controller": ("traincontroller", "stage 4a: evolve a controller, in the dream or in the simulator"),
-    "bc": ("trainbc", "stage 4b: clone an expert, and go on in the dream"),
-    "test": ("test_controller", "stage 5: score a driver in the simulator or in the dream, or watch it"),
-    "data": ("data.shards", "what a dataset is, and whether every byte of it is as it was written"),
-    "scenes": ("envs.nocturne.__main__", "traffic scenes: index, check, show"),
-    "doctor": ("utils.doctor", "what this machine has and lacks"),
+    "record": Command("data.generation_script", "stage 1: record episodes of a world as a dataset"),
+    "vae": Command("trainvae", "stage 2: train V on the frames"),
+    "mdrnn": Command("trainmdrnn", "stage 3: train M on the latents"),
+    "controller": Command("traincontroller", "stage 4a: evolve a controller, in the dream or in the simulator"),
+    "bc": Command("trainbc", "stage 4b: clone an expert, and go on in the dream"),
+    "teach": Command("trainbc", "stage 4b by hand: teach a clone in the browser", ("--teacher",)),
+    "test": Command("test_controller", "stage 5: score a driver in the simulator or in the dream, or watch it"),
+    "data": Command("data.shards", "info, verify: what a dataset is, and whether every byte is as it was written"),
+    "scenes": Command("envs.nocturne.__main__", "show, check: traffic scenes"),
+    "scenes synthetic": Command("envs.nocturne.synthetic.__main__", "make traffic scenes"),
+    "export": Command("data.exchange", "run: a run in half precision, to hand on", ("export",)),
+    "import": Command("data.exchange", "npz, ncps, checkpoint: other projects' rollouts and models", ("import",)),
+    "doctor": Command("utils.doctor", "what this machine has and lacks"),
 }
 
 
 def main() -> None:
-    """Call the script that the first word names with the words after it."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("--version", "-V"):
+    """Call the script that the first words name with the words after them."""
+    given = sys.argv[1:] or ["--help"]
+    name = next((name for name in (" ".join(given[:2]), given[0]) if name in COMMANDS), None)
+    if given[0] in ("--version", "-V") or (name and given[-1] == "--version"):
         print(f"dreamdrive {__version__}")
-    elif name in COMMANDS:
-        sys.argv = [f"dreamdrive {name}", *sys.argv[2:]]
-        from dreamdrive.utils import cli
-
-        cli.run(importlib.import_module(f"dreamdrive.{COMMANDS[name][0]}").main)
-    elif name in ("--help", "-h"):
+    elif given[0] in ("--help", "-h"):
         print(usage())
+    elif name is None:
+        sys.exit(f'error: there is no command "{given[0]}": dreamdrive --help lists them')
     else:
-        sys.exit(f'error: there is no command "{name}": dreamdrive --help lists them')
+        call(name, given[len(name.split()) :])
+
+
+def call(name: str, words: list[str]) -> None:
+    """The command `name` with the words after it, as if it had been started as a script."""
+    command = COMMANDS[name]
+    shown = "dreamdrive" if command.words == (name,) else f"dreamdrive {name}"  # in --help and in errors
+    sys.argv = [shown, *command.words, *words]
+    script = importlib.import_module(f"dreamdrive.{command.module}")
+    if name == "doctor":  # does without what may be missing
+        sys.exit(script.main())
+    from dreamdrive.utils import cli
+
+    cli.run(script.main)
 
 
 def usage() -> str:
-    lines = [f"    {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"    {name:<18}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: dreamdrive COMMAND [flags]; `dreamdrive COMMAND --help` lists a command's flags", "", *lines]
     )

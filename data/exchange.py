@@ -1,32 +1,35 @@
 """Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from, and the Atari
 demonstrations of ncps; export a run, small enough to hand on.
 
-    python -m data.exchange import-npz DIR --out datasets/x
-    python -m data.exchange import-ncps DIR --out datasets/x
-    python -m data.exchange import-checkpoint DIR --logdir exp_dir
-    python -m data.exchange export --logdir exp_dir --out pretrained/mine
+    dreamdrive import npz DIR --out datasets/x
+    dreamdrive import ncps DIR --out datasets/x
+    dreamdrive import checkpoint DIR --logdir exp_dir
+    dreamdrive export run --logdir exp_dir --out runs/mine
 
-import-npz reads DIR/**/*.npz, one rollout each, with members observations (N, H, W, 3), rewards (N,), actions (N or
+or `python -m data.exchange import npz ...`.
+
+import npz reads DIR/**/*.npz, one rollout each, with members observations (N, H, W, 3), rewards (N,), actions (N or
 more, A) and terminals (N,). There `observations[t]` comes after `actions[t]`, the frame of the reset is missing and
 `actions` may be too long. So an imported episode has T = N - 1 steps:
 
     theirs    -   a0  o0  a1  o1  a2  o2  ...  a(N-1)  o(N-1)
     ours               o0  a0  o1  a1  o2  ...          oT
 
-import-ncps reads DIR/train_*.npz and DIR/val_*.npz, as ncps' AtariCloningDataset does: sequences cut from games, each
+import ncps reads DIR/train_*.npz and DIR/val_*.npz, as ncps' AtariCloningDataset does: sequences cut from games, each
 with members obs uint8 (32, 84, 84, 4) and actions (32,), where `actions[t]` was chosen on seeing `obs[t]` and nobody
 knows what it brought. So a sequence becomes an episode of T = 31 steps, whose action is the expert's, without rewards,
 and truncated; the last action, whose frame is missing, is left out. Its files keep their split.
 
-import-checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole
+import checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole
 96x96 observation, instrument panel included, so the imported run is one of the world gym:CarRacing-v3, whose frames are
 made in this way.
 
-export writes every best.tar of a run with its weights in half precision: what drives, and dreams, without what training
-goes on from.
+export run writes every best.tar of a run with its weights in half precision: what drives, and dreams, without what
+training goes on from.
 """
 
 import argparse
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -426,57 +429,81 @@ STAGES = tuple(checkpoint.SCRIPTS)  # parents first
 CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    npz = commands.add_parser("import-npz", help="rollouts to a dataset", formatter_class=HelpFormatter)
+    imported = commands.add_parser("import", help="what other projects made", formatter_class=HelpFormatter)
+    kinds = imported.add_subparsers(dest="kind", required=True)
+    npz = kinds.add_parser("npz", help="rollouts to a dataset", formatter_class=HelpFormatter)
     npz.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
     npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
     npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation")
-    ncps = commands.add_parser(
-        "import-ncps", help="Atari demonstrations of ncps to a dataset", formatter_class=HelpFormatter
-    )
+    npz.set_defaults(call=call_npz)
+    ncps = kinds.add_parser("ncps", help="Atari demonstrations of ncps to a dataset", formatter_class=HelpFormatter)
     ncps.add_argument("dir", type=Path, help="folder that holds train_*.npz and val_*.npz")
     ncps.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
     ncps.add_argument("--game", default="Breakout", help="that was played, spelt as in gymnasium")
-    saved = commands.add_parser("import-checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
+    ncps.set_defaults(call=call_ncps)
+    saved = kinds.add_parser("checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
     saved.add_argument("dir", type=Path, help="that project's --logdir")
     add_logdir(saved)
-    small = commands.add_parser("export", help="a run in half precision", formatter_class=HelpFormatter)
+    saved.set_defaults(call=call_checkpoint)
+    exported = commands.add_parser("export", help="what others can use", formatter_class=HelpFormatter)
+    kinds = exported.add_subparsers(dest="kind", required=True)
+    small = kinds.add_parser("run", help="a run in half precision", formatter_class=HelpFormatter)
     add_logdir(small)
     small.add_argument("--out", type=Path, required=True, help="folder of the new run")
-    return p.parse_args()
+    small.set_defaults(call=call_export)
+    return p.parse_args(spelt_out(sys.argv[1:] if argv is None else argv))
+
+
+def spelt_out(words: list[str]) -> list[str]:
+    """A command line in which import-npz, import-ncps, import-checkpoint and export alone, as they were once called,
+    have their names of two words."""
+    if words and words[0].startswith("import-"):
+        return [*words[0].split("-", 1), *words[1:]]
+    if words[:1] == ["export"] and words[1:] and words[1].startswith(("--logdir", "--out")):
+        return ["export", "run", *words[1:]]
+    return words
+
+
+def call_npz(args: argparse.Namespace) -> str:
+    manifest = import_npz(args.dir, args.out, args.val_fraction)
+    return (
+        f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode "
+        "begins one step later: its first action was dropped, and actions beyond the last frame were cut off."
+    )
+
+
+def call_ncps(args: argparse.Namespace) -> str:
+    manifest = import_ncps(args.dir, args.out, args.game)
+    return (
+        f"{args.out}: {len(manifest.episodes)} sequences of {manifest.env}, "
+        f"{sum(e.split == 'val' for e in manifest.episodes)} of them for validation. "
+        "They hold no rewards, and end where they were cut."
+    )
+
+
+def call_checkpoint(args: argparse.Namespace) -> str:
+    stages = import_checkpoint(args.dir, args.logdir)
+    return (
+        f"{args.logdir}: imported {', '.join(stages)} for gym:CarRacing-v3. Dreams need starting latents, which "
+        "they do not hold: train M anew for those."
+    )
+
+
+def call_export(args: argparse.Namespace) -> str:
+    stages = export(args.logdir, args.out)
+    size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
+    return (
+        f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
+        f"test_controller.py --logdir {args.out}`"
+    )
 
 
 def main() -> None:
     args = parse_args()
-    if args.command == "import-npz":
-        manifest = import_npz(args.dir, args.out, args.val_fraction)
-        print(
-            f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode "
-            "begins one step later: "
-            "its first action was dropped, and actions beyond the last frame were cut off."
-        )
-    elif args.command == "import-ncps":
-        manifest = import_ncps(args.dir, args.out, args.game)
-        print(
-            f"{args.out}: {len(manifest.episodes)} sequences of {manifest.env}, "
-            f"{sum(e.split == 'val' for e in manifest.episodes)} of them for validation. "
-            "They hold no rewards, and end where they were cut."
-        )
-    elif args.command == "export":
-        stages = export(args.logdir, args.out)
-        size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
-        print(
-            f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
-            f"test_controller.py --logdir {args.out}`"
-        )
-    else:
-        stages = import_checkpoint(args.dir, args.logdir)
-        print(
-            f"{args.logdir}: imported {', '.join(stages)} for gym:CarRacing-v3. Dreams need starting latents, which "
-            "they do not hold: train M anew for those."
-        )
+    print(args.call(args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The dataset: HDF5 shards of whole episodes and the manifest that lists them.
 
-    python -m data.shards info datasets/carracing       what the dataset is
-    python -m data.shards verify datasets/carracing     read every byte; say what is wrong, file by file
+    dreamdrive data info datasets/carracing       what the dataset is
+    dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
 
 How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py. A shard is never
 changed once it has its name.

@@ -1,5 +1,6 @@
 """The package: one version, dependencies that fit their pins, one command."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import dreamdrive
-from dreamdrive.tests.tiny_run import ROOT, call
+from dreamdrive import __main__
+from dreamdrive.tests.tiny_run import ROOT, call, write_dataset
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
@@ -40,6 +42,58 @@ def test_what_is_pinned_is_within_the_ranges(extra, file):
     assert set(pins) <= set(wanted) and (extra or set(pins) == set(wanted))
     for name, version in pins.items():
         assert version in wanted[name].specifier, (name, version)
+
+
+def dreamdrive_command(*words, **how):
+    """The command as a user would type it."""
+    command = [sys.executable, "-m", "dreamdrive", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **how)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("record", "vae", "mdrnn", "controller", "bc", "test", "teach", "data", "scenes", "doctor", "export run"),
+        *("import npz", "import ncps", "import checkpoint", "scenes synthetic"),
+    ],
+)
+def test_every_command_has_help_under_its_own_name(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dreamdrive", *words.split(), "--help"])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    said = capsys.readouterr().out
+    assert end.value.code in (0, None) and said.startswith(f"usage: dreamdrive {words} ")
+    monkeypatch.setattr(sys, "argv", ["dreamdrive", *words.split(), "--version"])
+    __main__.main()
+    assert capsys.readouterr().out == f"dreamdrive {dreamdrive.__version__}\n"
+
+
+def test_a_command_works_and_refuses_as_the_script_does_and_is_recorded(tmp_path):
+    data, flags = write_dataset(tmp_path / "data", [20, 30, 25, 22]).root, ("--latent", 8, "--epochs", 1)
+    assert dreamdrive_command("data", "verify", data).stdout == call("data.shards", "verify", data).stdout
+    (data / "shard_00000.h5").write_bytes(b"")
+    assert dreamdrive_command("data", "verify", data).returncode == 1
+    refused = dreamdrive_command("vae", "--dataset", tmp_path / "none", *flags)
+    assert refused.stderr == call("trainvae", "--dataset", tmp_path / "none", *flags).stderr != ""
+    assert dreamdrive_command("nothing").stderr.startswith('error: there is no command "nothing"')
+    done = dreamdrive_command("scenes", "synthetic", "--scenes", 1, "--out", tmp_path / "scenes")
+    assert done.returncode == 0, done.stderr
+    command = json.loads((tmp_path / "scenes/command/args.json").read_text())["command"]
+    assert command == f"dreamdrive scenes synthetic --scenes 1 --out {tmp_path / 'scenes'}"
+
+
+@pytest.mark.parametrize("old, new", [("import-npz", "import npz"), ("import-ncps", "import ncps")])
+def test_imports_go_on_working_by_their_names_of_one_word(old, new, tmp_path):
+    said = [call("data.exchange", *name.split(), tmp_path, "--out", tmp_path / "out").stderr for name in (old, new)]
+    assert said[0] == said[1] and "holds no" in said[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["data.shards info nowhere", "data.exchange import npz nowhere --out x", "envs.nocturne check nowhere"]
+)
+def test_modules_go_on_working_from_the_projects_root(words):
+    done = subprocess.run([sys.executable, "-m", *words.split()], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("error: nowhere")
 
 
 def test_help_comes_at_once_without_torch():

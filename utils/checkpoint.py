@@ -145,10 +145,10 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
     the process, however it ends. UserError for a run that came with dreamdrive."""
     if runs.read_only(logdir):
-        source = runs.find(logdir)
+        copy = f", e.g. a copy of it: cp -r {shlex.quote(str(runs.find(logdir)))} {runs.OUTPUTS / 'mine'}"
         raise UserError(
-            f"{logdir} is a run that came with dreamdrive, and those are only read: train in a copy, "
-            f"cp -r {shlex.quote(str(source))} {runs.OUTPUTS / 'mine'}, with --logdir {runs.OUTPUTS / 'mine'}"
+            f"{logdir} is among the runs that came with dreamdrive, which are only read: use another folder"
+            + (copy if runs.find(logdir).is_dir() else "")
         )
     folder = make_folder(Path(logdir) / stage)
     with locked(

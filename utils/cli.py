@@ -211,7 +211,7 @@ def learning_rate(text: str) -> float:
 def command_line() -> str:
     """The command as the user typed it, as far as Python can tell."""
     name, *words = sys.argv
-    called = name.split() if name.startswith("dreamdrive ") else ["python", name]  # `dreamdrive test`: see __main__.py
+    called = name.split() if name.split()[0] == "dreamdrive" else ["python", name]  # see __main__.py
     return shlex.join([*called, *words])
 
 

@@ -1,8 +1,8 @@
 """Look at scenes, and check them.
 
-    python -m envs.nocturne show datasets/scenes/synthetic_000000.json --ego 3 --t 20 --out scene.png
-    python -m envs.nocturne show datasets/scenes/synthetic_000000.json --video scene.mp4
-    python -m envs.nocturne check datasets/scenes
+    dreamdrive scenes show datasets/scenes/synthetic_000000.json --ego 3 --t 20 --out scene.png
+    dreamdrive scenes show datasets/scenes/synthetic_000000.json --video scene.mp4
+    dreamdrive scenes check datasets/scenes
 
 show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log; check reads
 every scene of a folder and prints a table.

@@ -4,7 +4,7 @@ Writes  datasets/scenes/synthetic_000000.json ...   one scene a file
         datasets/scenes/command/args.json           the command (apart, so that every *.json beside the scenes is a
         scene)
 
-    python -m envs.nocturne.synthetic --scenes 500 --out datasets/scenes --seed 0
+    dreamdrive scenes synthetic --scenes 500 --out datasets/scenes --seed 0
 
 Scene i depends on --seed and i alone: killed and run again, the command goes on where it was; with more --scenes, it
 adds to those that are there.
@@ -27,7 +27,7 @@ COMMAND = "command"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = cli.parser(__doc__)
-    p.prog = "python -m envs.nocturne.synthetic"
+    p.prog = p.prog.replace("__main__.py", "python -m envs.nocturne.synthetic")
     p.add_argument("--scenes", type=cli.positive, default=500, help="scenes the folder shall hold")
     p.add_argument("--out", type=Path, default=Path("datasets/scenes"), help="folder of the scenes")
     p.add_argument("--seed", type=cli.natural, default=0, help="decides every scene")
