@@ -9,44 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrive.tests.tiny_work import Slow, broken_set_up, endless_set_up, set_up, set_up_together, wait_until
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.workers import WorkerPool, run_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def set_up(folder=None):
-    """What a task asks for: a number is squared; ("kill" | "raise", n) fails the first n times; "threads" and "pid"
-    tell."""
-
-    def do(task, report):
-        if isinstance(task, (int, float)):
-            report(1)
-            return task * task
-        what, times = task
-        if what == "threads":
-            import torch
-
-            return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.getpid()
-        if what == "sleep":
-            (Path(folder) / f"{os.getpid()}.pid").touch()
-            time.sleep(times)
-        if what == "user error":
-            raise UserError("the disk is full: free some space")
-        count = Path(folder) / f"{what}.count"
-        failed = len(count.read_text()) if count.exists() else 0
-        if failed < times:
-            count.write_text("x" * (failed + 1))
-            if what == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError("the simulator broke down")
-        return "done at last"
-
-    return do
-
-
-def broken_set_up():
-    raise ValueError("no simulator here")
+LARGE = bytes(1_000_000)
 
 
 def run_all(tasks, folder=None, workers=2, setup=set_up):
@@ -80,6 +48,24 @@ def test_a_worker_that_hangs_is_reported_and_ended(tmp_path, capsys):
     assert "it hangs" in capsys.readouterr().err
     for sleeper in tmp_path.glob("*.pid"):
         assert not Path(f"/proc/{sleeper.stem}").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_hangs_in_its_set_up_is_reported_whatever_it_was_to_do():
+    with (
+        WorkerPool(endless_set_up, (), 1, retries=0, silence=2.0) as pool,
+        pytest.raises(UserError, match="said nothing for 2 seconds"),
+    ):
+        pool.run([LARGE], lambda *result: None)
+
+
+@pytest.mark.parametrize("slow", ["set-up", "import"])
+def test_workers_are_set_up_side_by_side_whatever_they_are_sent(slow, tmp_path):
+    """A pipe holds 64 kB: whoever sends more waits for the other end."""
+    arguments = (tmp_path,) if slow == "set-up" else (None, Slow(tmp_path), LARGE)
+    results = {}
+    run_tasks(set_up_together, arguments, [LARGE] * 3, 3, results.__setitem__, retries=0)
+    assert results == dict.fromkeys(range(3), len(LARGE))
 
 
 def test_no_tasks_need_no_workers():
@@ -157,7 +143,7 @@ def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
 
 PARENT = """
 import sys
-from dreamdrive.tests.test_workers import set_up
+from dreamdrive.tests.tiny_work import set_up
 from dreamdrive.utils import cli
 from dreamdrive.utils.workers import run_tasks
 if __name__ == "__main__":
@@ -175,10 +161,3 @@ def alive(folder: Path) -> list[int]:
             return False
 
     return [pid for pid in (int(p.stem) for p in folder.glob("*.pid")) if runs(pid)]
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

@@ -88,7 +88,12 @@ class WorkerPool:
             while done < len(tasks):
                 self._hand_out(tasks, waiting)
                 for worker, kind, value in self._messages():
-                    if kind == "progress":
+                    if kind == "listening":
+                        worker.send((self.setup, self.setup_args))
+                    elif kind == "ready":
+                        worker.ready = True
+                        worker.send(tasks[worker.task])
+                    elif kind == "progress":
                         if on_progress is not None:
                             on_progress(worker.task, value)
                     elif kind == "result":
@@ -117,20 +122,20 @@ class WorkerPool:
         self.workers = [None] * len(self.workers)
 
     def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
+        """A task for every worker without one; one that is not ready is sent it when it says that it is."""
         for slot, worker in enumerate(self.workers):
             if not waiting:
                 return
             if worker is None:
-                worker = self.workers[slot] = _Worker(self.setup, self.setup_args)
+                worker = self.workers[slot] = _Worker()
             if worker.task is None:
                 worker.task, worker.silent = waiting.popleft(), 0.0
-                try:
-                    worker.pipe.send(tasks[worker.task])
-                except ConnectionError:
-                    pass  # it just died: its sentinel says so in _messages
+                if worker.ready:
+                    worker.send(tasks[worker.task])
 
     def _messages(self) -> "Iterator[tuple[_Worker, str, Any]]":
-        """Wait, then yield (worker, kind, value); kind is "progress", "result", "user error" or "failure"."""
+        """Wait, then yield (worker, kind, value); kind is "listening", "ready", "progress", "result", "user error" or
+        "failure"."""
         sources = {
             source: worker
             for worker in self.workers
@@ -180,18 +185,33 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and the pipe to it; `task` is the index of what it is doing, `silent` for how many seconds nothing
-    was heard of it."""
+    """One process and the pipe to it.
 
-    def __init__(self, setup: Callable, setup_args: tuple):
+    It is sent something only when it waits for that: a pipe holds 64 kB, and whoever sends more waits with it for the
+    end of an import or a set-up.
+
+    Attributes:
+        task: index of what it is doing, or is to do when it is ready
+        ready: its set-up is done
+        silent: for how many seconds nothing was heard of it
+    """
+
+    def __init__(self) -> None:
         self.task: int | None = None
+        self.ready = False
         self.silent = 0.0
         self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid(), setup, setup_args), daemon=True)
+        self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
         with _one_thread(), _no_interrupt():
             self.process.start()
         self.pid = self.process.pid
         theirs.close()
+
+    def send(self, content: Any) -> None:
+        try:
+            self.pipe.send(content)
+        except ConnectionError:
+            pass  # it just died: its sentinel says so in _messages
 
     def cause_of_death(self) -> str:
         code = self.process.exitcode
@@ -231,11 +251,14 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: connection.Connection, parent: int, setup: Callable, setup_args: tuple) -> None:
+def _work(pipe: connection.Connection, parent: int) -> None:
     """Life of a worker."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
+        pipe.send(("listening", None))
+        setup, setup_args = pipe.recv()
         do = setup(*setup_args)
+        pipe.send(("ready", None))
         while True:
             task = pipe.recv()
             pipe.send(("result", do(task, lambda n: pipe.send(("progress", n)))))
