@@ -81,8 +81,12 @@ def painter_worker():
 
 
 def test_spawned_processes_draw_the_same_bytes():
+    from dreamdrive.tests import (
+        test_cone_contexts,
+    )  # by pytest it is named after the checkout: no new process finds that
+
     found = []
-    with WorkerPool(painter_worker, (), 2) as pool:
+    with WorkerPool(test_cone_contexts.painter_worker, (), 2) as pool:
         pool.run(range(4), lambda i, result: found.append(result))
     assert {d for _, d in found} == {digest()}
     assert os.getpid() not in {pid for pid, _ in found}

@@ -25,10 +25,12 @@ def plain(colour, h=64, w=64):
 
 
 def in_a_window(function, monkeypatch):
-    """Run `function` in a fresh process that has no DISPLAY."""
+    """Run `function` of this file in a fresh process that has no DISPLAY."""
+    from dreamdrive.tests import test_viewer  # by pytest it is named after the checkout: no new process finds that
+
     monkeypatch.delenv("DISPLAY", raising=False)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function).result(timeout=90)
+        return pool.submit(getattr(test_viewer, function.__name__)).result(timeout=90)
 
 
 def boxes(screen):
