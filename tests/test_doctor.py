@@ -65,6 +65,16 @@ def test_versions_that_differ_from_the_pins_are_named(tmp_path, monkeypatch):
     assert "(wanted 0.1)" in first.found and "gymnasium" in first.found and "no-such-thing is missing" in first.found
 
 
+def test_from_a_wheel_versions_are_compared_with_the_ranges_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    (finding,) = doctor.packages()
+    assert finding.ok and finding.required and re.fullmatch(r"all \d\d as needed", finding.found)
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch<2,>=1", "no-such", 'nor-this; extra == "x"'])
+    (finding,) = doctor.packages()
+    assert not finding.ok and "(wanted <2,>=1)" in finding.found and "no-such is missing" in finding.found
+    assert "nor-this" not in finding.found
+
+
 def test_a_check_that_fails_itself_is_a_finding():
     def broken():
         yield doctor.Finding(True, "first", "fine")

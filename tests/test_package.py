@@ -1,17 +1,23 @@
 """The package: one version, dependencies that fit their pins, one command."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
+import zipfile
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 import dreamdrive
 from dreamdrive import __main__
-from dreamdrive.tests.tiny_run import ROOT, call, write_dataset
+from dreamdrive.tests.tiny_run import ROOT, call, contents, write_dataset
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
@@ -102,3 +108,63 @@ def test_help_comes_at_once_without_torch():
         [sys.executable, "-c", f"{code} print('torch' in sys.modules)"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0 and done.stdout.endswith("False\n")
+
+
+def test_every_folder_of_code_is_in_the_package():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    ignored = ("tests", "benchmarks", "scripts")  # need the clone
+    found = {".".join(("dreamdrive", *p.parent.relative_to(ROOT).parts)) for p in ROOT.glob("[a-z]*/**/__init__.py")}
+    assert {name for name in found if name.split(".")[1] not in ignored} | {"dreamdrive"} == set(setup["packages"])
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel, built offline from a copy of the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    others = ("docs", "tests", "benchmarks", "datasets", "exp_dir", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", *others))
+    run_pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source")
+    return next(folder.glob("*.whl"))
+
+
+def run_pip(*words):
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_the_pretrained_runs(wheel):
+    assert wheel.stat().st_size <= 45e6 and wheel.name.startswith(f"dreamdrive-{dreamdrive.__version__}-")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("dreamdrive/") for name in archive.namelist()}
+    runs = {str(path.relative_to(ROOT)) for path in ROOT.glob("pretrained/*/*/best.tar")}
+    assert len(runs) == 9 and runs | {"trainvae.py", "__main__.py", "teacher/page.html", "data/shards.py"} <= names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "docs", "exp_dir", "datasets"))]
+
+
+@pytest.mark.slow
+def test_the_wheel_drives_from_another_folder_with_a_shipped_run(wheel, tmp_path):
+    """In an environment that has the dependencies (ours, by a .pth file), and dreamdrive from nowhere else."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python, site = tmp_path / "venv/bin/python", tmp_path / "venv/lib" / f"python3.{sys.version_info[1]}/site-packages"
+    run_pip("--python", python, "install", "--no-deps", "--no-index", wheel)
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    package = contents(site / "dreamdrive")
+    (tmp_path / "elsewhere").mkdir()
+
+    def user(*words):
+        command = [tmp_path / "venv/bin/dreamdrive", *map(str, words)]
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        how = {"env": {**variables, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}, "timeout": 400}
+        done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, **how)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert user("--version") == f"dreamdrive {dreamdrive.__version__}\n"
+    said = user("test", "--logdir", "carracing", "--controller", "bc", "--episodes", 1, "--max-workers", 1)
+    written = [p.relative_to(tmp_path / "elsewhere") for p in (tmp_path / "elsewhere").rglob("*") if p.is_file()]
+    assert [path.parent for path in written] == [Path("exp_dir/carracing/scores")] and str(written[0]) in said
+    assert json.loads((tmp_path / "elsewhere" / written[0]).read_text())["mean"] > 800
+    assert "as needed" in user("doctor")
+    assert contents(site / "dreamdrive") == package

@@ -63,20 +63,25 @@ class Finding:
         )
 
 
+def pinned() -> bool:
+    """Whether this is a clone, whose requirements.txt says which versions there should be, not an installed wheel."""
+    return (ROOT / "requirements.txt").exists()
+
+
 def python() -> Iterator[Finding]:
-    right = sys.version_info[:2] == (3, 11)
-    yield Finding(
-        right,
-        "Python",
-        f"{platform.python_version()}, {sys.executable}",
-        "the pins are for Python 3.11: `make setup PYTHON=...`",
-        True,
-    )
+    found, have = f"{platform.python_version()}, {sys.executable}", sys.version_info[:2]
+    if pinned():
+        yield Finding(have == (3, 11), "Python", found, "the pins are for Python 3.11: `make setup PYTHON=...`", True)
+    else:
+        yield Finding(have >= (3, 11), "Python", found, "dreamdrive needs Python 3.11 or later", True)
 
 
 def packages() -> Iterator[Finding]:
     """Installed versions against requirements.txt, for the tests requirements-dev.txt, and for trackers
-    requirements-extra.txt."""
+    requirements-extra.txt; or against what a wheel says it needs."""
+    if not pinned():
+        yield from needed()
+        return
     for file, command, purpose in (
         ("requirements.txt", "setup", ""),
         ("requirements-dev.txt", "setup", " (only for the tests)"),
@@ -88,6 +93,21 @@ def packages() -> Iterator[Finding]:
         ]
         found = ", ".join(wrong) if wrong else f"all {len(pins)} as pinned"
         yield Finding(not wrong, file, found, f"`make {command}`, or `pip install -r {file}`{purpose}", not purpose)
+
+
+def needed() -> Iterator[Finding]:
+    """Installed versions against the ranges that came with the wheel; extras are for those who want them."""
+    from packaging.requirements import Requirement
+
+    ranges = [Requirement(text) for text in metadata.requires("dreamdrive") or ()]
+    ranges = [wanted for wanted in ranges if not wanted.marker or wanted.marker.evaluate({"extra": ""})]
+    wrong = [
+        f"{wanted.name} {have or 'is missing'} (wanted {wanted.specifier})"
+        for wanted in ranges
+        if not (have := installed(wanted.name)) or have not in wanted.specifier
+    ]
+    found = ", ".join(wrong) if wrong else f"all {len(ranges)} as needed"
+    yield Finding(not wrong, "packages", found, "`pip install --upgrade dreamdrive`", True)
 
 
 def installed(name: str) -> str | None:
@@ -171,9 +191,13 @@ def ffmpeg() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    free = shutil.disk_usage(ROOT).free / 1e9
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield Finding(
-        free > DISK_GB, "disk", f"{free:.1f} GB free in {ROOT}", f"make room: the demo needs up to {DISK_GB} GB", True
+        free > DISK_GB,
+        "disk",
+        f"{free:.1f} GB free in {Path.cwd()}",
+        f"make room: the demo needs up to {DISK_GB} GB",
+        True,
     )
     memory = {
         k: int(v) / 1e6 for k, v in re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
