@@ -9,8 +9,8 @@ Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the lat
     python trainmdrnn.py --logdir exp_dir --epochs 30
 """
 
-import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +24,15 @@ from dreamdrive.models.agent import load_vae
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
 from dreamdrive.models.vae import VAE, to_uint8
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import (
-    add_fitting,
-    add_training,
-    natural,
-    natural_float,
-    parser,
-    positive,
-    run,
-    settled,
-    write_args,
-)
+from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean, line, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.settings import Fitting, flag, say_inherited
 from dreamdrive.utils.spaces import action_size
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.video import save_png, strip
@@ -49,41 +41,37 @@ STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
-SIZES = {"hidden": 256, "mixtures": 5}  # of M, unless told otherwise
 WARM_UP = 32  # real steps M has seen when a dream begins
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
 
-def parse_args() -> argparse.Namespace:
-    p = parser(__doc__)
-    add_training(p)
-    p.add_argument(
-        "--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)"
+@dataclass(frozen=True, kw_only=True)
+class MDRNNSettings(Fitting):
+    """What stage 3 can be told."""
+
+    dataset: tuple[Path, ...] | None = flag(
+        None, Path, "folders written by stage 1 (default: those V was trained on)", nargs="+"
     )
-    p.add_argument(
-        "--include_reward", action=argparse.BooleanOptionalAction, default=True, help="make the reward part of the loss"
+    include_reward: bool = flag(
+        True, help="make the reward part of the loss", names=("--include_reward", "--include-reward"), fixed="reward"
     )
-    p.add_argument("--hidden", type=positive, help=f"R, size of the LSTM (default: {SIZES['hidden']})")
-    p.add_argument("--mixtures", type=positive, help=f"K, Gaussians in the mixture (default: {SIZES['mixtures']})")
-    p.add_argument("--seq-len", type=positive, default=32, help="T, steps of a training window")
-    add_fitting(p, batch_size=16, unit="windows", halved_after=HALVED_AFTER, patience=10)
-    p.add_argument(
-        "--epochs",
-        type=natural,
-        default=30,
-        help="train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation",
+    hidden: int = flag(256, positive, "R, size of the LSTM", fixed=True)
+    mixtures: int = flag(5, positive, "K, Gaussians in the mixture", fixed=True)
+    seq_len: int = flag(32, positive, "T, steps of a training window")
+    batch_size: int = flag(16, positive, "windows")
+    learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
+    patience: int = flag(10, positive, "stop after so many epochs without progress")
+    epochs: int = flag(
+        30, natural, "train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation"
     )
-    p.add_argument(
-        "--temperature", type=natural_float, default=1.0, help="of the dream in the strip; 0 for no randomness"
-    )
-    return p.parse_args()
+    temperature: float = flag(1.0, natural_float, "of the dream in the strip; 0 for no randomness")
 
 
 def run_epoch(
     model: MDRNN,
     data: Sequences,
     cuts: np.ndarray,
-    args: argparse.Namespace,
+    args: MDRNNSettings,
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer | None,
     bar: tqdm,
@@ -166,7 +154,7 @@ def save_strip(model: MDRNN, vae: VAE, data: Sequences, temperature: float, path
 
 
 def main() -> None:
-    args = parse_args()
+    args = MDRNNSettings.parse(None, __doc__)
     where = device(args.device)
     vae, saved = load_vae(args.logdir, where)
     datasets = open_datasets(args.dataset or saved["datasets"])
@@ -176,7 +164,13 @@ def main() -> None:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)
-        vars(args).update(settled(args, SIZES, state and state["config"]))
+        args, inherited = args.resume(state and state["config"])
+        say_inherited(
+            {
+                checkpoint.path(args.logdir, "vae"): {} if args.dataset else {"dataset": saved["datasets"]},
+                folder / "checkpoint.tar": inherited,
+            }
+        )
         cache_latents(args.logdir, vae, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, saved["digest"], datasets)
         config = MDRNNConfig(
@@ -197,7 +191,7 @@ def main() -> None:
 
 
 def train(
-    args: argparse.Namespace,
+    args: MDRNNSettings,
     folder: Path,
     model: MDRNN,
     vae: VAE,
@@ -214,14 +208,11 @@ def train(
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(
-            state, model.config_dict(), {"hidden": "--hidden", "mixtures": "--mixtures", "reward": "--include_reward"}
-        )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
-    write_args(folder, args)
+    args.write(folder)
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
     if args.epochs == 0 and not state:

@@ -9,8 +9,8 @@ Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
     python trainvae.py --dataset datasets/carracing --epochs 20
 """
 
-import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,57 +30,59 @@ from dreamdrive.models.vae import (
     vae_loss,
 )
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import add_fitting, add_training, natural_float, parser, positive, run, settled, write_args
+from dreamdrive.utils.argument_types import learning_rate, natural_float, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean, line, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.settings import Fitting, flag, say_inherited
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.video import save_png, strip
 
 STAGE = 2
-SHAPE = {"latent": 32, "grid": False}  # of V, unless told otherwise
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 
 
-def parse_args() -> argparse.Namespace:
-    p = parser(__doc__)
-    add_training(p)
-    p.add_argument(
-        "--dataset", type=Path, nargs="+", default=[Path("datasets/carracing")], help="folders written by stage 1"
-    )
-    p.add_argument("--latent", type=positive, help=f"Z, numbers a frame is compressed to (default: {SHAPE['latent']})")
-    p.add_argument(
-        "--grid",
-        action="store_true",
-        default=None,
+@dataclass(frozen=True, kw_only=True)
+class VAESettings(Fitting):
+    """What stage 2 can be told."""
+
+    dataset: tuple[Path, ...] = flag((Path("datasets/carracing"),), Path, "folders written by stage 1", nargs="+")
+    latent: int = flag(32, positive, "Z, numbers a frame is compressed to", fixed=True)
+    grid: bool = flag(
+        False,
         help="latents as an 8x8 grid over the frame, Z a multiple of 64, instead of each seeing all of it: "
         "for worlds where small things in their places matter",
+        fixed=True,
     )
-    p.add_argument("--epochs", type=positive, default=20, help="train up to this epoch; more than before goes on")
-    p.add_argument(
-        "--colour-balance",
-        type=natural_float,
-        default=0.0,
-        help="0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their "
+    epochs: int = flag(20, positive, "train up to this epoch; more than before goes on")
+    colour_balance: float = flag(
+        0.0,
+        natural_float,
+        "0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their "
         "own survive",
+        fixed=True,
     )
-    p.add_argument(
-        "--beta",
-        type=natural_float,
-        default=1.0,
-        help="weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
+    beta: float = flag(
+        1.0,
+        natural_float,
+        "weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
+        fixed=True,
     )
-    p.add_argument(
-        "--epoch-frames", type=positive, default=100_000, help="frames an epoch takes (the whole dataset at most)"
-    )
-    add_fitting(p, batch_size=64, unit="frames", halved_after=HALVED_AFTER, patience=8)
-    p.add_argument("--nosamples", action="store_true", help="do not write samples/epoch_NNN.png")
-    return p.parse_args()
+    epoch_frames: int = flag(100_000, positive, "frames an epoch takes (the whole dataset at most)")
+    batch_size: int = flag(64, positive, "frames")
+    learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
+    patience: int = flag(8, positive, "stop after so many epochs without progress")
+    nosamples: bool = flag(False, help="do not write samples/epoch_NNN.png")
+
+    def check(self) -> None:
+        if self.grid and self.latent % GRID**2:
+            raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {self.latent}")
 
 
 def run_epoch(
@@ -149,7 +151,7 @@ def balanced(stream: FrameStream, balance: float) -> torch.Tensor:
 
 
 def main() -> None:
-    args = parse_args()
+    args = VAESettings.parse(None, __doc__)
     where = device(args.device)
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
@@ -168,9 +170,8 @@ def main() -> None:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        vars(args).update(settled(args, SHAPE, state and state["config"]))
-        if args.grid and args.latent % GRID**2:
-            raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {args.latent}")
+        args, inherited = args.resume(state and state["config"] | state.get("settings", {}))
+        say_inherited({folder / "checkpoint.tar": inherited})
         model = VAE(VAEConfig(args.latent, channels, height, args.grid)).to(where, memory_format=torch.channels_last)
         with track(args, folder):
             train(args, folder, model, datasets, world, state)
@@ -183,7 +184,7 @@ def main() -> None:
     )
 
 
-def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: dict, state: dict | None) -> None:
+def train(args: VAESettings, folder: Path, model: VAE, datasets, world: dict, state: dict | None) -> None:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     model.load_state_dict(VAE(model.config).state_dict())  # initial weights that follow from the seed
@@ -192,21 +193,14 @@ def train(args: argparse.Namespace, folder: Path, model: VAE, datasets, world: d
     settings = {"colour_balance": args.colour_balance, "beta": args.beta}
     history, best, best_epoch = [], math.inf, 0
     if state:
-        checkpoint.check_config(
-            state,
-            model.config_dict(),
-            {"latent": "--latent", "channels": "--dataset", "size": "--dataset", "grid": "--grid"},
-        )
-        checkpoint.check_config(
-            {"config": state.get("settings", {})}, settings, {"colour_balance": "--colour-balance", "beta": "--beta"}
-        )
+        checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
-    write_args(folder, args)
+    args.write(folder)
     stream = FrameStream(datasets, "train", args.batch_size, args.seed)
     validation = FrameStream(datasets, "val", args.batch_size, args.seed)
     samples = next(validation.epoch(0, args.batch_size))[:10]

@@ -18,6 +18,7 @@ from dreamdrive.tests.tiny_run import (
     variables,
     write_dataset,
 )
+from dreamdrive.trainvae import VAESettings
 
 LENGTHS = [20, 30, 25, 22]
 CARTPOLE = {"type": "discrete", "n": 2}
@@ -231,8 +232,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_neve
 ):
     """M meets a reward beyond float32's square root in the data; V and the clone a learning rate that leaves float32's
     range, let through for this."""
-    monkeypatch.setattr("dreamdrive.utils.cli.learning_rate", float)
-    monkeypatch.setattr("trainbc.learning_rate", float)
+    monkeypatch.setitem(VAESettings.flags()["learning_rate"].metadata["flag"], "type", float)
+    monkeypatch.setattr("dreamdrive.trainbc.learning_rate", float)
     run, stage = copy_run(trained, tmp_path), STAGES[module]
     options = ["--epochs", 4]
     if fresh:

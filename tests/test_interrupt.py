@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from dreamdrive.utils import cli
+from dreamdrive.utils import script
 from dreamdrive.utils.errors import UserError
 
 
@@ -55,14 +55,14 @@ def made_another_by_us():
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(cli, "ASK_AGAIN", 0.3)
+    monkeypatch.setattr(script, "ASK_AGAIN", 0.3)
 
 
 def ends(main, capsys, status):
     """What it says."""
     began = time.monotonic()
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
+        script.run(main)
     assert stop.value.code == status and time.monotonic() - began < 5
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getitimer(signal.ITIMER_REAL) == (
         0,
@@ -100,13 +100,13 @@ def test_without_it_an_error_is_an_error_and_a_bug_a_traceback(capsys):
 
     assert ends(refuse, capsys, 1) == "error: no such folder\n"
     with pytest.raises(ZeroDivisionError):
-        cli.run(lambda: 1 / 0)
+        script.run(lambda: 1 / 0)
 
 
 def test_where_it_is_ignored_it_stays_ignored():
     """As in a shell's background job."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        cli.run(ctrl_c)
+        script.run(ctrl_c)
     finally:
         signal.signal(signal.SIGINT, before)

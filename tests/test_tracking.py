@@ -1,7 +1,6 @@
 """--track: what trackers are shown, in a real MLflow server, TensorBoard's files and W&B's; and training that none of
 them can stop or delay."""
 
-import argparse
 import csv
 import json
 import os
@@ -16,6 +15,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dreamdrive.tests.tiny_run import ROOT, copy_run, tiny, user, variables
 from dreamdrive.utils import tracking
 from dreamdrive.utils.metrics import write_csv
+from dreamdrive.utils.settings import Training
 from dreamdrive.utils.trackers import TRACKERS, without_secrets
 from dreamdrive.utils.tracking import track
 
@@ -176,8 +177,13 @@ def mlflow(server, monkeypatch, request):
     return server
 
 
-def options(tracker: str, logdir: Path, **more) -> argparse.Namespace:
-    return argparse.Namespace(**{"track": tracker, "logdir": logdir, "noreload": False, "epochs": 2, **more})
+@dataclass(frozen=True, kw_only=True)
+class Settings(Training):
+    epochs: int = 2
+
+
+def options(tracker: str, logdir: Path, **more) -> Settings:
+    return Settings(track=tracker, logdir=logdir, **more)
 
 
 def rows(first: int, last: int) -> list[dict]:
@@ -187,7 +193,7 @@ def rows(first: int, last: int) -> list[dict]:
     ]
 
 
-def training(args: argparse.Namespace, last: int, meanwhile=lambda: None) -> Path:
+def training(args: Settings, last: int, meanwhile=lambda: None) -> Path:
     """What a stage does up to epoch `last`, without the learning; returns its folder."""
     folder = args.logdir / "bc"
     (folder / "samples").mkdir(parents=True, exist_ok=True)

@@ -1,47 +1,14 @@
-"""What every script's command line shares: the flags, the error sentence, the seed, the record of the command."""
+"""Flags as functions on a parser, of the scripts that do not have a utils.settings.Settings yet."""
 
 import argparse
 import json
-import shlex
-import signal
-import sys
-import threading
 from pathlib import Path
-from typing import NoReturn
 
-from dreamdrive import __version__
-from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, port, positive, positive_float, share  # noqa: F401  for the scripts that have them from here
 from dreamdrive.utils.files import write_atomically
-from dreamdrive.utils.precision import CHOICES
+from dreamdrive.utils.script import run  # noqa: F401
+from dreamdrive.utils.settings import HelpFormatter, Settings, command_line, parser  # noqa: F401
 from dreamdrive.utils.trackers import TRACKERS
-
-ASK_AGAIN = 5.0  # seconds
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's layout and prints every default that says something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
-            return action.help
-        if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, instead of after a screenful of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help lists what is possible\n")
-
-
-def parser(doc: str) -> argparse.ArgumentParser:
-    """An argument parser whose description is the script's docstring."""
-    p = Parser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
-    p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
-    return p
 
 
 def add_logdir(p: argparse.ArgumentParser) -> None:
@@ -61,22 +28,6 @@ def add_training(p: argparse.ArgumentParser) -> None:
         choices=("none", *TRACKERS),
         default="none",
         help="show parameters, metrics and pictures there, too; see docs/tracking.md",
-    )
-
-
-def add_fitting(p: argparse.ArgumentParser, batch_size: int, unit: str, halved_after: int, patience: int) -> None:
-    """Flags of the stages that fit a model of the world by Adam: --batch-size, --learning-rate, --patience,
-    --precision."""
-    p.add_argument("--batch-size", type=positive, default=batch_size, help=unit)
-    p.add_argument(
-        "--learning-rate",
-        type=learning_rate,
-        default=1e-3,
-        help=f"Adam's; halved after {halved_after} epochs without progress",
-    )
-    p.add_argument("--patience", type=positive, default=patience, help="stop after so many epochs without progress")
-    p.add_argument(
-        "--precision", choices=CHOICES, default="auto", help="auto: bf16 where the machine multiplies it in hardware"
     )
 
 
@@ -152,71 +103,10 @@ def world_options(args: argparse.Namespace) -> dict:
     }
 
 
-def positive(text: str) -> int:
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be 1 or more")
-    return value
-
-
-def port(text: str) -> int:
-    """argparse type: a TCP port."""
-    value = int(text)
-    if not 1 <= value < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{value} is not possible: a port is 1 to {(1 << 16) - 1}")
-    return value
-
-
-def natural(text: str) -> int:
-    """argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be 0 or more")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number above 0")
-    return value
-
-
-def natural_float(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number of 0 or more")
-    return value
-
-
-def share(text: str) -> float:
-    """argparse type: 0 up to 1, which is excluded."""
-    value = natural_float(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 or more and less than 1, not {text}")
-    return value
-
-
-def learning_rate(text: str) -> float:
-    """argparse type: above 0, and at most 1, where Adam's steps are as large as weights are."""
-    value = positive_float(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be at most 1")
-    return value
-
-
-def command_line() -> str:
-    """The command as the user typed it, as far as Python can tell."""
-    name, *words = sys.argv
-    called = name.split() if name.split()[0] == "dreamdrive" else ["python", name]  # see __main__.py
-    return shlex.join([*called, *words])
-
-
 def recorded(args: argparse.Namespace) -> dict:
     """The command and every argument, as plain values."""
+    if isinstance(args, Settings):
+        return args.recorded()
     values = {
         k: [str(x) for x in v]
         if isinstance(v, list)
@@ -238,52 +128,3 @@ def settled(args: argparse.Namespace, usual: dict, before: dict | None) -> dict:
 def write_args(folder: Path, args: argparse.Namespace) -> None:
     """Record the command and every argument in `folder`/args.json."""
     write_atomically(folder / "args.json", (json.dumps(recorded(args), indent=1) + "\n").encode())
-
-
-def leave_script_folder() -> None:
-    """Take the folder of our script, which Python has put first on its path, away again: a user's own `utils` or `envs`
-    must not be hidden by ours."""
-    if sys.path and Path(sys.path[0]).resolve() in (ROOT, ROOT / "data"):
-        del sys.path[0]
-
-
-def run(main) -> None:
-    """Call `main()` as a script's whole life: a UserError becomes one sentence and status 1, Ctrl-C status 130.
-
-    A KeyboardInterrupt may come where Python drops exceptions (a callback, a destructor) or makes others of them (the
-    import of a library): what ends `main` after Ctrl-C counts as Ctrl-C, and it is raised again until something does.
-    """
-    leave_script_folder()
-    asked = False
-
-    def interrupt(*_) -> NoReturn:
-        nonlocal asked
-        asked = True
-        signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN)
-        raise KeyboardInterrupt
-
-    heard = (signal.SIGINT, signal.SIGALRM)
-    here = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    before = [signal.signal(number, interrupt) for number in heard] if here else []
-    try:
-        main()
-    except (Exception, KeyboardInterrupt) as error:
-        if here:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if asked or isinstance(error, KeyboardInterrupt):
-            print("\nstopped; run the same command again to go on", file=sys.stderr)
-            sys.exit(130)
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        raise
-    finally:
-        if here:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip(heard, before, strict=False):
-            signal.signal(number, handler)

@@ -1,7 +1,6 @@
 """Shows a training in TensorBoard, MLflow or Weights & Biases, see docs/tracking.md: its parameters, metrics and
 pictures, and how it ended."""
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dreamdrive.utils.cli import recorded
+from dreamdrive.utils.settings import Training
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 20  # seconds that the end of a training waits at most
@@ -20,7 +20,7 @@ RETRY = 30  # seconds until a tracker that failed is tried again
 
 
 @contextlib.contextmanager
-def track(args: argparse.Namespace, folder: Path, counter: str = "epoch") -> Iterator[None]:
+def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None]:
     """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training
     never waits for (utils.trackers).
 
@@ -49,7 +49,7 @@ def track(args: argparse.Namespace, folder: Path, counter: str = "epoch") -> Ite
         end(process, repeater, status)
 
 
-def start(args: argparse.Namespace, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
+def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
     """The process, and the thread that repeats what it says."""
     (folder / "tracking").mkdir(exist_ok=True)
     marker = folder / "tracking" / ".lock"

@@ -1,0 +1,234 @@
+"""Settings of a stage: a frozen record, from whose fields come the command line, args.json, and the check of what may
+not change when a run is resumed.
+
+    @dataclass(frozen=True, kw_only=True)
+    class MDRNNSettings(Training):
+        hidden: int = flag(256, positive, "R, size of the LSTM", fixed=True)
+
+    args = MDRNNSettings.parse(sys.argv[1:], __doc__)     # from the command line
+    args = MDRNNSettings(logdir=folder, hidden=32)        # from other code
+    args, inherited = args.resume(checkpoint["config"])   # what was not given is as it was; what was must be the same
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from dreamdrive import __version__
+from dreamdrive.utils.argument_types import natural
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.precision import CHOICES
+from dreamdrive.utils.trackers import TRACKERS
+
+NOT_GIVEN = object()
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's layout and prints every default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        if isinstance(action.default, (list, tuple)):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, instead of after a screenful of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help lists what is possible\n")
+
+
+def parser(doc: str | None) -> Parser:
+    """An argument parser whose description is the script's docstring."""
+    p = Parser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+    p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
+    return p
+
+
+def flag(
+    default: Any,
+    type: Callable[[str], Any] | None = None,
+    help: str = "",
+    *,
+    names: Sequence[str] = (),
+    group: str | None = None,
+    fixed: bool | str = False,
+    **how: Any,
+) -> Any:
+    """A field of a Settings that is a flag of the command line.
+
+    A default of False makes a flag that takes no value; True, or a bool that may be None (`type=bool`), one with a
+    `--no-` form. `names`: spellings other than the field's; `group`: its heading in --help. `fixed`: it may not change
+    when a run is resumed; a text is the name that the run's checkpoint has for it. `how`: what else argparse's
+    add_argument takes, such as `choices` and `nargs`.
+    """
+    if default is False:
+        how["action"] = "store_true"
+    elif default is True or type is bool:
+        how["action"] = argparse.BooleanOptionalAction
+    elif type is not None:
+        how["type"] = type
+    return field(
+        default=default, metadata={"flag": {"help": help, **how}, "names": names, "group": group, "fixed": fixed}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a script can be told.
+
+    Attributes:
+        given: names of the fields that the command line gave; None where code made the record: then those that differ
+            from their defaults
+    """
+
+    given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, argv: Sequence[str] | None, doc: str | None) -> Self:
+        """The settings of a command line, by default this process's; `doc` heads its --help."""
+        p = parser(doc)
+        cls.add_flags(p)
+        found = p.parse_args(argv, argparse.Namespace(**dict.fromkeys(cls.flags(), NOT_GIVEN)))
+        return cls.of(found)
+
+    @classmethod
+    def add_flags(cls, p: argparse.ArgumentParser) -> None:
+        """Add the fields' flags to a parser."""
+        groups: dict[str | None, Any] = {None: p}
+        for name, mark in cls.flags().items():
+            group = mark.metadata["group"]
+            if group not in groups:
+                groups[group] = p.add_argument_group(group)
+            groups[group].add_argument(*spellings(mark), dest=name, default=mark.default, **mark.metadata["flag"])
+
+    @classmethod
+    def of(cls, found: argparse.Namespace) -> Self:
+        """The settings in a namespace, of which those that are NOT_GIVEN are as by default."""
+        values = {name: getattr(found, name) for name in cls.flags()}
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN}
+        return cls(**given, given=frozenset(given))
+
+    @classmethod
+    def flags(cls) -> dict[str, Field]:
+        """The fields that are flags, by name."""
+        return {field.name: field for field in fields(cls) if "flag" in field.metadata}
+
+    def was_given(self, name: str) -> bool:
+        """Whether a field has been given, not left as it is by default."""
+        if self.given is not None:
+            return name in self.given
+        default = type(self).flags()[name].default
+        return default is MISSING or getattr(self, name) != default
+
+    def fixed(self) -> dict[str, Any]:
+        """The values that may not change when a run is resumed, by their names in its checkpoint."""
+        return {there: getattr(self, name) for name, there in self._fixed().items()}
+
+    def resume(self, before: dict | None, usual: dict | None = None) -> tuple[Self, dict]:
+        """(These settings with whatever may not change taken over from `before`, what a checkpoint says of the run that
+        is resumed; and what was taken over, by field). UserError where a value was given and is another.
+
+        Without a run to resume, `usual` has what a field is that was not given, where its default does not say.
+        """
+        kept = {name: there for name, there in self._fixed().items() if before is not None and there in before}
+        inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
+        filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
+        settled = replace(self, **filled | inherited)
+        settled.check()
+        for name, there in kept.items():
+            if getattr(settled, name) != before[there]:
+                raise UserError(
+                    f"the run to go on with has {there} {before[there]}, not {getattr(self, name)}: "
+                    f"leave {spellings(type(self).flags()[name])[0]} away, or start afresh with --noreload"
+                )
+        return settled, inherited
+
+    def check(self) -> None:  # noqa: B027  most fit, whatever they are
+        """UserError where values do not fit each other."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The command and every value, as plain ones."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "given"}
+        return {"command": command_line(), **{name: plain(value) for name, value in values.items()}}
+
+    def write(self, folder: Path) -> None:
+        """Record the command and every value in `folder`/args.json."""
+        write_atomically(folder / "args.json", (json.dumps(self.recorded(), indent=1) + "\n").encode())
+
+    def _fixed(self) -> dict[str, str]:
+        """Field -> its name in a checkpoint, of those that may not change when a run is resumed."""
+        marks = {name: field.metadata["fixed"] for name, field in type(self).flags().items()}
+        return {name: name if mark is True else mark for name, mark in marks.items() if mark}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder(Settings):
+    """Of a script that works on a run."""
+
+    logdir: Path = flag(Path("exp_dir"), Path, "folder of the run; each stage has a folder in it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(RunFolder):
+    """Of the stages that train."""
+
+    noreload: bool = flag(False, help="start afresh instead of going on from checkpoint.tar")
+    seed: int = flag(0, natural, "decides everything random in the run")
+    device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    track: str = flag(
+        "none",
+        help="show parameters, metrics and pictures there, too; see docs/tracking.md",
+        choices=("none", *TRACKERS),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting(Training):
+    """Of the stages that fit a model of the world by Adam."""
+
+    precision: str = flag("auto", help="auto: bf16 where the machine multiplies it in hardware", choices=CHOICES)
+
+
+def spellings(field: Field) -> Sequence[str]:
+    """The spellings of a field's flag, the one to show first."""
+    return field.metadata["names"] or ("--" + field.name.replace("_", "-"),)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return [str(x) for x in value]
+    return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
+
+
+def command_line() -> str:
+    """The command as the user typed it, as far as Python can tell."""
+    name, *words = sys.argv
+    called = name.split() if name.split()[:1] == ["dreamdrive"] else ["python", name]  # see __main__.py
+    return shlex.join([*called, *words])
+
+
+def say_inherited(sources: dict[Path, dict[str, Any]]) -> None:
+    """Print, in one line, which values come from which file because the command line did not give them."""
+    told = [
+        f"{', '.join(f'{name} {shown(value)}' for name, value in values.items())} from {source}"
+        for source, values in sources.items()
+        if values
+    ]
+    if told:
+        print("inherited: " + "; ".join(told))
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
