@@ -1,11 +1,14 @@
 """Nocturne as a world: episodes, reward, ends, seeds, experts, actions."""
 
+import json
+
 import gymnasium as gym
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
 from dreamdrive import envs
+from dreamdrive.envs.nocturne import pool
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import curvature_of, steering_for
 from dreamdrive.envs.nocturne.pool import INDEX, FolderPool
@@ -95,6 +98,37 @@ def test_what_a_folder_holds_is_remembered_until_a_file_changes(folder, capsys):
     assert FolderPool(folder, 10).episodes == before
     write(folder, scene_of([car()]), "a.json")
     assert FolderPool(folder, 10).episodes == [("a.json", 0), ("b.json", 0)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: b"[" * 100_000,
+        lambda kept: b"\xff",
+        lambda kept: b"[1, 2]",
+        lambda kept: json.dumps({**kept, "files": None}).encode(),
+        lambda kept: json.dumps({**kept, "files": {"a.json": None, "b.json": [3, 4]}}).encode(),
+        lambda kept: json.dumps(kept).replace("[[0, ", "[[7, ").encode(),  # another ego
+    ],
+)
+def test_a_damaged_index_of_a_folder_is_made_again(damage, folder):
+    before = FolderPool(folder, 10).episodes
+    whole = (folder / INDEX).read_bytes()
+    (folder / INDEX).write_bytes(damage(json.loads(whole)))
+    assert (folder / INDEX).read_bytes() != whole
+    assert FolderPool(folder, 10).episodes == before
+    assert (folder / INDEX).read_bytes() == whole
+
+
+def test_the_index_of_a_folder_that_cannot_be_written_to_is_in_the_users_own_cache(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "shared"))
+    (folder / INDEX).mkdir()
+    before = FolderPool(folder, 10).episodes
+    (kept,) = (tmp_path / "cache" / "dreamdrive").iterdir()
+    assert kept.parent.stat().st_mode & 0o077 == 0 and not (tmp_path / "shared").exists()
+    monkeypatch.setattr(pool, "load_scene", None)
+    assert FolderPool(folder, 10).episodes == before
 
 
 def test_folders_without_scenes_or_egos_are_refused(tmp_path):

@@ -197,6 +197,17 @@ def test_off_this_machine_a_token_is_demanded_once():
         asyncio.run(in_session_without_cookies(visits))
 
 
+@pytest.mark.parametrize(
+    "header", [b"Cookie: dreamdrive=\xff\xfe", b"Cookie: \xff", b"Origin: http://[", b"Origin: \xff", b"Host: \xff"]
+)
+@pytest.mark.parametrize("path", [b"/", b"/?token=%ff", b"/?token=\xff", b"/ws"])
+def test_headers_that_are_no_text_are_refused_like_others(path, header):
+    with serving("0.0.0.0") as (page, _), socket.create_connection(("127.0.0.1", page.port), 5) as connection:
+        host = b"" if header.startswith(b"Host") else b"Host: 127.0.0.1:%d\r\n" % page.port
+        connection.sendall(b"GET %s HTTP/1.1\r\n%s%s\r\n\r\n" % (path, host, header))
+        assert connection.recv(100).split()[1] in (b"403", b"400")
+
+
 async def in_session_without_cookies(what) -> None:
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         await what(session)

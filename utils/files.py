@@ -46,3 +46,11 @@ def make_folder(folder: Path) -> Path:
             f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions"
         ) from None
     return folder
+
+
+def cache_folder() -> Path | None:
+    """The user's own folder for what can be made again, which may not be there yet; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamdrive"
+    except RuntimeError:
+        return None

@@ -3,7 +3,7 @@ they are needed."""
 
 import hashlib
 import json
-import tempfile
+import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from dreamdrive.envs.nocturne.scene import Scene, load_scene
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.files import cache_folder, write_atomically
 from dreamdrive.utils.seeds import RANGE
 
 IN_MEMORY = 128  # scenes kept, some 0.3 MB each
-INDEX, SCHEMA = ".egos.json", 1
+INDEX, SCHEMA = ".egos.json", 2
 HELD_OUT = 10  # of so many files of a folder, one is for validation and model selection
 NEAR_GOAL = 0.5  # metres: an ego that begins nearer to its goal has nothing to do (Nocturne leaves it out, too)
 
@@ -143,28 +143,44 @@ def scene_files(folder: Path) -> list[Path]:
 
 def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
     """`busy_egos` of every file of a folder. What was found is kept in the folder (or, where it cannot be written to,
-    among the temporary files) for next time."""
-    files = {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in scene_files(folder)}
-    elsewhere = (
-        Path(tempfile.gettempdir())
-        / f"dreamdrive-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}{INDEX}"
-    )
+    in the user's cache) for next time."""
+    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in scene_files(folder)}
+    places = [folder / INDEX]
+    if cache := cache_folder():
+        places.append(cache / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}{INDEX}")
     known: dict[str, list] = {}
-    for index in (folder / INDEX, elsewhere):
-        try:
-            content = json.loads(index.read_bytes())
-            known |= content["files"] if content["schema"] == SCHEMA else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # it is only a shortcut
-    news = [name for name, stamp in files.items() if name not in known or tuple(known[name][0]) != stamp]
+    for place in places:
+        known |= kept_index(place)
+    news = [name for name, stamp in files.items() if name not in known or known[name][0] != stamp]
     if news:
         for name in tqdm(news, desc=f"looking through {folder}", unit="scene", leave=False):
             known[name] = [files[name], busy_egos(load_scene(folder / name))]
-        content = json.dumps({"schema": SCHEMA, "files": {name: known[name] for name in files}}).encode()
-        for index in (folder / INDEX, elsewhere):
-            try:
-                write_atomically(index, content)
-                break
-            except (UserError, OSError):
-                continue
-    return {name: [(int(ego), int(last)) for ego, last in known[name][1]] for name in files}
+        keep_index(places, {name: known[name] for name in files})
+    return {name: [(ego, last) for ego, last in known[name][1]] for name in files}
+
+
+def kept_index(place: Path) -> dict[str, list]:
+    """[[size, time of change], busy egos] of files by their names, as `keep_index` wrote it; nothing where it is not
+    there or damaged: it is only a shortcut."""
+    try:
+        content = json.loads(place.read_bytes())
+        whole = content["schema"] == SCHEMA and content["sha256"] == digest(content["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return content["files"] if whole else {}
+
+
+def keep_index(places: list[Path], files: dict[str, list]) -> None:
+    """Write `files` at the first of `places` that can be written to, if any."""
+    content = json.dumps({"schema": SCHEMA, "sha256": digest(files), "files": files}).encode()
+    for place in places:
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(place, content)
+            return
+        except (UserError, OSError):
+            continue
+
+
+def digest(files: dict[str, list]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
