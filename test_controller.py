@@ -27,25 +27,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamdrive.data.loaders import PLACES
 from dreamdrive.driving.evaluation import Driven, Driver, Evaluator, dream_returns
 from dreamdrive.driving.policies import REFERENCES, make_policy
-from dreamdrive.envs import SCORED, make, official
+from dreamdrive.envs import flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.agent import Agent, Head, load_agent, load_models, load_vae
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.utils import checkpoint, runs
-from dreamdrive.utils.cli import (
-    add_logdir,
-    add_world_options,
-    command_line,
-    natural,
-    natural_float,
-    parser,
-    positive,
-    run,
-    world_options,
-)
+from dreamdrive.utils.cli import add_logdir, command_line, natural, natural_float, parser, positive, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.metrics import line
@@ -75,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands "
         "for it, e.g. carracing-fast",
     )
-    add_world_options(p)
+    flags.add_to(p)
     p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
     p.add_argument(
         "--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards"
@@ -218,7 +207,7 @@ def score(args: argparse.Namespace, env: str, options: dict, agent: Head | None,
     parameters = parameter_vector(controller) if controller else None
     with (
         Evaluator(
-            env, driver, min(args.max_workers, len(seeds)), options={**options, **SCORED.get(env, {})}
+            env, driver, min(args.max_workers, len(seeds)), options={**options, **world_class(env).SCORED_WITH}
         ) as evaluator,
         tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
     ):
@@ -292,17 +281,11 @@ def load(args: argparse.Namespace) -> tuple[str, dict, Head | None]:
         raise UserError(
             f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir"
         )
-    asked, options = world_options(args), {**world.get("options", {})}
-    for name in set(asked) - set(PLACES) if agent else ():
-        if asked[name] != options.get(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{args.logdir} was trained with {flag} {options.get(name)}, not {asked[name]}: leave {flag} away, or "
-                "use another --logdir"
-            )
-    for place in PLACES:  # what a run was trained on says nothing of how well it drives
-        options.pop(place, None)
-    return args.env or world["env"], {**options, **asked}, agent
+    # where a run was trained says nothing of how well it drives
+    asked, known = flags.given(args), without_places(world["env"], world.get("options", {}))
+    if agent:
+        flags.check(args.logdir, world, asked)
+    return args.env or world["env"], {**known, **asked}, agent
 
 
 def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:

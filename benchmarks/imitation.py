@@ -26,10 +26,10 @@ import numpy as np
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data import generation_script
 from dreamdrive.data.manifest import split
-from dreamdrive.envs import fast, make
+from dreamdrive.envs import fast, flags, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import add_logdir, parser, positive, run, world_options
+from dreamdrive.utils.cli import add_logdir, parser, positive, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.plots import figure
 from dreamdrive.utils.seeds import recording_seed
@@ -123,9 +123,9 @@ def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
 
 def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     """Flags of stage 1 that record `experts` episodes to train on."""
-    flags = f"--env {fast(world)} --policy expert {args.record}"
-    order = generation_script.parse_args(shlex.split(flags))
-    simulator = make(order.env, **world_options(order))
+    recorded = f"--env {fast(world)} --policy expert {args.record}"
+    order = generation_script.parse_args(shlex.split(recorded))
+    simulator = make(order.env, **flags.given(order))
     by_place = simulator.held_out(recording_seed(RECORDING_SEED, 0)) is not None
     total = rollouts(
         experts,
@@ -135,7 +135,7 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     )
     simulator.close()
     kept = "" if by_place else f" --val-fraction {VAL_FRACTION}"
-    return f"{flags} --rollouts {total}{kept} --seed {RECORDING_SEED}".replace("  ", " ")
+    return f"{recorded} --rollouts {total}{kept} --seed {RECORDING_SEED}".replace("  ", " ")
 
 
 def cell(

@@ -40,7 +40,7 @@ from dreamdrive.data.manifest import (
 )
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.driving import policies
-from dreamdrive.envs import World, WorldSpec, official
+from dreamdrive.envs import World, WorldSpec, flags, official
 from dreamdrive.utils import cli
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -72,7 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
         "atari:<Game>, cartpole, mountaincar or gym:<id>",
     )
-    cli.add_world_options(p)
+    flags.add_to(p)
     p.add_argument(
         "--rollouts",
         type=cli.positive,
@@ -473,7 +473,7 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
         mixture,
         args.action_noise,
         args.logdir,
-        cli.world_options(args),
+        flags.given(args),
         args.checkpoint,
     )
     folder = make_folder(args.rootdir)

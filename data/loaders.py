@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamdrive.data.manifest import frame_bytes
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.data.shards import Dataset, Shard
-from dreamdrive.envs import official
+from dreamdrive.envs import official, without_places
 from dreamdrive.models.controller import action_vector
 from dreamdrive.utils.errors import UserError
 
@@ -24,7 +24,6 @@ GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 fram
 OPEN_SHARDS = 64  # files kept open while streaming
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
-PLACES = ("scenes",)  # options that say where a world is found, not what it is
 
 
 def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
@@ -51,8 +50,7 @@ def check_world(dataset: Dataset, world: dict, owner: str) -> None:
     """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording
     stopped; and so may the place of its scenes."""
     mine, theirs = (
-        {**w, "options": {k: v for k, v in w.get("options", {}).items() if k not in PLACES}}
-        for w in (world_of(dataset), world)
+        {**w, "options": without_places(w["env"], w.get("options", {}))} for w in (world_of(dataset), world)
     )
     for key in ("env", "image_shape", "action_space", "options"):
         if mine[key] != theirs[key]:

@@ -13,9 +13,12 @@ from one int, and `seed_b + n` when they were given one by one. With `restart=Fa
 `reset`: it keeps its last frame, gets reward 0 and stays terminated or truncated.
 """
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -24,13 +27,41 @@ import torch
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import space_to_dict
 
-OPTIONS = {  # of `make`, by the part of a world's name before the colon; those that are common to all worlds left out
-    "nocturne": ("scenes", "image_size", "view_dist", "goal", "speed", "actions", "warmup", "drive_on", "observation"),
-    "atari": ("observation", "sticky", "noops", "fire", "one_life"),
-    **{kind: ("observation",) for kind in ("cartpole", "mountaincar", "gym")},
+# The class of each world, by the part of its name before the colon; imported when it is first asked for. Everything
+# else that is to be known of a world is declared in its class.
+WORLDS = {
+    "carracing": "dreamdrive.envs.carracing:CarRacing",
+    "carracing-fast": "dreamdrive.envs.carracing_fast:CarRacingFast",
+    "nocturne": "dreamdrive.envs.nocturne.world:Nocturne",
+    "atari": "dreamdrive.envs.atari:Atari",
+    "cartpole": "dreamdrive.envs.classic:CartPole",
+    "mountaincar": "dreamdrive.envs.classic:MountainCar",
+    "gym": "dreamdrive.envs.gym_adapter:GymWorld",
 }
-SCORED = {"nocturne": {"drive_on": True}}  # options that a world is scored with
-STANDS_FOR = {"carracing-fast": "carracing"}  # our fast worlds, for training, and the simulators whose score counts
+
+
+COMMON = ("max_steps", "restart")  # options of all worlds
+
+
+@dataclass(frozen=True)
+class Option:
+    """What `make` can be told of a world, by keyword, beside what it can be told of all.
+
+    Fields:
+        name: the keyword; its flag is --name, with hyphens
+        help: what it says, for --help; without it there is no flag
+        type: as argparse takes it; bool for yes or no
+        default: what it is unless told otherwise; None where `help` says that
+        choices: its possible values, or None
+        place: it says where a world is found, not what it is: a run drives in other places than it was trained in
+    """
+
+    name: str
+    help: str = ""
+    type: Callable[[str], Any] | None = None
+    default: Any = None
+    choices: tuple | None = None
+    place: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +116,21 @@ class Step:
 
 
 class World(ABC):
-    """B copies of a simulator, or of a dream, stepped together."""
+    """B copies of a simulator, or of a dream, stepped together.
+
+    What is known of a world without making one:
+        OPTIONS: what else `make` can be told of it
+        VARIANT: what its name has after a colon, as an error is to say it, e.g. "<Game>"; "" for nothing
+        NUMBERS: the value of its option `observation` that shows numbers; None where it is seen as pictures only
+        STANDS_FOR: the simulator whose score counts, of a fast world of ours for training; None for itself
+        SCORED_WITH: options that it is scored with
+    """
+
+    OPTIONS: ClassVar[tuple[Option, ...]] = ()
+    VARIANT: ClassVar[str] = ""
+    NUMBERS: ClassVar[str | None] = None
+    STANDS_FOR: ClassVar[str | None] = None
+    SCORED_WITH: ClassVar[dict[str, Any]] = {}
 
     spec: WorldSpec
     num: int
@@ -153,59 +198,63 @@ class World(ABC):
         return [int(s) for s in seed], 1
 
 
+@lru_cache(maxsize=1024)
+def world_class(name: str) -> type[World]:
+    """The class of the world of that `--env` name; UserError where there is none."""
+    kind, colon, variant = name.partition(":")
+    found = _load(kind) if kind in WORLDS else None
+    if found is None or bool(found.VARIANT) != bool(colon):
+        names = [kind + (f":{_load(kind).VARIANT}" if _load(kind).VARIANT else "") for kind in WORLDS]
+        raise UserError(
+            f'there is no world "{name}": choose {", ".join(names[:-1])} or {names[-1]}, e.g. atari:Breakout or '
+            "gym:Acrobot-v1"
+        )
+    return found
+
+
+def _load(kind: str) -> type[World]:
+    module, name = WORLDS[kind].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def all_options() -> dict[str, dict[str, Option]]:
+    """Every option that a world has: name -> kind of world -> the option."""
+    found: dict[str, dict[str, Option]] = {}
+    for kind in WORLDS:
+        for option in _load(kind).OPTIONS:
+            found.setdefault(option.name, {})[kind] = option
+    return found
+
+
+def without_places(name: str, options: dict) -> dict:
+    """Options of the world of that name, less those that say where it is found, not what it is."""
+    kind = name.partition(":")[0]
+    places = {option.name for option in _load(kind).OPTIONS if option.place} if kind in WORLDS else set()
+    return {option: value for option, value in options.items() if option not in places}
+
+
 def official(name: str) -> str:
     """The simulator that scores of world `name` are measured in: `name` itself, unless that is a fast world of ours."""
-    return STANDS_FOR.get(name, name)
+    return (_load(name).STANDS_FOR if name in WORLDS else None) or name
 
 
 def fast(name: str) -> str:
     """The fastest world that stands for simulator `name`, to train and to choose models in."""
-    return next((ours for ours, simulator in STANDS_FOR.items() if simulator == name), name)
+    return next((ours for ours in WORLDS if _load(ours).STANDS_FOR == name), name)
 
 
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
-    """Build a world of `num` copies by its `--env` name.
+    """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
 
-    Names: "carracing", "carracing-fast", "nocturne", "atari:<Game>", "cartpole", "mountaincar", "gym:<id>". Options
-        common to all: `max_steps` (truncate earlier than
-    the world itself would), `restart` (see the restart rule); those of single worlds, OPTIONS, are explained in their
-    classes. UserError for one that it does not have.
+    Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
+    those of single worlds are declared in their classes. UserError for one that it does not have.
     """
-    kind = name.partition(":")[0]
+    kind, _, variant = name.partition(":")
+    own = {option.name for option in _load(kind).OPTIONS} if kind in WORLDS else set()
     for option in options:
-        theirs = [world for world, known in OPTIONS.items() if option in known]
-        if theirs and kind not in theirs:
+        theirs = [] if option in own or option in COMMON else list(all_options().get(option, {}))
+        if theirs:
             verb = "does" if len(theirs) == 1 else "do"
             raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
-    if name == "nocturne":
-        from dreamdrive.envs.nocturne.world import Nocturne
-
-        return Nocturne(num, device, **options)
-    if name == "carracing":
-        from dreamdrive.envs.carracing import CarRacing
-
-        return CarRacing(num, device, **options)
-    if name == "carracing-fast":
-        from dreamdrive.envs.carracing_fast import CarRacingFast
-
-        return CarRacingFast(num, device, **options)
-    if kind == "atari":
-        from dreamdrive.envs.atari import Atari
-
-        return Atari(name.partition(":")[2], num, device, **options)
-    if name == "cartpole":
-        from dreamdrive.envs.classic import CartPole
-
-        return CartPole(num, device, **options)
-    if name == "mountaincar":
-        from dreamdrive.envs.classic import MountainCar
-
-        return MountainCar(num, device, **options)
-    if name.startswith("gym:"):
-        from dreamdrive.envs.gym_adapter import GymWorld
-
-        return GymWorld(name.removeprefix("gym:"), num, device, **options)
-    raise UserError(
-        f'there is no world "{name}": choose carracing, carracing-fast, nocturne, atari:<Game>, cartpole, mountaincar '
-        "or gym:<id>, e.g. atari:Breakout or gym:Acrobot-v1"
-    )
+    found = world_class(name)
+    return found(variant, num, device, **options) if found.VARIANT else found(num, device, **options)

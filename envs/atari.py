@@ -15,8 +15,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import World, breakout
+from dreamdrive.envs import Option, World, breakout
 from dreamdrive.envs.gym_adapter import GymWorld, area_resize
+from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 
 FRAMES = 4  # a step holds a key for
@@ -36,6 +37,25 @@ class Atari(GymWorld):
 
     An episode is a game, or its first life. Seeds decide the number of idle frames, and which keys stick.
     """
+
+    VARIANT, NUMBERS = "<Game>", None
+    OPTIONS = (
+        Option(
+            "observation",
+            "the last 4 frames of 84x84 in grey, or a picture of 64x64 in colour, as V takes it",
+            default="stack",
+            choices=tuple(OBSERVATIONS),
+        ),
+        Option(
+            "sticky",
+            "probability that a frame repeats the key of the frame before, whatever is pressed",
+            float,
+            default=0.0,
+        ),
+        Option("noops", "a game begins after 1 to so many idle frames", natural, default=30),
+        Option("fire", "the world presses FIRE itself when a life begins", bool, default=True),
+        Option("one_life", "an episode ends with the first life lost", bool, default=False),
+    )
 
     def __init__(
         self,

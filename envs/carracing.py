@@ -29,6 +29,8 @@ class CarRacing(GymWorld):
     """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake
     0 to 1."""
 
+    OPTIONS, VARIANT, NUMBERS = (), "", None
+
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
         self.spec = replace(self.spec, name="carracing")

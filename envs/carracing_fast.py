@@ -13,6 +13,8 @@ class CarRacingFast(CarRacing):
     """`num` CarRacing-v3 that differ from "carracing" in a few grey levels of their frames, and in speed. Copies with
     the same seed share their track's texture."""
 
+    STANDS_FOR = "carracing"
+
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(num, device, max_steps, restart)  # says what to install where Box2D or pygame is missing, ...
         from dreamdrive.envs import carracing_picture  # ... which this cannot do without either

@@ -29,6 +29,8 @@ AHEAD = 4  # steps that are looked ahead exactly
 class CartPole(GymWorld):
     """`num` CartPole-v1; action (B,): 0 pushes to the left, 1 to the right; a reward of 1 a step, for at most 500."""
 
+    VARIANT = ""
+
     def __init__(
         self,
         num: int = 1,
@@ -51,6 +53,8 @@ class CartPole(GymWorld):
 class MountainCar(GymWorld):
     """`num` MountainCar-v0; action (B,): 0 to the left, 1 nothing, 2 to the right; a reward of -1 a step, for at most
     200."""
+
+    VARIANT = ""
 
     def __init__(
         self,

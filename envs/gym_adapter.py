@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.envs import Option, Step, World, WorldSpec
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import space_from_dict, space_to_dict
 
@@ -42,6 +42,9 @@ class GymWorld(World):
     `step.obs`, and in `world.state`; with observation="state" it is obs itself, and nothing is drawn.
     `max_steps` counts steps in the world: it replaces the environment's registered limit.
     """
+
+    OPTIONS = (Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),)
+    VARIANT, NUMBERS = "<id>", "state"
 
     def __init__(
         self,

@@ -7,15 +7,13 @@ exp_dir/bc/metrics.csv, lesson.png  one row a trial
 """
 
 import argparse
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from dreamdrive.data.loaders import PLACES
-from dreamdrive.envs import World, make, official
+from dreamdrive.envs import World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.agent import Agent, Head, PolicyHead, load_models
 from dreamdrive.models.controller import Controller, ControllerConfig, action_vector
@@ -27,7 +25,7 @@ from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import add_world_options, natural_float, port, positive, settled, world_options, write_args
+from dreamdrive.utils.cli import natural_float, port, positive, settled, write_args
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -48,7 +46,6 @@ FLAGS = {
     "units": "--units",
     "width": "--width",
 }
-NUMBERS = {"nocturne": "features"}  # the observation that is numbers; of all others "state"
 
 
 def teach(args: argparse.Namespace, stage: int) -> None:
@@ -195,7 +192,7 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
     """The world, one copy; a clone of these sizes that acts in it, new or as `--init` says; and the digests of V and M,
     if it sees through them."""
     where = device(args.device)
-    asked = world_options(args)
+    asked = flags.given(args)
     latents = (
         not args.model
         and asked.get("observation") not in ("state", "features")
@@ -213,8 +210,8 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
         if args.world == "dream":
             world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon or DREAM_STEPS, restart=False)
         else:
-            options = {name: value for name, value in known.get("options", {}).items() if name not in PLACES}
-            world = make(args.env or known["env"], restart=False, **{**options, **asked})
+            recorded = without_places(known["env"], known.get("options", {}))
+            world = make(args.env or known["env"], restart=False, **{**recorded, **asked})
         config = ControllerConfig(
             mdrnn.config.latent, mdrnn.config.hidden, sizes["features"], sizes["hidden"], known["action_space"]
         )
@@ -230,19 +227,16 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
             f"--features {args.features} is of V's and M's latents, and {args.logdir} has no V and M: leave --features "
             "away"
         )
-    if not args.model and "observation" not in asked:
-        asked["observation"] = NUMBERS.get(args.env.partition(":")[0], "state")
-    try:
-        world = make(args.env, restart=False, **asked)
-    except UserError as error:
-        if args.model or not re.search("has no (option )?observation", str(error)):
-            raise
-        del asked["observation"]
-        make(args.env, restart=False, **asked).close()  # if there is no such world at all, this says so
+    numbers = world_class(args.env).NUMBERS
+    if not args.model and "observation" not in asked and numbers:
+        asked["observation"] = numbers
+    world = make(args.env, restart=False, **asked)
+    if not args.model and world.spec.pictures:
+        world.close()
         raise UserError(
             f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has "
             "V and M"
-        ) from None
+        )
     spec = world.spec
     known = {
         "env": official(spec.name),
@@ -337,5 +331,5 @@ def add_flags(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     p.add_argument("--port", type=port, default=8080, help="of the page")
     p.add_argument("--countdown", type=natural_float, default=3.0, help="seconds before a trial")
-    add_world_options(p)
+    flags.add_to(p)
     return p

@@ -1,10 +1,16 @@
 """What every world promises (envs/__init__.py), shown on the official CarRacing, on Breakout and on CartPole."""
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
-from dreamdrive.envs import fast, make, official
+from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data.shards import Dataset
+from dreamdrive.envs import fast, make, official, without_places
+from dreamdrive.tests.tiny_run import ROOT, command, variables
 from dreamdrive.utils.errors import UserError
 
 NAMES = ["carracing", "carracing-fast", "atari:Breakout", "cartpole", "gym:CartPole-v1"]
@@ -173,3 +179,56 @@ def test_every_fast_world_stands_for_a_simulator_and_other_worlds_for_themselves
     assert (official("carracing-fast"), fast("carracing")) == ("carracing", "carracing-fast")
     assert {official(name) for name in ("carracing", "gym:CartPole-v1")} == {"carracing", "gym:CartPole-v1"}
     assert {fast(name) for name in ("carracing-fast", "gym:CartPole-v1")} == {"carracing-fast", "gym:CartPole-v1"}
+
+
+# Adding a world
+
+
+def toy(*words) -> str:
+    """What a script says that has the world of tests/toy_world.py in it."""
+    done = subprocess.run(
+        command("-m", "dreamdrive.tests.toy_world", *words),
+        cwd=ROOT,
+        env=variables(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode in (0, 1, 2), done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_world_is_one_file_and_one_line(tmp_path):
+    record = ("data.generation_script", "--env", "toy", "--rootdir", tmp_path / "data", "--rollouts", 2, "--threads", 2)
+    toy(*record, "--policy", "expert", "--wind", 0.25, "--landscape", "here")
+    manifest = read_manifest(tmp_path / "data")
+    assert manifest.options == {"wind": 0.25, "landscape": "here"} and manifest.max_steps == 5
+    dataset = Dataset.open(tmp_path / "data")
+    assert len(dataset.episodes) == 2 and all(e.policy == "expert" for e in dataset.episodes)
+    assert "--wind: 0.0 is not possible" in toy("data.generation_script", "--wind", 0, "--env", "toy")
+    said = " ".join(toy("test_controller", "--help").split())
+    assert "toy: how far it blows a cursor (default: 0.5)" in said and "--calm" not in said
+
+
+def test_a_new_world_is_scored_as_it_declares_and_its_options_are_its_own(tmp_path):
+    where = ("--logdir", tmp_path, "--episodes", 2, "--max-workers", 1)
+    toy("test_controller", "--env", "toy", "--controller", "expert", *where)
+    (path,) = (tmp_path / "scores").glob("expert*.json")
+    assert json.loads(path.read_text())["wind"] == 0.0
+    said = toy("data.generation_script", "--env", "cartpole", "--wind", 1, "--rootdir", tmp_path / "data")
+    assert said.strip() == "error: cartpole has no option wind: only toy does"
+
+
+def test_declaring_worlds_imports_no_simulator():
+    code = (
+        "import sys; from dreamdrive.envs import all_options, fast; all_options(); fast('x'); "
+        "print([name for name in ('pyglet', 'ale_py', 'Box2D', 'pygame') if name in sys.modules])"
+    )
+    done = subprocess.run(command("-c", code), cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_says_where_a_world_is_found_does_not_say_what_it_is():
+    options = {"scenes": "here", "goal": True}
+    assert without_places("nocturne", options) == {"goal": True}
+    assert without_places("no such world", options) == options

@@ -8,13 +8,15 @@ a collision with an object or a road edge, or after `max_steps`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.envs import Option, Step, World, WorldSpec
 from dreamdrive.envs.gym_adapter import checked_actions
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
@@ -22,6 +24,7 @@ from dreamdrive.envs.nocturne.pool import make_pool
 from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
+from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.errors import UserError
 
 SIZES = (64, 128)
@@ -43,6 +46,35 @@ class Nocturne(World):
     `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge),
     "off_road" (B,) bool, "log_distance" (B,) metres. Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
+
+    NUMBERS = "features"
+    SCORED_WITH: ClassVar[dict[str, Any]] = {"drive_on": True}
+    OPTIONS = (
+        Option(
+            "scenes",
+            "folder of scenes in Nocturne's or GPUDrive's JSON (default: scenes of ours, made as they are needed)",
+            Path,
+            place=True,
+        ),
+        Option("image_size", "side of a cone image, pixels", int, default=SIZES[0], choices=SIZES),
+        Option("view_dist", "metres that a cone image reaches", positive_float, default=VIEW_DIST),
+        Option(
+            "observation",
+            "cone images, or Nocturne's feature vector, which needs no V and M",
+            default="cone",
+            choices=OBSERVATIONS,
+        ),
+        Option("goal", "show the goal in cone images", bool, default=True),
+        Option("speed", "show the driver's own speed in cone images", bool, default=True),
+        Option(
+            "actions",
+            "acceleration and steering as numbers, or as one of 273 pairs",
+            default="continuous",
+            choices=KINDS,
+        ),
+        Option("warmup"),
+        Option("drive_on"),
+    )
 
     def __init__(
         self,

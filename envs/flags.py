@@ -1,0 +1,105 @@
+"""The flags that say more about a world than its name does, made from what the worlds' classes declare."""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from dreamdrive.envs import Option, all_options, without_places, world_class
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSettings(Settings):
+    """Of a script that makes a world.
+
+    Attributes:
+        options: those of `envs.make` that were given, as plain values
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def add_flags(cls, p: argparse.ArgumentParser) -> None:
+        super().add_flags(p)
+        add_to(p)
+
+    @classmethod
+    def of(cls, found: argparse.Namespace) -> Self:
+        return replace(super().of(found), options=given(found))
+
+    def recorded(self) -> dict[str, Any]:
+        values = super().recorded()
+        del values["options"]
+        return values | {name: self.options.get(name) for name in declared()}
+
+
+def declared() -> dict[str, dict[str, Option]]:
+    """The options that are flags: name -> kind of world -> the option."""
+    found = {
+        name: {kind: option for kind, option in by_kind.items() if option.help}
+        for name, by_kind in all_options().items()
+    }
+    return {name: by_kind for name, by_kind in found.items() if by_kind}
+
+
+def add_to(p: argparse.ArgumentParser) -> None:
+    """Add all of them."""
+    for name, by_kind in declared().items():
+        _add(p, name, by_kind)
+
+
+def _add(p: argparse.ArgumentParser, name: str, by_kind: dict[str, Option]) -> None:
+    """Add one flag, of all the kinds of world that have the option."""
+    kinds: dict[str, list[str]] = {}
+    for kind, option in by_kind.items():
+        kinds.setdefault(option.help + default_words(option.default), []).append(kind)
+    first, *_ = by_kind.values()
+    if first.type is bool:
+        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    else:
+        choices = unique(choice for option in by_kind.values() for choice in option.choices or ())
+        how = {"type": first.type or str, "choices": choices or None}
+    p.add_argument(
+        "--" + name.replace("_", "-"),
+        default=None,
+        help="; ".join(f"{', '.join(worlds)}: {words}" for words, worlds in kinds.items()),
+        **how,
+    )
+
+
+def given(found: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, as plain values."""
+    values = {name: getattr(found, name) for name in declared()}
+    return {
+        name: value if isinstance(value, (int, float)) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def check(run: Path, world: dict, asked: dict[str, Any]) -> None:
+    """UserError where `asked`, options that were given, say that the world is another than the one ("env", "options")
+    that the run in folder `run` was trained on. Where it is found may differ."""
+    trained = {option.name: option.default for option in world_class(world["env"]).OPTIONS} | world.get("options", {})
+    for name, value in without_places(world["env"], asked).items():
+        if value != trained.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{run} was trained with {flag} {trained.get(name)}, not {value}: leave {flag} away, or use another "
+                "--logdir"
+            )
+
+
+def default_words(default: Any) -> str:
+    """A default as --help says it."""
+    if default is None:
+        return ""
+    said = {True: "yes", False: "no"}[default] if isinstance(default, bool) else default
+    return f" (default: {said:g})" if isinstance(said, float) else f" (default: {said})"
+
+
+def unique(values: Iterable) -> tuple:
+    return tuple(dict.fromkeys(values))
