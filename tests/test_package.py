@@ -1,7 +1,6 @@
 """The package: one version, dependencies that fit their pins, one command."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from packaging.requirements import Requirement
 
 import dreamdrive
 from dreamdrive import __main__
-from dreamdrive.tests.tiny_run import ROOT, call, contents, write_dataset
+from dreamdrive.tests.tiny_run import ROOT, TINY, call, contents, user, variables, write_dataset
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
@@ -153,18 +152,90 @@ def test_the_wheel_drives_from_another_folder_with_a_shipped_run(wheel, tmp_path
     package = contents(site / "dreamdrive")
     (tmp_path / "elsewhere").mkdir()
 
-    def user(*words):
+    def installed(*words):
         command = [tmp_path / "venv/bin/dreamdrive", *map(str, words)]
-        variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        how = {"env": {**variables, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}, "timeout": 400}
+        plain = {k: v for k, v in variables(PYTHONDONTWRITEBYTECODE="1").items() if k != "PYTHONPATH"}
+        how = {"env": plain, "timeout": 400}
         done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, **how)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert user("--version") == f"dreamdrive {dreamdrive.__version__}\n"
-    said = user("test", "--logdir", "carracing", "--controller", "bc", "--episodes", 1, "--max-workers", 1)
+    assert installed("--version") == f"dreamdrive {dreamdrive.__version__}\n"
+    said = installed("test", "--logdir", "carracing", "--controller", "bc", "--episodes", 1, "--max-workers", 1)
     written = [p.relative_to(tmp_path / "elsewhere") for p in (tmp_path / "elsewhere").rglob("*") if p.is_file()]
     assert [path.parent for path in written] == [Path("exp_dir/carracing/scores")] and str(written[0]) in said
     assert json.loads((tmp_path / "elsewhere" / written[0]).read_text())["mean"] > 800
-    assert "as needed" in user("doctor")
+    assert "as needed" in installed("doctor")
     assert contents(site / "dreamdrive") == package
+
+
+@pytest.fixture
+def own_project(tmp_path):
+    """A user's project: a simulator in a package called envs, which needs one called utils, and the same from a module
+    of its own."""
+    for name, content in OWN_PROJECT.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(content)
+    return tmp_path / "own"
+
+
+OWN_PROJECT = {
+    "utils/__init__.py": "def clamp(x):\n    return max(-1.0, min(1.0, x))\n",
+    "envs/__init__.py": "",
+    "slider_main.py": "from envs.slider import Slider\nfrom utils import clamp\n",
+    "envs/slider.py": """
+import gymnasium as gym
+import numpy as np
+from utils import clamp
+
+
+class Slider(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0.0
+        return self.render(), {}
+
+    def step(self, action):
+        self.x = clamp(self.x + 0.1 * float(action[0]))
+        return self.render(), 1 - abs(self.x), False, False, {}
+
+    def render(self):
+        return np.full((64, 64, 3), int(127 + 100 * self.x), np.uint8)
+
+    def expert_action(self):
+        return np.array([-self.x], np.float32)
+
+
+gym.register("Slider-v0", Slider, max_episode_steps=20)
+""",
+}
+
+
+@pytest.mark.slow
+def test_a_users_own_envs_and_utils_are_found_by_every_stage(own_project, tmp_path):
+    data, logdir, how = tmp_path / "data", tmp_path / "run", {"env": variables(PYTHONPATH=str(own_project))}
+    recording = ("--rollouts", 4, "--val-fraction", 0.25, "--policy", "expert", "--threads", 2)
+    user("data/generation_script.py", "--env", "gym:envs.slider:Slider-v0", *recording, "--rootdir", data, **how)
+    user("trainvae.py", *TINY["trainvae"], "--dataset", data, "--logdir", logdir, **how)
+    user("trainmdrnn.py", *TINY["trainmdrnn"], "--logdir", logdir, **how)
+    simulator = ("--world", "simulator", "--generations", 1)
+    user("traincontroller.py", *TINY["traincontroller"], *simulator, "--logdir", logdir, **how)
+    user("trainbc.py", *TINY["trainbc"], "--logdir", logdir, **how)
+    user("test_controller.py", "--logdir", logdir, "--episodes", 2, "--max-workers", 2, **how)
+
+
+@pytest.mark.slow
+def test_a_module_started_by_its_name_has_workers_beside_a_users_own_packages(own_project, tmp_path):
+    recorded = []
+    for words in (["-m", "data.generation_script"], ["-m", "dreamdrive", "record"]):
+        folder = tmp_path / words[-1]
+        env = ("--env", "gym:slider_main:Slider-v0", "--rollouts", 4, "--threads", 2, "--rootdir", folder)
+        user(*words, *env, env=variables(PYTHONPATH=str(own_project)))
+        recorded.append((folder / "shard_00000.h5").read_bytes())
+    assert recorded[0] == recorded[1]

@@ -17,6 +17,9 @@ def leave_script_folder() -> None:
     must not be hidden by ours."""
     if sys.path and Path(sys.path[0]).resolve() in (ROOT, ROOT / "data"):
         del sys.path[0]
+        main = sys.modules["__main__"]
+        if main.__spec__ and not main.__spec__.name.endswith("__main__"):
+            main.__spec__ = None  # after `python -m data.shards`, a spawned worker looks for the file, not for the name
 
 
 def run(main) -> None:
