@@ -7,8 +7,8 @@ Writes  datasets/experts-<world>-<n>/, and -disturbed/, <logdir>/imitation/<n>-<
 
     python -m benchmarks.imitation --logdir exp_dir/carracing --episodes 100
 
-Every clone is the best of the epochs that are scored, by as many episodes of the selection seeds. Stopped, it goes on
-where it stopped.
+Every clone is the best of the epochs that are scored, by as many episodes of the selection seeds. Run again, it
+resumes.
 """
 
 import argparse

@@ -6,7 +6,7 @@ alone
     python -m benchmarks.kills --kills 10
 
 Half of the kills come at a random moment of the run, the other half while a file is being published: as soon as its
-temporary name is seen in the folder. Runs that were killed are gone on with, and killed again, until one ends by
+temporary name is seen in the folder. Runs that were killed are resumed, and killed again, until one ends by
 itself; then its files are compared, and the next run starts afresh. Every kill must hit a live process: one that ended
 before its moment came is not counted.
 """

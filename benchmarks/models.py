@@ -394,7 +394,7 @@ def picture_of_dreams(drift: dict[str, Drift], path: Path) -> None:
 
 
 def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MDRNN:
-    """M with one Gaussian, trained now (or gone on with) by the command that trained M, in a run of its own that shares
+    """M with one Gaussian, trained now (or resumed) by the command that trained M, in a run of its own that shares
     V and the latents."""
     own = logdir / "unimodal"
     args = json.loads((logdir / "mdrnn" / "args.json").read_text())

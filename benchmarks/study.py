@@ -5,8 +5,8 @@ Writes  <logdir>/study/<variant>/, docs/results/images/study.png, and its sectio
 
     python -m benchmarks.study --logdir exp_dir/carracing --frames 1000000
 
-Every variant starts from zeros with the same V and M and is scored on the same 32 selection tracks. Stopped, it goes on
-where it stopped.
+Every variant starts from zeros with the same V and M and is scored on the same 32 selection tracks. Run again, it
+resumes.
 """
 
 import argparse

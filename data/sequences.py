@@ -1,8 +1,8 @@
 """Sequences of recorded frames with the expert's actions, streamed, for a clone that remembers.
 
 An episode is cut into stretches, and a batch is the next few frames of some stretches side by side: what the clone
-remembers goes on from one batch to the next until the stretches are over, as it will in use, where an episode is longer
-than what can be looked back through at once.
+remembers is carried from one batch to the next until the stretches are over, as it will be in use, where an episode is
+longer than what can be looked back through at once.
 
     episode      |----------------------------------------------|
     stretches    |--------|================|================|---|        cut elsewhere in each epoch

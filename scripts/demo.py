@@ -6,7 +6,8 @@ Writes  datasets/demo*/, exp_dir/demo*/
 
     python -m scripts.demo carracing
 
-Every stage is the command a user would type, printed before it runs; a demo that was stopped goes on where it stopped.
+Every stage is the command a user would type, printed before it runs; a demo that was stopped is resumed by the same
+command.
 """
 
 import json
@@ -119,7 +120,7 @@ def call(command: str) -> str:
     if process.returncode:
         raise UserError(
             f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to "
-            "go on"
+            "resume"
         )
     return (
         f"  {command.removeprefix('-m ').split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"

@@ -53,7 +53,7 @@ class Book:
     """
 
     def __init__(self, folder: Path, world: World, env: str, seed: int, fresh: bool) -> None:
-        """`folder`: the run's exp_dir/bc. What is there is gone on with; UserError if it is of another world or another
+        """`folder`: the run's exp_dir/bc. What is there is resumed; UserError if it is of another world or another
         --seed. `fresh`: it must be empty of trials."""
         self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
         self._journal, self._file = folder / JOURNAL, None
@@ -79,7 +79,7 @@ class Book:
             raise UserError(
                 f"{self.folder} holds {len(read_manifest(self.folder).episodes) if there else 'the beginning of'} "
                 "trials, which are never deleted: "
-                "leave --noreload away to go on from them, move that folder away, or use another --logdir"
+                "leave --noreload away to resume from them, move that folder away, or use another --logdir"
             )
         self.manifest = read_manifest(self.folder) if there else wanted
         for name in ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "options"):

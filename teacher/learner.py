@@ -115,7 +115,7 @@ class Learner(threading.Thread):
 
     def snapshot(self) -> None:
         """Make what has been learnt so far the newest, and have it kept. For numbers the scale is measured anew, so
-        that training goes on in units of their spread."""
+        that training continues in units of their spread."""
         if self._scaled and len(self.memory):
             self._rescale()
         self.newest = (self.deployed().state_dict(), self.steps)
@@ -123,7 +123,7 @@ class Learner(threading.Thread):
         self._kept = True
 
     def state(self) -> dict:
-        """All there is to go on from."""
+        """All there is to resume from."""
         return {
             "training": self.model.state_dict(),
             "average": self._average.state_dict(),

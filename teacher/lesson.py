@@ -2,7 +2,7 @@
 
 exp_dir/bc/taught/                  every trial, a dataset as stage 1 writes them, with the teacher's part noted
 exp_dir/bc/snapshots/000100.tar     the clone after so many training steps; best.tar is the newest
-exp_dir/bc/checkpoint.tar           to go on from
+exp_dir/bc/checkpoint.tar           to resume from
 exp_dir/bc/metrics.csv, lesson.png  one row a trial
 """
 
@@ -49,7 +49,7 @@ FLAGS = {
 
 
 def teach(args: argparse.Namespace, stage: int) -> None:
-    """Serve a lesson until it is over, or until Ctrl-C; go on from the one before."""
+    """Serve a lesson until it is over, or until Ctrl-C; resume the one before."""
     try:
         from dreamdrive.teacher.server import Server
     except ImportError as error:
@@ -125,9 +125,7 @@ def teach(args: argparse.Namespace, stage: int) -> None:
         # nothing is left but to learn what a killed process had not
         over = args.trials is not None and book.trial >= args.trials
         if over:
-            print(
-                f"{folder} has {book.trial} trials already: give more --trials to go on, or none to go on until Ctrl-C"
-            )
+            print(f"{folder} has {book.trial} trials already: give more --trials, or none to teach until Ctrl-C")
         else:
             server.start()
         as_before = end_by_ctrl_c(session)
@@ -146,7 +144,7 @@ def teach(args: argparse.Namespace, stage: int) -> None:
 
 
 def lesson_before(args: argparse.Namespace, config: dict, parents: dict[str, str]) -> dict | None:
-    """Content of checkpoint.tar to go on from, of a clone of this `config`; None if there is nothing."""
+    """Content of checkpoint.tar to resume from, of a clone of this `config`; None if there is nothing."""
     state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
     if state is None:
         return None
@@ -183,7 +181,7 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
     print(
         f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them "
         f"demonstrations{share}; {learner.steps} training steps. "
-        f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to go on"
+        f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to resume"
     )
     print(line(session.rows[-1]))
 

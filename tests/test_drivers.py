@@ -1,4 +1,4 @@
-"""Who drives while recording: mixtures, disturbances, trained controllers and clones, and what is written down of the
+"""Drivers while recording: mixtures, disturbances, trained controllers and clones, and what is written down of the
 expert."""
 
 import dataclasses

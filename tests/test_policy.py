@@ -295,7 +295,7 @@ def test_the_average_of_the_weights_drives(run, tmp_path):
 
 
 def test_the_learning_rate_falls_to_nothing(run, tmp_path):
-    """And is that of the command again where a run goes on."""
+    """And is that of the command again where a run is resumed."""
     for options, rate in ((("--anneal",), 0.5), ((), 1.0), (("--learning-rate", 1e-4), 0.1)):
         epochs = 2 + 2 * (rate < 0.5)
         done = call(
@@ -325,7 +325,7 @@ def test_an_average_is_over_the_last_steps():
 
 def test_a_clone_of_frames_is_taught_where_it_goes_itself(run, tmp_path):
     """DAgger: what the clone drove is recorded with what the expert would have done, and cloned with the rest; more
-    epochs go on."""
+    epochs continue."""
     folder = tmp_path / "run"
     shutil.copytree(run / "run", folder)
     dagger = ("--epochs", 2, "--method", "dagger", "--world", "simulator", "--rollouts", 3, "--passes", 2)

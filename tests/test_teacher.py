@@ -293,7 +293,7 @@ def test_a_clone_on_latents_is_taught_in_the_simulator_and_in_the_dream(script, 
 
 
 def test_what_is_remembered_of_recorded_trials_is_what_was_seen_then(script, trained, tmp_path):
-    """The latents a lesson goes on from are those it had, but for the last digits."""
+    """The latents a lesson resumes from are those it had, but for the last digits."""
     from dreamdrive.teacher import lesson
 
     for stage in ("vae", "mdrnn"):

@@ -223,7 +223,7 @@ def test_an_address_that_is_taken_is_one_sentence(page):
         other.start()
 
 
-# What is refused, and that the lesson goes on
+# What is refused, and that the lesson continues
 
 
 FLOOD = [json.dumps({"type": "keys", "held": []})] * 10_000

@@ -557,7 +557,7 @@ def test_a_process_that_cannot_be_started_is_reported(tmp_path, monkeypatch, cap
     monkeypatch.setattr(subprocess, "Popen", raises(OSError(12, "Cannot allocate memory")))
     training(options("tensorboard", tmp_path), 1)
     assert said(capfd) == [
-        "tracking: its process cannot be started (Cannot allocate memory); training goes on without it"
+        "tracking: its process cannot be started (Cannot allocate memory); training continues without it"
     ]
 
 

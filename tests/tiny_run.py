@@ -128,7 +128,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def copy_run(run: TinyRun, folder: Path) -> TinyRun:
-    """A copy that a test may damage; the checkpoints go on naming the original dataset.
+    """A copy that a test may damage; the checkpoints still name the original dataset.
 
     The files of the logdir are links, which saves copying 70 MB: replace them, as all stages do, but never write into
     them.

@@ -5,7 +5,7 @@ lost: what a tracker has missed while it was slow or down is sent later, also by
 a process, it keeps from training whatever a tracker's package does: imports of seconds, threads, handlers of exits and
 signals, servers that hang. It also outlives a training that is killed, for as long as it takes to say so.
 
-    exp_dir/<stage>/tracking/<tracker>.json    the tracker's run that the next command goes on with, and the last step
+    exp_dir/<stage>/tracking/<tracker>.json    the tracker's run that the next command resumes, and the last step
     it has been sent
 """
 
@@ -178,7 +178,7 @@ class WandB:
         )
         self.run.config.update(job["parameters"], allow_val_change=True)
         self.counter, self.image = job["counter"], wandb.Image
-        # steps of its own cannot go back, as pictures of a run that went on would
+        # steps of its own cannot go back, as pictures of a resumed run would
         self.run.define_metric("*", step_metric=self.counter)
         self.place = self.run.url or f"wandb sync {Path(self.run.dir).parent}"
 
@@ -230,7 +230,7 @@ class Follower:
                 missing = f"the package {error.name} is missing" if error.name else str(error)
                 file = "requirements.txt" if self.job["tracker"] == "tensorboard" else "requirements-extra.txt"
                 self.say(
-                    f"{self.name} cannot be used ({missing}): `pip install -r {file}`; training goes on without it"
+                    f"{self.name} cannot be used ({missing}): `pip install -r {file}`; training continues without it"
                 )
                 return 1
             except Exception as error:
@@ -282,7 +282,7 @@ class Follower:
         if not self.failed:
             self.failed = True
             self.say(
-                f"{self.name} failed ({why}); training goes on, and what is missing there follows when it works, or "
+                f"{self.name} failed ({why}); training continues, and what is missing there follows when it works, or "
                 "when the same "
                 "command is run again"
             )

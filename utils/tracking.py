@@ -34,7 +34,8 @@ def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None
         process, repeater = start(args, folder, counter)
     except OSError as error:
         print(
-            f"tracking: its process cannot be started ({error.strerror}); training goes on without it", file=sys.stderr
+            f"tracking: its process cannot be started ({error.strerror}); training continues without it",
+            file=sys.stderr,
         )
         yield
         return

@@ -6,7 +6,7 @@
             ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, action_space,
             last_action) viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
 
-Keys: space pauses and goes on, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
+Keys: space pauses and continues, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
 others are the driver's. pyglet is imported when a Viewer is made, not before.
 """
 

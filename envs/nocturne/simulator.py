@@ -120,8 +120,8 @@ class Simulator:
         accel, steer (B, N): m/s^2 and rad of the objects that are driven, unbounded; NaN (Nocturne's None) leaves an
             object's last input, 0 after `reset`.
         expert (B, N) bool: those that are set to the log's next step instead, whether the log has them there or not.
-        dt: seconds; the log's clock goes on by whole steps only, so with less than 0.1 s it stands. ValueError past the
-            log's end.
+        dt: seconds; the log's clock advances by whole steps only, so with less than 0.1 s it stands. ValueError past
+            the log's end.
         going (B,) bool: copies that move; the others stay as they are.
         """
         steps = int(np.float32(dt) / np.float32(DT)) * (

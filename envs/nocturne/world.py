@@ -95,7 +95,7 @@ class Nocturne(World):
     ) -> None:
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
             the ego's `speed`. `warmup`: steps of the log
-        before an episode begins. `drive_on`: episodes go on after goal and collisions, without reward, as Nocturne's
+        before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
         evaluation has it, so that distances to the log are over whole logs."""
         if num < 1 or (max_steps is not None and max_steps < 1):
             raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
@@ -275,7 +275,7 @@ class Nocturne(World):
         self._frames[copies] = self._draw(copies)
 
     def _ended(self) -> Tensor:
-        """(B,) bool: whose goal is reached, or who has collided (who drives on after that gets no more reward)."""
+        """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
         return (self._tally["goal"] + self._tally["vehicle_collision"] + self._tally["road_edge"]) > 0
 
     def _judge(self, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

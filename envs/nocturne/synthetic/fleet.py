@@ -1,4 +1,4 @@
-"""Who drives: sizes, drivers, and where and when each vehicle of a scene appears."""
+"""The traffic: sizes, drivers, and where and when each vehicle of a scene appears."""
 
 from dataclasses import dataclass
 
