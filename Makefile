@@ -20,7 +20,7 @@ BROWSER := .venv/.browser
 
 setup: $(DONE)
 
-$(DONE): requirements.txt requirements-dev.txt scripts/setup.sh
+$(DONE): requirements.txt requirements-dev.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash scripts/setup.sh $@
 
 extra: $(EXTRA)

@@ -7,7 +7,9 @@ python=${PYTHON:-python3.11}
 # One at a time: killing make leaves this script running. Every child holds the lock too.
 exec 9<"$0"
 flock -n 9 || { echo "another set-up is at work here: waiting for it"; flock 9; }
-[ "$complete" -nt requirements.txt ] && [ "$complete" -nt requirements-dev.txt ] && [ "$complete" -nt "$0" ] && exit
+newer=1
+for file in requirements.txt requirements-dev.txt pyproject.toml "$0"; do [ "$complete" -nt "$file" ] || newer=; done
+[ $newer ] && exit
 
 fail() { echo "error: $*" >&2; exit 1; }
 
