@@ -32,7 +32,7 @@ COMMANDS = {
     "vae": Command("trainvae", "stage 2: train V on the frames"),
     "mdrnn": Command("trainmdrnn", "stage 3: train M on the latents"),
     "controller": Command("traincontroller", "stage 4a: evolve a controller, in the dream or in the simulator"),
-    "bc": Command("trainbc", "stage 4b: clone an expert, and go on in the dream"),
+    "bc": Command("trainbc", "stage 4b: clone an expert, and improve the clone in the dream"),
     "teach": Command("trainbc", "stage 4b by hand: teach a clone in the browser", ("--teacher",)),
     "test": Command("test_controller", "stage 5: score a driver in the simulator or in the dream, or watch it"),
     "data": Command("data.shards", "info, verify: what a dataset is, and whether every byte is as it was written"),

@@ -60,7 +60,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     if ! install "${missing[@]}"; then
         echo "warning: could not install these system packages: as root, run  apt-get install ${missing[*]}" >&2
         case " ${missing[*]} " in *" python3.11-venv "*) fail "without python3.11-venv $python cannot make .venv" ;; esac
-        echo "warning: going on: the five stages do without them, windows (--render) and their tests do not" >&2
+        echo "warning: continuing: the five stages do without them, windows (--render) and their tests do not" >&2
     fi
 fi
 

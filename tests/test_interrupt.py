@@ -81,7 +81,7 @@ def test_it_is_heard_whatever_becomes_of_the_exception(happens, capsys):
         happens()
         time.sleep(30)
 
-    assert ends(main, capsys, 130) == "\nstopped; run the same command again to go on\n"
+    assert ends(main, capsys, 130) == "\nstopped; run the same command again to resume\n"
 
 
 def test_a_clean_up_that_hangs_is_asked_again(capsys):

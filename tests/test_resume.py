@@ -193,7 +193,7 @@ def test_ctrl_c_ends_within_seconds_with_status_130_and_the_run_can_go_on(module
     sent = time.monotonic()
     said = process.communicate(timeout=30)[1]
     assert time.monotonic() - sent < 8 and process.returncode == 130
-    assert "Traceback" not in said and said.strip().endswith("stopped; run the same command again to go on")
+    assert "Traceback" not in said and said.strip().endswith("stopped; run the same command again to resume")
     assert not list(folder.glob(".*.tmp")) or module != "trainmdrnn"
     done = len(checkpoint.load(folder / "checkpoint.tar", FOLDERS[module])["history"])
     tiny(module, "--logdir", run.logdir, *data, *world, LENGTH[module], done + 1)

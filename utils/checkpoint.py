@@ -1,12 +1,12 @@
 """Checkpoints: where they live, what they hold, and how a stage finds its parents.
 
     exp_dir/<stage>/best.tar         for the next stage
-    exp_dir/<stage>/checkpoint.tar   for going on
+    exp_dir/<stage>/checkpoint.tar   to resume from
 
 A run is found by its folder, or by the name of one that came with dreamdrive: see utils/runs.py.
 
 A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict),
-parents (name -> digest), and whatever else the stage needs to go on. It is loaded with `weights_only=True` and nothing
+parents (name -> digest), and whatever else the stage needs to resume. It is loaded with `weights_only=True` and nothing
 else, so a hostile file cannot run code, and written under a temporary name and renamed. Its digest is the sha256 of the
 file.
 """
@@ -105,7 +105,7 @@ def load_parent(logdir: Path, stage: str) -> dict:
 
 
 def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) -> dict | None:
-    """checkpoint.tar of this stage to go on from, or None for a fresh start; UserError if it was trained on other
+    """checkpoint.tar of this stage to resume from, or None for a fresh start; UserError if it was trained on other
     parents.
 
     A fresh start by --noreload removes nothing until the first new checkpoint replaces the old one.

@@ -49,7 +49,7 @@ def run(main) -> None:
         if here:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if asked or isinstance(error, KeyboardInterrupt):
-            print("\nstopped; run the same command again to go on", file=sys.stderr)
+            print("\nstopped; run the same command again to resume", file=sys.stderr)
             sys.exit(130)
         if isinstance(error, BrokenPipeError):
             sys.exit(1)

@@ -6,7 +6,7 @@ Writes  datasets/scenes/synthetic_000000.json ...   one scene a file
 
     dreamdrive scenes synthetic --scenes 500 --out datasets/scenes --seed 0
 
-Scene i depends on --seed and i alone: killed and run again, the command goes on where it was; with more --scenes, it
+Scene i depends on --seed and i alone: killed and run again, the command resumes where it was; with more --scenes, it
 adds to those that are there.
 """
 
