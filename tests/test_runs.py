@@ -50,8 +50,8 @@ def test_a_shipped_run_is_driven_by_name_and_nothing_is_written_beside_it(elsewh
 
 
 def test_a_stage_that_trains_refuses_a_shipped_run(elsewhere):
-    for logdir in ("carracing", ROOT / "pretrained/carracing"):
-        said = complaint(call("traincontroller", "--logdir", logdir, "--world", "simulator"))
+    for stage, logdir in (("traincontroller", "carracing"), ("trainmdrnn", ROOT / "pretrained/carracing")):
+        said = complaint(call(stage, "--logdir", logdir))
         assert f"{logdir} is among the runs that came with dreamdrive" in said and "cp -r" in said
     with pytest.raises(UserError, match="only read"), checkpoint.stage_folder("breakout", "bc"):
         pass

@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import io
 import pickle
-import shlex
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -144,12 +143,7 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
     the process, however it ends. UserError for a run that came with dreamdrive."""
-    if runs.read_only(logdir):
-        copy = f", e.g. a copy of it: cp -r {shlex.quote(str(runs.find(logdir)))} {runs.OUTPUTS / 'mine'}"
-        raise UserError(
-            f"{logdir} is among the runs that came with dreamdrive, which are only read: use another folder"
-            + (copy if runs.find(logdir).is_dir() else "")
-        )
+    runs.require_own(logdir)
     folder = make_folder(Path(logdir) / stage)
     with locked(
         folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"

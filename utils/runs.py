@@ -8,7 +8,10 @@ The runs that came with dreamdrive, in the folder pretrained of the package or o
 scores go to exp_dir/<name>/ of the current folder.
 """
 
+import shlex
 from pathlib import Path
+
+from dreamdrive.utils.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 OUTPUTS = Path("exp_dir")
@@ -37,6 +40,17 @@ def unknown(folder: Path) -> str:
 def read_only(logdir: str | Path) -> bool:
     """Whether the run called `logdir` came with dreamdrive."""
     return find(logdir).resolve().is_relative_to(SHIPPED)
+
+
+def require_own(logdir: str | Path) -> None:
+    """UserError if the run called `logdir` came with dreamdrive."""
+    if read_only(logdir):
+        source = find(logdir)
+        command = f"mkdir -p {OUTPUTS} && cp -r {shlex.quote(str(source))} {OUTPUTS / 'mine'}"
+        copy = f", e.g. a copy of it: {command}" if source.is_dir() else ""
+        raise UserError(
+            f"{logdir} is among the runs that came with dreamdrive, which are only read: use another folder{copy}"
+        )
 
 
 def results(logdir: str | Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from dreamdrive import __version__
+from dreamdrive.utils import runs
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
@@ -190,6 +191,12 @@ class Training(RunFolder):
         help="show parameters, metrics and pictures there, too; see docs/tracking.md",
         choices=("none", *TRACKERS),
     )
+
+    @classmethod
+    def of(cls, found: argparse.Namespace) -> Self:
+        settings = super().of(found)
+        runs.require_own(settings.logdir)  # before the long work
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
