@@ -148,7 +148,7 @@ def dream_fitness(
     meet the same starts and luck."""
     population = len(parameters)
     index = torch.randint(len(starts), (num,), generator=generator, device=parameters.device)
-    one = begin(starts, index, generator)
+    one = begin(starts, index, torch.randn(num, mdrnn.config.latent, generator=generator, device=parameters.device))
     dream = type(one)(
         one.z.repeat(population, 1), (one.state[0].repeat(population, 1), one.state[1].repeat(population, 1))
     )

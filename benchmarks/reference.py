@@ -266,7 +266,8 @@ def dream_alone(
     mdrnn: MDRNN, controller: Controller, starts: Starts, horizon: int, generator: torch.Generator
 ) -> float:
     """The return of one dream, stepped by itself until it ends."""
-    dream: Dream = begin(starts, torch.randint(len(starts), (1,), generator=generator), generator)
+    index = torch.randint(len(starts), (1,), generator=generator)
+    dream: Dream = begin(starts, index, torch.randn(1, mdrnn.config.latent, generator=generator))
     total = 0.0
     for _ in range(horizon):
         action = controller(dream.z, dream.h)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.models.agent import ALONE, Agent, load_models, make_head
+from dreamdrive.models.agent import ALONE, Agent, filled, load_models, make_head
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.policy import FRAMES
 from dreamdrive.utils.workers import WorkerPool
@@ -225,7 +225,8 @@ def dream_returns(world: DreamWorld, controller: Controller | None, seeds: Seque
     policy.reset([np.random.default_rng([s, 1]) for s in seeds], world)
     total = torch.zeros(world.num, device=world.device)
     for _ in tqdm(range(world.spec.max_steps), desc="dream", unit="step"):
-        action = controller(world.dream.z, world.dream.h) if controller else policy.act(world.dream.z)
+        z, h = world.dream.z, world.dream.h
+        action = controller(filled(z), filled(h))[: world.num] if controller else policy.act(z)
         step = world.step(action)
         total += step.reward
         if bool((step.terminated | step.truncated).all()):

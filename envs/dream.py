@@ -2,7 +2,7 @@
 
 Pure functions over an explicit record, so any dream can be replayed:
 
-    dream = begin(starts, index, generator)
+    dream = begin(starts, index, normal)
     dream, reward, terminated = step(mdrnn, dream, action, temperature, noise)
 
 and the same as a `World` (`DreamWorld`) and as a gymnasium environment (`dreamdrive/Dream-v0`).
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import Step, World, WorldSpec
-from dreamdrive.models.agent import load_models
+from dreamdrive.envs.dream_noise import DreamNoise
+from dreamdrive.models.agent import LANES, filled, load_models
 from dreamdrive.models.controller import action_vector
-from dreamdrive.models.mdrnn import MDRNN, Noise, State, draw_noise, sample_mixture
+from dreamdrive.models.mdrnn import MDRNN, Noise, State, sample_mixture
 from dreamdrive.models.vae import to_uint8
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import space_from_dict
@@ -69,11 +70,10 @@ class Dream:
         return self.state[0]
 
 
-def begin(starts: Starts, index: Tensor, generator: torch.Generator | None = None) -> Dream:
-    """Dreams from the starts number `index` (B,), z drawn from the posterior."""
-    mu = starts.mu[index]
-    noise = torch.randn(mu.shape, generator=generator, device=mu.device)
-    return Dream(mu + starts.logsigma[index].exp() * noise, (starts.h[index], starts.c[index]))
+def begin(starts: Starts, index: Tensor, normal: Tensor) -> Dream:
+    """Dreams from the starts number `index` (B,), z drawn from the posterior with standard normal noise (B, Z)."""
+    z = starts.mu[index] + starts.logsigma[index].exp() * normal
+    return Dream(z, (starts.h[index], starts.c[index]))
 
 
 def step(mdrnn: MDRNN, dream: Dream, action: Tensor, temperature: float, noise: Noise) -> tuple[Dream, Tensor, Tensor]:
@@ -91,13 +91,15 @@ class DreamWorld(World):
     """The dream with a simulator's interface. `obs` are decoded frames uint8 (B, H, W, C); `self.dream` holds z and h
     for policies on latents.
 
+    A dream follows from its seed: the same seed and actions give the same latents, rewards and end, to the last bit
+    whatever is dreamed beside it (on a CPU with a given number of threads; see models.agent.LANES).
+
     Args:
         logdir: folder of a run with V and M (exp_dir/vae, exp_dir/mdrnn)
         num: B
         temperature: of the mixture; 0 for no randomness but the start's
         horizon: steps after which a dream is truncated
-        restart: see the restart rule in envs/__init__.py; a dream has no simulator seed, so all copies and restarts
-            draw from one generator, which the seeds given to `reset` determine
+        restart: see the restart rule in envs/__init__.py
         observation: "frame", or "latent": then `obs` is z, float32 (B, Z), and nothing is decoded
     """
 
@@ -127,6 +129,9 @@ class DreamWorld(World):
                 f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`"
             )
         self.starts = Starts(**starts).to(self.device)
+        self._noise = DreamNoise(self.mdrnn.config, num, self.device)
+        # M works on a multiple of LANES: on the last copy several times, where there are fewer
+        self._lanes = filled(torch.arange(num, device=self.device))
         self.spec = WorldSpec(
             f"dream of {self.world['env']}",
             tuple(self.world["image_shape"]),
@@ -137,9 +142,8 @@ class DreamWorld(World):
 
     @torch.inference_mode()
     def reset(self, seed: int | Sequence[int]) -> Tensor:
-        entropy = np.random.SeedSequence(self.seeds(seed)[0]).generate_state(1)
-        self._generator = torch.Generator(self.device).manual_seed(int(entropy[0]))
-        self.dream = self._begin()
+        self._seeds, self._restart_adds = self.seeds(seed)
+        self.dream = begin(self.starts, *self._noise.begin(range(self.num), self._seeds, len(self.starts)))
         self.steps = torch.zeros(self.num, dtype=torch.long, device=self.device)
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
         self._truncated = self._terminated.clone()
@@ -154,8 +158,7 @@ class DreamWorld(World):
             )
         frozen = self._terminated | self._truncated  # only without restart: those stay as they are
         vector = action_vector(action, self.world["action_space"])
-        noise = draw_noise(self.mdrnn.config, self.num, self._generator)
-        dream, reward, terminated = step(self.mdrnn, self.dream, vector, self.temperature, noise)
+        dream, reward, terminated = self._advance(vector)
         self.dream = _where(frozen, self.dream, dream)
         self.steps += ~frozen
         self._terminated |= terminated & ~frozen
@@ -164,7 +167,7 @@ class DreamWorld(World):
         result.info["final_obs"] = result.obs
         over = self._terminated | self._truncated
         if self.restart and over.any():
-            self.dream = _where(over, self._begin(), self.dream)
+            self._begin_again(over.nonzero()[:, 0])
             self.steps.masked_fill_(over, 0)
             self._terminated, self._truncated = torch.zeros_like(over), torch.zeros_like(over)
             result.obs = self._obs()
@@ -181,9 +184,30 @@ class DreamWorld(World):
     def _obs(self) -> Tensor:
         return self.dream.z.clone() if self.observation == "latent" else self.decode(self.dream.z)
 
-    def _begin(self) -> Dream:
-        index = torch.randint(len(self.starts), (self.num,), generator=self._generator, device=self.device)
-        return begin(self.starts, index, self._generator)
+    def _advance(self, vector: Tensor) -> tuple[Dream, Tensor, Tensor]:
+        """A step of all copies with actions `vector` (B, A): the next moment, reward (B,), terminated (B,)."""
+        noise, dream = self._noise.step(), self.dream
+        if self.num % LANES:
+            dream, vector = _take(dream, self._lanes), vector[self._lanes]
+        dream, reward, terminated = step(self.mdrnn, dream, vector, self.temperature, noise)
+        if self.num % LANES:
+            dream = _take(dream, slice(self.num))
+        return dream, reward[: self.num], terminated[: self.num]
+
+    def _begin_again(self, copies: Tensor) -> None:
+        """Begin the next dreams of `copies` (n,)."""
+        numbers = copies.tolist()
+        for copy in numbers:
+            self._seeds[copy] += self._restart_adds
+        seeds = [self._seeds[copy] for copy in numbers]
+        begun = begin(self.starts, *self._noise.begin(numbers, seeds, len(self.starts)))
+        self.dream = Dream(
+            self.dream.z.index_copy(0, copies, begun.z),
+            (
+                self.dream.state[0].index_copy(0, copies, begun.state[0]),
+                self.dream.state[1].index_copy(0, copies, begun.state[1]),
+            ),
+        )
 
 
 def _where(chosen: Tensor, yes: Dream, no: Dream) -> Dream:
@@ -193,6 +217,10 @@ def _where(chosen: Tensor, yes: Dream, no: Dream) -> Dream:
         torch.where(mask, yes.z, no.z),
         (torch.where(mask, yes.state[0], no.state[0]), torch.where(mask, yes.state[1], no.state[1])),
     )
+
+
+def _take(dream: Dream, index: Tensor | slice) -> Dream:
+    return Dream(dream.z[index], (dream.state[0][index], dream.state[1][index]))
 
 
 class DreamEnv(gym.Env):
