@@ -29,14 +29,7 @@ from dreamdrive.driving.evaluation import Driver, Evaluator
 from dreamdrive.envs import fast
 from dreamdrive.envs.dream import Starts, begin, step
 from dreamdrive.models.agent import load_models
-from dreamdrive.models.controller import (
-    LATENT_FEATURES,
-    Controller,
-    ControllerConfig,
-    action_vector,
-    parameter_vector,
-    set_parameters,
-)
+from dreamdrive.models.controller import LATENT_FEATURES, Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import MDRNN, draw_noise
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.cli import (
@@ -161,9 +154,7 @@ def dream_fitness(
             parameters, dream.z.unflatten(0, (population, num)), dream.h.unflatten(0, (population, num))
         ).flatten(0, 1)
         noise = draw_noise(mdrnn.config, num, generator, copies=population)
-        dream, reward, terminated = step(
-            mdrnn, dream, action_vector(action, controller.config.action_space), temperature, noise
-        )
+        dream, reward, terminated = step(mdrnn, dream, controller.space.vector(action), temperature, noise)
         total.addcmul_(reward, alive)
         alive.masked_fill_(terminated, 0.0)
         if t % 50 == 49 and not alive.any():

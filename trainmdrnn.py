@@ -33,7 +33,7 @@ from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import Fitting, flag, say_inherited
-from dreamdrive.utils.spaces import action_size
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.video import save_png, strip
 
@@ -175,7 +175,7 @@ def main() -> None:
         data = load_sequences(args.logdir, saved["digest"], datasets)
         config = MDRNNConfig(
             vae.config.latent,
-            action_size(saved["world"]["action_space"]),
+            ActionSpace.from_dict(saved["world"]["action_space"]).size,
             args.hidden,
             args.mixtures,
             args.include_reward,

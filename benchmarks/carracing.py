@@ -36,6 +36,7 @@ from dreamdrive.utils.cli import add_logdir, parser, positive, positive_float, r
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import save_png
 from dreamdrive.utils.workers import WorkerPool
 
@@ -81,7 +82,7 @@ def frame_pairs() -> tuple[np.ndarray, np.ndarray]:
     three of ten in the first second."""
     rng, found = np.random.default_rng(0), []
     for seed in range(5):
-        brown = Brown(make("carracing").spec.action_space)
+        brown = Brown(make("carracing").spec.space)
         brown.reset([rng], None)
         drivers = {0: lambda world, t: world.expert_action(), 1: lambda world, t: torch.tensor([[0.3, 0.6, 0.0]])}
         drive = drivers.get(seed % 3, lambda world, t, brown=brown: brown.act(None))
@@ -138,7 +139,7 @@ def simulator() -> Callable:
     """Set up a worker: COPIES cars, and the function that drives them for whole episodes on tracks of their own and
     returns the frames made."""
     world = make("carracing-fast", num=COPIES, restart=False)
-    brown = Brown(world.spec.action_space)
+    brown = Brown(world.spec.space)
 
     def simulate(turn: int, report: Callable) -> int:
         seeds = [recording_seed(0, turn * COPIES + b) for b in range(COPIES)]
@@ -172,7 +173,7 @@ def gymnasium_racer() -> Racer:
 
     def racer(seconds: float) -> float:
         env = gymnasium.make("CarRacing-v3")
-        brown, frames, start = Brown(env.action_space), 0, time.perf_counter()
+        brown, frames, start = Brown(ActionSpace.from_gym(env.action_space)), 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
             seed = recording_seed(0, next(episodes))
             env.reset(seed=seed)

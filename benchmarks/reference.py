@@ -24,6 +24,7 @@ from dreamdrive.envs.dream import Dream, Starts, begin, step
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
 from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.spaces import ActionSpace
 
 EPISODES = 20  # rollouts the reference reads, at most
 
@@ -33,7 +34,7 @@ EPISODES = 20  # rollouts the reference reads, at most
 def drive(episodes: int, length: int) -> int:
     """One gymnasium loop: make, reset, step, a 64x64 frame; returns the number of frames."""
     env = gymnasium.make("CarRacing-v3")
-    policy, frames = Brown(env.action_space), []
+    policy, frames = Brown(ActionSpace.from_gym(env.action_space)), []
     for i in range(episodes):
         env.reset(seed=recording_seed(0, i))
         policy.reset([np.random.default_rng([0, i, 0])], None)

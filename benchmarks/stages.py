@@ -40,7 +40,7 @@ from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.traincontroller import dream_fitness
 from dreamdrive.utils.cli import parser, positive, positive_float, run
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.spaces import action_size
+from dreamdrive.utils.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODE = 250  # steps of a recorded episode
@@ -175,7 +175,7 @@ class Counted:
 
 def mdrnn(args: Namespace) -> list[Result]:
     dataset, rollouts = args.data
-    windows, action = reference.Windows(rollouts), action_size(dataset.manifest.action_space)
+    windows, action = reference.Windows(rollouts), ActionSpace.from_dict(dataset.manifest.action_space).size
 
     def best(decode: bool) -> tuple[str, Racer]:
         settings = {
@@ -251,7 +251,7 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
 def dream(args: Namespace) -> list[Result]:
     dataset, _ = args.data
     space = dataset.manifest.action_space
-    model = MDRNN(MDRNNConfig(32, action_size(space))).eval().requires_grad_(False)
+    model = MDRNN(MDRNNConfig(32, ActionSpace.from_dict(space).size)).eval().requires_grad_(False)
     model.head.bias[-1] = -100.0  # no dream ends, so that every step counted is a step dreamt
     controller = Controller(ControllerConfig(32, model.config.hidden, "zh", 0, space)).requires_grad_(False)
     candidates = 0.1 * torch.randn(POPULATION, sum(p.numel() for p in controller.parameters()))

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gymnasium as gym
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -154,7 +153,7 @@ class Recorder:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self._worlds: dict[int, World] = {}  # by number of copies
-        self.space = self._world(1).spec.action_space
+        self.space = self._world(1).spec.space
         self._policies = {
             name: policies.make_policy(name, self._world(1).spec, recipe.logdir, recipe.checkpoint)
             for name in recipe.mixture
@@ -178,9 +177,7 @@ class Recorder:
         for name in set(names):  # each acts in all copies, and is listened to in its own
             self._policies[name].reset([np.random.default_rng([recipe.seed, i, 0]) for i in indices], world)
         frames, rows = [[obs[b].numpy().copy()] for b in copies], [[] for _ in copies]
-        action = np.zeros(
-            (len(indices), *self.space.shape), np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32
-        )
+        action = self.space.zeros(len(indices)).numpy()
         going, unreported = list(copies), 0
         while going:
             driving = {names[b] for b in going}
@@ -188,9 +185,10 @@ class Recorder:
             opinions = self._opinions(world) if driving & set(policies.TRAINED) else None
             labels = {}
             for b in going:
-                choice = self._clip(chosen[names[b]][b])
+                choice = self.space.clip(chosen[names[b]][b])
                 asked = names[b] in policies.TRAINED and opinions is not None
-                labels[b] = choice if names[b] == "expert" else self._clip(opinions[b]) if asked else self._unknown()
+                opinion = self.space.clip(opinions[b]) if asked else self._unknown()
+                labels[b] = choice if names[b] == "expert" else opinion
                 action[b] = disturb[b](choice)
             taken = torch.from_numpy(action)
             for name in driving:
@@ -237,11 +235,6 @@ class Recorder:
             self._world(1).held_out(seed),
         )
 
-    def _clip(self, action: np.ndarray) -> np.ndarray:
-        if isinstance(self.space, gym.spaces.Discrete):
-            return action.astype(np.int64)
-        return np.clip(action, self.space.low, self.space.high).astype(np.float32)
-
     def _opinions(self, world: World) -> np.ndarray | None:
         """What the expert would do in the place of a controller or a clone (B, ...), as DAgger wants it; None if the
         world has no expert."""
@@ -252,11 +245,7 @@ class Recorder:
 
     def _unknown(self) -> np.ndarray:
         """The label of a frame where nobody knows what the expert would do."""
-        return (
-            np.int64(-1)
-            if isinstance(self.space, gym.spaces.Discrete)
-            else np.full(self.space.shape, np.nan, np.float32)
-        )
+        return np.int64(-1) if self.space.discrete else np.full(self.space.shape, np.nan, np.float32)
 
 
 # One shard, in a worker

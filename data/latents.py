@@ -17,10 +17,10 @@ from tqdm import tqdm
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
-from dreamdrive.models.controller import action_vector
 from dreamdrive.models.vae import VAE, Posterior, to_float
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.locks import locked
+from dreamdrive.utils.spaces import ActionSpace
 
 SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit
@@ -64,17 +64,17 @@ def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -
             train += [episodes[i].split == "train" for i in indices]
             source += [f"{dataset.root}/{entry.file}, episode {i}" for i in indices]
     joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
-    space = datasets[0].manifest.action_space
+    space = ActionSpace.from_dict(datasets[0].manifest.action_space)
     length = np.array(steps)
     step_offset = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64)
     expert = joined["expert_action"]
-    unknown = (expert < 0) if space["type"] == "discrete" else torch.isnan(expert).any(-1)
-    expert = action_vector(expert.clamp_min(0) if space["type"] == "discrete" else expert, space)
+    unknown = (expert < 0) if space.discrete else torch.isnan(expert).any(-1)
+    expert = space.vector(expert.clamp_min(0) if space.discrete else expert)
     expert[unknown] = float("nan")
     return Sequences(
         joined["mu"],
         joined["logsigma"],
-        action_vector(joined["action"], space),
+        space.vector(joined["action"]),
         expert,
         joined["reward"],
         joined["terminated"].float(),

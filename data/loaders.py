@@ -17,8 +17,8 @@ from dreamdrive.data.manifest import frame_bytes
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.data.shards import Dataset, Shard
 from dreamdrive.envs import official, without_places
-from dreamdrive.models.controller import action_vector
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 OPEN_SHARDS = 64  # files kept open while streaming
@@ -155,7 +155,7 @@ class LabelledStream(BlockStream):
 
     def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
         super().__init__(datasets, split, batch_size, seed)
-        self._space = datasets[0].manifest.action_space
+        self._space = ActionSpace.from_dict(datasets[0].manifest.action_space)
         self._labels: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
 
     def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
@@ -175,7 +175,7 @@ class LabelledStream(BlockStream):
         """The expert's action on each frame of a shard, and whether it is known."""
         if shard.path not in self._labels:
             label = shard.column("expert_action").astype(np.float32)
-            label = np.where(label < 0, np.nan, label)[:, None] if self._space["type"] == "discrete" else label
+            label = np.where(label < 0, np.nan, label)[:, None] if self._space.discrete else label
             known = ~np.isnan(label).any(1)
             self._labels[shard.path] = (
                 np.insert(label, shard.step_offsets[1:], np.nan, 0),
@@ -184,11 +184,11 @@ class LabelledStream(BlockStream):
         return self._labels[shard.path]
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All steps once: observations (B, S) and the expert's actions as `action_vector` has them (B, A)."""
+        """All steps once: observations (B, S) and the expert's actions as `ActionSpace.vector` has them (B, A)."""
         size = self.datasets[0].manifest.image_shape[0]
         for batch in map(torch.from_numpy, self.batches(epoch, self.frames)):
-            label = batch[:, size].long() if self._space["type"] == "discrete" else batch[:, size:]
-            yield batch[:, :size], action_vector(label, self._space)
+            label = batch[:, size].long() if self._space.discrete else batch[:, size:]
+            yield batch[:, :size], self._space.vector(label)
 
 
 def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:

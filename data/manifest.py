@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
-from dreamdrive.utils.spaces import space_from_dict
+from dreamdrive.utils.spaces import ActionSpace
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
@@ -106,7 +106,7 @@ class Manifest:
         most = {3: 4096, 1: 1 << 20}.get(len(self.image_shape), 0)  # pixels of a side, or numbers
         if not most or not all(isinstance(n, int) and 1 <= n <= most for n in self.image_shape):
             raise ValueError(f"image_shape {self.image_shape} is not possible")
-        space_from_dict(self.action_space)
+        ActionSpace.from_dict(self.action_space)
         recorded = iter(self.episodes)
         end = 0
         for shard in self.shards:

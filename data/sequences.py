@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.shards import Dataset, Shard
-from dreamdrive.models.controller import action_vector
 from dreamdrive.models.policy import Policy
+from dreamdrive.utils.spaces import ActionSpace
 
 STRETCH = 8  # batches
 
@@ -30,7 +30,7 @@ class Glimpse:
 
     Fields:
         frames: uint8 (B, T, H, W, C)
-        action: (B, T, A) the expert's, as `action_vector` has it; known: (B, T) whether there is one
+        action: (B, T, A) the expert's, as `ActionSpace.vector` has it; known: (B, T) whether there is one
         begins: whether these are the first frames of their stretches
     """
 
@@ -48,7 +48,7 @@ class FrameSequences:
         `shift` pixels each way, by as much in all of them: where a thing is in the picture's raster is then learnt of
         fewer frames (Kostrikov et al. 2021, arXiv 2004.13649, for reinforcement learning)."""
         self.datasets, self.length, self.lanes, self.shift = datasets, length, lanes, shift
-        self.space = datasets[0].manifest.action_space
+        self.space = ActionSpace.from_dict(datasets[0].manifest.action_space)
         self._shards: dict[tuple[int, int], Shard] = {}
         self._labels: dict[tuple[int, int], np.ndarray] = {}
         self._episodes = []  # (dataset, shard, first frame, first step, steps)
@@ -126,7 +126,7 @@ class FrameSequences:
         action = label.nan_to_num()
         return Glimpse(
             torch.from_numpy(frames),
-            action_vector(action[..., 0] if self.space["type"] == "discrete" else action, self.space),
+            self.space.vector(action[..., 0] if self.space.discrete else action),
             known,
             k == 0,
         )
@@ -134,7 +134,7 @@ class FrameSequences:
     def _column(self, shard: Shard) -> np.ndarray:
         """The expert's action on each step of a shard, (S, A) or (S, 1); NaN where unknown."""
         label = shard.column("expert_action").astype(np.float32)
-        return np.where(label < 0, np.nan, label)[:, None] if self.space["type"] == "discrete" else label
+        return np.where(label < 0, np.nan, label)[:, None] if self.space.discrete else label
 
 
 def shifted(frames: Tensor, by: np.ndarray) -> Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 
 from dreamdrive.data.episode import EPISODE_COLUMNS, FLAGS, STEP_COLUMNS, TAUGHT_COLUMNS
 from dreamdrive.data.manifest import SCHEMA, Manifest, ShardEntry, frame_type
+from dreamdrive.utils.spaces import ActionSpace
 
 CHUNK = 16  # frames
 COLUMN_CHUNK = 4096  # steps, or episodes
@@ -97,8 +98,8 @@ def check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry | 
             entry.last - entry.first,
             tuple(manifest.image_shape),
         )
-        discrete = manifest.action_space["type"] == "discrete"
-        row = () if discrete else (len(manifest.action_space["low"]),)
+        space = ActionSpace.from_dict(manifest.action_space)
+        discrete, row = space.discrete, space.shape
     action = ((steps, *row), np.int64 if discrete else np.float32)
     obs = ((frames, *image_shape), frame_type(image_shape))
     wanted = {

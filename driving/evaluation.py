@@ -138,12 +138,7 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
             0.0,
         )
         idle = torch.zeros(len(seeds), dtype=torch.int64, device=device)  # steps since a reward above 0
-        action = torch.zeros(
-            len(seeds),
-            *world.spec.action_space.shape,
-            dtype=torch.int64 if world.spec.action_space.shape == () else torch.float32,
-            device=device,
-        )
+        action = world.spec.space.zeros(len(seeds), device=device)
         while len(going):
             action[going] = drive.act(obs, going).to(device)  # those that have ended are frozen, whatever they are told
             step = world.step(action)

@@ -12,12 +12,12 @@ A policy drives the B copies of a world:
 from collections.abc import Sequence
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 
 from dreamdrive.envs import World, WorldSpec
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
 
 BROWN_DT = 1 / 50  # seconds; as in ctallec/world-models
 HOLD = 0.9  # probability that a random discrete action is kept for another step
@@ -40,11 +40,10 @@ def make_policy(name: str, spec: WorldSpec, logdir: Path | None = None, checkpoi
         return Expert()
     if name in REFERENCES:
         return Reference(name)
-    discrete = isinstance(spec.action_space, gym.spaces.Discrete)
     if name == "brown":
-        return Sticky(spec.action_space) if discrete else Brown(spec.action_space)
+        return Sticky(spec.space) if spec.space.discrete else Brown(spec.space)
     if name == "white":
-        return White(spec.action_space)
+        return White(spec.space)
     raise UserError(f'there is no policy "{name}": choose {", ".join(NAMES)}')
 
 
@@ -67,18 +66,18 @@ class Policy:
 class White(Policy):
     """Every action drawn afresh, uniformly."""
 
-    def __init__(self, space: gym.Space):
+    def __init__(self, space: ActionSpace):
         self.space = space
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.stack([uniform(self.space, rng) for rng in self.rngs]))
+        return torch.from_numpy(np.stack([self.space.uniform(rng) for rng in self.rngs]))
 
 
 class Brown(Policy):
     """Actions in Brownian motion from a uniform start, clipped to the space: a += sqrt(dt) N(0, 1)
     (ctallec/world-models, utils/misc.py)."""
 
-    def __init__(self, space: gym.spaces.Box):
+    def __init__(self, space: ActionSpace):
         self.space = space
 
     def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
@@ -87,17 +86,17 @@ class Brown(Policy):
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
         if self.action is None:
-            self.action = np.stack([uniform(self.space, rng) for rng in self.rngs])
+            self.action = np.stack([self.space.uniform(rng) for rng in self.rngs])
         else:
             change = np.sqrt(BROWN_DT) * np.stack([rng.standard_normal(self.space.shape) for rng in self.rngs])
-            self.action = np.clip(self.action + change, self.space.low, self.space.high).astype(np.float32)
+            self.action = self.space.clip(self.action + change)
         return torch.from_numpy(self.action.copy())
 
 
 class Sticky(Policy):
     """The like of Brownian motion for discrete actions: each is kept for a while, then drawn afresh."""
 
-    def __init__(self, space: gym.spaces.Discrete):
+    def __init__(self, space: ActionSpace):
         self.space = space
 
     def reset(self, rngs: Sequence[np.random.Generator], world: World) -> None:
@@ -105,7 +104,7 @@ class Sticky(Policy):
         self.action = None
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        fresh = np.stack([uniform(self.space, rng) for rng in self.rngs])
+        fresh = np.stack([self.space.uniform(rng) for rng in self.rngs])
         keep = np.array([rng.random() < HOLD for rng in self.rngs])
         self.action = fresh if self.action is None else np.where(keep, self.action, fresh)
         return torch.from_numpy(self.action.copy())
@@ -159,23 +158,13 @@ class Disturbance:
     """
 
     def __init__(self, scale: float, spec: WorldSpec, rng: np.random.Generator):
-        self.scale, self.space, self.rng = scale, spec.action_space, rng
+        self.scale, self.space, self.rng = scale, spec.space, rng
         self.kept = np.exp(-spec.dt / CORRELATION)  # of a push, from a step to the next
         self._calm_steps, self._burst_steps = (
             tuple(max(1, round(seconds / spec.dt)) for seconds in span) for span in (CALM, BURST)
         )
-        if isinstance(self.space, gym.spaces.Box) and scale:
-            if not self.space.is_bounded():
-                raise UserError(
-                    f"--action-noise {scale} needs an action space with bounds, and this one is {self.space}: use "
-                    "--action-noise 0"
-                )
-            typical = (
-                (self.space.high - self.space.low) / 2
-                if spec.action_scale is None
-                else np.array(spec.action_scale, np.float32)
-            )
-            self.spread = scale * typical
+        typical = self.space.half_range if self.space.scale is None else np.array(self.space.scale, np.float32)
+        self.spread = scale * typical
         self.calm = True
         self.left = int(rng.integers(*self._calm_steps, endpoint=self._calm_steps[0] == self._calm_steps[1]))
 
@@ -191,25 +180,15 @@ class Disturbance:
         return action if self.calm else self._push(action)
 
     def _first_push(self) -> np.ndarray:
-        if isinstance(self.space, gym.spaces.Discrete):
-            return uniform(self.space, self.rng)
+        if self.space.discrete:
+            return self.space.uniform(self.rng)
         return self.rng.standard_normal(self.space.shape)
 
     def _push(self, action: np.ndarray) -> np.ndarray:
-        if isinstance(self.space, gym.spaces.Discrete):
+        if self.space.discrete:
             return self.push if self.rng.random() < self.scale else action
         self.push = self.kept * self.push + np.sqrt(1 - self.kept**2) * self.rng.standard_normal(self.space.shape)
-        return np.clip(action + self.spread * self.push, self.space.low, self.space.high).astype(np.float32)
-
-
-def uniform(space: gym.Space, rng: np.random.Generator) -> np.ndarray:
-    """One action drawn uniformly, (A,) float32 or () int64; a component without bounds is drawn from N(0, 1)."""
-    if isinstance(space, gym.spaces.Discrete):
-        return np.asarray(rng.integers(space.n))
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low, high = np.where(bounded, space.low, 0), np.where(bounded, space.high, 1)
-    drawn = np.where(bounded, rng.uniform(low, high), rng.standard_normal(space.shape))
-    return np.clip(drawn, space.low, space.high).astype(np.float32)
+        return self.space.clip(action + self.spread * self.push)
 
 
 def parse_mixture(text: str) -> dict[str, float]:

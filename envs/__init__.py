@@ -17,7 +17,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.spaces import space_to_dict
+from dreamdrive.utils.spaces import ActionSpace
 
 # The class of each world, by the part of its name before the colon; imported when it is first asked for. Everything
 # else that is to be known of a world is declared in its class.
@@ -76,6 +76,7 @@ class WorldSpec:
         max_steps: steps after which an episode is truncated
         action_scale: typical size of each component of a Box, which networks see actions in units of; None for 1
         options: what else `make` needs to build the same world again, as plain values
+        action_center: where these units begin; None for 0
     """
 
     name: str
@@ -85,16 +86,22 @@ class WorldSpec:
     max_steps: int
     action_scale: tuple[float, ...] | None = None
     options: dict = field(default_factory=dict)
+    action_center: tuple[float, ...] | None = None
 
     @property
     def pictures(self) -> bool:
         """Whether observations are pictures, not numbers."""
         return len(self.image_shape) == 3
 
+    @cached_property
+    def space(self) -> ActionSpace:
+        """The action space, with all that networks, drivers and files need of it."""
+        return ActionSpace.from_gym(self.action_space, self.action_scale, self.action_center)
+
     @property
     def plain_action_space(self) -> dict:
-        """The action space as utils.spaces writes it."""
-        return space_to_dict(self.action_space, self.action_scale)
+        """The action space as manifests and checkpoints hold it."""
+        return self.space.to_dict()
 
 
 @dataclass

@@ -20,11 +20,10 @@ from torch import Tensor
 from dreamdrive.envs import Step, World, WorldSpec
 from dreamdrive.envs.dream_noise import DreamNoise
 from dreamdrive.models.agent import LANES, filled, load_models
-from dreamdrive.models.controller import action_vector
 from dreamdrive.models.mdrnn import MDRNN, Noise, State, sample_mixture
 from dreamdrive.models.vae import to_uint8
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.spaces import space_from_dict
+from dreamdrive.utils.spaces import ActionSpace
 
 DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
 
@@ -132,12 +131,15 @@ class DreamWorld(World):
         self._noise = DreamNoise(self.mdrnn.config, num, self.device)
         # M works on a multiple of LANES: on the last copy several times, where there are fewer
         self._lanes = filled(torch.arange(num, device=self.device))
+        space = ActionSpace.from_dict(self.world["action_space"])
         self.spec = WorldSpec(
             f"dream of {self.world['env']}",
             tuple(self.world["image_shape"]),
-            space_from_dict(self.world["action_space"]),
+            space.to_gym(),
             self.world["dt"],
             horizon,
+            space.scale,
+            action_center=space.center,
         )
 
     @torch.inference_mode()
@@ -157,8 +159,7 @@ class DreamWorld(World):
                 f"the action {action.tolist()} is not finite: a policy must give numbers within the action space"
             )
         frozen = self._terminated | self._truncated  # only without restart: those stay as they are
-        vector = action_vector(action, self.world["action_space"])
-        dream, reward, terminated = self._advance(vector)
+        dream, reward, terminated = self._advance(self.spec.space.vector(action))
         self.dream = _where(frozen, self.dream, dream)
         self.steps += ~frozen
         self._terminated |= terminated & ~frozen

@@ -19,7 +19,7 @@ import torch
 
 from dreamdrive.envs import Option, Step, World, WorldSpec
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.spaces import space_from_dict, space_to_dict
+from dreamdrive.utils.spaces import ActionSpace
 
 DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
 OBSERVATIONS = ("picture", "state")
@@ -247,7 +247,7 @@ def plain_space(space: Any) -> gymnasium.Space:
         space = gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
     elif not isinstance(space, gymnasium.Space) and type(space).__name__ == "Box":
         space = gymnasium.spaces.Box(space.low, space.high, dtype=space.dtype)
-    return space_from_dict(space_to_dict(space))
+    return ActionSpace.from_gym(space).to_gym()
 
 
 def checked_actions(action: torch.Tensor, space: gymnasium.Space, num: int) -> np.ndarray:

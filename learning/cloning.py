@@ -33,9 +33,10 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.seeds import RANGE, STRIDE, seed_everything, selection_seeds
+from dreamdrive.utils.spaces import ActionSpace
 
 STAGE = 5
-NAMES = {"box": "numbers", "discrete": "choices"}  # of actions
+NAMES = {False: "numbers", True: "choices"}  # of actions, by whether they are discrete
 FLAGS = {
     "features": "--features or --model",
     "hidden": "--hidden",
@@ -79,15 +80,16 @@ class Cloning:
                     f'{", ".join(str(d.root) for d in datasets)} has no expert actions in its "{split}" split: '
                     "record episodes with `--policy expert`, or a mixture that has enough of it"
                 )
-        for flag, given, kind in (
-            ("--loss", args.loss != "squared", "box"),
-            ("--action-noise", args.action_noise, "box"),
-            ("--label-smoothing", args.label_smoothing, "discrete"),
+        discrete = ActionSpace.from_dict(config["action_space"]).discrete
+        for flag, given, choices in (
+            ("--loss", args.loss != "squared", False),
+            ("--action-noise", args.action_noise, False),
+            ("--label-smoothing", args.label_smoothing, True),
         ):
-            if given and config["action_space"]["type"] != kind:
+            if given and discrete != choices:
                 raise UserError(
-                    f"{flag} is for actions that are {NAMES[kind]}, and those of {world['env']} are "
-                    f"{NAMES[config['action_space']['type']]}: leave it away"
+                    f"{flag} is for actions that are {NAMES[choices]}, and those of {world['env']} are "
+                    f"{NAMES[discrete]}: leave it away"
                 )
         if args.method == "dagger" and args.world == "simulator":
             require_expert(world)
@@ -102,7 +104,7 @@ class Cloning:
         self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
         seed_everything(args.seed, STAGE)
         self.model = make_head(config).to(device(args.device))
-        self.criterion = CloneLoss(config["action_space"], args.loss, args.label_smoothing, args.action_noise).to(
+        self.criterion = CloneLoss(self.model.space, args.loss, args.label_smoothing, args.action_noise).to(
             device(args.device)
         )
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
@@ -400,7 +402,7 @@ class Cloning:
 
     def report(self) -> None:
         """Pictures of what has become of it."""
-        args, dreams, space = self.args, self.dreams, self.world["action_space"]
+        args, dreams, space = self.args, self.dreams, ActionSpace.from_dict(self.world["action_space"])
         model = Controller(self.model.config).to(dreams.where)
         model.load_state_dict(checkpoint.load_parent(args.logdir, "bc")["model"])
         drivers = {"clone": dreams.act(model)}

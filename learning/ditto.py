@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamdrive.models.cloning import CloneLoss
-from dreamdrive.models.controller import Controller, action_vector
+from dreamdrive.models.controller import Controller
 
 # gamma and lambda of the returns. With more, the critic's word on a dream's end outweighs the dream, and its errors are
 # sought
@@ -84,9 +84,8 @@ class Ditto:
         """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a
             step; `anchor`: weight of the loss of cloning,
         which DITTO does without."""
-        self.anchor, self._cloning = anchor, CloneLoss(controller.config.action_space)
+        self.anchor, self._cloning = anchor, CloneLoss(controller.space)
         self.actor, self.spread, self.kept = controller, spread, math.exp(-dt / CORRELATION)
-        self.discrete = controller.config.action_space["type"] == "discrete"
         where = next(controller.parameters()).device
         self.critic, self.slow = (Critic(latent, recurrent).to(where) for _ in range(2))
         self.slow.load_state_dict(self.critic.state_dict())
@@ -102,12 +101,13 @@ class Ditto:
     def act(self, z: Tensor, h: Tensor) -> Tensor:
         """What the actor tries, as a vector (B, A); z (B, Z), h (B, R)."""
         outputs = self.actor.outputs(z, h)
-        if self.discrete:
+        if self.actor.space.discrete:
             chosen = torch.multinomial(outputs.softmax(-1), 1, generator=self._generator)
             return torch.zeros_like(outputs).scatter_(1, chosen, 1.0)
         noise = torch.randn(outputs.shape, generator=self._generator, device=outputs.device)
         self._push = self.kept * self._push + math.sqrt(1 - self.kept**2) * noise
-        return action_vector(self.actor.to_action(outputs + self.spread * self._push), self.actor.config.action_space)
+        space = self.actor.space
+        return space.vector(space.action(outputs + self.spread * self._push))
 
     def learn(
         self,
@@ -123,7 +123,7 @@ class Ditto:
         A)."""
         weight, value = alive[:-1], self.slow(z, h) * alive
         returns = lambda_returns(reward * alive[1:], DISCOUNT * alive[1:], value, MIX)
-        if self.discrete:
+        if self.actor.space.discrete:
             logp = self.actor.outputs(z[:-1], h[:-1]).log_softmax(-1)
             advantage = (returns - value[:-1]).detach()
             entropy = -(logp.exp() * logp).sum(-1)

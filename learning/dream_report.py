@@ -13,6 +13,7 @@ from dreamdrive.learning.imagination import ExpertLatents, drift
 from dreamdrive.models.mdrnn import MDRNN
 from dreamdrive.models.vae import VAE, to_uint8
 from dreamdrive.utils.plots import figure
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
 
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
@@ -33,16 +34,12 @@ def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.nda
     return np.concatenate(parts)
 
 
-def says(action: Tensor, space: dict) -> str:
+def says(action: Tensor, space: ActionSpace) -> str:
     """An action as a vector (A,), in words."""
-    return (
-        f"action {int(action.argmax())}"
-        if space["type"] == "discrete"
-        else "action " + " ".join(f"{value:+.2f}" for value in action.tolist())
-    )
+    return space.words(space.action(action).cpu().numpy())
 
 
-def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: dict) -> list[np.ndarray]:
+def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: ActionSpace) -> list[np.ndarray]:
     """Every STRIP_STRIDE-th frame, below it the action (A,) that was taken there, if one was; actions (T, A)."""
     at = range(0, len(frames), STRIP_STRIDE)
     words = [says(actions[t], space).removeprefix("action ") if t < len(actions) else "" for t in at]
@@ -57,7 +54,7 @@ def film(
     experts: ExpertLatents,
     datasets: Sequence[Dataset],
     act: Callable[[Tensor, Tensor], Tensor],
-    space: dict,
+    space: ActionSpace,
     dt: float,
     temperature: float,
     seed: int,

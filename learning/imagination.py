@@ -17,16 +17,15 @@ from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import Steps
-from dreamdrive.driving.policies import uniform
 from dreamdrive.envs import dream
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.ditto import Ditto, similarity
-from dreamdrive.models.controller import Controller, action_vector
+from dreamdrive.models.controller import Controller
 from dreamdrive.models.mdrnn import MDRNN, draw_noise
 from dreamdrive.models.vae import VAE
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
-from dreamdrive.utils.spaces import space_from_dict
+from dreamdrive.utils.spaces import ActionSpace
 
 EPISODES_AT_ONCE = 32  # run through M together
 STRIDE = 10  # frames between two places where a dream may begin
@@ -256,7 +255,7 @@ class Dreams:
 
     def act(self, model: Controller) -> Callable[[Tensor, Tensor], Tensor]:
         """What `model` does, as vectors."""
-        return lambda z, h: action_vector(model(z, h), model.config.action_space)
+        return lambda z, h: model.space.vector(model(z, h))
 
     @torch.no_grad()
     def drift(self, model: Controller, before: dict[str, Tensor] | None, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -288,7 +287,7 @@ class Dreams:
         for _ in range(updates):
             chosen = self._starts(rng)
             ditto.begin(num, generator)
-            with torch.set_grad_enabled(not ditto.discrete):
+            with torch.set_grad_enabled(not ditto.actor.space.discrete):
                 z, h, action, alive, _ = drift(
                     self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator
                 )
@@ -336,7 +335,7 @@ class Dreams:
         return long[torch.from_numpy(rng.integers(len(long), size=self.setting.num)).to(self.where)]
 
 
-def random_action(space: dict, where: torch.device, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+def random_action(space: ActionSpace, where: torch.device, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Uniformly random actions, as vectors."""
-    rng, known = np.random.default_rng(seed), space_from_dict(space)
-    return lambda z, h: action_vector(torch.from_numpy(np.stack([uniform(known, rng) for _ in z])).to(where), space)
+    rng = np.random.default_rng(seed)
+    return lambda z, h: space.vector(torch.from_numpy(np.stack([space.uniform(rng) for _ in z])).to(where))

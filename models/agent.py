@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreamdrive.models.controller import Controller, ControllerConfig, action_vector
+from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.policy import FRAMES, Policy, PolicyConfig
 from dreamdrive.models.vae import VAE, VAEConfig, to_float, to_uint8
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
 # Copies are a multiple of this in all that networks do: a smaller batch meets other kernels, which differ in the last
@@ -164,7 +165,7 @@ class PolicyHead(Head):
         return self._outputs
 
     def choose(self) -> Tensor:
-        return self.controller.to_action(self._outputs)
+        return self.controller.space.action(self._outputs)
 
     def follow(self, action: Tensor) -> None:
         self._state = self._next
@@ -177,6 +178,7 @@ class Agent(Head):
     def __init__(self, vae: VAE, mdrnn: MDRNN, controller: Controller, world: dict, parents: dict[str, str]) -> None:
         super().__init__(controller, world, parents)
         self.vae, self.mdrnn, self.device = vae, mdrnn, mdrnn.head.weight.device
+        self._space = ActionSpace.from_dict(world["action_space"])  # M's own
 
     def reset(self, num: int, parameters: Tensor | None = None) -> None:
         super().reset(num, parameters)
@@ -195,7 +197,7 @@ class Agent(Head):
     @torch.inference_mode()
     def follow(self, action: Tensor) -> None:
         """M's step after `action` was taken on the last frame."""
-        vector = filled(action_vector(action.to(self.device), self.world["action_space"]))
+        vector = filled(self._space.vector(action.to(self.device)))
         _, self._state = self.mdrnn.hidden(self._z[:, None], vector[:, None], self._state)
 
     def imagine(self, z: Tensor, h: Tensor) -> None:
@@ -203,10 +205,10 @@ class Agent(Head):
         self._z, self._h = filled(z), filled(h)
 
     def latents(self, frames: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """What was `z` (T, Z) and `h` (T, R) at each frame of an episode, uint8 (T, H, W, C), in which action (T, A)
-        was taken, as vectors."""
+        """What was `z` (T, Z) and `h` (T, R) at each frame of an episode, uint8 (T, H, W, C), in which action (T, A) or
+        (T,) was taken."""
         z = torch.cat([self.vae.encode(to_float(part.to(self.device))).mu for part in frames.split(ENCODED_AT_ONCE)])
-        h, _ = self.mdrnn.hidden(z[None], action[None].to(self.device), self.mdrnn.initial_state(1))
+        h, _ = self.mdrnn.hidden(z[None], self._space.vector(action.to(self.device))[None], self.mdrnn.initial_state(1))
         return z, torch.cat([torch.zeros_like(h[0, :1]), h[0, :-1]])
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ from dreamdrive.models.controller import Controller
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.spaces import ActionSpace
 
 CLIP = 1.0  # of the norm of the gradient of a network that remembers
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -25,7 +26,7 @@ class Glimpse(Protocol):
 
     Fields:
         frames: uint8 (B, T, H, W, C)
-        action: (B, T, A) the expert's, as `action_vector` has it; known: (B, T) whether there is one
+        action: (B, T, A) the expert's, as `ActionSpace.vector` has it; known: (B, T) whether there is one
         begins: whether nothing is remembered from before them
     """
 
@@ -36,8 +37,8 @@ class Glimpse(Protocol):
 
 
 class CloneLoss(nn.Module):
-    """What a head's outputs (B, A) cost against the expert's actions (B, A) as `action_vector` has them, a mean over
-    the batch.
+    """What a head's outputs (B, A) cost against the expert's actions (B, A) as `ActionSpace.vector` has them, a mean
+    over the batch.
 
     discrete: cross-entropy, with `smoothing` the share of the label that goes to all alike (Szegedy et al. 2016,
         section 7)
@@ -49,15 +50,14 @@ class CloneLoss(nn.Module):
     nor smoothing.
     """
 
-    def __init__(self, space: dict, kind: str = "squared", smoothing: float = 0.0, noise: float = 0.0) -> None:
+    def __init__(self, space: ActionSpace, kind: str = "squared", smoothing: float = 0.0, noise: float = 0.0) -> None:
         super().__init__()
-        self.discrete, self.smoothing, self.noise = space["type"] == "discrete", smoothing, noise
-        self.log_spread = (
-            nn.Parameter(torch.zeros(len(space["low"]))) if kind == "gaussian" and not self.discrete else None
-        )
+        self.space, self.smoothing, self.noise = space, smoothing, noise
+        gaussian = kind == "gaussian" and not space.discrete
+        self.log_spread = nn.Parameter(torch.zeros(space.size)) if gaussian else None
 
     def forward(self, outputs: Tensor, action: Tensor) -> Tensor:
-        if self.discrete:
+        if self.space.discrete:
             return F.cross_entropy(outputs, action, label_smoothing=self.smoothing if self.training else 0.0)
         if self.noise and self.training:
             action = action + self.noise * torch.randn_like(action)
@@ -115,7 +115,7 @@ def run_epoch(
         learn(loss, optimizer, number, bar)
         if average:
             average.update_parameters(model)
-        mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
+        mean.add({"loss": loss, **accuracy(outputs, action, criterion.space.discrete)}, len(action))
         bar.update(len(action))
     return mean.result()
 
@@ -144,7 +144,7 @@ def run_sequences(
         learn(loss, optimizer, number, bar, CLIP)
         if average:
             average.update_parameters(model)
-        mean.add({"loss": loss, **accuracy(outputs, action, criterion.discrete)}, len(action))
+        mean.add({"loss": loss, **accuracy(outputs, action, criterion.space.discrete)}, len(action))
         bar.update(len(action))
         bar.set_postfix_str(f"loss {mean.result()['loss']:.3f}", refresh=False)
     return mean.result()

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.utils.spaces import ActionSpace
+
 LATENT_FEATURES = ("z", "zh")
 FEATURES = (*LATENT_FEATURES, "state")
 
@@ -18,7 +20,7 @@ class ControllerConfig:
         features: "z" for z alone, "zh" for z and h, "state" for an observation that is Z numbers itself, without V and
             M
         hidden: width of a hidden tanh layer; 0 for a linear head
-        action_space: as `utils.spaces.space_to_dict` writes it
+        action_space: as `utils.spaces.ActionSpace.to_dict` writes it
     """
 
     latent: int
@@ -37,27 +39,17 @@ class ControllerConfig:
 
     @property
     def outputs(self) -> int:
-        return self.action_space["n"] if self.action_space["type"] == "discrete" else len(self.action_space["low"])
+        return ActionSpace.from_dict(self.action_space).size
 
 
 class Controller(nn.Module):
-    """(z, h) -> action. Box: the outputs, in units of the space's scale, clipped to the space. Discrete: the index of
-    the largest output."""
+    """(z, h) -> action, which `ActionSpace.action` makes of the outputs."""
 
     def __init__(self, config: ControllerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.space = config, ActionSpace.from_dict(config.action_space)
         sizes = [config.inputs, *([config.hidden] if config.hidden else []), config.outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.register_buffer(
-            "low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False
-        )
 
     def inputs(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (..., inputs)."""
@@ -69,7 +61,7 @@ class Controller(nn.Module):
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> action (..., A) float32, or (...) int64."""
-        return self.to_action(self.outputs(z, h))
+        return self.space.action(self.outputs(z, h))
 
     def population_action(self, parameters: Tensor, z: Tensor, h: Tensor) -> Tensor:
         """Actions of P candidates at once: parameters (P, n), z (P, S, Z), h (P, S, R) -> (P, S, A) or (P, S)."""
@@ -80,7 +72,7 @@ class Controller(nn.Module):
             start += inputs * outputs
             weights.append((weight, parameters[:, None, start : start + outputs]))
             start += outputs
-        return self.to_action(self.finish(self.inputs(z, h), weights))
+        return self.space.action(self.finish(self.inputs(z, h), weights))
 
     @staticmethod
     def finish(features: Tensor, weights: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -90,11 +82,6 @@ class Controller(nn.Module):
             if i + 1 < len(weights):
                 features = features.tanh()
         return features
-
-    def to_action(self, outputs: Tensor) -> Tensor:
-        if self.config.action_space["type"] == "discrete":
-            return outputs.argmax(-1)
-        return torch.minimum(torch.maximum(outputs * self.scale, self.low), self.high)
 
     def config_dict(self) -> dict:
         """Plain values from which `Controller(ControllerConfig(**values))` rebuilds the model."""
@@ -109,11 +96,3 @@ def parameter_vector(controller: Controller) -> Tensor:
 def set_parameters(controller: Controller, vector: Tensor) -> None:
     """The inverse of `parameter_vector`."""
     nn.utils.vector_to_parameters(vector.to(torch.float32), controller.parameters())
-
-
-def action_vector(action: Tensor, space: dict) -> Tensor:
-    """An action as networks see it: (..., A) for a box in units of its scale, (...) indices one-hot (..., n) for a
-    discrete space."""
-    if space["type"] == "discrete":
-        return nn.functional.one_hot(action.long(), space["n"]).float()
-    return action.float() / torch.tensor(space["scale"], device=action.device) if "scale" in space else action.float()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dreamdrive.models.vae import to_float
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
 
 FRAMES = "frames"  # the `features` of a head that sees frames themselves
 MEMORIES = ("cfc", "lstm", "gru", "mlp")
@@ -24,7 +25,7 @@ class PolicyConfig:
         memory: one of MEMORIES
         units: of the memory
         width: channels of the first convolution; the others have twice as many
-        action_space: as `utils.spaces.space_to_dict` writes it
+        action_space: as `utils.spaces.ActionSpace.to_dict` writes it
         features: always FRAMES
     """
 
@@ -46,7 +47,7 @@ class PolicyConfig:
 
     @property
     def outputs(self) -> int:
-        return self.action_space["n"] if self.action_space["type"] == "discrete" else len(self.action_space["low"])
+        return ActionSpace.from_dict(self.action_space).size
 
 
 class Policy(nn.Module):
@@ -59,7 +60,7 @@ class Policy(nn.Module):
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.space = config, ActionSpace.from_dict(config.action_space)
         height, width, channels = config.image_shape
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, config.width, 8, 4),
@@ -74,15 +75,6 @@ class Policy(nn.Module):
         self.glance = nn.Sequential(nn.Linear(seen, 2 * config.units), nn.LayerNorm(2 * config.units), nn.SiLU())
         self.memory = make_memory(config.memory, 2 * config.units, config.units)
         self.head = nn.Linear(config.units, config.outputs)
-        self.register_buffer(
-            "low", torch.tensor(config.action_space.get("low", []), dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "high", torch.tensor(config.action_space.get("high", []), dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "scale", torch.tensor(config.action_space.get("scale", 1.0), dtype=torch.float32), persistent=False
-        )
 
     def initial_state(self, num: int) -> Tensor:
         """What is remembered at an episode's start, zeros (num, S)."""
@@ -104,12 +96,6 @@ class Policy(nn.Module):
         else:
             remembered, state = self.memory(glance, state)
         return self.head(remembered), state
-
-    def to_action(self, outputs: Tensor) -> Tensor:
-        """Raw outputs (..., A) -> action (..., A) float32, or (...) int64."""
-        if self.config.action_space["type"] == "discrete":
-            return outputs.argmax(-1)
-        return torch.minimum(torch.maximum(outputs * self.scale, self.low), self.high)
 
     def config_dict(self) -> dict:
         """Plain values from which `Policy(PolicyConfig(**values))` rebuilds the model."""

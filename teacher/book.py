@@ -89,7 +89,7 @@ class Book:
                     f"{getattr(wanted, name)}: "
                     "give the same as then, or use another --logdir"
                 )
-        row = (np.int64,) if spec.plain_action_space["type"] == "discrete" else (np.float32, spec.action_space.shape)
+        row = (spec.space.dtype, spec.space.shape)
         self._step = np.dtype(
             [
                 ("action", *row),

@@ -23,7 +23,6 @@ class Driver:
 
     def __init__(self, agent: Head, world: World, rng: torch.Generator) -> None:
         self.agent, self.world, self.rng = agent, world, rng
-        self.discrete = agent.controller.config.action_space["type"] == "discrete"
 
     @property
     def model(self) -> Controller | Policy:
@@ -47,9 +46,9 @@ class Driver:
     def choose(self) -> np.ndarray | int:
         """What the clone does: drawn at the odds it gives to choices; of numbers, those it has in mind."""
         outputs = self.agent.outputs()
-        if self.discrete:
+        if self.model.space.discrete:
             return int(torch.multinomial(outputs[0].softmax(-1).cpu(), 1, generator=self.rng))
-        return self.model.to_action(outputs)[0].cpu().numpy()
+        return self.model.space.action(outputs)[0].cpu().numpy()
 
     def follow(self, action: np.ndarray | int) -> None:
         """`action` was taken, the clone's or the teacher's."""
@@ -59,7 +58,7 @@ class Driver:
 
 @torch.inference_mode()
 def recorded_inputs(agent: Head, frames: np.ndarray, action: Tensor) -> np.ndarray:
-    """What `Driver.see` returned during a recorded episode: frames (T + 1, ...) and action (T, A) as a vector -> (T,
+    """What `Driver.see` returned during a recorded episode: frames (T + 1, ...) and action (T, A) or (T,) -> (T,
     ...)."""
     if isinstance(agent.controller, Policy) or not isinstance(agent, Agent):
         return frames[:-1]

@@ -53,7 +53,7 @@ class Learner(threading.Thread):
         for every snapshot."""
         super().__init__(name="learner", daemon=True)
         self.model, self.memory, self._keep, self._batch, self._fresh = model, memory, keep, batch, fresh
-        self._criterion = CloneLoss(model.config.action_space)
+        self._criterion = CloneLoss(model.space)
         self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
         self._least = batch if self._scaled else 1  # samples to begin with

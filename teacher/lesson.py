@@ -16,7 +16,7 @@ import torch
 from dreamdrive.envs import World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.agent import Agent, Head, PolicyHead, load_models
-from dreamdrive.models.controller import Controller, ControllerConfig, action_vector
+from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.teacher.book import Book
 from dreamdrive.teacher.clone import Driver, recorded_inputs
@@ -294,8 +294,8 @@ def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemo
         else VectorMemory()
     )
     for episode in book.episodes():
-        vectors = action_vector(torch.from_numpy(episode.action), agent.world["action_space"])
-        seen = recorded_inputs(agent, episode.obs, vectors)
+        action = torch.from_numpy(episode.action)
+        vectors, seen = agent.controller.space.vector(action), recorded_inputs(agent, episode.obs, action)
         for t, (what, vector) in enumerate(zip(seen, vectors.numpy(), strict=True)):
             memory.add(what, vector, bool(episode.demonstration[t]) or not only_demonstrations, t == 0)
     return memory

@@ -20,7 +20,6 @@ import torch
 
 from dreamdrive.data.episode import Episode
 from dreamdrive.envs import World
-from dreamdrive.models.controller import action_vector
 from dreamdrive.teacher.book import Book
 from dreamdrive.teacher.clone import Driver
 from dreamdrive.teacher.keys import Keys
@@ -173,7 +172,7 @@ class Session:
                 truncated=truncated,
             )
             self.driver.follow(action)
-            vector = action_vector(torch.as_tensor(np.asarray(action)), self.keys.space).numpy()
+            vector = self.driver.model.space.vector(torch.as_tensor(np.asarray(action))).numpy()
             self.learner.add(sample, vector, shown or not self.only, begins)
             if self.learner.failure is not None:
                 raise self.learner.failure

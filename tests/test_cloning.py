@@ -11,6 +11,9 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, call, complaint, contents, copy_run
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
+
+NUMBERS, CHOICES = ActionSpace.from_dict(BOX), ActionSpace.from_dict(DISCRETE)
 
 
 @pytest.fixture
@@ -21,11 +24,11 @@ def steps():
 
 
 def test_squared_error_is_summed_over_components(steps):
-    assert CloneLoss(BOX)(*steps) == pytest.approx(float(((steps[0] - steps[1]) ** 2).sum() / 64))
+    assert CloneLoss(NUMBERS)(*steps) == pytest.approx(float(((steps[0] - steps[1]) ** 2).sum() / 64))
 
 
 def test_the_gaussian_loss_is_a_likelihood(steps):
-    criterion = CloneLoss(BOX, "gaussian")
+    criterion = CloneLoss(NUMBERS, "gaussian")
     criterion.log_spread.data = torch.tensor([0.3, -0.5])
     expected = -Normal(steps[0], criterion.log_spread.exp()).log_prob(steps[1]).sum(1).mean()
     torch.testing.assert_close(criterion(*steps), expected)
@@ -34,16 +37,16 @@ def test_the_gaussian_loss_is_a_likelihood(steps):
 def test_cross_entropy_is_a_likelihood_too():
     outputs, action = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
     torch.testing.assert_close(
-        CloneLoss(DISCRETE)(outputs, torch.eye(3)[action]), -Categorical(logits=outputs).log_prob(action).mean()
+        CloneLoss(CHOICES)(outputs, torch.eye(3)[action]), -Categorical(logits=outputs).log_prob(action).mean()
     )
 
 
 def test_noise_and_smoothing_are_for_training_only(steps):
     for space, options, labels in (
-        (BOX, {"noise": 0.5}, steps[1]),
-        (DISCRETE, {"smoothing": 0.3}, torch.eye(3)[torch.arange(64) % 3]),
+        (NUMBERS, {"noise": 0.5}, steps[1]),
+        (CHOICES, {"smoothing": 0.3}, torch.eye(3)[torch.arange(64) % 3]),
     ):
-        outputs = steps[0] if space is BOX else torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+        outputs = steps[0] if space is NUMBERS else torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
         plain, criterion = CloneLoss(space)(outputs, labels), CloneLoss(space, **options)
         assert (
             not torch.isclose(criterion.train()(outputs, labels), plain, rtol=0.01)
@@ -54,7 +57,7 @@ def test_noise_and_smoothing_are_for_training_only(steps):
 def test_the_spread_that_is_learnt_is_that_of_the_errors():
     """An expert that nothing can be told of but its mean, 0.5 in both components, of spread 1 and 0.1."""
     torch.manual_seed(0)
-    model, criterion = Controller(ControllerConfig(2, 0, "z", 0, BOX)), CloneLoss(BOX, "gaussian")
+    model, criterion = Controller(ControllerConfig(2, 0, "z", 0, BOX)), CloneLoss(NUMBERS, "gaussian")
     optimizer = torch.optim.Adam([*model.parameters(), *criterion.parameters()], 1e-2)
     action = 0.5 + torch.randn(512, 2) * torch.tensor([1.0, 0.1])
     with tqdm(disable=True) as bar:

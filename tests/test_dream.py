@@ -15,7 +15,7 @@ from dreamdrive.driving.evaluation import dream_returns
 from dreamdrive.envs.dream import Dream, DreamWorld, Starts, begin, step
 from dreamdrive.envs.dream_noise import BLOCK, DreamNoise
 from dreamdrive.models.agent import load_agent
-from dreamdrive.models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise
 from dreamdrive.traincontroller import DreamFitness, dream_fitness, finite
 from dreamdrive.trainmdrnn import WARM_UP
@@ -140,7 +140,7 @@ def test_the_world_is_the_pure_functions_one_after_another(world):
     for t in range(20):
         action, drawn = torch.tensor([0, 1, 1, 0, t % 2]), noise.step()
         drawn = Noise(drawn.gumbel[:5], drawn.normal[:5], drawn.uniform[:5])
-        vector = action_vector(action, dreaming.world["action_space"])
+        vector = dreaming.spec.space.vector(action)
         dream, reward, _ = step(dreaming.mdrnn, dream, vector, 0.7, drawn)
         result = dreaming.step(action)
         torch.testing.assert_close(result.obs, dream.z)
@@ -368,7 +368,7 @@ def fitness_by_hand(mdrnn, controller, candidate, starts, num, horizon, temperat
             dream = Dream(dreams.z[s : s + 1], (dreams.state[0][s : s + 1], dreams.state[1][s : s + 1]))
             for t in range(horizon):
                 own = Noise(noise[t].gumbel[s : s + 1], noise[t].normal[s : s + 1], noise[t].uniform[s : s + 1])
-                action = action_vector(controller(dream.z, dream.h), controller.config.action_space)
+                action = controller.space.vector(controller(dream.z, dream.h))
                 dream, reward, terminated = step(mdrnn, dream, action, temperature, own)
                 total += float(reward)
                 if terminated:

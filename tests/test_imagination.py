@@ -16,6 +16,7 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, write_dataset
+from dreamdrive.utils.spaces import ActionSpace
 
 LENGTHS = [45, 7, 33, 21]  # episode 3 is for validation
 
@@ -276,7 +277,8 @@ def test_updates_and_judgements_repeat(dreams):
 
 def test_the_pictures_of_a_strip_say_what_was_done_there():
     frames = [np.full((64, 64, 3), 100, np.uint8)] * (2 * STRIP_STRIDE + 1)
-    pictures = with_actions(frames, torch.tensor([[0.5, -1.0]] * (2 * STRIP_STRIDE)), BOX)  # none at the last
+    actions = torch.tensor([[0.5, -1.0]] * (2 * STRIP_STRIDE))  # none at the last
+    pictures = with_actions(frames, actions, ActionSpace.from_dict(BOX))
     assert len({picture.shape for picture in pictures}) == 1 and all(
         (picture[:PICTURE] == 100).all() for picture in pictures
     )
@@ -285,6 +287,6 @@ def test_the_pictures_of_a_strip_say_what_was_done_there():
 
 def test_actions_are_put_into_words():
     assert (
-        says(torch.tensor([0.0, 1.0, 0.0]), DISCRETE) == "action 1"
-        and says(torch.tensor([0.5, -1.0]), BOX) == "action +0.50 -1.00"
+        says(torch.tensor([0.0, 1.0, 0.0]), ActionSpace.from_dict(DISCRETE)) == "action 1"
+        and says(torch.tensor([-0.5, 1.0]), ActionSpace.from_dict(BOX)) == "action -0.50 +1.00"
     )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from dreamdrive.models.controller import Controller, ControllerConfig, action_vector, parameter_vector, set_parameters
+from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import (
     MDRNN,
     MDRNNConfig,
@@ -26,6 +26,7 @@ from dreamdrive.models.vae import (
     to_uint8,
     vae_loss,
 )
+from dreamdrive.utils.spaces import ActionSpace
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 
@@ -205,9 +206,7 @@ def test_carracings_linear_controller_has_867_parameters():
 
 
 def test_discrete_actions_reach_m_one_hot():
-    assert torch.equal(
-        action_vector(torch.tensor([2, 0]), {"type": "discrete", "n": 3}), torch.tensor([[0.0, 0, 1], [1, 0, 0]])
-    )
+    assert torch.equal(ActionSpace(3).vector(torch.tensor([2, 0])), torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
 
 
 def test_a_frozen_m_is_looked_back_through_as_one_that_trains():

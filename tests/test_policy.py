@@ -18,8 +18,10 @@ from dreamdrive.models.policy import MEMORIES, Policy, PolicyConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import read_csv
+from dreamdrive.utils.spaces import ActionSpace
 
 LENGTHS = [200, 5, 90, 40]  # episode 3 is for validation
+CHOICES = ActionSpace.from_dict(DISCRETE)
 CLONE = (
     "--model",
     "gru",
@@ -173,7 +175,7 @@ def test_a_policy_learns_what_only_memory_tells(memory):
             self.action, self.known, self.begins = torch.eye(3)[before], torch.ones(16, 12, dtype=torch.bool), True
 
     with tqdm(disable=True) as bar:
-        learnt = [run_sequences(model, [Batch()], CloneLoss(DISCRETE), optimizer, bar) for _ in range(120)][-1]
+        learnt = [run_sequences(model, [Batch()], CloneLoss(CHOICES), optimizer, bar) for _ in range(120)][-1]
     assert (learnt["accuracy"] > 0.6) == (memory != "mlp"), learnt
 
 
@@ -191,7 +193,7 @@ def test_what_is_remembered_goes_on_over_batches_and_begins_anew(tmp_path):
                 begins.append(glimpse.begins)
                 yield glimpse
 
-        run_sequences(model, watched(), CloneLoss(DISCRETE), None, bar)
+        run_sequences(model, watched(), CloneLoss(CHOICES), None, bar)
     assert (
         len(begins) == len(states)
         and all((state == 0).all() == begin for state, begin in zip(states, begins, strict=True))
@@ -423,8 +425,8 @@ def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
         for at in (0, 8, 16)
     ]
     with tqdm(disable=True) as bar, torch.no_grad():
-        found = run_sequences(model, parts, CloneLoss(DISCRETE), None, bar)["loss"]
-        wanted = CloneLoss(DISCRETE)(model(shown, model.initial_state(2))[0][known], action[known])
+        found = run_sequences(model, parts, CloneLoss(CHOICES), None, bar)["loss"]
+        wanted = CloneLoss(CHOICES)(model(shown, model.initial_state(2))[0][known], action[known])
     assert found == pytest.approx(float(wanted), rel=1e-5)
 
 

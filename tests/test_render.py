@@ -30,7 +30,6 @@ from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.seeds import evaluation_seeds
-from dreamdrive.utils.spaces import space_to_dict
 from dreamdrive.utils.video import BACKGROUND, GAP, fit, line_height, with_lines
 from dreamdrive.utils.viewer import HELP, driving_help, text_lines
 
@@ -93,7 +92,7 @@ def drive_expert(steps: int) -> tuple[torch.Tensor, dict]:
     plain = {
         "env": spec.name,
         "image_shape": list(spec.image_shape),
-        "action_space": space_to_dict(spec.action_space),
+        "action_space": spec.plain_action_space,
         "dt": spec.dt,
         "max_steps": spec.max_steps,
     }
