@@ -28,7 +28,6 @@ from pathlib import Path
 
 import torch
 
-from dreamdrive.data.episode import STEP_COLUMNS, Episode
 from dreamdrive.data.manifest import ShardEntry, write_manifest
 from dreamdrive.data.shards import Dataset, write_shard
 from dreamdrive.utils.cli import natural, parser, positive, run
@@ -112,22 +111,10 @@ def own_actions_as_experts(source: Path, target: Path) -> None:
     dataset, entries = Dataset.open(source), []
     target.mkdir(parents=True)
     for entry in dataset.shards:
-        with dataset.open_shard(entry) as shard:
-            columns = {name: shard.column(name) for name in (*STEP_COLUMNS, "seed", "policy")}
-            columns["expert_action"] = columns["action"]
-            episodes = []
-            for e, index in enumerate(shard.episode):
-                steps = slice(shard.step_offsets[e], shard.step_offsets[e + 1])
-                episodes.append(
-                    Episode(
-                        shard.frames(shard.frame_offsets[e], shard.frame_offsets[e + 1]),
-                        *(columns[name][steps] for name in STEP_COLUMNS),
-                        int(index),
-                        int(columns["seed"][e]),
-                        int(columns["policy"][e]),
-                    )
-                )
-        entries.append(ShardEntry(**write_shard(target / entry.file, episodes)))
+        recorded = map(dataset.episode, range(entry.first, entry.last))
+        entries.append(
+            ShardEntry(**write_shard(target / entry.file, (replace(e, expert_action=e.action) for e in recorded)))
+        )
     write_manifest(target, replace(dataset.manifest, shards=tuple(entries)))
 
 

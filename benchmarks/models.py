@@ -441,16 +441,10 @@ def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MD
 
 def read_frames(datasets: list[Dataset], chosen: Sequence[int]) -> list[np.ndarray]:
     """Frames uint8 (T + 1, H, W, C) of episodes, by their numbers in `Sequences`, ascending."""
-    wanted, found, number = set(map(int, chosen)), [], 0
-    for dataset in datasets:
-        for entry in dataset.shards:
-            with dataset.open_shard(entry) as shard:
-                first = 0
-                for length in map(int, shard.length):
-                    if number in wanted:
-                        found.append(shard.frames(first, first + length + 1))
-                    first, number = first + length + 1, number + 1
-    return found
+    everywhere = [(dataset, e.index) for dataset in datasets for e in dataset.episodes]
+    return [
+        dataset.frames(index) for dataset, index in (everywhere[number] for number in sorted(set(map(int, chosen))))
+    ]
 
 
 def spaced(numbers: np.ndarray, most: int) -> np.ndarray:

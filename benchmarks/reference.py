@@ -8,6 +8,7 @@ Rollouts are npz files as that project records them, read into memory before the
 import glob
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import gymnasium
@@ -52,23 +53,14 @@ def drive(episodes: int, length: int) -> int:
 
 def write_rollouts(dataset: shards.Dataset, folder: Path) -> None:
     """The first episodes of `dataset` as npz files."""
-    written = 0
-    for entry in dataset.shards:
-        with dataset.open_shard(entry) as shard:
-            columns = {name: shard.column(name) for name in ("action", "reward", "terminated")}
-            first_frame = first_step = 0
-            for length in map(int, shard.length):
-                steps = slice(first_step, first_step + length)
-                np.savez(
-                    folder / f"rollout_{written}.npz",
-                    observations=shard.frames(first_frame, first_frame + length + 1),
-                    actions=columns["action"][steps],
-                    rewards=columns["reward"][steps],
-                    terminals=columns["terminated"][steps],
-                )
-                first_frame, first_step, written = first_frame + length + 1, first_step + length, written + 1
-                if written == EPISODES:
-                    return
+    for i, episode in enumerate(islice(dataset.read(), EPISODES)):
+        np.savez(
+            folder / f"rollout_{i}.npz",
+            observations=episode.obs,
+            actions=episode.action,
+            rewards=episode.reward,
+            terminals=episode.terminated,
+        )
 
 
 def read_rollouts(folder: Path) -> list[dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 episodes."""
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,21 +13,22 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.manifest import frame_bytes
+from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
-from dreamdrive.data.shards import Dataset, Shard
+from dreamdrive.data.shards import Dataset
 from dreamdrive.envs import official, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
-OPEN_SHARDS = 64  # files kept open while streaming
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
 
 
 def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
     """The datasets of a run, which must be of one environment; UserError otherwise, or where a dataset is empty."""
-    datasets = [Dataset.open(folder) for folder in folders]
+    shards = OpenShards()
+    datasets = [Dataset.open(folder, shards) for folder in folders]
     for dataset in datasets:
         if not dataset.episodes:
             raise UserError(
@@ -81,14 +81,13 @@ class BlockStream(ABC):
 
     def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
         self.datasets, self.batch_size, self.seed = datasets, batch_size, seed
-        self.blocks = _blocks(datasets, split)  # (N, 4): dataset, shard, first frame, end
+        self.blocks = _blocks(datasets, split)  # (N, 4): dataset, episode, first frame in it, end
         self.frames = int((self.blocks[:, 3] - self.blocks[:, 2]).sum())
-        self._open: OrderedDict[tuple[int, int], Shard] = OrderedDict()
         self._group = max(1, GROUP_BYTES // (CHUNK * frame_bytes(datasets[0].manifest.image_shape)))  # blocks
 
     @abstractmethod
-    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
-        """What a block of a shard's frames gives, one row for each of them or fewer."""
+    def rows(self, dataset: int, episode: int, first: int, end: int) -> np.ndarray:
+        """What a block of an episode's frames gives, one row for each of them or fewer."""
 
     def batches(self, epoch: int, frames: int) -> Iterator[np.ndarray]:
         """The rows of about `frames` frames (all of them once, if that is more), shuffled; the last batch may be
@@ -121,28 +120,15 @@ class BlockStream(ABC):
         return np.array([orders[p][i] for p, i in zip(position // total, position % total, strict=True)])
 
     def _read(self, blocks: np.ndarray) -> np.ndarray:
-        """The rows of some blocks, shard by shard."""
-        parts = [
-            self.rows(self._shard(int(d), int(s)), int(first), int(end))
-            for d, s, first, end in blocks[np.lexsort(blocks.T[::-1])]
-        ]
-        return np.concatenate(parts)
-
-    def _shard(self, dataset: int, shard: int) -> Shard:
-        key = (dataset, shard)
-        if key not in self._open:
-            if len(self._open) == OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
-            self._open[key] = self.datasets[dataset].open_shard(self.datasets[dataset].shards[shard])
-        self._open.move_to_end(key)
-        return self._open[key]
+        """The rows of some blocks, in the order in which shards hold them."""
+        return np.concatenate([self.rows(*map(int, block)) for block in blocks[np.lexsort(blocks.T[::-1])]])
 
 
 class FrameStream(BlockStream):
     """Shuffled batches of frames."""
 
-    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
-        return shard.frames(first, end)
+    def rows(self, dataset: int, episode: int, first: int, end: int) -> np.ndarray:
+        return self.datasets[dataset].frames(episode, first, end)
 
     def epoch(self, epoch: int, frames: int) -> Iterator[Tensor]:
         """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be
@@ -156,32 +142,26 @@ class LabelledStream(BlockStream):
     def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
         super().__init__(datasets, split, batch_size, seed)
         self._space = ActionSpace.from_dict(datasets[0].manifest.action_space)
-        self._labels: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+        self._labels: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def rows(self, shard: Shard, first: int, end: int) -> np.ndarray:
+    def rows(self, dataset: int, episode: int, first: int, end: int) -> np.ndarray:
         """(n, S + A or 1): an episode's last frame, on which nobody acts, and steps whose expert is unknown are left
         out."""
-        label, known = (values[first:end] for values in self._labelled(shard))
-        return np.concatenate([shard.frames(first, end), label], 1)[known]
+        label, known = (values[first:end] for values in self._labelled(dataset, episode))
+        obs = self.datasets[dataset].frames(episode, first, end)[: len(label)]
+        return np.concatenate([obs, label], 1)[known]
 
     @cached_property
     def steps(self) -> int:
         """How many there are."""
-        return sum(
-            int(self._labelled(self._shard(int(d), int(s)))[1][first:end].sum()) for d, s, first, end in self.blocks
-        )
+        return sum(int(self._labelled(d, e)[1].sum()) for d, e in np.unique(self.blocks[:, :2], axis=0).tolist())
 
-    def _labelled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-        """The expert's action on each frame of a shard, and whether it is known."""
-        if shard.path not in self._labels:
-            label = shard.column("expert_action").astype(np.float32)
-            label = np.where(label < 0, np.nan, label)[:, None] if self._space.discrete else label
-            known = ~np.isnan(label).any(1)
-            self._labels[shard.path] = (
-                np.insert(label, shard.step_offsets[1:], np.nan, 0),
-                np.insert(known, shard.step_offsets[1:], False),
-            )
-        return self._labels[shard.path]
+    def _labelled(self, dataset: int, episode: int) -> tuple[np.ndarray, np.ndarray]:
+        """The expert's action on each step of an episode, float32 (T, A or 1), and whether it is known (T,)."""
+        if (dataset, episode) not in self._labels:
+            label, known = self.datasets[dataset].expert_action(episode)
+            self._labels[dataset, episode] = label.astype(np.float32).reshape(len(label), -1), known
+        return self._labels[dataset, episode]
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All steps once: observations (B, S) and the expert's actions as `ActionSpace.vector` has them (B, A)."""
@@ -192,19 +172,18 @@ class LabelledStream(BlockStream):
 
 
 def _blocks(datasets: Sequence[Dataset], split: str) -> np.ndarray:
-    """(dataset, shard, first frame, end) of every block, cut at the file's chunks and at episodes of the other
-    split."""
+    """(dataset, episode, first frame in it, end) of every block, cut at the file's chunks and at the ends of
+    episodes."""
     rows = []
     for d, dataset in enumerate(datasets):
-        episodes = {e.index: e for e in dataset.episodes}
-        for s, shard in enumerate(dataset.shards):
-            first = 0
+        for shard in dataset.shards:
+            begin = 0  # of the episode in the shard, frames
             for index in range(shard.first, shard.last):
-                end = first + episodes[index].steps + 1
-                if episodes[index].split == split:
-                    cuts = [first, *range(first // CHUNK * CHUNK + CHUNK, end, CHUNK), end]
-                    rows += [(d, s, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-                first = end
+                frames = dataset.episodes[index].steps + 1
+                if dataset.episodes[index].split == split:
+                    cuts = [0, *range(CHUNK - begin % CHUNK, frames, CHUNK), frames]
+                    rows += [(d, index, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+                begin += frames
     return np.array(rows, np.int64).reshape(-1, 4)
 
 

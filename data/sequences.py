@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.data.shards import Dataset, Shard
+from dreamdrive.data.shards import Dataset
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -49,25 +49,17 @@ class FrameSequences:
         fewer frames (Kostrikov et al. 2021, arXiv 2004.13649, for reinforcement learning)."""
         self.datasets, self.length, self.lanes, self.shift = datasets, length, lanes, shift
         self.space = ActionSpace.from_dict(datasets[0].manifest.action_space)
-        self._shards: dict[tuple[int, int], Shard] = {}
-        self._labels: dict[tuple[int, int], np.ndarray] = {}
-        self._episodes = []  # (dataset, shard, first frame, first step, steps)
+        self._labels: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # by (dataset, episode)
         for d, dataset in enumerate(datasets):
-            splits = {e.index: e.split for e in dataset.episodes}
-            for s, entry in enumerate(dataset.shards):
-                shard = self._shards[d, s] = dataset.open_shard(entry)
-                label = self._labels[d, s] = self._column(shard)
-                for row, index in enumerate(shard.episode):
-                    step, steps = int(shard.step_offsets[row]), int(shard.length[row])
-                    if splits[int(index)] == split and not np.isnan(label[step : step + steps]).all():
-                        self._episodes.append((d, s, int(shard.frame_offsets[row]), step, steps))
+            for e in dataset.episodes:
+                if e.split == split:
+                    label, known = dataset.expert_action(e.index)
+                    if known.any():
+                        self._labels[d, e.index] = label, known
 
     def __len__(self) -> int:
         """Steps with a known action."""
-        return sum(
-            int((~np.isnan(self._labels[d, s][step : step + steps]).any(1)).sum())
-            for d, s, _, step, steps in self._episodes
-        )
+        return sum(int(known.sum()) for _, known in self._labels.values())
 
     def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[Glimpse]:
         """All steps once, stretches in random order and cut at random; or in order, without `rng`."""
@@ -101,40 +93,37 @@ class FrameSequences:
         """What a resumed run must have the same."""
         return {}
 
-    def _cut(self, rng: np.random.Generator | None) -> list[tuple[int, int, int, int, int]]:
+    def _cut(self, rng: np.random.Generator | None) -> list[tuple[int, int, int, int]]:
+        """(dataset, episode, first step, steps) of every stretch."""
         size, stretches = STRETCH * self.length, []
-        for d, s, frame, step, steps in self._episodes:
+        for (d, e), (_, known) in self._labels.items():
             offset = int(rng.integers(size)) if rng is not None else 0
-            for start in range(-offset, steps, size):
-                low, high = max(start, 0), min(start + size, steps)
+            for start in range(-offset, len(known), size):
+                low, high = max(start, 0), min(start + size, len(known))
                 if low < high:
-                    stretches.append((d, s, frame + low, step + low, high - low))
+                    stretches.append((d, e, low, high - low))
         return stretches if rng is None else [stretches[i] for i in rng.permutation(len(stretches))]
 
-    def _read(self, group: list[tuple[int, int, int, int, int]], k: int) -> Glimpse:
+    def _read(self, group: list[tuple[int, int, int, int]], k: int) -> Glimpse:
         """The `k`-th batch of a group of stretches; those that are over are black, without an action."""
-        shape = self.datasets[0].manifest.image_shape
-        frames = np.zeros((len(group), self.length, *shape), np.uint8)
-        label = np.full((len(group), self.length, self._labels[group[0][:2]].shape[1]), np.nan, np.float32)
-        for b, (d, s, frame, step, steps) in enumerate(group):
-            low, high = min(k * self.length, steps), min((k + 1) * self.length, steps)
+        manifest = self.datasets[0].manifest
+        label, _ = self._labels[group[0][:2]]
+        frames = np.zeros((len(group), self.length, *manifest.image_shape), np.uint8)
+        action = np.zeros((len(group), self.length, *label.shape[1:]), label.dtype)
+        known = np.zeros((len(group), self.length), bool)
+        for b, (d, e, first, steps) in enumerate(group):
+            low, high = first + min(k * self.length, steps), first + min((k + 1) * self.length, steps)
             if low < high:
-                frames[b, : high - low] = self._shards[d, s].frames(frame + low, frame + high)
-                label[b, : high - low] = self._labels[d, s][step + low : step + high]
-        label = torch.from_numpy(label)
-        known = ~label.isnan().any(-1)
-        action = label.nan_to_num()
+                frames[b, : high - low] = self.datasets[d].frames(e, low, high)
+                label, is_known = (values[low:high] for values in self._labels[d, e])
+                known[b, : high - low] = is_known
+                action[b, : high - low][is_known] = label[is_known]
         return Glimpse(
             torch.from_numpy(frames),
-            self.space.vector(action[..., 0] if self.space.discrete else action),
-            known,
+            self.space.vector(torch.from_numpy(action)),
+            torch.from_numpy(known),
             k == 0,
         )
-
-    def _column(self, shard: Shard) -> np.ndarray:
-        """The expert's action on each step of a shard, (S, A) or (S, 1); NaN where unknown."""
-        label = shard.column("expert_action").astype(np.float32)
-        return np.where(label < 0, np.nan, label)[:, None] if self.space.discrete else label
 
 
 def shifted(frames: Tensor, by: np.ndarray) -> Tensor:

@@ -3,8 +3,10 @@
     dreamdrive data info datasets/carracing       what the dataset is
     dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
 
-How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py. A shard is never
-changed once it has its name.
+    for episode in Dataset.open("datasets/carracing").read("train"): ...
+
+How a shard is stored: data/shard_layout.py; what goes with what in an episode: data/episode.py; how shards are read:
+data/open_shards.py. A shard is never changed once it has its name.
 """
 
 import hashlib
@@ -12,26 +14,26 @@ import json
 import os
 import re
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
-from dreamdrive.data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest, reason
-from dreamdrive.data.shard_layout import CHUNK, check_members, check_sizes, chunks_of, column_type
+from dreamdrive.data.episode import EPISODE_COLUMNS, Episode
+from dreamdrive.data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest
+from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
+from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.cli import parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder
 
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
-# what h5py raises on damaged files
-BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Dataset:
     root: Path
     manifest: Manifest
     digest: str
+    _shards: OpenShards = field(default_factory=OpenShards, repr=False, compare=False)
 
     @staticmethod
-    def open(folder: str | Path) -> "Dataset":
-        """UserError if there is no usable, finished dataset in `folder`."""
+    def open(folder: str | Path, shards: OpenShards | None = None) -> "Dataset":
+        """UserError if there is no usable, finished dataset in `folder`. Datasets that are read together share
+        `shards`."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         if not manifest.complete:
@@ -59,7 +63,7 @@ class Dataset:
                 "run the data/generation_script.py command that began it again to record the rest"
             )
         content = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
-        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest())
+        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest(), shards or OpenShards())
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
@@ -69,8 +73,40 @@ class Dataset:
     def episodes(self) -> tuple[EpisodeEntry, ...]:
         return self.manifest.episodes
 
-    def open_shard(self, entry: ShardEntry) -> "Shard":
+    def open_shard(self, entry: ShardEntry) -> Shard:
         return open_shard(self.root / entry.file, self.manifest)
+
+    def episode(self, i: int) -> Episode:
+        """Episode `i` of the dataset; nothing else of its shard is read."""
+        with self._shard_of(i) as (shard, row):
+            return shard.read(row)
+
+    def read(self, split: str | None = None) -> Iterator[Episode]:
+        """All episodes one after another, or those of "train" or "val"."""
+        for entry in self.episodes:
+            if split in (None, entry.split):
+                yield self.episode(entry.index)
+
+    def frames(self, i: int, first: int = 0, end: int | None = None) -> np.ndarray:
+        """Frames `first` to `end` (exclusive; None: to its last) of episode `i`: uint8 (n, H, W, C) or float32
+        (n, S)."""
+        with self._shard_of(i) as (shard, row):
+            return shard.episode_frames(row, first, end)
+
+    def expert_action(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The expert's action on each step of episode `i`, (T, A) or (T,), and whether it is known, bool (T,)."""
+        with self._shard_of(i) as (shard, row):
+            action = shard.episode_steps(row, ("expert_action",))["expert_action"]
+        return action, ~np.isnan(action).any(1) if action.ndim == 2 else action >= 0
+
+    @contextmanager
+    def _shard_of(self, i: int) -> Iterator[tuple[Shard, int]]:
+        """The shard that holds episode `i`, and the episode's number in it."""
+        if not 0 <= i < len(self.episodes):
+            raise IndexError(f"episode {i} is outside the {len(self.episodes)} of {self.root}")
+        entry = self.shards[bisect_right(self.shards, i, key=lambda shard: shard.first) - 1]
+        with self._shards.borrow(self.root / entry.file, self.manifest) as shard:
+            yield shard, i - entry.first
 
 
 # Writing
@@ -94,7 +130,7 @@ def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
             file.write(image)
             file.flush()
             os.fsync(file.fileno())
-        with _reading(temporary), Shard(temporary) as shard:
+        with reading(temporary), Shard(temporary) as shard:
             read_back = {name: _digest(shard.chunks(name)) for name in digests}
         if read_back != digests or hashlib.sha256(temporary.read_bytes()).hexdigest() != entry["sha256"]:
             raise UserError(
@@ -217,109 +253,6 @@ def _digest(parts: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-# Reading
-
-
-def open_shard(path: Path, manifest: Manifest) -> "Shard":
-    """A shard of a dataset, checked against its manifest before any data is read; UserError if anything is amiss."""
-    path = Path(path)
-    entry = next((s for s in manifest.shards if s.file == path.name), None)
-    if entry is None:
-        raise UserError(f"{path} is not listed in {path.parent / MANIFEST}: {_remedy(path)}")
-    with _reading(path):
-        return Shard(path, manifest, entry)
-
-
-class Shard:
-    """An open shard; close it, or use it as a context manager.
-
-    Attributes:
-        length, episode: int64 (E,), steps and index of each episode
-        frame_offsets, step_offsets: int64 (E + 1,), where each episode's frames and steps begin, and the end of the
-            last
-    """
-
-    def __init__(self, path: Path, manifest: Manifest | None = None, entry: ShardEntry | None = None):
-        self.path = path
-        if entry is not None and os.path.getsize(path) != entry.bytes:
-            raise ValueError(f"it has {os.path.getsize(path)} bytes instead of {entry.bytes}")
-        self._file = h5py.File(path, "r", locking=False)
-        try:
-            check_members(self._file)
-            check_sizes(self._file, manifest, entry)
-            self.length, self.episode = self._file["length"][:], self._file["episode"][:]
-            self.step_offsets = np.concatenate([[0], np.cumsum(self.length)])
-            self.frame_offsets = self.step_offsets + np.arange(len(self.length) + 1)
-            self._check_content(manifest, entry)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> "Shard":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames `start` to `stop` (exclusive), uint8 (stop - start, H, W, C) or float32 (stop - start, S); quickest in
-        whole chunks of 16."""
-        if not 0 <= start <= stop <= self.frame_offsets[-1]:
-            raise IndexError(f"frames {start} to {stop} are outside the shard's {self.frame_offsets[-1]}")
-        with _reading(self.path):
-            return self._file["obs"][start:stop]
-
-    def column(self, name: str) -> np.ndarray:
-        """All values of a member other than obs."""
-        assert name in STEP_COLUMNS + TAUGHT_COLUMNS + EPISODE_COLUMNS, name
-        with _reading(self.path):
-            return self._file[name][:]
-
-    @property
-    def taught(self) -> bool:
-        """Whether the TAUGHT_COLUMNS are there."""
-        return TAUGHT_COLUMNS[0] in self._file
-
-    def chunks(self, name: str) -> Iterator[np.ndarray]:
-        """The values of any member, a chunk at a time."""
-        dataset = self._file[name]
-        for start in range(0, len(dataset), dataset.chunks[0]):
-            yield dataset[start : start + dataset.chunks[0]]
-
-    def _check_content(self, manifest: Manifest | None, entry: ShardEntry | None) -> None:
-        if (
-            (self.length < 1).any()
-            or (self.length > len(self._file["action"])).any()
-            or self.step_offsets[-1] != len(self._file["action"])
-        ):
-            raise ValueError("the lengths of its episodes do not add up to its steps")
-        if entry is not None:
-            listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
-            if self.episode.tolist() != [e.index for e in listed] or self.length.tolist() != [e.steps for e in listed]:
-                raise ValueError("its episodes are not those the manifest lists")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a missing, damaged or foreign file provokes into one sentence."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {_remedy(path)}") from None
-    except BAD_FILE as error:
-        raise UserError(f"{path} cannot be used ({reason(error)}): {_remedy(path)}") from None
-
-
-def _remedy(path: Path) -> str:
-    return (
-        f"`python -m data.shards verify {path.parent}` says what is wrong; delete what is damaged and run the "
-        "generation command again"
-    )
-
-
 # Command line
 
 
@@ -343,26 +276,17 @@ def verify(folder: Path) -> list[str]:
 
 
 def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
-    with open_shard(path, manifest) as shard, _reading(path):
+    with open_shard(path, manifest) as shard, reading(path):
         for chunk in shard.chunks("obs"):
             if chunk.dtype != np.uint8 and not np.isfinite(chunk).all():
                 raise ValueError("obs holds numbers that are not finite")
-        taught = TAUGHT_COLUMNS if shard.taught else ()
-        columns = {name: shard.column(name) for name in STEP_COLUMNS + taught + EPISODE_COLUMNS}
-        listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
-        for b, e in enumerate(listed):
-            steps = slice(shard.step_offsets[b], shard.step_offsets[b + 1])
-            Episode(
-                np.zeros((e.steps + 1, 1, 1, 1), np.uint8),
-                *(columns[name][steps] for name in STEP_COLUMNS),
-                e.index,
-                e.seed,
-                0,
-                **{name: columns[name][steps] for name in taught},
-            ).check()
-            if columns["seed"][b] != e.seed or manifest.policies[columns["policy"][b]] != e.policy:
+        seeds, policies = shard.column("seed"), shard.column("policy")
+        for row, e in enumerate(e for e in manifest.episodes if entry.first <= e.index < entry.last):
+            steps = shard.episode_steps(row, shard.step_columns)
+            Episode(np.zeros((e.steps + 1, 1, 1, 1), np.uint8), **steps, index=e.index, seed=e.seed, policy=0).check()
+            if seeds[row] != e.seed or manifest.policies[policies[row]] != e.policy:
                 raise ValueError(f"seed or policy of episode {e.index} differ from the manifest's")
-            if float(columns["reward"][steps].sum(dtype=np.float64)) != e.score:
+            if float(steps["reward"].sum(dtype=np.float64)) != e.score:
                 raise ValueError(f"the return of episode {e.index} differs from the manifest's")
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:

@@ -25,12 +25,11 @@ def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.nda
     """Frames `first` to `end` (exclusive) of those of all datasets, one after another, uint8 (n, H, W, C)."""
     parts, before = [], 0
     for dataset in datasets:
-        for entry in dataset.shards:
-            low, high = max(first - before, 0), min(end - before, entry.frames)
+        for e in dataset.episodes:
+            low, high = max(first - before, 0), min(end - before, e.steps + 1)
             if low < high:
-                with dataset.open_shard(entry) as shard:
-                    parts.append(shard.frames(low, high))
-            before += entry.frames
+                parts.append(dataset.frames(e.index, low, high))
+            before += e.steps + 1
     return np.concatenate(parts)
 
 

@@ -133,21 +133,8 @@ class Book:
 
     def episodes(self) -> Iterator[Episode]:
         """All trials that are over."""
-        if not self.manifest.episodes:
-            return
-        dataset = Dataset.open(self.folder)
-        for entry in dataset.shards:
-            with dataset.open_shard(entry) as shard:
-                columns = {name: shard.column(name) for name in (*self._step.names, "expert_action")}
-                for k, index in enumerate(shard.episode.tolist()):
-                    steps = slice(shard.step_offsets[k], shard.step_offsets[k + 1])
-                    yield Episode(
-                        shard.frames(shard.frame_offsets[k], shard.frame_offsets[k + 1]),
-                        index=index,
-                        seed=recording_seed(self.seed, index),
-                        policy=0,
-                        **{name: values[steps] for name, values in columns.items()},
-                    )
+        if self.manifest.episodes:
+            yield from Dataset.open(self.folder).read()
 
     def _publish(self, episode: Episode) -> None:
         name = f"shard_{episode.index:05d}.h5"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamdrive.data import loaders
+from dreamdrive.data import loaders, open_shards
 from dreamdrive.data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
-from dreamdrive.data.shards import Shard
+from dreamdrive.data.open_shards import Shard
 from dreamdrive.tests.tiny_run import DISCRETE, write_dataset
 from dreamdrive.utils.errors import UserError
 
@@ -76,7 +76,7 @@ def test_memory_does_not_grow_with_the_dataset_and_neither_buffer_nor_open_files
     datasets, monkeypatch
 ):
     whole = seen(FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9))
-    monkeypatch.setattr(loaders, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(open_shards, "MOST_OPEN", 1)
     assert seen(FrameStream(datasets, "train", 8, seed=1).epoch(0, 10**9)) == whole
     asked, read = [], Shard.frames
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamdrive.data import shards
-from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, Episode, episode_entry
+from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode, episode_entry
 from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
 from dreamdrive.data.shard_layout import chunks_of
 from dreamdrive.data.shards import Dataset
@@ -105,7 +105,7 @@ def test_what_a_teacher_taught_has_two_columns_more(tmp_path):
     manifest = dataclasses.replace(HEAD, rollouts=2, shards=(entry,), episodes=listed)
     write_manifest(tmp_path, manifest)
     with shards.open_shard(tmp_path / entry.file, manifest) as shard:
-        assert shard.taught and shard.column("demonstration").dtype == np.uint8
+        assert shard.step_columns == STEP_COLUMNS + TAUGHT_COLUMNS and shard.column("demonstration").dtype == np.uint8
         np.testing.assert_array_equal(
             shard.column("demonstration"), np.concatenate([np.arange(20) % 3 == 0, np.arange(7) % 3 == 0])
         )

@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, and folders that can be written to."""
 
+import errno
 import os
+import resource
 from pathlib import Path
 
 from dreamdrive.utils.errors import UserError
@@ -23,6 +25,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             "same command again"
         ) from None
     fsync_folder(path.parent)
+
+
+def unreadable(path: Path, error: OSError) -> UserError | None:
+    """What to say of a file that the system would not let us read, which says nothing of what is in it; None where its
+    content may be what is wrong."""
+    if error.errno in (None, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW):
+        return None
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        remedy = f"a process may have {limit} files open here; allow more with `ulimit -n {max(1024, 4 * limit)}`"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "mend its permissions, or run as a user who may read it"
+    else:
+        remedy = "see that its disk, or the network it is on, is there and sound, then run the same command again"
+    return UserError(f"{path} cannot be read ({os.strerror(error.errno)}): {remedy}")
 
 
 def fsync_folder(folder: Path) -> None:
