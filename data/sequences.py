@@ -119,10 +119,7 @@ class FrameSequences:
                 known[b, : high - low] = is_known
                 action[b, : high - low][is_known] = label[is_known]
         return Glimpse(
-            torch.from_numpy(frames),
-            self.space.vector(torch.from_numpy(action)),
-            torch.from_numpy(known),
-            k == 0,
+            torch.from_numpy(frames), self.space.vector(torch.from_numpy(action)), torch.from_numpy(known), k == 0
         )
 
 
