@@ -9,6 +9,8 @@ import importlib
 import sys
 from dataclasses import dataclass
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive import __version__
 
 

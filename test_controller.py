@@ -23,6 +23,8 @@ import os
 import platform
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from tqdm import tqdm

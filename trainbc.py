@@ -30,6 +30,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.data.loaders import check_world, open_datasets, require_validation, world_of
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset

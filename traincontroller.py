@@ -19,6 +19,8 @@ import os
 import time
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import cma
 import numpy as np
 import torch

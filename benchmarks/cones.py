@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 

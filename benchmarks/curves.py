@@ -11,6 +11,8 @@ Writes  docs/results/images/curves.png
 import argparse
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.utils.cli import add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import torch
 
 from dreamdrive.data.manifest import ShardEntry, write_manifest

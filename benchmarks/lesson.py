@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 from PIL import Image
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -17,6 +17,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from tqdm import tqdm

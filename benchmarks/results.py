@@ -17,6 +17,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.cli import parser, positive, run

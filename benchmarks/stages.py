@@ -20,6 +20,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -15,6 +15,8 @@ import shutil
 import statistics
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.benchmarks.curves import curve, draw
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.benchmarks.results import MODELS

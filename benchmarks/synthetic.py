@@ -19,6 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from tqdm import tqdm

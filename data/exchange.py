@@ -36,6 +36,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -377,15 +379,6 @@ def with_shard(manifest: Manifest, entry: ShardEntry, episodes: list[EpisodeEntr
     )
 
 
-def remove_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Delete what a killed run left: temporary files, and shards that had their name but were not in the manifest
-    yet."""
-    listed = {s.file for s in manifest.shards}
-    for path in folder.iterdir():
-        if shards.TEMPORARY_NAME.fullmatch(path.name) or (SHARD_NAME.fullmatch(path.name) and path.name not in listed):
-            path.unlink()
-
-
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
     """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many
     different episodes it has, if that is limited, and whether it keeps places apart for validation."""
@@ -483,11 +476,11 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
         write_manifest(folder, manifest)
         cli.write_args(folder, args)
-        remove_leftovers(folder, manifest)
+        shards.remove_leftovers(folder, manifest)
         try:
             manifest = record_dataset(recipe, manifest, folder, args.threads)
         finally:
-            remove_leftovers(folder, read_manifest(folder))
+            shards.remove_leftovers(folder, read_manifest(folder))
     return manifest
 
 

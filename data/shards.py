@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import h5py
 import numpy as np
 
 from dreamdrive.data.episode import EPISODE_COLUMNS, Episode
-from dreamdrive.data.manifest import MANIFEST, SCHEMA, EpisodeEntry, Manifest, ShardEntry, read_manifest
+from dreamdrive.data.manifest import MANIFEST, SCHEMA, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest
 from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.cli import parser, run
@@ -157,6 +159,15 @@ def publish_shard(temporary: Path, path: Path) -> None:
             f"{path} could not be written ({error.strerror}): mend the folder, then run the same command again"
         ) from None
     fsync_folder(Path(path).parent)
+
+
+def remove_leftovers(folder: Path, manifest: Manifest) -> None:
+    """Delete what a killed run left: temporary files, and shards that had their name but were not in the manifest
+    yet."""
+    listed = {s.file for s in manifest.shards}
+    for path in folder.iterdir():
+        if TEMPORARY_NAME.fullmatch(path.name) or (SHARD_NAME.fullmatch(path.name) and path.name not in listed):
+            path.unlink()
 
 
 def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:

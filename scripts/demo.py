@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.utils.cli import parser, run
 from dreamdrive.utils.errors import UserError
 

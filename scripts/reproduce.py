@@ -13,6 +13,8 @@ import argparse
 import os
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.cli import parser, positive, run
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from dreamdrive.data.episode import Episode, episode_entry
-from dreamdrive.data.generation_script import remove_leftovers
 from dreamdrive.data.manifest import (
     MANIFEST,
     EpisodeEntry,
@@ -31,7 +30,7 @@ from dreamdrive.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from dreamdrive.data.shards import Dataset, write_shard
+from dreamdrive.data.shards import Dataset, remove_leftovers, write_shard
 from dreamdrive.envs import World
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder

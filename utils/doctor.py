@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive import __version__
 from dreamdrive.utils import display
 from dreamdrive.utils.errors import UserError

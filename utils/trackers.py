@@ -21,6 +21,8 @@ import time
 import uuid
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from dreamdrive.utils.locks import locked
 
 PROJECT = "dreamdrive"

@@ -12,6 +12,8 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 import numpy as np
 import torch
 from tqdm import tqdm

@@ -14,6 +14,8 @@ import argparse
 import json
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
 from tqdm import tqdm
 
 from dreamdrive.envs.nocturne.synthetic import write_scenes
