@@ -2,9 +2,8 @@
 
 Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc; or those of a run that came with dreamdrive, by its
         name: its scores then go to exp_dir/<name>/scores
-Writes  exp_dir/scores/<controller>-<world>.json     mean, std, min, median, max, episodes, returns by seed, versions,
-command, checkpoints;
-                                                     world: simulator, dream, or the fast world of --env
+Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, min, median, max, episodes, returns by
+                                                                    seed, versions, command, checkpoints
         a video, with --record
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
@@ -16,11 +15,11 @@ Keys: space pause, S single step, R reset, Q quit; with --controller human left 
 Without a screen the window is on a virtual one, and a line says where it can be seen; --record needs none.
 """
 
-import argparse
 import importlib.metadata
 import json
 import os
 import platform
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -33,14 +32,17 @@ from dreamdrive.driving.evaluation import Driven, Driver, Evaluator, dream_retur
 from dreamdrive.driving.policies import REFERENCES, make_policy
 from dreamdrive.envs import flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
-from dreamdrive.models.agent import Agent, Head, load_agent, load_models, load_vae
+from dreamdrive.models.agent import Agent, Head, load_agent, load_models, world_trained_on
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.utils import checkpoint, runs
-from dreamdrive.utils.cli import add_logdir, command_line, natural, natural_float, parser, positive, run
+from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.metrics import line
+from dreamdrive.utils.scores import FOLDER, score_file
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.settings import RunFolder, command_line, flag
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 from dreamdrive.utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
@@ -50,40 +52,62 @@ END_PAUSE = 1.0  # seconds the last picture of an episode stays
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
 
-def parse_args() -> argparse.Namespace:
-    p = parser(__doc__)
-    add_logdir(p)
-    p.add_argument(
-        "--controller",
-        choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
+DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
+SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(RunFolder, flags.WorldSettings):
+    """What stage 5 can be told."""
+
+    controller: str | None = flag(
+        None,
         help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, "
         "the log's own actions or constant "
         "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)",
+        choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
     )
-    p.add_argument("--world", choices=("simulator", "dream"), default="simulator", help="where to drive")
-    p.add_argument(
-        "--env",
-        help="the simulator, where --logdir holds no trained V (carracing unless given); or the fast world that stands "
-        "for it, e.g. carracing-fast",
+    world: str = flag("simulator", help="where to drive", choices=("simulator", "dream"))
+    env: str | None = flag(
+        None,
+        help="the simulator, where --logdir holds no trained run (carracing unless given); or the fast world that "
+        "stands for it, e.g. carracing-fast",
+        where=SIMULATOR,
     )
-    flags.add_to(p)
-    p.add_argument("--episodes", type=positive, default=100, help="episodes to drive")
-    p.add_argument(
-        "--seed", type=natural, default=0, help="k: episodes use simulator seeds 2,000,000 + 10,000 k onwards"
+    episodes: int = flag(100, positive, "episodes to drive")
+    seed: int = flag(0, natural, "k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
+    render: bool = flag(False, help="show the episodes in a window instead of scoring")
+    record: Path | None = flag(
+        None, Path, "also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4"
     )
-    p.add_argument("--render", action="store_true", help="show the episodes in a window instead of scoring")
-    p.add_argument(
-        "--record",
-        type=Path,
-        help="also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4",
-    )
-    p.add_argument("--temperature", type=natural_float, default=1.0, help="of the dream")
-    p.add_argument("--horizon", type=positive, default=DREAM_STEPS, help="steps of a dream")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
-    args = p.parse_args()
+    temperature: float = flag(1.0, natural_float, "of the dream", where=DREAM)
+    horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+
+    def check(self) -> None:
+        super().check()
+        if self.world == "dream" and self.options:
+            name = next(iter(self.options)).replace("_", "-")
+            raise UserError(f"--{name} is for --world simulator: leave it away, or give that")
+        if self.world == "dream" and self.controller in ("expert", *REFERENCES):
+            name = self.controller if self.controller == "expert" else f'the driver "{self.controller}"'
+            raise UserError(
+                f"{'the expert' if name == 'expert' else name} reads the simulator's state, which a dream does not "
+                "have: use --world simulator"
+            )
+        if self.controller == "human" and not self.render:
+            raise UserError("a human needs a window to drive in: add --render")
+        if self.render and self.record:
+            raise UserError("--render and --record exclude each other: choose one")
+
+
+def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
+    """The settings of a command line; who drives is found in --logdir where it is not said."""
+    args = EvaluationSettings.parse(argv, __doc__)
     if args.controller is None:
         evolved, cloned = (checkpoint.path(args.logdir, name).exists() for name in TRAINED)
-        args.controller = "bc" if cloned and not evolved else "ctrl"
+        args = replace(args, controller="bc" if cloned and not evolved else "ctrl")
+    args.check()
     return args
 
 
@@ -94,7 +118,7 @@ class Episode:
         panels: names of the pictures        total, steps: return and steps so far        over: whether it has ended
     """
 
-    def __init__(self, args: argparse.Namespace, env: str, options: dict, agent: Head | None) -> None:
+    def __init__(self, args: EvaluationSettings, env: str, options: dict, agent: Head | None) -> None:
         self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
         if self.dreaming:
             self.world = DreamWorld(
@@ -155,7 +179,7 @@ class Episode:
             return self.agent.controller(self.world.dream.z, self.world.dream.h)
 
 
-def watch(args: argparse.Namespace, episode: Episode, seeds: list[int]) -> None:
+def watch(args: EvaluationSettings, episode: Episode, seeds: list[int]) -> None:
     """Episodes in a window, one a seed, until the last or until the window is closed."""
     keys = f"{driving_help(episode.space)}    {HELP}" if args.controller == "human" else HELP
     with Viewer(
@@ -196,7 +220,7 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     print(f"{path}: seed {seed}, return {episode.total:.1f}")
 
 
-def score(args: argparse.Namespace, env: str, options: dict, agent: Head | None, seeds: list[int]) -> list[Driven]:
+def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None, seeds: list[int]) -> list[Driven]:
     """An episode for each seed."""
     controller = agent.controller if args.controller in TRAINED else None
     if args.world == "dream":
@@ -229,7 +253,7 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
 
 
 def report(
-    args: argparse.Namespace, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]
+    args: EvaluationSettings, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]
 ) -> None:
     """Print the score and write it to the run's folder scores."""
     returns = [e.score for e in episodes]
@@ -243,7 +267,7 @@ def report(
     }
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
-    target = runs.results(args.logdir) / "scores" / f"{args.controller}-{where}.json"
+    target = score_file(runs.results(args.logdir), args.controller, env, args.world)
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
@@ -276,21 +300,20 @@ def report(
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def load(args: argparse.Namespace) -> tuple[str, dict, Head | None]:
+def load(args: EvaluationSettings) -> tuple[str, dict, Head | None]:
     """The simulator's name and options, and the agent; UserError where they are not what was asked for."""
     world, agent = trained(args)
     if args.env and official(args.env) != world["env"]:
         raise UserError(
             f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir"
         )
+    flags.check(args.logdir, world, args.options, inherits=True)
     # where a run was trained says nothing of how well it drives
-    asked, known = flags.given(args), without_places(world["env"], world.get("options", {}))
-    if agent:
-        flags.check(args.logdir, world, asked)
-    return args.env or world["env"], {**known, **asked}, agent
+    known = without_places(world["env"], world.get("options", {}))
+    return args.env or world["env"], {**known, **args.options}, agent
 
 
-def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:
+def trained(args: EvaluationSettings) -> tuple[dict, Head | None]:
     """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives;
     None where nothing is trained and need not be."""
     if args.controller in TRAINED:
@@ -302,24 +325,14 @@ def trained(args: argparse.Namespace) -> tuple[dict, Head | None]:
             )
         return agent.world, agent
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
-        seen = checkpoint.path(args.logdir, "vae").exists()
-        return (
-            load_vae(args.logdir, torch.device("cpu"))[1]["world"]
-            if seen
-            else {"env": official(args.env or "carracing")}
-        ), None
+        trained_on = world_trained_on(args.logdir)
+        return trained_on or {"env": official(args.env or "carracing"), "options": args.options}, None
     vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
     return world, Agent(vae, mdrnn, None, world, parents)
 
 
 def main() -> None:
     args = parse_args()
-    if args.controller == "expert" and args.world == "dream":
-        raise UserError("the expert reads the simulator's state, which a dream does not have: use --world simulator")
-    if args.controller == "human" and not args.render:
-        raise UserError("a human needs a window to drive in: add --render")
-    if args.render and args.record:
-        raise UserError("--render and --record exclude each other: choose one")
     env, options, agent = load(args)
     seeds = evaluation_seeds(args.seed, args.episodes)
     if args.render:
@@ -327,7 +340,7 @@ def main() -> None:
         return
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
         record(args.record, Episode(args, env, options, agent), seeds[0])
-    make_folder(runs.results(args.logdir) / "scores")  # before the long work, in case it cannot be written to
+    make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes = score(args, env, options, agent, seeds)
     report(args, env, seeds, episodes, agent.parents if args.controller in TRAINED else {})
 

@@ -83,6 +83,7 @@ class VAESettings(Fitting):
     nosamples: bool = flag(False, help="do not write samples/epoch_NNN.png")
 
     def check(self) -> None:
+        super().check()
         if self.grid and self.latent % GRID**2:
             raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {self.latent}")
 

@@ -13,6 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from dreamdrive.benchmarks.racing import setting_name, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.data import generation_script
+from dreamdrive.data.generation_script import RecordingSettings, generate
 from dreamdrive.data.loaders import open_datasets, world_of
 from dreamdrive.envs import fast
 from dreamdrive.learning.cloning import AVERAGE
@@ -38,7 +39,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.files import make_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-EPISODES = ["--rollouts", "12", "--max-steps", "200", "--val-fraction", "0.2", "--policy", "expert"]
+EPISODES = RecordingSettings(rollouts=12, max_steps=200, val_fraction=0.2, policy="expert", threads=2)
 GOAL = 20_000  # steps a second, on two cores
 
 
@@ -63,11 +64,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, D
     where = device(args.device)
     vae, saved = load_vae(folder / "run", where)
     mdrnn = load_models(folder / "run", where)[1]
-    generation_script.generate(
-        generation_script.parse_args(
-            ["--env", fast(saved["world"]["env"]), *EPISODES, "--rootdir", str(folder / "data"), "--threads", "2"]
-        )
-    )
+    generate(replace(EPISODES, env=fast(saved["world"]["env"]), rootdir=folder / "data"))
     datasets, found = open_datasets([folder / "data"]), {}
     world = world_of(datasets[0])
     for dreams in args.dreams:

@@ -26,14 +26,15 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.data import generation_script
+from dreamdrive.data.generation_script import RecordingSettings
 from dreamdrive.data.manifest import split
-from dreamdrive.envs import fast, flags, make
+from dreamdrive.envs import fast, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.cli import add_logdir, parser, positive, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.plots import figure
+from dreamdrive.utils.scores import find_score
 from dreamdrive.utils.seeds import recording_seed
 
 VAL_FRACTION = 0.1
@@ -126,8 +127,8 @@ def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
 def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     """Flags of stage 1 that record `experts` episodes to train on."""
     recorded = f"--env {fast(world)} --policy expert {args.record}"
-    order = generation_script.parse_args(shlex.split(recorded))
-    simulator = make(order.env, **flags.given(order))
+    order = RecordingSettings.parse(shlex.split(recorded), None)
+    simulator = make(order.env, **order.options)
     by_place = simulator.held_out(recording_seed(RECORDING_SEED, 0)) is not None
     total = rollouts(
         experts,
@@ -159,7 +160,7 @@ def cell(
             f"{args.max_workers} {args.score}"
         ).strip(),
     ]
-    score = folder / "scores" / "bc-simulator.json"
+    score = find_score(folder, "bc", world, "simulator")
     if not score.exists():
         for stage in STAGES:
             if (args.logdir / stage).exists() and not (folder / stage).exists():

@@ -25,6 +25,7 @@ from dreamdrive.utils.cli import parser, positive, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.metrics import read_csv
+from dreamdrive.utils.scores import find_score
 
 DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
 SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"
@@ -210,7 +211,7 @@ def effort(row: Row) -> dict[str, float]:
 def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
     """The score of a row in "simulator" or "dream", measured (after training, if need be) unless it has been; the
     commands are added to `commands`."""
-    score = row.logdir / "scores" / f"{row.controller}-{world}.json"
+    score = find_score(row.logdir, row.controller, "carracing", world)
     dream = f" --world dream --temperature {row.temperature}" if world == "dream" else ""
     needed = [
         *(row.training if world == "simulator" else ()),
@@ -224,7 +225,7 @@ def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) 
         for command in needed:
             call(command)
     commands += needed
-    return json.loads(score.read_text())
+    return json.loads(find_score(row.logdir, row.controller, "carracing", world).read_text())
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from dreamdrive.benchmarks.models import bootstrap
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.scores import score_file
 
 RATES = {
     "goals, %": "goal_rate",
@@ -85,7 +86,7 @@ def scored(row: Row, scenes: Path, episodes: int, workers: int) -> dict:
         f"test_controller.py --logdir {row.logdir} {row.options} --scenes {scenes} --episodes {episodes} "
         f"--max-workers {workers}"
     )
-    fresh = row.logdir / "scores" / f"{row.options.split()[-1]}-simulator.json"
+    fresh = score_file(row.logdir, row.options.split()[-1], "nocturne", "simulator")
     kept = fresh.with_name(f"{row.options.split()[-1]}-{scenes.name}.json")
     if not kept.exists() or json.loads(kept.read_text())["episodes"] != episodes:
         call(command)

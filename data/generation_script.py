@@ -11,7 +11,6 @@ Episode i depends on --seed and i alone: the same command gives the same bytes w
 killed and run again. Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
-import argparse
 import os
 import shutil
 import zlib
@@ -42,11 +41,13 @@ from dreamdrive.data.manifest import (
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.driving import policies
 from dreamdrive.envs import World, WorldSpec, flags, official
-from dreamdrive.utils import cli
+from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import RANGE, recording_seed
+from dreamdrive.utils.settings import flag
 from dreamdrive.utils.workers import run_tasks
 
 if TYPE_CHECKING:
@@ -63,71 +64,52 @@ MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may go on for 
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
 # follow from those, and from what is installed
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
+# what alone --checkpoint is for
+TRAINED = (
+    "a --policy that has a controller or a clone in it",
+    lambda args: bool(set(policies.parse_mixture(args.policy)) & set(policies.TRAINED)),
+)
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = cli.parser(__doc__)
-    p.add_argument(
-        "--env",
-        default="carracing",
+@dataclass(frozen=True, kw_only=True)
+class RecordingSettings(flags.WorldSettings):
+    """What stage 1 can be told."""
+
+    env: str = flag(
+        "carracing",
         help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
         "atari:<Game>, cartpole, mountaincar or gym:<id>",
     )
-    flags.add_to(p)
-    p.add_argument(
-        "--rollouts",
-        type=cli.positive,
-        help=f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
+    rollouts: int | None = flag(
+        None,
+        positive,
+        f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
     )
-    p.add_argument("--rootdir", type=Path, default=Path("datasets/carracing"), help="folder of the dataset")
-    p.add_argument("--threads", type=cli.positive, default=os.cpu_count(), help="worker processes")
-    p.add_argument(
-        "--policy",
-        default="brown",
+    rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
+    threads: int = flag(os.cpu_count(), positive, "worker processes")
+    policy: str = flag(
+        "brown",
         help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
     )
-    p.add_argument(
-        "--action-noise",
-        type=noise,
-        default=0.0,
-        help="spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
+    action_noise: float = flag(
+        0.0,
+        natural_float,
+        "spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
         "range where none is known); 0: none",
     )
-    p.add_argument("--seed", type=cli.natural, default=0, help="decides every episode")
-    p.add_argument(
-        "--max-steps",
-        type=cli.positive,
-        help=f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})",
+    seed: int = flag(0, natural, "decides every episode")
+    max_steps: int | None = flag(
+        None, positive, f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})"
     )
-    p.add_argument(
-        "--val-fraction",
-        type=fraction,
-        help=f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
+    val_fraction: float | None = flag(
+        None,
+        share,
+        f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
     )
-    p.add_argument(
-        "--logdir",
-        type=Path,
-        default=Path("exp_dir"),
-        help="trained run that drives where --policy has a controller or a clone in it",
+    logdir: Path = flag(
+        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it"
     )
-    p.add_argument("--checkpoint", default="best.tar", help="file in its folder ctrl or bc that drives")
-    return p.parse_args(argv)
-
-
-def noise(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be a finite number, 0 or more")
-    return value
-
-
-def fraction(text: str) -> float:
-    """argparse type: a number from 0 up to, but not, 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not possible: it must be at least 0 and less than 1")
-    return value
+    checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
 
 
 # A few episodes
@@ -287,7 +269,7 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
 
 
-def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
+def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     if by_place and args.val_fraction is not None:
         raise UserError(
@@ -299,7 +281,7 @@ def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str
         stage: digest
         for name in policies.TRAINED
         if name in mixture
-        for stage, digest in trained_on(args, name).parents.items()
+        for stage, digest in trained_on(args, name, spec.options).parents.items()
     } or None
     return Manifest(
         args.env,
@@ -319,8 +301,9 @@ def wanted_manifest(args: argparse.Namespace, spec: WorldSpec, mixture: dict[str
     )
 
 
-def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
-    """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env."""
+def trained_on(args: RecordingSettings, policy: str, options: dict) -> "Agent":
+    """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env with
+    these `options`."""
     from dreamdrive.models.agent import load_agent
 
     agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
@@ -329,6 +312,7 @@ def trained_on(args: argparse.Namespace, policy: str) -> "Agent":
             f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "
             f"--env {agent.world['env']}"
         )
+    flags.check(args.logdir, agent.world, options, inherits=False)
     return agent
 
 
@@ -444,8 +428,9 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     return manifest
 
 
-def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.make) -> Manifest:
+def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
+    args.check()
     mixture = policies.parse_mixture(args.policy)
     recipe = Recipe(
         make_world,
@@ -455,7 +440,7 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
         mixture,
         args.action_noise,
         args.logdir,
-        flags.given(args),
+        args.options,
         args.checkpoint,
     )
     folder = make_folder(args.rootdir)
@@ -463,9 +448,12 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
         folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
     ):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
-        args.max_steps = args.max_steps or min(spec.max_steps, MOST_STEPS)
+        args = replace(
+            args,
+            max_steps=args.max_steps or min(spec.max_steps, MOST_STEPS),
+            rollouts=args.rollouts or there_are or ROLLOUTS,
+        )
         recipe = replace(recipe, max_steps=args.max_steps)
-        args.rollouts = args.rollouts or there_are or ROLLOUTS
         if args.rollouts > RANGE:
             raise UserError(
                 f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose "
@@ -475,7 +463,7 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
         write_manifest(folder, manifest)
-        cli.write_args(folder, args)
+        args.write(folder)
         shards.remove_leftovers(folder, manifest)
         try:
             manifest = record_dataset(recipe, manifest, folder, args.threads)
@@ -485,9 +473,9 @@ def generate(args: argparse.Namespace, make_world: Callable[..., World] = envs.m
 
 
 def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.make) -> None:
-    args = parse_args(argv)
+    args = RecordingSettings.parse(argv, __doc__)
     print(shards.summary(generate(args, make_world), args.rootdir))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

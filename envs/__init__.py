@@ -240,6 +240,12 @@ def without_places(name: str, options: dict) -> dict:
     return {option: value for option, value in options.items() if option not in places}
 
 
+def defaults(name: str) -> dict:
+    """What the options of the world of that name are unless told otherwise."""
+    kind = name.partition(":")[0]
+    return {option.name: option.default for option in _load(kind).OPTIONS} if kind in WORLDS else {}
+
+
 def official(name: str) -> str:
     """The simulator that scores of world `name` are measured in: `name` itself, unless that is a fast world of ours."""
     return (_load(name).STANDS_FOR if name in WORLDS else None) or name

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from dreamdrive.envs import Option, all_options, without_places, world_class
+from dreamdrive.envs import Option, all_options, defaults, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Settings
 
@@ -80,16 +80,18 @@ def given(found: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def check(run: Path, world: dict, asked: dict[str, Any]) -> None:
-    """UserError where `asked`, options that were given, say that the world is another than the one ("env", "options")
-    that the run in folder `run` was trained on. Where it is found may differ."""
-    trained = {option.name: option.default for option in world_class(world["env"]).OPTIONS} | world.get("options", {})
+def check(run: Path, world: dict, asked: dict[str, Any], inherits: bool) -> None:
+    """UserError where the options `asked` say that the world is another than the one ("env", "options") that the run in
+    folder `run` was trained on. Where it is found may differ. `inherits`: what is not given is as the run has it."""
+    trained = defaults(world["env"]) | world.get("options", {})
     for name, value in without_places(world["env"], asked).items():
-        if value != trained.get(name):
-            flag = f"--{name.replace('_', '-')}"
+        there = trained.get(name)
+        if value != there:
+            word = name.replace("_", "-")
+            remedy = f"give --{'' if there else 'no-'}{word}" if isinstance(there, bool) else f"give --{word} {there}"
             raise UserError(
-                f"{run} was trained with {flag} {trained.get(name)}, not {value}: leave {flag} away, or use another "
-                "--logdir"
+                f"{run} was trained with --{word} {there}, not {value}: "
+                f"{f'leave --{word} away' if inherits else remedy}, or use another --logdir"
             )
 
 

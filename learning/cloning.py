@@ -12,7 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from dreamdrive.data import generation_script
+from dreamdrive.data.generation_script import RecordingSettings, generate
 from dreamdrive.data.loaders import check_world, open_datasets
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
@@ -333,32 +333,21 @@ class Cloning:
             model=self.data["train"].deployed(self.driving).state_dict(),
         )
         folders = [self.folder / f"dagger_{k:03d}" for k in range(epoch - args.epochs)]
-        order = generation_script.parse_args(
-            [
-                "--env",
-                fast(self.world["env"]),
-                "--policy",
-                "clone",
-                "--logdir",
-                str(args.logdir),
-                "--checkpoint",
-                DRIVER,
-                "--rootdir",
-                str(folders[-1]),
-                "--rollouts",
-                str(args.rollouts),
-                "--action-noise",
-                str(self.disturbed),
-                "--threads",
-                str(args.max_workers),
-                "--max-steps",
-                str(self.world["max_steps"]),
-                "--seed",
-                str((args.seed + epoch) % (RANGE // STRIDE)),
-            ]
+        generate(
+            RecordingSettings(
+                env=fast(self.world["env"]),
+                policy="clone",
+                logdir=args.logdir,
+                checkpoint=DRIVER,
+                rootdir=folders[-1],
+                rollouts=args.rollouts,
+                action_noise=self.disturbed,
+                threads=args.max_workers,
+                max_steps=self.world["max_steps"],
+                seed=(args.seed + epoch) % (RANGE // STRIDE),
+                options=self.world.get("options", {}),
+            )
         )
-        vars(order).update(self.world.get("options", {}))
-        generation_script.generate(order)
         driven = open_datasets(folders)
         if not self.dreams:
             known = self.data["train"]

@@ -61,6 +61,16 @@ def load_agent(
     return Agent(vae, mdrnn, _head(saved, device), world, {**parents, controller: saved["digest"]})
 
 
+def world_trained_on(logdir: Path) -> dict | None:
+    """The world that a run was trained for, by whatever checkpoint it has: env, image_shape, action_space, ...; None
+    where it has none."""
+    for stage in ("vae", "bc"):
+        path = checkpoint.path(logdir, stage)
+        if path.exists() and (world := checkpoint.load(path, stage).get("world")):
+            return world
+    return None
+
+
 def make_head(config: dict) -> Controller | Policy:
     """The untrained head of a checkpoint's config."""
     return Policy(PolicyConfig(**config)) if config["features"] == FRAMES else Controller(ControllerConfig(**config))

@@ -22,8 +22,10 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.utils.cli import parser, run
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.scores import score_file
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def table(demo: Demo, scores: dict[str, dict]) -> str:
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("world", choices=DEMOS, nargs="?", default="carracing", help="what to show")
-    demo = DEMOS[p.parse_args().world]
+    world = p.parse_args().world
+    demo = DEMOS[world]
     began = time.monotonic()
     costs = [call(command) for command in demo.stages]
     for name in demo.drivers:
@@ -153,9 +156,7 @@ def main() -> None:
         costs.append(
             call(f"test_controller.py --logdir {demo.logdir} --controller {name} {demo.scoring} --max-workers 2{video}")
         )
-    scores = {
-        name: json.loads((demo.logdir / "scores" / f"{name}-simulator.json").read_text()) for name in demo.drivers
-    }
+    scores = {name: json.loads(score_file(demo.logdir, name, world, "simulator").read_text()) for name in demo.drivers}
     print(f"\n{table(demo, scores)}\n\npictures and videos:")
     for picture in demo.pictures:
         path = demo.logdir / picture

@@ -3,7 +3,6 @@ expert."""
 
 import dataclasses
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from dreamdrive.data import generation_script
+from dreamdrive.data.generation_script import RecordingSettings
 from dreamdrive.driving import policies
 from dreamdrive.envs import WorldSpec
 from dreamdrive.tests.tiny_world import TinyWorld, recorder, same
@@ -178,9 +178,7 @@ def test_a_controller_of_another_world_is_refused(monkeypatch):
         sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent)
     )
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
-        generation_script.trained_on(
-            SimpleNamespace(logdir=Path("exp_dir"), env="tiny", checkpoint="best.tar"), "controller"
-        )
+        generation_script.trained_on(RecordingSettings(env="tiny", policy="controller"), "controller", {})
 
 
 def test_an_expert_that_is_not_there_is_one_sentence():

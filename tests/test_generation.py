@@ -29,6 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MIXED = ("--policy", "brown=0.4,white=0.2,expert=0.4", "--action-noise", "0.5")
 
 
+def settings(argv) -> generation_script.RecordingSettings:
+    return generation_script.RecordingSettings.parse(argv, None)
+
+
 def command(folder, *options, env="tiny", rollouts=6, threads=1):
     return [
         sys.executable,
@@ -274,7 +278,7 @@ def test_shards_hold_a_number_of_episodes_that_follows_from_their_size_and_the_r
 )
 def test_other_parameters_than_the_manifests_are_refused_by_name(option, value, said, uninterrupted):
     before = contents(uninterrupted)
-    args = generation_script.parse_args(command(uninterrupted, *MIXED, option, value)[3:])
+    args = settings(command(uninterrupted, *MIXED, option, value)[3:])
     with pytest.raises(UserError, match="choose another --rootdir") as error:
         generation_script.generate(args, make)
     assert said in str(error.value) and contents(uninterrupted) == before
@@ -328,7 +332,7 @@ def test_a_disk_that_fills_up_stops_with_one_sentence_and_damages_nothing(uninte
 def test_a_dataset_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000))
     with pytest.raises(UserError, match=r"6 more episodes take up to [\d.]+ MB and the disk of .* has 0.0 MB free"):
-        generation_script.generate(generation_script.parse_args(command(tmp_path)[3:]), make)
+        generation_script.generate(settings(command(tmp_path)[3:]), make)
     assert not list(tmp_path.glob("*.h5")) and not (tmp_path / "manifest.json").exists()
 
 
@@ -345,14 +349,14 @@ def test_a_second_generator_in_the_same_folder_is_refused(tmp_path):
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another generator is recording into"):
-            generation_script.generate(generation_script.parse_args(command(tmp_path)[3:]), make)
+            generation_script.generate(settings(command(tmp_path)[3:]), make)
 
 
 def test_shards_without_a_manifest_are_not_touched(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match="holds shards but no manifest.json"):
-        generation_script.generate(generation_script.parse_args(command(tmp_path, *MIXED)[3:]), make)
+        generation_script.generate(settings(command(tmp_path, *MIXED)[3:]), make)
     assert len(list(tmp_path.glob("*.h5"))) == 6
 
 
@@ -370,7 +374,7 @@ def test_shards_without_a_manifest_are_not_touched(uninterrupted, tmp_path):
 )
 def test_an_impossible_number_is_refused_by_argparse(options, capsys):
     with pytest.raises(SystemExit) as stop:
-        generation_script.parse_args(list(options))
+        settings(options)
     assert stop.value.code == 2 and options[0] in capsys.readouterr().err
 
 
@@ -385,7 +389,7 @@ def test_an_impossible_number_is_refused_by_argparse(options, capsys):
     ],
 )
 def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
-    args = generation_script.parse_args(["--rootdir", str(tmp_path), "--rollouts", "2", *options])
+    args = settings(["--rootdir", str(tmp_path), "--rollouts", "2", *options])
     with pytest.raises(UserError) as error:
         generation_script.generate(args)
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -435,7 +439,7 @@ def test_an_episode_is_as_long_as_the_world_has_it_unless_told_otherwise(tmp_pat
         str(tmp_path),
         *options,
     ]
-    manifest = generation_script.generate(generation_script.parse_args(order))
+    manifest = generation_script.generate(settings(order))
     assert manifest.max_steps == limit and {e.steps for e in manifest.episodes} == {limit}
     assert json.loads((tmp_path / "args.json").read_text())["max_steps"] == limit
 

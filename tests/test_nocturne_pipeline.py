@@ -96,7 +96,7 @@ def test_everybody_is_scored_on_scenes_nobody_has_seen(run, tmp_path, controller
         run / "scenes",
     )
     assert done.returncode == 0, done.stderr
-    score = json.loads((run / "run" / "scores" / f"{controller}-simulator.json").read_text())
+    score = json.loads((run / "run" / "scores" / f"{controller}-nocturne-simulator.json").read_text())
     assert {
         "goal_rate",
         "goal_rate_position",

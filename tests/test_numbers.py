@@ -146,7 +146,7 @@ def test_the_clone_of_numbers_drives_and_is_filmed(run, tmp_path):
         tmp_path / "a.mp4",
     )
     assert done.returncode == 0, done.stderr
-    score = json.loads((run / "run" / "scores" / "bc-simulator.json").read_text())
+    score = json.loads((run / "run" / "scores" / "bc-nocturne-simulator.json").read_text())
     assert (
         score["episodes"] == 2 and score["checkpoints"].keys() == {"bc"} and (tmp_path / "a.mp4").stat().st_size > 2_000
     )

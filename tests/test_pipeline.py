@@ -177,7 +177,9 @@ def scored(trained, tmp_path_factory):
     )
     for drive in (lambda: user("test_controller.py", *options), lambda: call("test_controller", *options)):
         done = drive()
-        scores.append((score(run, "ctrl-simulator.json"), (run.logdir / "drive.mp4").read_bytes(), done.stdout))
+        scores.append(
+            (score(run, "ctrl-gym:CartPole-v1-simulator.json"), (run.logdir / "drive.mp4").read_bytes(), done.stdout)
+        )
     return run, scores
 
 
@@ -224,7 +226,7 @@ def test_the_number_of_workers_does_not_matter(scored):
         call("test_controller", "--logdir", run.logdir, "--episodes", 3, "--seed", 4, "--max-workers", 1).returncode
         == 0
     )
-    assert score(run, "ctrl-simulator.json")["returns"] == scores[0][0]["returns"]
+    assert score(run, "ctrl-gym:CartPole-v1-simulator.json")["returns"] == scores[0][0]["returns"]
 
 
 def test_scores_in_the_dream_are_repeatable_and_depend_on_the_temperature(trained, tmp_path):
@@ -245,9 +247,9 @@ def test_scores_in_the_dream_are_repeatable_and_depend_on_the_temperature(traine
             *options,
         )
         assert done.returncode == 0, done.stderr
-        found.append(list(score(run, "bc-dream.json")["returns"].values()))
+        found.append(list(score(run, "bc-gym:CartPole-v1-dream.json")["returns"].values()))
     assert found[0] == found[1] and found[0] != found[2] and found[0] != found[3] and len(set(found[0])) > 1
-    assert set(score(run, "bc-dream.json")["checkpoints"]) == {"vae", "mdrnn", "bc"}
+    assert set(score(run, "bc-gym:CartPole-v1-dream.json")["checkpoints"]) == {"vae", "mdrnn", "bc"}
 
 
 def test_episodes_driven_together_have_the_returns_they_have_alone():
@@ -272,7 +274,7 @@ def test_a_random_driver_needs_nothing_trained(tmp_path):
         1,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "scores" / "random-simulator.json").read_text())
+    found = json.loads((tmp_path / "scores" / "random-gym:CartPole-v1-simulator.json").read_text())
     assert found["checkpoints"] == {} and len(found["returns"]) == 2 and found["mean"] >= 8
 
 
@@ -462,7 +464,10 @@ def test_all_stages_run_on_carracing(tmp_path):
 
 
 def test_a_score_in_the_fast_world_never_takes_the_place_of_the_official_one(tmp_path):
-    for env, name in (("carracing", "random-simulator.json"), ("carracing-fast", "random-carracing-fast.json")):
+    for env, name in (
+        ("carracing", "random-carracing-simulator.json"),
+        ("carracing-fast", "random-carracing-fast-simulator.json"),
+    ):
         done = call(
             "test_controller",
             "--logdir",

@@ -51,7 +51,7 @@ def test_it_drives_as_well_as_is_said(logdir, controller):
         2,
     )
     assert done.returncode == 0, done.stderr
-    score = json.loads((logdir / "scores" / f"{controller}-simulator.json").read_text())
+    score = json.loads((logdir / "scores" / f"{controller}-{world}-simulator.json").read_text())
     if world == "carracing":
         assert score["mean"] >= 800
     else:
@@ -68,4 +68,4 @@ def test_it_plays_breakout_from_pixels(tmp_path):
         "test_controller", "--logdir", borrowed("breakout", tmp_path), "--episodes", 5, "--seed", 1, "--max-workers", 2
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "scores" / "bc-simulator.json").read_text())["mean"] >= 150
+    assert json.loads((tmp_path / "scores" / "bc-atari:Breakout-simulator.json").read_text())["mean"] >= 150

@@ -233,7 +233,7 @@ def test_a_vnc_screen_shows_the_simulator_what_v_makes_of_it_and_what_m_expected
 @pytest.mark.slow
 @pytest.mark.parametrize("world", ["simulator", "dream"])
 def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, logdir, tmp_path, monkeypatch):
-    flags = ("--controller", "human", "--world", world, "--horizon", 100_000)
+    flags = ("--controller", "human", "--world", world, *(("--horizon", 100_000) if world == "dream" else ()))
     driven = episode(monkeypatch, logdir, *flags)
     with rendering(logdir, tmp_path, len(driven.panels), *flags) as (desktop, _):
         desktop.do(
@@ -371,7 +371,7 @@ def test_a_dream_is_recorded_and_scored_with_nothing_but_a_path(logdir, tmp_path
         command(logdir, *flags), cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert (logdir / "scores" / "bc-dream.json").exists()
+    assert (logdir / "scores" / "bc-carracing-dream.json").exists()
     text, frames = decode(tmp_path / "dream.mp4")
     assert "h264" in text and "50 fps" in text and len(frames) == 16, "a frame for every observation, the last included"
     assert all(share_of_grass(frame) > 0.3 for frame in frames)
@@ -398,7 +398,7 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_is_scored(log
         timeout=60,
     )
     assert done.returncode == 1 and ".mp4" in done.stderr and "Traceback" not in done.stderr
-    assert not (logdir / "scores" / "bc-simulator.json").exists()
+    assert not (logdir / "scores" / "bc-carracing-simulator.json").exists()
 
 
 def test_without_a_trained_run_only_the_simulator_is_shown(tmp_path, monkeypatch):

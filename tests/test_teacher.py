@@ -110,7 +110,7 @@ def test_a_clone_is_taught_from_nothing_in_fifteen_trials(script, tmp_path):
     rows = read_csv(tmp_path / "bc" / "metrics.csv")
     assert len(rows) == 15 and np.mean([float(row["overridden"]) for row in rows[-3:]]) < 0.2, rows
     done = call("test_controller", "--logdir", tmp_path, "--controller", "bc", "--episodes", 50, "--max-workers", 1)
-    assert json.loads((tmp_path / "scores" / "bc-simulator.json").read_text())["mean"] >= -110, done.stdout
+    assert json.loads((tmp_path / "scores" / "bc-mountaincar-simulator.json").read_text())["mean"] >= -110, done.stdout
     columns, _ = taught(tmp_path)
     assert 0 < columns["demonstration"].mean() < 0.5  # the work gets lighter
 

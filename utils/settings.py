@@ -63,14 +63,15 @@ def flag(
     names: Sequence[str] = (),
     group: str | None = None,
     fixed: bool | str = False,
+    where: tuple[str, Callable[[Any], bool]] | None = None,
     **how: Any,
 ) -> Any:
     """A field of a Settings that is a flag of the command line.
 
     A default of False makes a flag that takes no value; True, or a bool that may be None (`type=bool`), one with a
     `--no-` form. `names`: spellings other than the field's; `group`: its heading in --help. `fixed`: it may not change
-    when a run is resumed; a text is the name that the run's checkpoint has for it. `how`: what else argparse's
-    add_argument takes, such as `choices` and `nargs`.
+    when a run is resumed; a text is the name that the run's checkpoint has for it. `where`: what alone it is for, in
+    words, and whether settings are that. `how`: what else argparse's add_argument takes, as `choices` and `nargs`.
     """
     if default is False:
         how["action"] = "store_true"
@@ -79,7 +80,8 @@ def flag(
     elif type is not None:
         how["type"] = type
     return field(
-        default=default, metadata={"flag": {"help": help, **how}, "names": names, "group": group, "fixed": fixed}
+        default=default,
+        metadata={"flag": {"help": help, **how}, "names": names, "group": group, "fixed": fixed, "where": where},
     )
 
 
@@ -154,8 +156,12 @@ class Settings:
                 )
         return settled, inherited
 
-    def check(self) -> None:  # noqa: B027  most fit, whatever they are
-        """UserError where values do not fit each other."""
+    def check(self) -> None:
+        """UserError where a flag was given that means nothing, or where values do not fit each other."""
+        for name, mark in type(self).flags().items():
+            where = mark.metadata["where"]
+            if where and self.was_given(name) and not where[1](self):
+                raise UserError(f"{spellings(mark)[0]} is for {where[0]}: leave it away, or give that")
 
     def recorded(self) -> dict[str, Any]:
         """The command and every value, as plain ones."""

@@ -72,8 +72,8 @@ class Nocturne(World):
             default="continuous",
             choices=KINDS,
         ),
-        Option("warmup"),
-        Option("drive_on"),
+        Option("warmup", default=WARMUP),
+        Option("drive_on", default=False),
     )
 
     def __init__(
