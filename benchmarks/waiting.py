@@ -161,7 +161,7 @@ def main() -> None:
     write_section(
         args.out,
         "waiting",
-        f"## Idle threads\n\n{text}\n\nMeasured by `python -m benchmarks.waiting --seconds {args.seconds:g} "
+        f"{text}\n\nMeasured by `python -m benchmarks.waiting --seconds {args.seconds:g} "
         f"--repetitions {args.repetitions}` on: {circumstances()}",
     )
     print(f"written into {args.out}")
