@@ -4,7 +4,7 @@
 # make reproduce   the same, then the scores of docs/results/carracing.md from nothing: many hours; run again, it resumes
 # make extra   setup, and the packages of --track mlflow and --track wandb
 # make test    the same, then the tests
-# make lint    ruff
+# make lint    ruff (rules and layout), mypy
 #
 # GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
 # PYTHON=/path/to/python3.11          another interpreter
@@ -47,3 +47,6 @@ test: extra $(BROWSER)
 
 lint: setup
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	@mkdir -p .venv/src && ln -sfn "$(CURDIR)" .venv/src/dreamdrive
+	.venv/bin/python -m mypy
