@@ -268,7 +268,7 @@ def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> f
     vae, saved = load_vae(args.logdir, where)
     _, mdrnn, world, _, parents = load_models(args.logdir, where)
     datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
-    check_world(datasets[0], world, str(checkpoint.path(args.logdir, "vae")))
+    datasets = [check_world(dataset, world, str(checkpoint.path(args.logdir, "vae"))) for dataset in datasets]
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
         vars(args).update(settled(args, SIZES, state and state["config"]))

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
-from dreamdrive.data.loaders import Sequences, check_world, open_datasets, require_validation
+from dreamdrive.data.loaders import Sequences, open_datasets, require_validation
 from dreamdrive.envs.dream import Dream, Starts, step
 from dreamdrive.models.agent import load_vae
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
@@ -159,8 +159,8 @@ def main() -> None:
     args = MDRNNSettings.parse(None, __doc__)
     where = device(args.device)
     vae, saved = load_vae(args.logdir, where)
-    datasets = open_datasets(args.dataset or saved["datasets"])
-    check_world(datasets[0], saved["world"], str(checkpoint.path(args.logdir, "vae")))
+    owner = str(checkpoint.path(args.logdir, "vae"))
+    datasets = open_datasets(args.dataset or saved["datasets"], saved["world"], owner)
     require_validation(datasets)
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
         parents = {"vae": saved["digest"]}

@@ -48,6 +48,7 @@ from dreamdrive.utils.locks import locked
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import RANGE, recording_seed
 from dreamdrive.utils.settings import flag
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.workers import run_tasks
 
 if TYPE_CHECKING:
@@ -326,6 +327,8 @@ def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
             )
         return wanted
     there = read_manifest(folder)
+    if ActionSpace.from_dict(there.action_space).same_actions(ActionSpace.from_dict(wanted.action_space)):
+        wanted = replace(wanted, action_space=there.action_space)  # whatever units networks see them in
     for name in MADE_TO_ORDER + SEEN_TO:
         if getattr(there, name) != getattr(wanted, name):
             flag = f"--{name.replace('_', '-')}" if name in MADE_TO_ORDER else name

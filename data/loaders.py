@@ -4,7 +4,7 @@ episodes."""
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,8 +25,9 @@ GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 fram
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
 
 
-def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
-    """The datasets of a run, which must be of one environment; UserError otherwise, or where a dataset is empty."""
+def open_datasets(folders: Sequence[str | Path], world: dict | None = None, owner: str = "") -> list[Dataset]:
+    """The datasets of a run, which must be of one environment, that of `owner` where a `world` is given; UserError
+    otherwise, or where a dataset is empty."""
     shards = OpenShards()
     datasets = [Dataset.open(folder, shards) for folder in folders]
     for dataset in datasets:
@@ -35,8 +36,8 @@ def open_datasets(folders: Sequence[str | Path]) -> list[Dataset]:
                 f"{dataset.root} holds no episodes yet: record some with `python data/generation_script.py --rootdir "
                 f"{dataset.root}`"
             )
-        check_world(dataset, world_of(datasets[0]), str(datasets[0].root))
-    return datasets
+    world, owner = (world, owner) if world else (world_of(datasets[0]), str(datasets[0].root))
+    return [check_world(dataset, world, owner) for dataset in datasets]
 
 
 def world_of(dataset: Dataset) -> dict:
@@ -46,11 +47,17 @@ def world_of(dataset: Dataset) -> dict:
     return {**values, "env": official(values["env"]), "image_shape": list(values["image_shape"])}
 
 
-def check_world(dataset: Dataset, world: dict, owner: str) -> None:
-    """UserError unless `dataset` is of the environment of `owner`. max_steps may differ: it is only where recording
-    stopped; and so may the place of its scenes."""
+def check_world(dataset: Dataset, world: dict, owner: str) -> Dataset:
+    """`dataset`, with actions in the units of `world`, which is that of `owner`; UserError unless it is of the same
+    environment. max_steps may differ: it is only where recording stopped; so may the place of its scenes, and the units
+    of actions, which an earlier version recorded without."""
     mine, theirs = (
-        {**w, "options": without_places(w["env"], w.get("options", {}))} for w in (world_of(dataset), world)
+        {
+            **w,
+            "options": without_places(w["env"], w.get("options", {})),
+            "action_space": replace(ActionSpace.from_dict(w["action_space"]), scale=None, center=None).to_dict(),
+        }
+        for w in (world_of(dataset), world)
     )
     for key in ("env", "image_shape", "action_space", "options"):
         if mine[key] != theirs[key]:
@@ -58,6 +65,7 @@ def check_world(dataset: Dataset, world: dict, owner: str) -> None:
                 f"{dataset.root} has {key} {mine[key]}, but {owner} has {theirs[key]}: "
                 "give --dataset one of that environment, or use another --logdir"
             )
+    return replace(dataset, manifest=replace(dataset.manifest, action_space=world["action_space"]))
 
 
 def require_validation(datasets: Sequence[Dataset]) -> None:

@@ -33,7 +33,8 @@ class CarRacing(GymWorld):
 
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
         super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
-        self.spec = replace(self.spec, name="carracing")
+        # networks see its actions as they are, which are small
+        self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None)
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
 
     def expert_action(self) -> torch.Tensor:

@@ -72,7 +72,11 @@ class GymWorld(World):
         limit = max_steps or registered.max_episode_steps or DEFAULT_MAX_STEPS
         shape = (frame_size, frame_size, 3) if observation == "picture" else numbers_shape(id, first.observation_space)
         options = {} if observation == "picture" else {"observation": observation}
-        self.spec = WorldSpec(f"gym:{id}", shape, plain_space(first.action_space), 1 / fps, limit, options=options)
+        self._space = gymnasiums(first.action_space)  # the environment's own
+        space = ActionSpace.from_gym(self._space).in_half_ranges()
+        self.spec = WorldSpec(
+            f"gym:{id}", shape, space.to_gym(), 1 / fps, limit, space.scale, options, action_center=space.center
+        )
         self._seen = True
         self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
         self._states: list[np.ndarray | None] = [None] * num
@@ -98,10 +102,11 @@ class GymWorld(World):
         return self._frames.clone()
 
     def step(self, action: torch.Tensor) -> Step:
-        """Advance every copy by one step; action (B, A) float32, clipped to the action space, or (B,) int64."""
+        """Advance every copy by one step; action (B, A) float32, or (B,) int64, made an element of the environment's
+        own space."""
         if self._frames is None:
             raise RuntimeError("step() was called before reset(seed)")
-        actions = checked_actions(action, self.spec.action_space, self.num)
+        actions = elements(self.spec.space.checked(action, self.num), self._space)
         reward, going, observations = (
             np.zeros(self.num, np.float32),
             np.flatnonzero(~(self._terminated | self._truncated)).tolist(),
@@ -136,7 +141,7 @@ class GymWorld(World):
         experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]
         if experts[0] is None:
             return super().expert_action()
-        return self._tensor(np.stack([expert() for expert in experts]).astype(self.spec.action_space.dtype))
+        return self._tensor(np.stack([expert() for expert in experts]).astype(self.spec.space.dtype))
 
     def look_away(self) -> None:
         self._seen = False
@@ -190,7 +195,7 @@ class GymWorld(World):
     def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
         """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in
         today's of five."""
-        result = self._environments[copy].step(int(action) if np.ndim(action) == 0 else action)
+        result = self._environments[copy].step(action)
         if len(result) == 4:
             observation, reward, done, info = result
             truncated = bool(info.get("TimeLimit.truncated", False))
@@ -240,33 +245,23 @@ def numbers_shape(id: str, space: Any) -> tuple[int]:
     return (math.prod(shape),)
 
 
-def plain_space(space: Any) -> gymnasium.Space:
-    """The action space as gymnasium's Discrete or one-dimensional float32 Box, whichever package it is of; UserError
-    for other kinds."""
+def gymnasiums(space: Any) -> gymnasium.Space:
+    """A Discrete or a Box of whichever package as gymnasium's; anything else as it is."""
     if not isinstance(space, gymnasium.Space) and type(space).__name__ == "Discrete":
-        space = gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
-    elif not isinstance(space, gymnasium.Space) and type(space).__name__ == "Box":
-        space = gymnasium.spaces.Box(space.low, space.high, dtype=space.dtype)
-    return ActionSpace.from_gym(space).to_gym()
+        return gymnasium.spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+    if not isinstance(space, gymnasium.Space) and type(space).__name__ == "Box":
+        return gymnasium.spaces.Box(space.low, space.high, dtype=space.dtype)
+    return space
 
 
-def checked_actions(action: torch.Tensor, space: gymnasium.Space, num: int) -> np.ndarray:
-    """Actions as an array: (B, A) clipped to a Box, or (B,) of a Discrete; UserError for NaN, infinity or an index out
-    of range."""
-    actions = torch.as_tensor(action).detach().cpu().numpy()
-    if actions.shape != (num, *space.shape):
-        raise ValueError(f"action has shape {actions.shape}, wanted {(num, *space.shape)}")
+def elements(actions: np.ndarray, space: gymnasium.Space) -> list:
+    """Actions (B, A) float32 or (B,) as a step of an environment takes them, one a copy: elements of its own `space`,
+    whose numbers may be whole, or finer than float32, in which a bound can lie outside by a rounding."""
     if isinstance(space, gymnasium.spaces.Discrete):
-        if not np.issubdtype(actions.dtype, np.integer) or ((actions < 0) | (actions >= space.n)).any():
-            raise UserError(
-                f"action {actions.tolist()} is not possible: this world takes whole numbers from 0 to {space.n - 1}"
-            )
-        return actions
-    if not np.isfinite(actions).all():
-        raise UserError(
-            f"action {actions.tolist()} is not finite: look for NaN or infinity in the policy that chose it"
-        )
-    return np.clip(actions, space.low, space.high).astype(space.dtype)
+        return actions.tolist()
+    if np.issubdtype(space.dtype, np.integer):
+        actions = np.rint(actions)
+    return list(np.clip(actions, space.low, space.high).astype(space.dtype))
 
 
 @lru_cache(maxsize=64)

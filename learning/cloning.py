@@ -348,7 +348,7 @@ class Cloning:
                 options=self.world.get("options", {}),
             )
         )
-        driven = open_datasets(folders)
+        driven = open_datasets(folders, self.world, str(self.folder))
         if not self.dreams:
             known = self.data["train"]
             return FrameSequences([*known.datasets, *driven], "train", known.length, known.lanes, known.shift)

@@ -31,6 +31,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
 
 # of a clone, and what latents it sees, unless told otherwise
@@ -277,9 +278,8 @@ def initial(
             **{**saved["config"], **({"image_shape": tuple(saved["config"]["image_shape"])} if kind is Policy else {})}
         )
     )
-    if model.config.action_space != config.action_space or getattr(model.config, "image_shape", None) != getattr(
-        config, "image_shape", None
-    ):
+    same_actions = model.space.same_actions(ActionSpace.from_dict(config.action_space))
+    if not same_actions or getattr(model.config, "image_shape", None) != getattr(config, "image_shape", None):
         raise UserError(f"{args.init} was trained in another world: its actions or frames are of another kind")
     model.load_state_dict(saved["model"])
     return model

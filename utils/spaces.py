@@ -169,6 +169,24 @@ class ActionSpace:
         low, high = constant(self.low, outputs.device), constant(self.high, outputs.device)
         return torch.minimum(torch.maximum(outputs, low), high)
 
+    def checked(self, action: Tensor, num: int) -> np.ndarray:
+        """Actions that a world of `num` copies is given, (B, A) clipped to the box, or (B,); UserError for NaN,
+        infinity or a choice there is not."""
+        actions = torch.as_tensor(action).detach().cpu().numpy()
+        if actions.shape != (num, *self.shape):
+            raise ValueError(f"action has shape {actions.shape}, wanted {(num, *self.shape)}")
+        if not self.discrete:
+            if not np.isfinite(actions).all():
+                raise UserError(
+                    f"action {actions.tolist()} is not finite: look for NaN or infinity in the policy that chose it"
+                )
+            return self.clip(actions)
+        if not np.issubdtype(actions.dtype, np.integer) or ((actions < 0) | (actions >= self.n)).any():
+            raise UserError(
+                f"action {actions.tolist()} is not possible: this world takes whole numbers from 0 to {self.n - 1}"
+            )
+        return actions
+
     def clip(self, action: np.ndarray) -> np.ndarray:
         """Actions (..., A) or (...) as `dtype` has them, numbers clipped to the box."""
         if self.discrete:

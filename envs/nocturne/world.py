@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import Option, Step, World, WorldSpec
-from dreamdrive.envs.gym_adapter import checked_actions
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import make_pool
@@ -175,8 +174,8 @@ class Nocturne(World):
     def step(self, action: Tensor) -> Step:
         if self.sim is None:
             raise RuntimeError("step() was called before reset(seed)")
-        asked = torch.from_numpy(checked_actions(action, self.spec.action_space, self.num)).to(self.device)
-        pair = self.grid.pair(asked) if self.spec.action_scale is None else asked
+        asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
+        pair = self.grid.pair(asked) if self.spec.space.discrete else asked
         driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
         driven[self._copies, self.egos] = pair
         expert = torch.ones_like(self.sim.present)
@@ -256,7 +255,7 @@ class Nocturne(World):
         )[0].numpy()
 
     def _as_action(self, pair: Tensor) -> Tensor:
-        if self.spec.action_scale is None:
+        if self.spec.space.discrete:
             return self.grid.index(pair)
         bounds = torch.tensor([self.grid.accel, self.grid.steer], device=self.device)
         return torch.minimum(torch.maximum(pair, -bounds), bounds)
