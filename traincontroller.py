@@ -49,7 +49,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, read_csv, write_csv
 from dreamdrive.utils.plots import curves
-from dreamdrive.utils.seeds import recording_seed, seed_everything, selection_seeds
+from dreamdrive.utils.seeds import recording_seed, require_seeds, seed_everything, selection_seeds
 from dreamdrive.utils.tracking import track
 
 STAGE = 4
@@ -305,6 +305,7 @@ def main() -> None:
                 "last, or --diagonal"
             )
         state = resumed(args, folder, controller, parents)  # before workers start, in case it refuses
+        require_seeds_of(args)
         evaluator = Evaluator(
             fast(world["env"]),
             Driver("agent", args.logdir, controller.config_dict()),
@@ -323,6 +324,13 @@ def main() -> None:
         f"{folder / 'best.tar'}: {best:.1f} in the {where}; next: python test_controller.py --logdir {args.logdir} "
         "--controller ctrl"
     )
+
+
+def require_seeds_of(args: argparse.Namespace) -> None:
+    """UserError unless there are simulator seeds for all generations, where the simulator is driven."""
+    episodes = (args.generations + 1) * max(args.n_samples, args.most_samples) if args.world == "simulator" else 0
+    if episodes or args.evaluate_every:
+        require_seeds(args.seed, max(episodes, args.selection_episodes))
 
 
 def evolved_part(args: argparse.Namespace, controller: Controller) -> Tensor:

@@ -46,7 +46,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.script import run
-from dreamdrive.utils.seeds import RANGE, recording_seed
+from dreamdrive.utils.seeds import recording_seed, require_seeds
 from dreamdrive.utils.settings import flag
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.workers import run_tasks
@@ -111,6 +111,10 @@ class RecordingSettings(flags.WorldSettings):
         Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it"
     )
     checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
+
+    def check(self) -> None:
+        super().check()
+        require_seeds(self.seed, self.rollouts or 1)
 
 
 # A few episodes
@@ -457,11 +461,7 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
             rollouts=args.rollouts or there_are or ROLLOUTS,
         )
         recipe = replace(recipe, max_steps=args.max_steps)
-        if args.rollouts > RANGE:
-            raise UserError(
-                f"--rollouts {args.rollouts} is more than the {RANGE} simulator seeds there are to record with: choose "
-                "fewer"
-            )
+        require_seeds(args.seed, args.rollouts)
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)

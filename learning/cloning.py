@@ -32,7 +32,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.plots import curves
-from dreamdrive.utils.seeds import RANGE, STRIDE, seed_everything, selection_seeds
+from dreamdrive.utils.seeds import SEEDS, seed_everything, selection_seeds
 from dreamdrive.utils.spaces import ActionSpace
 
 STAGE = 5
@@ -55,6 +55,7 @@ class Cloning:
 
     Attributes:
         model: the head            cloned: parameters of the one that drove best before it dreamt, and its score
+        seeds: the simulator's, of the episodes that epochs are chosen by
         disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
         drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
         history: rows of metrics.csv           best: highest mean return so far
@@ -101,6 +102,7 @@ class Cloning:
             parents,
             dreams,
         )
+        self.seeds = selection_seeds(args.seed, args.n_samples)
         self.disturbed = max(dataset.manifest.action_noise for dataset in datasets)
         seed_everything(args.seed, STAGE)
         self.model = make_head(config).to(device(args.device))
@@ -344,7 +346,7 @@ class Cloning:
                 action_noise=self.disturbed,
                 threads=args.max_workers,
                 max_steps=self.world["max_steps"],
-                seed=(args.seed + epoch) % (RANGE // STRIDE),
+                seed=(args.seed + epoch) % SEEDS,
                 options=self.world.get("options", {}),
             )
         )
@@ -368,11 +370,9 @@ class Cloning:
 
     def _score(self, epoch: int, method: str) -> dict:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
-        args, deployed = self.args, self.data["train"].deployed(self.driving)
+        deployed = self.data["train"].deployed(self.driving)
         parameters = parameter_vector(deployed).cpu()
-        returns = np.array(
-            self.evaluator.returns([(parameters, seed) for seed in selection_seeds(args.seed, args.n_samples)])
-        )
+        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in self.seeds]))
         row = {"return_mean": float(returns.mean()), "return_std": float(returns.std())}
         if self.dreams:
             judged = self.dreams.judge(self.dreams.act(self.driving))

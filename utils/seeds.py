@@ -1,9 +1,11 @@
-"""The simulator seeds of recording, model selection and evaluation: three ranges that never meet, so nothing is judged
-on what it learnt from.
+"""The simulator seeds of recording, model selection and evaluation, which never meet, so that nothing is judged on what
+it learnt from; nor do those of two values of --seed.
 
-        0 ..   999,999   recording and training
-1,000,000 .. 1,999,999   model selection: re-scoring, early stopping by return
-2,000,000 and above      evaluation: `test_controller.py --seed k` uses 2,000,000 + 10,000 k onwards
+            0 ..       999,999   recording and training: --seed k has 10,000 k onwards
+    1,000,000 ..     1,999,999   model selection (re-scoring, early stopping by return): likewise
+    2,000,000 .. 1,073,741,823   evaluation: `test_controller.py --seed k` uses 2,000,000 + 10,000 k onwards
+1,073,741,824 .. 1,573,741,823   recording and training beyond 10,000 episodes of a --seed
+1,573,741,824 .. 2,073,741,823   model selection beyond 10,000
 """
 
 import random
@@ -15,23 +17,57 @@ from dreamdrive.utils.errors import UserError
 
 RANGE = 1_000_000
 STRIDE = 10_000  # apart are the seeds of two values of --seed
+SEEDS = RANGE // STRIDE  # values of --seed that recording and selection know
+LATE = 1 << 30  # from here on are the episodes of recording and selection that have no place in their RANGE
+MOST = 5_000_000  # episodes of one --seed, whose simulator seeds stay below 2^31
+
+
+def require_seeds(seed: int, episodes: int) -> None:
+    """UserError unless recording, and selection, have so many simulator seeds for this --seed."""
+    if not 0 <= seed < SEEDS:
+        raise UserError(
+            f"--seed {seed} is not possible where a simulator is driven: its simulator seeds are those of another; "
+            f"choose one from 0 to {SEEDS - 1}"
+        )
+    if episodes > MOST:
+        raise UserError(f"{episodes} episodes were asked for and a --seed has simulator seeds for {MOST}: choose fewer")
 
 
 def recording_seed(seed: int, i: int) -> int:
     """Simulator seed of recorded (or training) episode `i`."""
-    return (seed * STRIDE + i) % RANGE
+    return _own(0, seed, i)
 
 
 def selection_seeds(seed: int, n: int, round: int = 0) -> list[int]:
     """`n` simulator seeds to choose between models by; every round (generation, epoch) has fresh ones."""
-    return [RANGE + (seed * STRIDE + round * n + k) % RANGE for k in range(n)]
+    return [_own(1, seed, round * n + k) for k in range(n)]
 
 
 def evaluation_seeds(seed: int, n: int) -> list[int]:
     """`n` simulator seeds for a score to report."""
     if n > STRIDE:
         raise UserError(f"{n} evaluation episodes were asked for and {STRIDE} are possible: choose fewer --episodes")
+    most = (LATE - 2 * RANGE) // STRIDE
+    if not 0 <= seed < most:
+        raise UserError(f"--seed {seed} is not possible: choose one from 0 to {most - 1}")
     return [2 * RANGE + STRIDE * seed + k for k in range(n)]
+
+
+def use_and_number(seed: int) -> tuple[int, int]:
+    """What a simulator seed is for (0 recording, 1 selection, 2 evaluation), and its number there: the episodes of one
+    --seed have consecutive ones."""
+    if seed < LATE:
+        return min(seed // RANGE, 2), seed % RANGE
+    use, rest = divmod(seed - LATE, SEEDS * MOST)
+    return use, STRIDE * (rest // MOST) + rest % MOST
+
+
+def _own(use: int, seed: int, i: int) -> int:
+    """Simulator seed number `i` that --seed `seed` has for recording (0) or selection (1)."""
+    require_seeds(seed, i + 1)
+    if i < STRIDE:
+        return use * RANGE + seed * STRIDE + i
+    return LATE + use * SEEDS * MOST + seed * MOST + i
 
 
 def seed_everything(*entropy: int) -> np.random.Generator:

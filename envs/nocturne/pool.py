@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dreamdrive.envs.nocturne.scene import Scene, load_scene
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import cache_folder, write_atomically
-from dreamdrive.utils.seeds import RANGE
+from dreamdrive.utils.seeds import use_and_number
 
 IN_MEMORY = 128  # scenes kept, some 0.3 MB each
 INDEX, SCHEMA = ".egos.json", 2
@@ -90,8 +90,9 @@ class FolderPool(ScenePool):
         return self._episode(seed)[0] in self.held if self.held else None
 
     def _episode(self, seed: int) -> tuple[str, int]:
-        episodes = (self.episodes, self._selection, self._spread)[min(seed // RANGE, 2)]
-        return episodes[seed % RANGE % len(episodes)]
+        use, number = use_and_number(seed)
+        episodes = (self.episodes, self._selection, self._spread)[use]
+        return episodes[number % len(episodes)]
 
 
 class SyntheticPool(ScenePool):
