@@ -384,7 +384,7 @@ def test_an_impossible_number_is_refused_by_argparse(options, capsys):
         (("--policy", "drunk"), '--policy "drunk" is not possible'),
         (("--rootdir", "/dev/null/x"), "cannot be written to"),
         (("--env", "nowhere"), 'there is no world "nowhere"'),
-        (("--rollouts", "1000001"), "simulator seeds"),
+        (("--rollouts", "5000001"), "simulator seeds"),
         (("--policy", "controller", "--logdir", "/nowhere"), "/nowhere"),
     ],
 )
