@@ -40,7 +40,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dreamdrive.data.episode import Episode, episode_entry
@@ -53,6 +53,7 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.cli import HelpFormatter, add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -255,7 +256,9 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
     taken = [stage for stage in found if checkpoint.path(logdir, stage).exists()]
     if taken:
         raise UserError(f"{checkpoint.path(logdir, taken[0])} exists already: choose another --logdir")
-    models = {stage: CONVERTERS[stage](_state_dict(file), file) for stage, file in found.items()}
+    models: dict[str, nn.Module] = {}
+    for stage, file in found.items():
+        models[stage] = CONVERTERS[stage](_state_dict(file), file, models)
     parents: dict[str, str] = {}
     extra = {
         "vae": {
@@ -350,7 +353,7 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in state.items()}
 
 
-def _vae(state: dict[str, Tensor], file: Path) -> VAE:
+def _vae(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> VAE:
     with _mismatch(file):
         model = VAE(VAEConfig(len(state["encoder.fc_mu.bias"]), state["encoder.conv1.weight"].shape[1]))
         # (1024, 128, 5, 5), a transposed convolution of a 1x1 input: ours is the same as a matrix
@@ -382,13 +385,18 @@ def _vae(state: dict[str, Tensor], file: Path) -> VAE:
     return model
 
 
-def _mdrnn(state: dict[str, Tensor], file: Path) -> MDRNN:
+def _mdrnn(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> MDRNN:
     with _mismatch(file):
         weight = state["rnn.weight_ih_l0"]
         hidden, outputs = weight.shape[0] // 4, len(state["gmm_linear.bias"])
         mixtures = 5  # that project's constant
         latent = ((outputs - 2) // mixtures - 1) // 2
-        action = weight.shape[1] - latent
+        action, made = weight.shape[1] - latent, parents["vae"].config.latent
+        if (latent, action) != (made, len(CARRACING["low"])):
+            raise UserError(
+                f"{file} takes {latent} latents and {action} numbers of an action, and V makes {made} latents and "
+                f"CarRacing has {len(CARRACING['low'])}: give the folder of one run, whose M was trained with its V"
+            )
         model = MDRNN(MDRNNConfig(latent, action, hidden, mixtures))
         renamed = {
             name.replace("rnn.", "lstm.").replace("gmm_linear.", "head."): value for name, value in state.items()
@@ -399,12 +407,16 @@ def _mdrnn(state: dict[str, Tensor], file: Path) -> MDRNN:
     return model
 
 
-def _controller(state: dict[str, Tensor], file: Path) -> Controller:
+def _controller(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> Controller:
     with _mismatch(file):
-        outputs, inputs = state["fc.weight"].shape
-        if outputs != 3 or inputs <= 32:
-            raise ValueError(f"fc.weight has shape ({outputs}, {inputs})")
-        model = Controller(ControllerConfig(32, inputs - 32, "zh", 0, CARRACING))
+        m = parents["mdrnn"].config
+        wanted = (len(CARRACING["low"]), m.latent + m.hidden)
+        if state["fc.weight"].shape != wanted:
+            raise UserError(
+                f"{file} has weights {tuple(state['fc.weight'].shape)}, and for what V and M give it has {wanted}: "
+                "give the folder of one run, whose controller was trained with its V and M"
+            )
+        model = Controller(ControllerConfig(m.latent, m.hidden, "zh", 0, CARRACING))
         model.load_state_dict({"layers.0.weight": state["fc.weight"], "layers.0.bias": state["fc.bias"]})
     return model
 
@@ -439,7 +451,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     npz = kinds.add_parser("npz", help="rollouts to a dataset", formatter_class=HelpFormatter)
     npz.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
     npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
-    npz.add_argument("--val-fraction", type=float, default=0.1, help="share of the episodes kept for validation")
+    npz.add_argument("--val-fraction", type=share, default=0.1, help="share of the episodes kept for validation")
     npz.set_defaults(call=call_npz)
     ncps = kinds.add_parser("ncps", help="Atari demonstrations of ncps to a dataset", formatter_class=HelpFormatter)
     ncps.add_argument("dir", type=Path, help="folder that holds train_*.npz and val_*.npz")

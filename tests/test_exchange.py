@@ -99,6 +99,32 @@ def test_an_import_never_replaces_a_run(theirs, tmp_path):
     assert (tmp_path / "ours/vae/best.tar").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "other", "said"),
+    [
+        ("vae", {"latent": 64}, r"mdrnn/best.tar takes 32 latents and 3 .* V makes 64 latents"),
+        ("mdrnn", {"action": 2}, r"mdrnn/best.tar takes 32 latents and 2 numbers .* CarRacing has 3"),
+        ("ctrl", {"inputs": 32 + 128}, r"ctrl/best.tar has weights \(3, 160\), .* V and M give it has \(3, 288\)"),
+        ("ctrl", {"inputs": 0}, r"ctrl/best.tar has weights \(3, 0\)"),
+    ],
+)
+def test_models_that_were_not_trained_together_are_refused(theirs, tmp_path, stage, other, said):
+    folder, models = theirs
+    state = models[stage].state_dict()
+    if stage == "vae":
+        state |= {f"encoder.fc_{name}.weight": torch.zeros(64, 1024) for name in ("mu", "logsigma")}
+        state |= {f"encoder.fc_{name}.bias": torch.zeros(64) for name in ("mu", "logsigma")}
+        state["decoder.fc1.weight"] = torch.zeros(1024, 64)
+    elif stage == "mdrnn":
+        state["rnn.weight_ih_l0"] = torch.zeros(1024, 32 + other["action"])
+    else:
+        state["fc.weight"] = torch.zeros(3, other["inputs"])
+    torch.save({"state_dict": state}, folder / stage / "best.tar")
+    with pytest.raises(UserError, match=said):
+        import_checkpoint(folder, tmp_path / "ours")
+    assert not (tmp_path / "ours" / "vae" / "best.tar").exists()
+
+
 class Payload:
     def __init__(self, path):
         self.path = path
@@ -147,6 +173,23 @@ def test_imported_rollouts_are_shifted_by_one_and_cut(tmp_path):
         np.testing.assert_array_equal(shard.column("reward")[:4], [1, 2, 3, 4])
         np.testing.assert_array_equal(shard.column("terminated")[:4], [0, 0, 0, 1])
         assert np.isnan(shard.column("expert_action")).all()
+
+
+def test_rollouts_in_half_precision_are_read(tmp_path):
+    theirs = rollout() | {"rewards": np.linspace(-1, 2, 5, dtype=np.float16)}
+    np.savez(tmp_path / "half.npz", **{**theirs, "actions": theirs["actions"].astype(np.float16)})
+    episode = read_rollout(tmp_path / "half.npz", 0)
+    episode.check()
+    assert episode.reward.dtype == episode.action.dtype == np.float32
+    np.testing.assert_array_equal(episode.reward, theirs["rewards"][1:].astype(np.float32))
+    np.testing.assert_allclose(episode.action, theirs["actions"][1:5], atol=1e-3)
+
+
+@pytest.mark.parametrize("share", ["nan", "inf", "5", "2", "1", "-1", "-0.5", "half"])
+def test_a_share_for_validation_that_is_none_is_refused(tmp_path, share):
+    np.savez(tmp_path / "rollout.npz", **rollout())
+    done = call("data.exchange", "import", "npz", tmp_path, "--out", tmp_path / "out", "--val-fraction", share)
+    assert "--val-fraction" in complaint(done) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
