@@ -56,7 +56,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.cli import HelpFormatter, add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.files import make_folder, raise_if_unreadable
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 MEMBERS = ("observations", "rewards", "actions", "terminals")
@@ -171,6 +171,7 @@ def read_archive(file: Path, members: tuple[str, ...], what: str) -> dict[str, n
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
+        raise_if_unreadable(file, error)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} is not {what} that can be read ({reason}): it must hold {', '.join(members)} as plain arrays; "

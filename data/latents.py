@@ -18,7 +18,7 @@ from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.vae import VAE, Posterior, to_float
-from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -120,7 +120,8 @@ def _read(path: Path, vae_digest: str, entry: ShardEntry) -> tuple[np.ndarray, n
             if (file.attrs["schema"], file.attrs["vae"], file.attrs["shard"]) != (SCHEMA, vae_digest, entry.sha256):
                 return None
             mu, logsigma = file["mu"][:], file["logsigma"][:]
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise_if_unreadable(path, error)
         return None
     sound = (
         mu.shape == logsigma.shape and len(mu) == entry.frames and np.isfinite(mu).all() and np.isfinite(logsigma).all()
@@ -132,5 +133,6 @@ def _is_of(path: Path, vae_digest: str) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return file.attrs["vae"] == vae_digest
-    except (OSError, RuntimeError, KeyError):
+    except (OSError, RuntimeError, KeyError) as error:
+        raise_if_unreadable(path, error)
         return False

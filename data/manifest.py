@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.spaces import ActionSpace
 
 SCHEMA = 1  # of manifest and shards
@@ -166,6 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir {folder}`"
         ) from None
     except OSError as error:
+        raise_if_unreadable(path, error)
         raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or the disk") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(

@@ -19,7 +19,7 @@ from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMN
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, reason
 from dreamdrive.data.shard_layout import check_members, check_sizes
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import unreadable
+from dreamdrive.utils.files import raise_if_unreadable
 
 # what h5py raises on damaged files
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -163,8 +163,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {_remedy(path)}") from None
     except BAD_FILE as error:
-        if isinstance(error, OSError) and (said := unreadable(path, error)):
-            raise said from None
+        raise_if_unreadable(path, error)
         raise UserError(f"{path} cannot be used ({reason(error)}): {_remedy(path)}") from None
 
 

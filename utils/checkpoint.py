@@ -24,7 +24,7 @@ import torch
 
 from dreamdrive.utils import runs
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import locked
 
 SCHEMA = 1
@@ -65,6 +65,7 @@ def load(source: Path, stage: str) -> dict:
     except FileNotFoundError:
         raise UserError(f"{source} is missing: {remedy} first{runs.unknown(source.parent.parent)}") from None
     except OSError as error:
+        raise_if_unreadable(source, error)
         raise UserError(
             f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload"
         ) from None

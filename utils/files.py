@@ -7,6 +7,9 @@ from pathlib import Path
 
 from dreamdrive.utils.errors import UserError
 
+# errors that a file may have caused that is missing, of another kind, or damaged
+THE_FILES_OWN = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW)
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power
@@ -27,11 +30,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
 
 
-def unreadable(path: Path, error: OSError) -> UserError | None:
-    """What to say of a file that the system would not let us read, which says nothing of what is in it; None where its
-    content may be what is wrong."""
-    if error.errno in (None, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW):
-        return None
+def raise_if_unreadable(path: Path, error: Exception) -> None:
+    """UserError if the system would not let us read a file, which says nothing of what is in it; nothing where the file
+    may be what is wrong."""
+    if not isinstance(error, OSError) or error.errno in THE_FILES_OWN:
+        return
     if error.errno in (errno.EMFILE, errno.ENFILE):
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         remedy = f"a process may have {limit} files open here; allow more with `ulimit -n {max(1024, 4 * limit)}`"
@@ -39,7 +42,7 @@ def unreadable(path: Path, error: OSError) -> UserError | None:
         remedy = "mend its permissions, or run as a user who may read it"
     else:
         remedy = "see that its disk, or the network it is on, is there and sound, then run the same command again"
-    return UserError(f"{path} cannot be read ({os.strerror(error.errno)}): {remedy}")
+    raise UserError(f"{path} cannot be read ({os.strerror(error.errno)}): {remedy}") from None
 
 
 def fsync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import raise_if_unreadable
 
 STEPS = 91  # of a log
 DT = 0.1  # seconds between them
@@ -185,6 +186,7 @@ class _Reader:
                 "some)"
             ) from None
         except OSError as error:
+            raise_if_unreadable(self.path, error)
             raise self.refuse("", f"cannot be read ({error.strerror or error})") from None
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError, too
             raise self.refuse("", f"is not JSON ({str(error)[:200]})") from None

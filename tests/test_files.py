@@ -1,0 +1,55 @@
+"""What the system refuses is told apart from what is damaged, whoever reads."""
+
+import errno
+
+import pytest
+
+from dreamdrive.data import latents
+from dreamdrive.data.exchange import read_rollout
+from dreamdrive.data.manifest import read_manifest
+from dreamdrive.envs.nocturne.scene import load_scene
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import raise_if_unreadable
+
+READERS = {
+    "manifest.json": lambda path: read_manifest(path.parent),
+    "best.tar": lambda path: checkpoint.load(path, "vae"),
+    "rollout.npz": lambda path: read_rollout(path, 0),
+    "latents.h5": lambda path: latents._is_of(path, "digest"),
+    "scene.json": load_scene,
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EMFILE, "allow more with `ulimit -n"),
+        (errno.ENFILE, "allow more with `ulimit -n"),
+        (errno.EACCES, "mend its permissions"),
+        (errno.EPERM, "mend its permissions"),
+        (errno.EIO, "see that its disk"),
+        (errno.ESTALE, "see that its disk"),
+    ],
+)
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_the_system_refuses_is_not_called_damaged(name, number, remedy, tmp_path, monkeypatch):
+    path = tmp_path / name
+    path.write_bytes(b"something")
+
+    def refuse(*_, **__):
+        raise OSError(number, "refused")
+
+    for opening in ("builtins.open", "io.open", "h5py.File", "zipfile.ZipFile"):
+        monkeypatch.setattr(opening, refuse)
+    with pytest.raises(UserError) as error:
+        READERS[name](path)
+    said = str(error.value)
+    assert f"{name} cannot be read (" in said and remedy in said
+    assert not any(word in said for word in ("damaged", "delete", "--noreload", "move it away", "restore"))
+
+
+@pytest.mark.parametrize("number", [None, errno.ENOENT, errno.EISDIR, errno.EINVAL])
+def test_what_a_file_may_have_caused_itself_is_left_to_its_reader(number, tmp_path):
+    raise_if_unreadable(tmp_path, OSError(number, "no") if number else OSError("no HDF5 file"))
+    raise_if_unreadable(tmp_path, ValueError("no number"))
