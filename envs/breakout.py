@@ -102,10 +102,10 @@ class Driver:
 
     def _ends(self, end: float, wanted: float, frames: int) -> np.ndarray:
         """(frames + 1, N): where the paddle's left end is now and in the coming frames of each sequence of moves."""
-        ends, wanted = np.full((frames + 1, len(self._moves)), float(end)), np.full(len(self._moves), float(wanted))
+        ends, target = np.full((frames + 1, len(self._moves)), float(end)), np.full(len(self._moves), float(wanted))
         for k in range(min(frames, SETTLED)):
-            ends[k + 1] = np.minimum(np.maximum(np.ceil((ends[k] + wanted) / 2), LEFTMOST), RIGHTMOST)
-            wanted = wanted + self._turns[k]
+            ends[k + 1] = np.minimum(np.maximum(np.ceil((ends[k] + target) / 2), LEFTMOST), RIGHTMOST)
+            target = target + self._turns[k]
         ends[SETTLED + 1 :] = ends[min(frames, SETTLED)]
         return ends
 

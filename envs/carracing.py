@@ -39,9 +39,12 @@ class CarRacing(GymWorld):
 
     def expert_action(self) -> torch.Tensor:
         """(B, 3) float32: what our driver would do now."""
-        for copy, environment in enumerate(self._environments):
-            self._drivers[copy] = self._drivers[copy] or Driver(environment.unwrapped)
-        return self._tensor(np.stack([driver.action() for driver in self._drivers]))
+        drivers = [
+            driver or Driver(environment.unwrapped)
+            for driver, environment in zip(self._drivers, self._environments, strict=True)
+        ]
+        self._drivers[:] = drivers
+        return self._tensor(np.stack([driver.action() for driver in drivers]))
 
     def look_away(self) -> None:
         for environment in self._environments:
@@ -147,7 +150,7 @@ class Driver:
     recoveries.
     """
 
-    def __init__(self, simulator: gymnasium.Env, driving: Driving | None = None):
+    def __init__(self, simulator: Any, driving: Driving | None = None):
         self.car, self.driving = simulator.car, driving or Driving()
         track = np.array(simulator.track)  # (N, 4): alpha, heading, x, y
         self.line = racing_line(track[:, 2:], track[:, 1], self.driving.margin)

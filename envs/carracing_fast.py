@@ -65,6 +65,7 @@ class CarRacingFast(CarRacing):
             )
             for s in simulators
         ]
-        state = torch.tensor(state, device=self.device)
-        slots = torch.tensor([self._slot[self._track[copy]] for copy in copies], device=self.device)
-        self._show(copies, self._picture.draw(self._textures, slots, state[:, :3], state[:, 3], state[:, 4]))
+        poses = torch.tensor(state, device=self.device)
+        tracks = [track for copy in copies if (track := self._track[copy]) is not None]
+        slots = torch.tensor([self._slot[track] for track in tracks], device=self.device)
+        self._show(copies, self._picture.draw(self._textures, slots, poses[:, :3], poses[:, 3], poses[:, 4]))

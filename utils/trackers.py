@@ -194,7 +194,8 @@ class WandB:
         self.run.finish({"finished": 0, "failed": 1, "killed": 255}[status])
 
 
-TRACKERS = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+Tracker = TensorBoard | MLflow | WandB
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
 
 
 class Follower:
@@ -206,7 +207,8 @@ class Follower:
         self.name = TRACKERS[job["tracker"]].__name__
         self.file = self.folder / "tracking" / f"{job['tracker']}.json"
         self.kept = json.loads(self.file.read_text()) if job["resumed"] and self.file.exists() else {"step": 0}
-        self.tracker, self.failed, self.read = None, False, 0
+        self.tracker: Tracker | None = None
+        self.failed, self.read = False, 0
         self.status, self.ended = "killed", threading.Event()
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -245,19 +247,21 @@ class Follower:
             self.tracker = TRACKERS[self.job["tracker"]](self.job, self.kept)
             self.keep()
             self.read = 0
-            self.say(f"see it with {self.tracker.place}") if not self.failed else None
+            if not self.failed:
+                self.say(f"see it with {self.tracker.place}")
+        tracker = self.tracker
         for row in self.rows():
             step = int(row[self.job["counter"]])
             if step > self.kept["step"]:
                 for path in sorted(self.folder.glob(f"*/epoch_{step:03d}.png")):
-                    self.picture(path.parent.name, path, step, self.job["resumed"])
-                self.tracker.log(step, numbers(row))
+                    self.picture(tracker, path.parent.name, path, step, self.job["resumed"])
+                tracker.log(step, numbers(row))
                 self.kept["step"] = step
                 self.keep()
         if ended:
             for path in sorted(self.folder.glob("*.png")):  # these are drawn anew in every epoch, or when all is done
-                self.picture(f"pictures/{path.stem}", path, self.kept["step"], False)
-            self.tracker.end(self.status, self.kept["step"])
+                self.picture(tracker, f"pictures/{path.stem}", path, self.kept["step"], False)
+            tracker.end(self.status, self.kept["step"])
 
     def rows(self) -> list[dict[str, str]]:
         """Those of metrics.csv, if it has changed since it was read last, and is not of a run before --noreload."""
@@ -269,10 +273,10 @@ class Follower:
         self.read = changed
         return rows
 
-    def picture(self, name: str, path: Path, step: int, older: bool) -> None:
+    def picture(self, tracker: Tracker, name: str, path: Path, step: int, older: bool) -> None:
         """Show a picture; one from before this training began only if `older` ones count."""
         if older or path.stat().st_mtime_ns >= self.job["began"]:
-            self.tracker.picture(name, path, step)
+            tracker.picture(name, path, step)
 
     def keep(self) -> None:
         temporary = self.file.with_suffix(".tmp")
@@ -297,8 +301,8 @@ class Follower:
 def reason(error: BaseException) -> str:
     """What failed and, where it was raised because of another error, the first of these."""
     first = error
-    while first.__cause__ or first.__context__:
-        first = first.__cause__ or first.__context__
+    while before := first.__cause__ or first.__context__:
+        first = before
     said = dict.fromkeys((error, first)) if str(first) else [error]
     texts = [f"{type(e).__name__}: {without_secrets(' '.join(str(e).split()))}" for e in said]
     return ", because of ".join(text if len(text) < 160 else f"{text[:160]} ..." for text in texts)

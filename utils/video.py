@@ -231,6 +231,7 @@ class VideoWriter:
         if frame.shape != self.shape:
             raise ValueError(f"all frames of a video have one shape: {frame.shape} after {self.shape}")
         try:
+            assert self.process.stdin is not None, "it was asked for"
             self.process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
             self.fail()
@@ -241,6 +242,7 @@ class VideoWriter:
             self.log.close()
             raise UserError(f"no frame was recorded, so {self.path} was not written: let at least one step run")
         try:
+            assert self.process.stdin is not None, "it was asked for"
             self.process.stdin.close()
         except BrokenPipeError:
             self.fail()
@@ -254,7 +256,7 @@ class VideoWriter:
 
     def fail(self) -> None:
         """ffmpeg ended early: say why."""
-        status = self.process.wait()
+        status = self.process.wait() if self.process else None
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines() or [f"status {status}"]
         self.discard()

@@ -88,24 +88,29 @@ class WorkerPool:
             while done < len(tasks):
                 self._hand_out(tasks, waiting)
                 for worker, kind, value in self._messages():
-                    if kind == "listening":
+                    index = worker.task
+                    if kind == "user error":
+                        raise UserError(value)
+                    if kind == "failure":
+                        self._failed(worker, value, failures)
+                    if index is None:
+                        continue  # it died idle
+                    if kind == "failure":
+                        waiting.appendleft(index)
+                        if on_progress is not None:
+                            on_progress(index, None)
+                    elif kind == "listening":
                         worker.send((self.setup, self.setup_args))
                     elif kind == "ready":
                         worker.ready = True
-                        worker.send(tasks[worker.task])
+                        worker.send(tasks[index])
                     elif kind == "progress":
                         if on_progress is not None:
-                            on_progress(worker.task, value)
-                    elif kind == "result":
-                        index, worker.task = worker.task, None
+                            on_progress(index, value)
+                    else:
+                        worker.task = None
                         done += 1
                         on_result(index, value)
-                    elif kind == "user error":
-                        raise UserError(value)
-                    elif self._failed(worker, value, failures):
-                        waiting.appendleft(worker.task)
-                        if on_progress is not None:
-                            on_progress(worker.task, None)
         except BaseException:
             self.close()
             raise
@@ -136,7 +141,7 @@ class WorkerPool:
     def _messages(self) -> "Iterator[tuple[_Worker, str, Any]]":
         """Wait, then yield (worker, kind, value); kind is "listening", "ready", "progress", "result", "user error" or
         "failure"."""
-        sources = {
+        sources: dict[Any, _Worker] = {
             source: worker
             for worker in self.workers
             if worker is not None
@@ -165,13 +170,13 @@ class WorkerPool:
                 worker.process.join(5)
                 yield worker, "failure", worker.cause_of_death()
 
-    def _failed(self, worker: "_Worker", cause: str, failures: list[int]) -> bool:
-        """Report `worker` and clear its slot, so that the next task starts another; True if it had a task, which may be
-        done again."""
+    def _failed(self, worker: "_Worker", cause: str, failures: list[int]) -> None:
+        """Clear the slot of `worker`, so that the next task starts another, and report it if it had a task; UserError
+        if that has failed too often to be done again."""
         worker.end()
         self.workers[self.workers.index(worker)] = None
         if worker.task is None:
-            return False
+            return
         failures[worker.task] += 1
         count = failures[worker.task]
         verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
@@ -181,7 +186,6 @@ class WorkerPool:
                 f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
                 "mend the cause shown above, then run the same command again"
             )
-        return True
 
 
 class _Worker:

@@ -11,6 +11,7 @@ every scene of a folder and prints a table.
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -67,7 +68,12 @@ def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     from dreamdrive.envs.nocturne.cone import render_cones
     from dreamdrive.envs.nocturne.world import ANCHOR, VIEW_DIST
 
-    learner = {"view_dist": VIEW_DIST, "goal": True, "speed": True, "anchor": ANCHOR}  # as Nocturne's world has it
+    learner: dict[str, Any] = {
+        "view_dist": VIEW_DIST,
+        "goal": True,
+        "speed": True,
+        "anchor": ANCHOR,
+    }  # as Nocturne's world has it
     who = [(0, ego)]
     above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
     cone = render_cones(sim, who, SIDE, style=style, **learner if style == "legible" else {})[0].numpy()
@@ -130,7 +136,8 @@ def facts(scene: Scene) -> dict[str, int]:
 def check(args: argparse.Namespace) -> None:
     """Print a row a file; UserError if one of them is not a scene."""
     files = scene_files(args.folder)
-    width, wrong, total = max(len(path.name) for path in files), 0, Counter()
+    total: Counter[str] = Counter()
+    width, wrong = max(len(path.name) for path in files), 0
     print("  ".join(["scene".ljust(width), *COLUMNS]))
     for path in files:
         try:

@@ -16,6 +16,8 @@ minimum over the objects. One pass over the pixels looks up road and horizon, on
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -144,10 +146,7 @@ class Legible:
         gl, frame, cones = self.gl, views.frame, len(out)
         h, w = frame.size
         groups = {
-            scene: (
-                numbers,
-                self.cache.get(scene, ("road", frame.scale), lambda scene=scene: self.road(scene, frame.scale)),
-            )
+            scene: (numbers, self.cache.get(scene, ("road", frame.scale), partial(self.road, scene, frame.scale)))
             for scene, numbers in views.by_scene().items()
         }
         rows = objects(views)
@@ -162,7 +161,7 @@ class Legible:
             )
         )
         half = min(frame.angle, 2 * np.pi) / 2
-        common = {
+        common: dict[str, Any] = {
             "middle": (frame.left + frame.side / 2, frame.top + frame.side / 2),
             "size": (w, h),
             "number": float(cones),
@@ -349,7 +348,7 @@ def fixed(views: Views) -> np.ndarray:
         cone, number, position = views.fixed(what)
         at = views.relative(cone, position)
         radius = max(radius, least / views.frame.scale)
-        seen = np.flatnonzero(views.frame.sees(*at.T, radius))
+        seen = np.flatnonzero(views.frame.sees(at[:, 0], at[:, 1], radius))
         cone, number, at = cone[seen], number[seen], at[seen]
         if what == "stop_signs":
             shade = np.tile(colour("stop_sign"), (len(cone), 1))

@@ -17,7 +17,7 @@ are drawn as rectangles, and the same ones dropped.
 
 import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -346,7 +346,7 @@ class Nocturne:
             *map(float, (frame.left, frame.size[0] - frame.top - frame.side, frame.side)),
         )
         for scene, cones in views.by_scene().items():
-            lines = self.cache.get(scene, "lines", lambda scene=scene: self.road_lines(scene))
+            lines = self.cache.get(scene, "lines", partial(self.road_lines, scene))
             at = views.position[cones] - lines.origin
             sin, cos = np.sin(views.heading[cones]), np.cos(views.heading[cones])
             opengl.upload(
@@ -414,7 +414,7 @@ def signs(views: Views) -> np.ndarray:
     for what in ("light_position", "stop_signs"):
         cone, number, position = views.fixed(what)
         at = views.relative(cone, position + MISPLACED)
-        seen = np.flatnonzero(views.frame.sees(*at.T, 2.0))
+        seen = np.flatnonzero(views.frame.sees(at[:, 0], at[:, 1], 2.0))
         cone, number, at = cone[seen], number[seen], at[seen]
         if what == "stop_signs":
             corners, shade = 6, np.tile([1.0, 0.0, 0.0], (len(cone), 1))

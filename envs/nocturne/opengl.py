@@ -34,7 +34,7 @@ def _after_fork() -> None:
     pyglet's objects at its exit included."""
     global _forked
     _forked = _context is not None
-    if _forked:
+    if _context is not None:
         _context.gl.current_context = None
         for module, name in (("pyglet.window", "BaseWindow"), ("pyglet.display.headless", "HeadlessDisplay")):
             if module in sys.modules:
@@ -44,18 +44,20 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def text_at(place: Any) -> str:
+    """What OpenGL answered with a pointer to text, "" for a null pointer."""
+    return (ctypes.cast(place, ctypes.c_char_p).value or b"").decode()
+
+
 class Context:
     """The context and what this process knows of it: `gl` (pyglet.gl), `renderer` (its name)."""
 
     def __init__(self, window: Any, gl: Any) -> None:
         self.window, self.gl, self.thread = window, gl, threading.get_ident()
-        self.renderer = ctypes.cast(gl.glGetString(gl.GL_RENDERER), ctypes.c_char_p).value.decode()
+        self.renderer = text_at(gl.glGetString(gl.GL_RENDERER))
         number = gl.GLint()
         gl.glGetIntegerv(gl.GL_NUM_EXTENSIONS, number)
-        self.extensions = {
-            ctypes.cast(gl.glGetStringi(gl.GL_EXTENSIONS, i), ctypes.c_char_p).value.decode()
-            for i in range(number.value)
-        }
+        self.extensions = {text_at(gl.glGetStringi(gl.GL_EXTENSIONS, i)) for i in range(number.value)}
 
     def limit(self, name: int) -> int:
         value = self.gl.GLint()

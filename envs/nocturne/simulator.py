@@ -142,12 +142,12 @@ class Simulator:
         self.local = torch.where(replay[..., None], self._objects["log"][now], driven)
         self.there = torch.where(replay, self._objects["valid"][now], self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)
-        if before is not None:
+        if going is not None and before is not None:
             move = torch.from_numpy(going).to(self.device)[:, None]
-            now = (self.local, self.there, self.collision, self.last_input)
+            after = (self.local, self.there, self.collision, self.last_input)
             self.local, self.there, self.collision, self.last_input = (
                 torch.where(move[..., None] if new.dim() == 3 else move, new, old)
-                for new, old in zip(now, before, strict=True)
+                for new, old in zip(after, before, strict=True)
             )
 
     def expert_action(self) -> Tensor:

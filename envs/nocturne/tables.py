@@ -22,7 +22,8 @@ class Table:
     zero or, where it is a float, NaN."""
 
     def __init__(self, copies: int, device: torch.device) -> None:
-        self.copies, self.device, self._columns = copies, device, {}
+        self.copies, self.device = copies, device
+        self._columns: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._columns[name]

@@ -99,7 +99,7 @@ def draw_fleet(rng: np.random.Generator, routes: Routes, start: float, end: floa
         in_conflict = routes.line[r] - 4 - size[0] / 2 < s < routes.clear[r] + 4
         if in_conflict or routes.sharpest[r] * size[0] * TURNS_IN > 1:
             continue
-        x, y, direction = *routes.xy[r, k], routes.theta[r, k]
+        (x, y), direction = routes.xy[r, k], routes.theta[r, k]
         away = places[:, :2] - (x, y)
         ahead, beside = away @ geo.unit(direction), away @ geo.left_of(geo.unit(direction))
         needed = places[:, 3] + size[0] / 2 + 5 + 0.9 * routes.speed[r, k]
@@ -118,7 +118,7 @@ def draw_fleet(rng: np.random.Generator, routes: Routes, start: float, end: floa
             if routes.sharpest[r] * size[0] * TURNS_IN <= 1:
                 rows.append((r, *size, bike, time, size[0] / 2 + 0.5))
             time += 1.5 + rng.exponential(pause)
-    route, length, width, bike, appears, s = (np.array(column) for column in zip(*rows, strict=True))
-    drivers = draw_drivers(rng, bike, length)
-    v = 0.75 * np.minimum(routes.speed[route, routes.index(route, s)] * drivers["factor"], drivers["top"])
-    return Fleet(route, length, width, bike, appears, drivers, s, v)
+    route, length, width, is_bike, appears, place = (np.array(column) for column in zip(*rows, strict=True))
+    drivers = draw_drivers(rng, is_bike, length)
+    v = 0.75 * np.minimum(routes.speed[route, routes.index(route, place)] * drivers["factor"], drivers["top"])
+    return Fleet(route, length, width, is_bike, appears, drivers, place, v)

@@ -91,12 +91,12 @@ def road(rng: np.random.Generator, kind: str) -> RoadMap:
         for side in (1, -1):
             m.edge(axis.curve(0, length, side * (section.median / 2 - 0.9)))
     for side, name in ((-1, "onward"), (1, "oncoming")):
-        ends = (0, length) if side < 0 else (length, 0)
+        first, last = (0.0, length) if side < 0 else (length, 0.0)
         laterals = [side * section.lane(i) for i in range(section.lanes)]
-        numbers = [m.route(axis.curve(*ends, lateral), entry=f"{name} {i}") for i, lateral in enumerate(laterals)]
+        numbers = [m.route(axis.curve(first, last, lateral), entry=f"{name} {i}") for i, lateral in enumerate(laterals)]
         lane_changes(m, rng, axis, laterals, numbers, length, 3)
         if speed < 16:
-            m.route(axis.curve(*ends, side * section.bicycle), entry=f"{name} bike", bike=True)
+            m.route(axis.curve(first, last, side * section.bicycle), entry=f"{name} bike", bike=True)
     return m
 
 

@@ -169,12 +169,12 @@ def _gather(
         turned = heading + rng.normal(0, 0.012)
         rows.append((np.tile(at, (STEPS, 1)), np.full(STEPS, turned), np.zeros((STEPS, 2)), full, size, "vehicle", -1))
     rows = [rows[k] for k in rng.permutation(len(rows))]
-    xy, heading, velocity, valid, size, types, member = zip(*rows, strict=True)
+    places, headings, velocities, valid, sizes, types, member = zip(*rows, strict=True)
     return (
-        Bodies(np.stack(xy), np.stack(heading), np.array(size), np.stack(valid)),
+        Bodies(np.stack(places), np.stack(headings), np.array(sizes), np.stack(valid)),
         list(types),
         np.array(member),
-        np.stack(velocity),
+        np.stack(velocities),
     )
 
 
@@ -221,6 +221,7 @@ def _json(
     lights = {}
     for number, (xy, group) in enumerate(m.lights):
         (point,) = _points(place(xy)[None], 3)
+        assert m.signals is not None, "lights belong to signals"
         states = [m.signals.state(group, t * DT) for t in range(STEPS)]
         lights[str(100 + number)] = {
             "state": states,
