@@ -152,9 +152,8 @@ def fidelity(args: argparse.Namespace) -> str:
                     f"{LEAST.get(size, 0)} %" if size in LEAST else "-",
                 ]
             )
-            kept = lit(framed(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))).all(
-                -1
-            )
+            frame = framed(size, log.info["view_dist"], log.info["view_angle"], 0.0, PADDINGS[padding](size))
+            kept = np.asarray(lit(frame).all(-1))
             for kind, mask in classes(theirs, log.colors, kept).items():
                 right[kind], all_of[kind] = (
                     right.get(kind, 0) + int(near[mask].sum()),

@@ -133,7 +133,7 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     total = rollouts(
         experts,
         lambda i: (
-            simulator.held_out(recording_seed(RECORDING_SEED, i)) if by_place else split(i, VAL_FRACTION) == "val"
+            bool(simulator.held_out(recording_seed(RECORDING_SEED, i))) if by_place else split(i, VAL_FRACTION) == "val"
         ),
     )
     simulator.close()
@@ -243,7 +243,8 @@ def main() -> None:
     args = parse_args()
     world = checkpoint.load_parent(args.logdir, "vae")["world"]["env"]
     out = args.out or Path("docs/results") / f"{world}.md"
-    columns, commands = MEASURES[world], []
+    columns = MEASURES[world]
+    commands: list[str] = []
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
     for experts, seeds in zip(args.experts, args.seeds, strict=True):
         record = recording(args, world, experts)

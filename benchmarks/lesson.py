@@ -119,6 +119,7 @@ def start(logdir: Path, *options) -> tuple[subprocess.Popen, str]:
         text=True,
         start_new_session=True,
     )
+    assert lesson.stdout and lesson.stderr, "both were asked for"
     address = re.search(r"http://\S+", said := lesson.stdout.readline())
     if not address:
         raise UserError(f"the lesson did not start: {said}{lesson.stderr.read()}")
@@ -188,7 +189,7 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
             text=True,
             check=True,
         )
-        score = re.search(r"simulator: (\S+ \+- \S+)", done.stdout)[1]
+        score = re.findall(r"simulator: (\S+ \+- \S+)", done.stdout)[0]
         rows.append(
             [str(seed), trials[-1]["samples"], f"{shares[-1][0]:.0f}", f"{np.mean(shares[-1][-3:]):.0f}", score]
         )

@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
 
 def scenes_of(folder: Path | None, number: int) -> list[Scene]:
     """The scenes of the first evaluation seeds."""
-    pool = make_pool(folder and str(folder), warmup=0)
+    pool = make_pool(str(folder) if folder else None, warmup=0)
     found = {
         id(scene): scene
         for scene, _ in (pool.draw(seed) for seed in tqdm(evaluation_seeds(0, number), desc="scenes", unit="scene"))
@@ -149,7 +149,8 @@ def psnr(sums: np.ndarray) -> Interval:
 
 def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str]], np.ndarray]:
     """Rows of the report, and a picture."""
-    seen, drew, errors, dull, shown = {kind: [] for kind in KINDS}, [], [], [], []
+    seen: dict[str, list] = {kind: [] for kind in KINDS}
+    drew, errors, dull, shown = [], [], [], []
     drawn = [cones(scene, options) for scene in tqdm(scenes, desc="cones", unit="scene")]
     average = np.mean([images.mean(0) for images, _ in drawn if len(images)], 0).round().astype(np.uint8)
     for images, views in tqdm(drawn, desc="reconstructions", unit="scene"):

@@ -235,7 +235,8 @@ def main() -> None:
             "the row second trains V again and needs the datasets of the first time: give --dataset, or leave the row "
             "out with --drivers"
         )
-    rows, commands, scores = [], [], {}
+    rows, scores = [], {}
+    commands: list[str] = []
     for row in drivers(args):
         s = scored(row, "simulator", args, commands)
         half = 1.96 * s["std"] / s["episodes"] ** 0.5

@@ -99,7 +99,8 @@ def row(name: str, counted: Counter) -> list[str]:
 
 def main() -> None:
     args = parse_args()
-    by_kind, seconds = {kind: Counter() for kind in KINDS}, []
+    by_kind: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    seconds = []
     with multiprocessing.get_context("spawn").Pool(args.max_workers) as pool:
         for kind, counted, took in tqdm(
             pool.imap(look_at, [(args.seed, k) for k in range(args.scenes)]),

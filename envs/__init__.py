@@ -270,4 +270,5 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
             verb = "does" if len(theirs) == 1 else "do"
             raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
     found = world_class(name)
-    return found(variant, num, device, **options) if found.VARIANT else found(num, device, **options)
+    build: Callable[..., World] = found
+    return build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)

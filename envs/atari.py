@@ -96,7 +96,11 @@ class Atari(GymWorld):
             max_steps,
             restart,
             game=game,
-            **{"shown" if name == "observation" else name: value for name, value in options.items()},
+            shown=observation,
+            sticky=float(sticky),
+            noops=int(noops),
+            fire=bool(fire),
+            one_life=bool(one_life),
         )
         self.spec = replace(self.spec, name=f"atari:{game}", image_shape=OBSERVATIONS[observation], options=options)
 
@@ -153,7 +157,8 @@ class Game(gymnasium.Env):
             one_life,
             render_mode,
         )
-        self.driver, self.blind = None, False
+        self.driver: breakout.Driver | None = None
+        self.blind = False
         ale_py = import_ale()
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self.ale = ale_py.ALEInterface()
@@ -195,6 +200,7 @@ class Game(gymnasium.Env):
         return self._observation(), reward, terminated, False, {}
 
     def expert_action(self) -> int:
+        assert self.driver is not None, "Atari.expert_action asks those that have one"
         return self.driver.action(self.ale.getRAM())
 
     def render(self) -> np.ndarray:

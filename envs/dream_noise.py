@@ -56,6 +56,7 @@ class DreamNoise:
     def _draw(self, copy: int) -> None:
         """Draw the next BLOCK steps of a dream."""
         generator, gumbel = self._generators[copy], self._gumbel[copy]
+        assert generator is not None, "only a dream that has begun goes on"
         generator.standard_normal(out=self._normal[copy], dtype=np.float32)
         generator.random(out=self._uniform[copy], dtype=np.float32)
         generator.standard_exponential(out=gumbel, dtype=np.float32)

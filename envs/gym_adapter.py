@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -43,8 +43,11 @@ class GymWorld(World):
     `max_steps` counts steps in the world: it replaces the environment's registered limit.
     """
 
-    OPTIONS = (Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),)
-    VARIANT, NUMBERS = "<id>", "state"
+    OPTIONS: ClassVar[tuple[Option, ...]] = (
+        Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),
+    )
+    VARIANT = "<id>"
+    NUMBERS: ClassVar[str | None] = "state"
 
     def __init__(
         self,
@@ -79,12 +82,12 @@ class GymWorld(World):
         )
         self._seen = True
         self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
-        self._states: list[np.ndarray | None] = [None] * num
+        self._states: list[np.ndarray] = [np.empty(0, np.float32)] * num  # empty where observations are images
 
     @property
     def state(self) -> torch.Tensor | None:
         """The latest observations (B, S) float32 of an environment whose observation is not an image, else None."""
-        return None if self._states[0] is None else self._tensor(np.stack(self._states))
+        return self._tensor(np.stack(self._states)) if self._states[0].size else None
 
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
         """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one
@@ -107,16 +110,14 @@ class GymWorld(World):
         if self._frames is None:
             raise RuntimeError("step() was called before reset(seed)")
         actions = elements(self.spec.space.checked(action, self.num), self._space)
-        reward, going, observations = (
-            np.zeros(self.num, np.float32),
-            np.flatnonzero(~(self._terminated | self._truncated)).tolist(),
-            [],
-        )
+        going = np.flatnonzero(~(self._terminated | self._truncated)).tolist()
+        reward, observations = np.zeros(self.num, np.float32), []
         for copy in going:
-            observation, reward[copy], self._terminated[copy], truncated = self._advance(copy, actions[copy])
-            observations.append(observation)
+            advance = self._advance(copy, actions[copy])
+            reward[copy], self._terminated[copy] = advance.reward, advance.terminated
+            observations.append(advance.observation)
             self._steps[copy] += 1
-            self._truncated[copy] = truncated or self._steps[copy] >= self.spec.max_steps
+            self._truncated[copy] = advance.truncated or self._steps[copy] >= self.spec.max_steps
         self._look(going, observations)
         terminated, truncated, final_obs = self._terminated.copy(), self._truncated.copy(), self._frames.clone()
         over = np.flatnonzero(terminated | truncated).tolist() if self.restart else []
@@ -139,9 +140,11 @@ class GymWorld(World):
         """What the environments' own `expert_action()` answers, shaped like `action`; UserError where they have
         none."""
         experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]
-        if experts[0] is None:
+        if None in experts:
             return super().expert_action()
-        return self._tensor(np.stack([expert() for expert in experts]).astype(self.spec.space.dtype))
+        return self._tensor(
+            np.stack([expert() for expert in experts if expert is not None]).astype(self.spec.space.dtype)
+        )
 
     def look_away(self) -> None:
         self._seen = False
@@ -175,6 +178,7 @@ class GymWorld(World):
 
     def _show(self, copies: list[int], frames: torch.Tensor) -> None:
         """These copies show frames (n, H, W, C) now."""
+        assert self._frames is not None, "reset has made them"
         if len(copies) == self.num:  # a plain copy is twenty times as fast
             self._frames.copy_(frames)
         else:
@@ -217,7 +221,7 @@ class GymWorld(World):
             self._states[copy] = np.array(observation, np.float32).ravel()
         if not self.spec.pictures:
             return self._states[copy]
-        if not self._seen:
+        if not self._seen and self._frames is not None:
             return self._frames[copy].cpu().numpy()
         return area_resize(observation if image else self.render(copy), *self.spec.image_shape[:2])
 
@@ -257,7 +261,7 @@ def gymnasiums(space: Any) -> gymnasium.Space:
 def elements(actions: np.ndarray, space: gymnasium.Space) -> list:
     """Actions (B, A) float32 or (B,) as a step of an environment takes them, one a copy: elements of its own `space`,
     whose numbers may be whole, or finer than float32, in which a bound can lie outside by a rounding."""
-    if isinstance(space, gymnasium.spaces.Discrete):
+    if not isinstance(space, gymnasium.spaces.Box):
         return actions.tolist()
     if np.issubdtype(space.dtype, np.integer):
         actions = np.rint(actions)

@@ -55,7 +55,8 @@ class Book:
         """`folder`: the run's exp_dir/bc. What is there is resumed; UserError if it is of another world or another
         --seed. `fresh`: it must be empty of trials."""
         self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
-        self._journal, self._file = folder / JOURNAL, None
+        self._journal = folder / JOURNAL
+        self._file: int | None = None  # descriptor of the journal while a trial goes on
         spec = world.spec
         held_out = world.held_out(recording_seed(seed, 0)) is not None
         wanted = Manifest(
@@ -99,6 +100,7 @@ class Book:
                 ("truncated", np.uint8),
             ]
         )
+        self._columns = self._step.names or ()
         self._disk, self._synced = ThreadPoolExecutor(1), time.monotonic()
         self._recover()
 
@@ -114,10 +116,10 @@ class Book:
 
     def add(self, obs: np.ndarray, **step) -> None:
         """A step and the observation after it; `step` has the columns of a shard."""
-        self._write(np.array([tuple(step[name] for name in self._step.names)], self._step).tobytes() + obs.tobytes())
+        self._write(np.array([tuple(step[name] for name in self._columns)], self._step).tobytes() + obs.tobytes())
         if time.monotonic() - self._synced > SYNC:
             self._synced = time.monotonic()
-            self._disk.submit(sync, os.dup(self._file))
+            self._disk.submit(sync, os.dup(self._open()))
 
     def finish(self) -> Episode | None:
         """The trial is over: its journal becomes a shard. None if it had no step."""
@@ -153,11 +155,15 @@ class Book:
         if self._journal.exists():
             self.finish()
 
+    def _open(self) -> int:
+        assert self._file is not None, "a trial has begun"
+        return self._file
+
     def _write(self, content: bytes) -> None:
         packed = zlib.compress(content, 1)
         record = HEADER.pack(len(packed), zlib.crc32(packed)) + packed
         try:
-            written = os.write(self._file, record)
+            written = os.write(self._open(), record)
         except OSError as error:
             raise UserError(
                 f"{self._journal} could not be written ({error.strerror}): free some space and start again; what was "
@@ -182,7 +188,7 @@ class Book:
         index, seed = FIRST.unpack(records[0][: FIRST.size])
         obs = np.stack([np.frombuffer(record[-size:], frame_type(shape)).reshape(shape) for record in records])
         steps = np.concatenate([np.frombuffer(record[:-size], self._step) for record in records[1:]])
-        columns = {name: np.ascontiguousarray(steps[name]) for name in self._step.names}
+        columns = {name: np.ascontiguousarray(steps[name]) for name in self._columns}
         if not (columns["terminated"][-1] or columns["truncated"][-1]):
             columns["truncated"][-1] = 1  # the teacher, or a kill, ended it before its time
         held_out = self._world.held_out(seed) if self.manifest.by_place else None

@@ -31,7 +31,8 @@ class VectorMemory:
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """(B, F) and (B, A), drawn from all."""
         chosen = rng.integers(len(self), size=size)
-        return (torch.from_numpy(np.stack([values[i] for i in chosen])) for values in (self.seen, self._action))
+        seen, action = (torch.from_numpy(np.stack([values[i] for i in chosen])) for values in (self.seen, self._action))
+        return seen, action
 
 
 class FrameMemory:

@@ -65,7 +65,8 @@ class Client:
     """A connection."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
-        self.socket, self.name = socket, None
+        self.socket = socket
+        self.name: str | None = None
         self.text: str | None = None  # what is to be sent: the latest of each kind
         self.picture: bytes | None = None
         self.news = asyncio.Event()
@@ -86,7 +87,7 @@ class Server:
     def __init__(self, host: str, port: int, about: dict) -> None:
         """`about`: what the page is told once, e.g. the world's name and keys."""
         self.host, self.port = host, port
-        self.session: Session | None = None  # to be set before `start`
+        self.session: Session  # to be set before `start`
         self.token = None if host in LOCAL else secrets.token_urlsafe(18)
         self.about = {**about, "guarded": self.token is not None}
         self._cookie = secrets.token_urlsafe(18)
@@ -155,7 +156,7 @@ class Server:
             self._left = time.monotonic()
             self.session.held.hold(frozenset())
             self.session.present.clear()
-            self._loop.call_later(SEAT_KEPT + 0.1, self._told_again)
+            asyncio.get_running_loop().call_later(SEAT_KEPT + 0.1, self._told_again)
         self._told_again()
 
     def _told_again(self) -> None:

@@ -31,7 +31,7 @@ def add_training(p: argparse.ArgumentParser) -> None:
     )
 
 
-def recorded(args: argparse.Namespace) -> dict:
+def recorded(args: argparse.Namespace | Settings) -> dict:
     """The command and every argument, as plain values."""
     if isinstance(args, Settings):
         return args.recorded()
@@ -53,6 +53,6 @@ def settled(args: argparse.Namespace, usual: dict, before: dict | None) -> dict:
     return {**usual, **{name: value for name, value in (before or {}).items() if name in usual}, **given}
 
 
-def write_args(folder: Path, args: argparse.Namespace) -> None:
+def write_args(folder: Path, args: argparse.Namespace | Settings) -> None:
     """Record the command and every argument in `folder`/args.json."""
     write_atomically(folder / "args.json", (json.dumps(recorded(args), indent=1) + "\n").encode())

@@ -143,7 +143,8 @@ class Settings:
 
         Without a run to resume, `usual` has what a field is that was not given, where its default does not say.
         """
-        kept = {name: there for name, there in self._fixed().items() if before is not None and there in before}
+        before = before or {}
+        kept = {name: there for name, there in self._fixed().items() if there in before}
         inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
         filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
         settled = replace(self, **filled | inherited)

@@ -63,8 +63,10 @@ class ActionSpace:
             return ActionSpace(int(value["n"]))
         if value["type"] != "box":
             raise ValueError(f'there is no action space of type "{value["type"]}"')
-        numbers = {name: tuple(map(float, value[name])) for name in ("low", "high", "scale", "center") if name in value}
-        return ActionSpace(**numbers)
+        low, high, scale, center = (
+            tuple(map(float, value[name])) if name in value else None for name in ("low", "high", "scale", "center")
+        )
+        return ActionSpace(0, low or (), high or (), scale, center)
 
     def to_dict(self) -> dict:
         """Plain values: {"type": "discrete", "n"} or {"type": "box", "low", "high"}, with "scale" and "center" where
@@ -88,11 +90,9 @@ class ActionSpace:
                 f"action space {space} has no bounds, and actions are measured by them: give it a low and a high that "
                 "good actions lie between"
             )
-        low, high, scale, center = (
-            None if values is None else tuple(float(x) for x in values)
-            for values in (space.low, space.high, scale, center)
-        )
-        return ActionSpace(0, low, high, scale, center)
+        low, high = (tuple(map(float, bound)) for bound in (space.low, space.high))
+        units = [None if values is None else tuple(map(float, values)) for values in (scale, center)]
+        return ActionSpace(0, low, high, units[0], units[1])
 
     def to_gym(self) -> gym.Space:
         """Discrete(n), or a float32 Box."""

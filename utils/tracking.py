@@ -83,12 +83,14 @@ def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen,
 
 def repeat(process: subprocess.Popen) -> None:
     """Print what the process says, above progress bars."""
+    assert process.stdout is not None, "it was asked for"
     for sentence in process.stdout:
         tqdm.write(sentence.decode().rstrip(), file=sys.stderr)
 
 
 def end(process: subprocess.Popen, repeater: threading.Thread, status: str) -> None:
     """Tell the process how training ended and wait until it has sent that, for GRACE seconds at most."""
+    assert process.stdin is not None, "it was asked for"
     with contextlib.suppress(BrokenPipeError):  # it has given up before
         process.stdin.write(status.encode())
     process.stdin.close()

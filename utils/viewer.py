@@ -13,6 +13,7 @@ others are the driver's. pyglet is imported when a Viewer is made, not before.
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Viewer:
         self.paused = self.step_once = self.reset = self.quit = False
         self.held: set[str] = set()
         self.picture: np.ndarray | None = None
-        self.texture = None
+        self.texture: Any = None  # pyglet's
         self.due = time.monotonic()
         try:
             screen = pyglet.display.get_display().get_default_screen()
@@ -205,7 +206,7 @@ BICYCLE = (("down", "up"), ("right", "left"))  # the same of acceleration and st
 TYPICAL = [2.0, 0.1]
 # what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action
 # directly
-DISCRETE = {
+DISCRETE: dict[int, dict[str | None, int]] = {
     2: {"left": 0, "right": 1},  # CartPole
     3: {"left": 0, "right": 2, None: 1},  # MountainCar, Acrobot
     5: {"right": 1, "left": 2, "up": 3, "down": 4},  # CarRacing
@@ -222,7 +223,7 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
     Returns float32 (A,) or an int.
     """
     if space["type"] == "discrete":
-        return discrete_action(held, space["n"], previous)
+        return discrete_action(held, space["n"], None if previous is None else int(previous))
     low, high = np.array(space["low"], np.float32), np.array(space["high"], np.float32)
     target = np.zeros_like(low)
     if is_driving(space):
@@ -278,4 +279,4 @@ def discrete_action(held: set[str], n: int, previous: int | None) -> int:
         if name in held:
             return action
     neutral = arrows.get(None, 0)
-    return int(previous) if n == 2 and previous is not None else neutral
+    return previous if n == 2 and previous is not None else neutral

@@ -19,7 +19,7 @@ from torch import Tensor
 from dreamdrive.envs import Option, Step, World, WorldSpec
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
-from dreamdrive.envs.nocturne.pool import make_pool
+from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
@@ -115,7 +115,7 @@ class Nocturne(World):
             warmup,
             drive_on,
         )
-        self.image_size, self.view_dist, self.marks = image_size, view_dist, {"goal": goal, "speed": speed}
+        self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
         discrete = actions == "discrete"
@@ -141,10 +141,16 @@ class Nocturne(World):
         )
         self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup)
-        self.episodes = len(self.pool.episodes) if scenes else None
-        self.sim: Simulator | None = None
+        self.episodes = len(self.pool.episodes) if isinstance(self.pool, FolderPool) else None
+        self._sim: Simulator | None = None
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
+
+    @property
+    def sim(self) -> Simulator:
+        if self._sim is None:
+            raise RuntimeError("the world was used before reset(seed)")
+        return self._sim
 
     def look_away(self) -> None:
         self._seen = False
@@ -154,9 +160,9 @@ class Nocturne(World):
         drawn = [self.pool.draw(s) for s in self._seeds]
         scenes = [scene for scene, _ in drawn]
         self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
-        if self.sim is None:
-            self.sim = Simulator(scenes, self.device)
-            self.sim.reset(time=self.warmup)
+        if self._sim is None:
+            self._sim = Simulator(scenes, self.device)
+            self._sim.reset(time=self.warmup)
         else:
             self.sim.reset(range(self.num), scenes, self.warmup)
         self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
@@ -172,8 +178,6 @@ class Nocturne(World):
         return self._frames.clone()
 
     def step(self, action: Tensor) -> Step:
-        if self.sim is None:
-            raise RuntimeError("step() was called before reset(seed)")
         asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
         pair = self.grid.pair(asked) if self.spec.space.discrete else asked
         driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
@@ -323,9 +327,9 @@ class Nocturne(World):
             return features(self.sim, egos, self.view_dist).flat
         from dreamdrive.envs.nocturne.cone import render_cones
 
-        return render_cones(self.sim, egos, self.image_size, self.view_dist, **self.marks, anchor=ANCHOR).to(
-            self.device
-        )
+        goal, speed = self.marks
+        pictures = render_cones(self.sim, egos, self.image_size, self.view_dist, goal=goal, speed=speed, anchor=ANCHOR)
+        return pictures.to(self.device)
 
 
 class NocturneEnv(gym.Env):
