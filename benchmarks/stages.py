@@ -36,10 +36,10 @@ from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import FrameStream
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs.dream import Starts
+from dreamdrive.learning.evolution import dream_fitness
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
-from dreamdrive.traincontroller import dream_fitness
 from dreamdrive.utils.cli import parser, positive, positive_float, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace

@@ -1,13 +1,11 @@
 """Learning curves of evolution, what is read from a run and what is drawn, and the number of episodes that follows from
 one."""
 
-from argparse import Namespace
-
 import pytest
 from PIL import Image
 
 from dreamdrive.benchmarks.curves import curve, draw, main
-from dreamdrive.traincontroller import samples_now
+from dreamdrive.learning.evolution import EvolutionSettings, samples_now
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import write_csv
 
@@ -47,12 +45,15 @@ def test_a_run_without_evolution_is_named(tmp_path, monkeypatch):
 
 
 def test_candidates_drive_more_episodes_when_the_mean_no_longer_gets_better():
-    def row(simulator):
-        return {"simulator": simulator}
+    def samples(*scores, **changes):
+        args = {"world": "simulator", "n_samples": 2, "most_samples": 5, "evaluate_every": 1, **changes}
+        history = [{"generation": g, "simulator": score} for g, score in enumerate(scores, 1)]
+        return samples_now(EvolutionSettings(**args), history)
 
-    args = Namespace(world="simulator", n_samples=2, most_samples=5)
-    better, worse = [row(None), row(1.0), row(None), row(2.0)], [row(None), row(1.5)]
-    assert samples_now(args, []) == samples_now(args, better) == samples_now(args, better + 2 * worse) == 2
-    assert samples_now(args, better + 3 * worse) == samples_now(args, better + 3 * worse + [row(3.0)] + 2 * worse) == 4
-    assert samples_now(args, better + 6 * worse) == samples_now(args, better + 20 * worse) == 5
-    assert samples_now(Namespace(world="dream", n_samples=2, most_samples=5), better + 6 * worse) == 2
+    better, worse = (1.0, 2.0), (1.5,)
+    assert samples() == samples(*better) == samples(*better, *2 * worse) == 2
+    assert samples(*better, *3 * worse) == samples(*better, *3 * worse, 3.0, *2 * worse) == 4
+    assert samples(*better, *6 * worse) == samples(*better, *20 * worse) == 5
+    assert samples(*better, *6 * worse, world="dream") == 2
+    stops = [score for _ in range(8) for score in (1.0, None)]  # after odd generations, by commands that ended there
+    assert samples(*stops, evaluate_every=1000) == 2

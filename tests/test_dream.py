@@ -14,10 +14,10 @@ from dreamdrive.data.loaders import open_datasets
 from dreamdrive.driving.evaluation import dream_returns
 from dreamdrive.envs.dream import Dream, DreamWorld, Starts, begin, step
 from dreamdrive.envs.dream_noise import BLOCK, DreamNoise
+from dreamdrive.learning.evolution import APART, DreamFitness, dream_fitness, finite, kept_apart
 from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise
-from dreamdrive.traincontroller import DreamFitness, dream_fitness, finite
 from dreamdrive.trainmdrnn import WARM_UP
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -415,6 +415,23 @@ def test_all_candidates_of_a_generation_meet_the_same_luck_and_the_next_generati
     assert not torch.isclose(first[0], fitness(same[:1], 1, 3, True, None)[0]), (
         "fresh starts must not be those of the candidates"
     )
+
+
+def test_fresh_starts_are_frames_that_no_candidate_meets(mdrnn):
+    """A frame that is drawn more than once is on one side only; a world's only beginning is the candidates'."""
+    torch.manual_seed(3)
+    frame = torch.randint(300, (1024,))
+    frame[:512] = 299  # all episodes begin alike
+    starts = Starts(torch.randn(300, Z)[frame], torch.zeros(1024, Z), torch.zeros(1024, R), torch.zeros(1024, R))
+    apart = kept_apart(starts)
+    fresh, met = set(frame[apart].tolist()), set(frame[~apart].tolist())
+    assert not fresh & met and 299 in met and abs(len(fresh) - 300 / APART) < 5
+    args = SimpleNamespace(seed=0, horizon=10, temperature=1.0, logdir="run")
+    controller = Controller(ControllerConfig(Z, R, "zh", 0, BOX)).requires_grad_(False)
+    found = DreamFitness(args, mdrnn, starts.to_dict(), controller).starts
+    assert torch.equal(found[True].mu, starts.mu[apart]) and torch.equal(found[False].mu, starts.mu[~apart])
+    few = Starts(torch.zeros(5, Z), torch.zeros(5, Z), torch.zeros(5, R), torch.zeros(5, R))
+    assert len(DreamFitness(args, mdrnn, few.to_dict(), controller).starts[True]) == 5  # there is but one frame
 
 
 def test_scores_that_are_not_numbers_become_the_worst_or_stop_the_run():

@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamdrive import traincontroller
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.learning.evolution import EvolutionSettings
 from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.tests.tiny_run import TINY, call, contents, copy_run, tiny, user
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import evaluation_seeds, selection_seeds
 
 LOSSES = {"vae": ("loss", "reconstruction", "kl"), "mdrnn": ("loss", "nll", "reward_mse", "terminal_bce")}
@@ -346,15 +347,21 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
         (("--world", "simulator"), None, (16, 2)),
         (("--world", "simulator", "--pop-size", "5", "--n-samples", "3"), None, (5, 3)),
         (("--world", "simulator"), "simulator", (7, 9)),
-        (("--world", "simulator", "--pop-size", "5"), "simulator", (5, 9)),
-        (("--world", "simulator"), "dream", (16, 2)),
+        (("--world", "simulator", "--n-samples", "9"), "simulator", (7, 9)),
+        ((), "simulator", (7, 9)),
     ],
 )
-def test_the_search_is_as_large_as_suits_its_world_or_as_it_was_before(monkeypatch, given, before, wanted):
-    monkeypatch.setattr("sys.argv", ["traincontroller.py", *given])
-    args = traincontroller.parse_args()
-    traincontroller.settle_sizes(args, before and {"settings": {"world": before, "pop_size": 7, "n_samples": 9}})
+def test_the_search_is_as_large_as_suits_its_world_or_as_it_was_before(given, before, wanted):
+    args = EvolutionSettings.parse(given, "Evolve.")
+    args, inherited = args.sized(before and {"world": before, "pop_size": 7, "n_samples": 9})
     assert (args.pop_size, args.n_samples) == wanted
+    assert ("world" in inherited) == (before is not None and "--world" not in given)
+
+
+def test_a_search_is_not_resumed_in_another_world():
+    args = EvolutionSettings.parse(["--world", "simulator"], "Evolve.")
+    with pytest.raises(UserError, match="has world dream, not simulator: leave --world away"):
+        args.sized({"world": "dream", "pop_size": 7, "n_samples": 9})
 
 
 def test_the_last_layer_of_a_clone_can_be_evolved_alone(trained, tmp_path):

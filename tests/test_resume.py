@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from dreamdrive.benchmarks import kills
+from dreamdrive.learning import evolution
+from dreamdrive.learning.evolution import Search
 from dreamdrive.tests.tiny_run import ROOT, TINY, call, command, complaint, contents, copy_run, tiny, variables
-from dreamdrive.traincontroller import Search
 from dreamdrive.utils import checkpoint
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
@@ -109,7 +110,7 @@ def test_a_replayed_search_asks_for_the_same_populations(stopped, diagonal):
     for _ in range(stopped + 5):
         populations.append(straight.ask())
         recorded.append(scores_of(populations[-1]))
-        straight.tell(recorded[-1])
+        straight.tell(populations[-1], recorded[-1])
     resumed = search(diagonal=diagonal)
     np.random.seed(99)  # whatever else was drawn must not matter
     resumed.replay(torch.stack(recorded[:stopped]))
@@ -117,7 +118,7 @@ def test_a_replayed_search_asks_for_the_same_populations(stopped, diagonal):
         np.random.rand()
         asked = resumed.ask()
         assert torch.equal(asked, population)
-        resumed.tell(scores_of(asked))
+        resumed.tell(asked, scores_of(asked))
     assert torch.equal(resumed.mean, straight.mean)
     assert not torch.equal(search(seed=1).ask(), populations[0])
 
@@ -126,7 +127,8 @@ def test_the_search_climbs_also_when_its_first_generation_is_flat():
     climbing = search()
     for generation in range(60):
         population = climbing.ask()
-        climbing.tell(torch.zeros(6).double() if generation == 0 else -(population - 0.5).square().sum(1).double())
+        scores = torch.zeros(6).double() if generation == 0 else -(population - 0.5).square().sum(1)
+        climbing.tell(population, scores)
     assert (climbing.mean - 0.5).abs().max() < 0.1
 
 
@@ -145,13 +147,44 @@ def test_the_generation_after_a_resume_is_the_same_population(trained, tmp_path,
     assert of_stage(stopped, "traincontroller") == of_stage(straight, "traincontroller")
 
 
+def test_a_search_in_pieces_is_the_same_search(trained, tmp_path, monkeypatch):
+    """What each command's last generation is scored with in addition decides nothing: the second piece drives as many
+    episodes a candidate as without a stop."""
+    monkeypatch.setattr(evolution, "STALE", 1)
+    flags = ("--world", "simulator", "--evaluate-every", 3, "--selection-episodes", 2, "--sigma", 1e-9, "--no-display")
+    flags = (*flags, "--init", trained.logdir / "bc" / "best.tar")  # whose score so small a search does not change
+    ends = []
+    for name, pieces in (("straight", (4,)), ("pieces", (2, 4))):
+        run = copy_run(trained, tmp_path / name)
+        shutil.rmtree(run.logdir / "ctrl")
+        for generations in pieces:
+            tiny("traincontroller", "--logdir", run.logdir, *flags, "--generations", generations)
+        ends.append(checkpoint.load(checkpoint.path(run.logdir, "ctrl", "checkpoint.tar"), "ctrl"))
+    straight, pieces = ends
+    assert torch.equal(straight["scores"], pieces["scores"]) and torch.equal(straight["mean"], pieces["mean"])
+    for row, other in zip(straight["history"], pieces["history"], strict=True):
+        assert {**row, "simulator": 0, "frames": 0} == {**other, "simulator": 0, "frames": 0}
+    # two evaluations that found nothing better count in neither: one would have doubled the episodes
+    assert [row["simulator"] is None for row in pieces["history"]] == [True, False, False, False]
+    assert [row["samples"] for row in pieces["history"]] == [2, 2, 2, 2]
+
+
+def test_a_search_that_learns_nothing_says_so_once(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    flags = ("--logdir", run.logdir, "--noreload", "--world", "simulator", "--sigma", 1e-9, "--generations", 3)
+    flags = (*flags, "--init", run.logdir / "bc" / "best.tar")
+    said = tiny("traincontroller", *flags).stdout
+    assert said.count("all 4 candidates of generation") == 1 and "use a larger --sigma" in said
+    assert "candidates of generation" not in tiny("traincontroller", "--logdir", run.logdir, "--noreload").stdout
+
+
 def test_a_replay_that_comes_out_differently_is_refused(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     source = checkpoint.path(run.logdir, "ctrl", "checkpoint.tar")
     saved = {k: v for k, v in checkpoint.load(source, "ctrl").items() if k not in ("stage", "schema", "digest")}
     checkpoint.save(source, "ctrl", **{**saved, "scores": saved["scores"].flip(1)})
     done = call("traincontroller", *TINY["traincontroller"], "--logdir", run.logdir, "--generations", 3)
-    assert "gave another population" in complaint(done) and "--noreload" in complaint(done)
+    assert all(word in complaint(done) for word in ("gave another population", "threads", "--noreload"))
 
 
 # Stopped from outside

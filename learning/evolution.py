@@ -1,0 +1,326 @@
+"""What evolves a controller: the search by CMA-ES, how candidates are scored in the dream and in the simulator, and how
+large a search is."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cma
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dreamdrive.driving.evaluation import Evaluator
+from dreamdrive.envs.dream import Starts, begin, step
+from dreamdrive.models.controller import LATENT_FEATURES, Controller
+from dreamdrive.models.mdrnn import MDRNN, draw_noise
+from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.seeds import recording_seed, require_seeds, selection_seeds
+from dreamdrive.utils.settings import Training, flag
+
+STAGE = 4
+RESCORE_DREAMS = 128  # dreams the search's mean is scored on
+APART = 8  # every so manyth frame that dreams may start from is kept for scoring the search's mean
+MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
+# P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
+SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
+STALE = 3  # evaluations without a better mean after which candidates drive more episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSettings(Training):
+    """What stage 4a can be told."""
+
+    seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
+    world: str = flag(
+        "dream",
+        help="where candidates drive: in M's dream, or in the simulator (for carracing in carracing-fast, which stands "
+        "for it)",
+        choices=tuple(SIZES),
+        fixed=True,
+    )
+    features: str = flag(
+        "zh", help="what the controller sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True
+    )
+    pop_size: int | None = flag(
+        None,
+        positive,
+        f"P, candidates of a generation (default: {SIZES['dream']['pop_size']}; in the simulator "
+        f"{SIZES['simulator']['pop_size']})",
+        fixed=True,
+    )
+    n_samples: int | None = flag(
+        None,
+        positive,
+        f"S, episodes each candidate drives (default: {SIZES['dream']['n_samples']}; in the simulator "
+        f"{SIZES['simulator']['n_samples']})",
+        fixed=True,
+    )
+    most_samples: int = flag(
+        16,
+        positive,
+        f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell "
+        "enough while all drive badly",
+        fixed=True,
+    )
+    give_up: int = flag(
+        0,
+        natural,
+        "in the simulator a candidate's episode ends after so many steps without a reward above 0, the rest counting "
+        "like its last step; 0: never",
+        fixed=True,
+    )
+    generations: int = flag(100, positive, "evolve up to this generation; more than before resumes the search")
+    target_return: float = flag(math.inf, float, "stop when the score best.tar is chosen by reaches it")
+    sigma: float = flag(0.1, positive_float, "initial step size of CMA-ES", fixed=True)
+    diagonal: bool = flag(False, help="separable CMA-ES: faster steps for many parameters", fixed=True)
+    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)
+    horizon: int = flag(1000, positive, "steps of a dream", fixed=True)
+    evaluate_every: int = flag(
+        10,
+        natural,
+        "generations between two drives of the search's mean in the simulator, the last one included, and with --init "
+        "the clone itself; 0 for none",
+        fixed=True,
+    )
+    selection_episodes: int = flag(32, positive, "of such a drive", fixed=True)
+    init: Path | None = flag(None, Path, "begin from this clone, e.g. exp_dir/bc/best.tar")
+    evolve: str = flag(
+        "all",
+        help="all weights of the controller, or those of its last layer, the rest as in --init",
+        choices=("all", "last"),
+        fixed=True,
+    )
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    display: bool = flag(True, help="show a progress bar")
+
+    def sized(self, before: dict | None) -> tuple["EvolutionSettings", dict]:
+        """(These settings with P and S, and what the run that is resumed, with settings `before`, has decided; and what
+        it has decided that was not given)."""
+        world = before["world"] if before and not self.was_given("world") else self.world
+        return self.resume(before, SIZES[world])
+
+    def check(self) -> None:
+        if self.pop_size == 1:
+            raise UserError("--pop-size 1 is not possible: CMA-ES compares at least 2 candidates")
+        episodes = (self.generations + 1) * self.most_episodes if self.world == "simulator" else 0
+        if episodes or self.evaluate_every:
+            require_seeds(self.seed, max(episodes, self.selection_episodes))
+
+    @property
+    def most_episodes(self) -> int:
+        """The most that a candidate ever drives in a generation."""
+        return max(self.n_samples or 0, self.most_samples)
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the search's mean is scored where its candidates are, on starts or seeds that they never meet."""
+        return self.world == "dream" or not self.evaluate_every
+
+
+@torch.inference_mode()
+def dream_fitness(
+    mdrnn: MDRNN,
+    controller: Controller,
+    parameters: Tensor,
+    starts: Starts,
+    num: int,
+    horizon: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean return (P,) of P candidates, parameters (P, n), over `num` dreams each: one batch of P * num. All candidates
+    meet the same starts and noise."""
+    population = len(parameters)
+    index = torch.randint(len(starts), (num,), generator=generator, device=parameters.device)
+    one = begin(starts, index, torch.randn(num, mdrnn.config.latent, generator=generator, device=parameters.device))
+    dream = type(one)(
+        one.z.repeat(population, 1), (one.state[0].repeat(population, 1), one.state[1].repeat(population, 1))
+    )
+    total, alive = (
+        torch.zeros(population * num, device=parameters.device),
+        torch.ones(population * num, device=parameters.device),
+    )
+    for t in range(horizon):
+        action = controller.population_action(
+            parameters, dream.z.unflatten(0, (population, num)), dream.h.unflatten(0, (population, num))
+        ).flatten(0, 1)
+        noise = draw_noise(mdrnn.config, num, generator, copies=population)
+        dream, reward, terminated = step(mdrnn, dream, controller.space.vector(action), temperature, noise)
+        total.addcmul_(reward, alive)
+        alive.masked_fill_(terminated, 0.0)
+        if t % 50 == 49 and not alive.any():
+            break
+    return total.unflatten(0, (population, num)).mean(1)
+
+
+def kept_apart(starts: Starts) -> Tensor:
+    """(N,) bool: the starts for scoring the search's mean, which no candidate meets: every APARTth frame, the same one
+    in all starts that share it, the most frequent first, so that a world's only beginning is left to the
+    candidates."""
+    _, frame, times = starts.mu.unique(dim=0, return_inverse=True, return_counts=True)
+    apart = times.argsort(descending=True, stable=True)[APART - 1 :: APART]
+    return torch.isin(frame, apart)
+
+
+class DreamFitness:
+    """Scores parameters (P, n) in the dream."""
+
+    def __init__(self, args: EvolutionSettings, mdrnn: MDRNN, starts: dict | None, controller: Controller) -> None:
+        if starts is None:
+            raise UserError(
+                f"{args.logdir}/mdrnn/best.tar has no starting latents (it was imported): use --world simulator, or "
+                "train M with trainmdrnn.py"
+            )
+        self.args, self.mdrnn, self.controller = args, mdrnn, controller
+        self.device = mdrnn.head.weight.device
+        apart = kept_apart(Starts(**starts))
+        # by `fresh`; all, where there are too few frames to keep any apart
+        self.starts = {
+            fresh: Starts(**{name: value[mask] for name, value in starts.items()}).to(self.device)
+            for fresh, mask in ((False, ~apart), (True, apart if apart.any() else ~apart))
+        }
+        self.steps = 0  # dreamed so far
+
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+        """(P,) mean returns; `fresh` starts are never met by candidates."""
+        num = RESCORE_DREAMS if fresh else samples
+        generator = torch.Generator(self.device).manual_seed(
+            int(np.random.SeedSequence([self.args.seed, STAGE, generation, fresh]).generate_state(1)[0])
+        )
+        scores = dream_fitness(
+            self.mdrnn,
+            self.controller,
+            parameters.float().to(self.device),
+            self.starts[fresh],
+            num,
+            self.args.horizon,
+            self.args.temperature,
+            generator,
+        )
+        self.steps += len(parameters) * num * self.args.horizon
+        return scores.cpu()
+
+
+class SimulatorFitness:
+    """Scores parameters (P, n) in the simulator."""
+
+    def __init__(self, args: EvolutionSettings, evaluator: Evaluator) -> None:
+        self.args, self.evaluator = args, evaluator
+
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+        seeds = (
+            selection_seeds(self.args.seed, samples, generation)
+            if fresh
+            else [recording_seed(self.args.seed, generation * self.args.most_episodes + k) for k in range(samples)]
+        )
+        # candidates on one track follow each other
+        tasks = [(candidate, seed) for seed in seeds for candidate in parameters.float()]
+        returns = self.evaluator.returns(tasks, bar, 0 if fresh else self.args.give_up)
+        return torch.tensor(returns).view(samples, len(parameters)).mean(0)
+
+    @property
+    def steps(self) -> int:
+        return self.evaluator.steps
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Scores (P,) with those that are not finite replaced by the worst that is, so that NaN never reaches the
+    search."""
+    good = torch.isfinite(scores)
+    if not good.any():
+        raise UserError(
+            "no candidate of this generation has a finite score: M diverges in the dream; train it longer, or use a "
+            "lower --temperature or --sigma"
+        )
+    return torch.where(good, scores, scores[good].min())
+
+
+def all_alike(scores: Tensor) -> bool:
+    """Whether the search can learn nothing from scores (P,)."""
+    return bool((scores == scores[0]).all())
+
+
+def evaluated(args: EvolutionSettings, generation: int) -> bool:
+    """Whether the search's mean is driven in the simulator after a generation, however many there will be."""
+    return bool(args.evaluate_every) and generation % args.evaluate_every == 0
+
+
+def samples_now(args: EvolutionSettings, history: list[dict]) -> int:
+    """S of the next generation: --n-samples, doubled in the simulator whenever STALE evaluations in a row found no
+    better mean, up to --most-samples.
+
+    The additional evaluation that each command ends with does not count: a search in pieces would be another one.
+    """
+    samples, best, stale = args.n_samples, -math.inf, 0
+    counted = [row["simulator"] for row in history if evaluated(args, row["generation"])]
+    for driven in counted if args.world == "simulator" else ():
+        best, stale = (driven, 0) if driven > best else (best, stale + 1)
+        if stale == STALE and samples < args.most_samples:
+            samples, stale = min(2 * samples, args.most_samples), 0
+    return samples
+
+
+def evolved_weights(controller: Controller, evolve: str) -> int:
+    """How many weights the search changes, the last ones of parameter_vector(controller)."""
+    layers = controller.layers if evolve == "all" else controller.layers[-1:]
+    return sum(parameter.numel() for parameter in layers.parameters())
+
+
+class Search:
+    """CMA-ES (Hansen 2016, pycma), resumed by replaying the recorded scores: the same seed and scores give the same
+    populations.
+
+    Args:
+        start: (N,) weights of the controller to begin with
+        evolved: n, how many of them are searched for, the last ones; the others stay as they are; None for all
+    """
+
+    def __init__(self, start: Tensor, args: EvolutionSettings, evolved: int | None = None) -> None:
+        evolved = len(start) if evolved is None else evolved
+        if evolved > MOST_CORRELATED and not args.diagonal:
+            raise UserError(
+                f"CMA-ES with all correlations of {evolved:,} weights needs more than a machine has: use --evolve "
+                "last, or --diagonal"
+            )
+        self.fixed = start[: len(start) - evolved].double()
+        # pycma takes seed 0 as "no seed"; its own random numbers come from a generator nobody else draws from.
+        draw = np.random.RandomState(args.seed + 1)
+        self.es = cma.CMAEvolutionStrategy(
+            start[len(self.fixed) :].double().numpy(),
+            args.sigma,
+            {
+                "popsize": args.pop_size,
+                "seed": args.seed + 1,
+                "verbose": -9,
+                "CMA_diagonal": args.diagonal,
+                "randn": lambda *shape: draw.randn(*shape),
+            },
+        )
+
+    def ask(self) -> Tensor:
+        """The candidates of the next generation, all their weights, float64 (P, N)."""
+        asked = torch.from_numpy(np.stack(self.es.ask()))
+        return torch.cat([self.fixed.expand(len(asked), -1), asked], 1)
+
+    def tell(self, candidates: Tensor, scores: Tensor) -> None:
+        """scores (P,) of the candidates just asked for: the higher the better; the sign flips here."""
+        self.es.tell(list(candidates[:, len(self.fixed) :].numpy()), (-scores.double()).tolist())
+
+    def replay(self, scores: Tensor) -> None:
+        """Go through the generations whose scores (G, P) were recorded."""
+        for row in tqdm(scores, desc="replaying the search", unit="generation", leave=False):
+            self.tell(self.ask(), row)
+
+    @property
+    def mean(self) -> Tensor:
+        """The weights in the middle of the search, float32 (N,)."""
+        return torch.cat([self.fixed, torch.from_numpy(self.es.mean)]).float()
+
+    @property
+    def sigma(self) -> float:
+        """The step size."""
+        return float(self.es.sigma)
