@@ -82,9 +82,10 @@ class Record:
     ) -> None:
         self.args, self.folder, self.controller, self.parents = args, folder, controller, parents
         self.start = parameter_vector(controller).cpu()
-        self.history, self.best = (state["history"], state["best"]) if state else ([], -math.inf)
+        self.history: list[dict] = state["history"] if state else []
+        self.best: float = state["best"] if state else -math.inf
         self.scores = state["scores"] if state else torch.empty(0, args.pop_size, dtype=torch.float64)
-        self.clock = read_csv(folder / "clock.csv")[: len(self.history)]
+        self.clock: list[dict] = read_csv(folder / "clock.csv")[: len(self.history)]
 
     def add(self, scores: Tensor, sigma: float, seconds: float, **row: float | None) -> None:
         """A generation: scores (P,) of its candidates, the step size after it, the seconds it took, and the other
@@ -150,6 +151,7 @@ def main() -> None:
             where,
             world.get("options"),
         )  # starts workers when first asked
+        fitness: DreamFitness | SimulatorFitness
         if args.world == "dream":
             fitness = DreamFitness(args, mdrnn, starts, controller.to(where))
         else:

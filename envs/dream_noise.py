@@ -21,7 +21,7 @@ class DreamNoise:
 
     def __init__(self, config: MDRNNConfig, num: int, device: torch.device) -> None:
         self._latent, self._device = config.latent, device
-        self._generators: list[np.random.Generator | None] = [None] * num
+        self._generators: dict[int, np.random.Generator] = {}  # by copy
         self._rows = filled(torch.arange(num)).numpy()
         self._next = np.full(num, BLOCK)  # (B,) the next step's place in what was drawn; BLOCK: nothing is left
         self._gumbel, self._normal, self._uniform = (

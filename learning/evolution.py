@@ -45,14 +45,14 @@ class EvolutionSettings(Training):
     features: str = flag(
         "zh", help="what the controller sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True
     )
-    pop_size: int | None = flag(
+    pop_size: int = flag(  # None until `sized`, and so is n_samples
         None,
         positive,
         f"P, candidates of a generation (default: {SIZES['dream']['pop_size']}; in the simulator "
         f"{SIZES['simulator']['pop_size']})",
         fixed=True,
     )
-    n_samples: int | None = flag(
+    n_samples: int = flag(
         None,
         positive,
         f"S, episodes each candidate drives (default: {SIZES['dream']['n_samples']}; in the simulator "
@@ -113,7 +113,7 @@ class EvolutionSettings(Training):
     @property
     def most_episodes(self) -> int:
         """The most that a candidate ever drives in a generation."""
-        return max(self.n_samples or 0, self.most_samples)
+        return max(self.n_samples, self.most_samples)
 
     @property
     def rescores(self) -> bool:

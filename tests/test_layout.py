@@ -46,8 +46,6 @@ LONG = {
     "teacher/server.py: Server": "a protocol: every message of the page",
     "teacher/session.py: Session": "a protocol: every order of the teacher",
     "trainbc.py: parse_args": "the flags",
-    "traincontroller.py: Evolution": "a search and all that it goes on with",
-    "traincontroller.py: parse_args": "the flags",
     "trainmdrnn.py: train": "a stage from start to end",
     "trainvae.py: train": "a stage from start to end",
     "utils/spaces.py: ActionSpace": "all that an action is: 41 branches on its kind were elsewhere",
