@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -300,7 +301,12 @@ def roofline(args: argparse.Namespace) -> str:
     )
 
 
-SECTIONS = {"fidelity": fidelity, "world": world_speed, "controller": controller_speed, "roofline": roofline}
+SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "fidelity": fidelity,
+    "world": world_speed,
+    "controller": controller_speed,
+    "roofline": roofline,
+}
 
 
 def parse_args() -> argparse.Namespace:

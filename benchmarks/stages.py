@@ -42,6 +42,7 @@ from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils.cli import parser, positive, positive_float, run
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.precision import channels_last
 from dreamdrive.utils.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +144,7 @@ def plain_vae(frames: reference.Frames, workers: int) -> Racer:
 
 def our_vae(dataset: Dataset) -> Racer:
     """Model and optimizer as trainvae.main makes them; opening the files and filling the buffer count."""
-    model = VAE(VAEConfig()).to(memory_format=torch.channels_last)
+    model = channels_last(VAE(VAEConfig()))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def racer(seconds: float) -> float:
@@ -231,7 +232,8 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
     data = load_sequences(folder, DIGEST, [dataset])
     model = MDRNN(MDRNNConfig(data.mu.shape[1], data.action.shape[1]))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    settings, generator = Namespace(batch_size=32, seq_len=64, precision="auto"), torch.Generator().manual_seed(0)
+    settings = trainmdrnn.MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
+    generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
 
     def racer(seconds: float) -> float:

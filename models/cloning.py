@@ -130,10 +130,14 @@ def run_sequences(
 ) -> dict[str, float]:
     """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back
     through it."""
-    where, mean, state = model.head.weight.device, Mean(), None
+    where, mean = model.head.weight.device, Mean()
+    state: Tensor | None = None
     criterion.train(optimizer is not None)
     for number, glimpse in enumerate(batches):
-        state = model.initial_state(len(glimpse.frames)) if glimpse.begins else state.detach()
+        if glimpse.begins or state is None:
+            state = model.initial_state(len(glimpse.frames))
+        else:
+            state = state.detach()
         with torch.set_grad_enabled(optimizer is not None):
             outputs, state = model(glimpse.frames.to(where), state)
             if not glimpse.known.any():

@@ -1,6 +1,7 @@
 """C: the head that turns (z, h) into an action; linear as in the paper, or with one hidden layer."""
 
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,17 @@ class Controller(nn.Module):
         sizes = [config.inputs, *([config.hidden] if config.hidden else []), config.outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
 
+    @property
+    def linears(self) -> list[nn.Linear]:
+        return cast(list[nn.Linear], list(self.layers))
+
     def inputs(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (..., inputs)."""
         return torch.cat([z, h], -1) if self.config.features == "zh" else z
 
     def outputs(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> raw outputs (..., A), before clipping or argmax."""
-        return self.finish(self.inputs(z, h), [(layer.weight.T, layer.bias) for layer in self.layers])
+        return self.finish(self.inputs(z, h), [(layer.weight.T, layer.bias) for layer in self.linears])
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> action (..., A) float32, or (...) int64."""
@@ -66,7 +71,7 @@ class Controller(nn.Module):
     def population_action(self, parameters: Tensor, z: Tensor, h: Tensor) -> Tensor:
         """Actions of P candidates at once: parameters (P, n), z (P, S, Z), h (P, S, R) -> (P, S, A) or (P, S)."""
         weights, start = [], 0
-        for layer in self.layers:
+        for layer in self.linears:
             outputs, inputs = layer.weight.shape
             weight = parameters[:, start : start + inputs * outputs].unflatten(1, (outputs, inputs)).transpose(1, 2)
             start += inputs * outputs

@@ -57,11 +57,10 @@ class Learner(threading.Thread):
         self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
         self._least = batch if self._scaled else 1  # samples to begin with
-        self._mean, self._spread = (
-            torch.zeros(model.config.inputs if self._scaled else 0),
-            torch.ones(model.config.inputs if self._scaled else 0),
-        )
-        self.steps, self.loss, self.failure, self._kept = 0, math.nan, None, bool(saved)
+        numbers = model.config.inputs if isinstance(model, Controller) and self._scaled else 0
+        self._mean, self._spread = torch.zeros(numbers), torch.ones(numbers)
+        self.steps, self.loss, self._kept = 0, math.nan, bool(saved)
+        self.failure: BaseException | None = None
         if saved:
             model.load_state_dict(saved["training"])
             self._optimizer.load_state_dict(saved["optimizer"])
@@ -136,10 +135,12 @@ class Learner(threading.Thread):
     def deployed(self) -> Controller | Policy:
         """The average head, which acts on what it sees as it is: the scale has gone into its first layer."""
         plain = deepcopy(self._average.module)
-        if self._scaled:
-            weight = plain.layers[0].weight.data / self._spread
-            plain.layers[0].bias.data -= weight @ self._mean
-            plain.layers[0].weight.data = weight
+        assert isinstance(plain, Controller | Policy), "it is the average of one"
+        if self._scaled and isinstance(plain, Controller):
+            first = plain.linears[0]
+            weight = first.weight.data / self._spread
+            first.bias.data -= weight @ self._mean
+            first.weight.data = weight
         return plain
 
     def _rescale(self) -> None:
@@ -147,13 +148,16 @@ class Learner(threading.Thread):
         mean, spread = self._mean, self._spread
         with self._news:
             self._mean, self._spread = self._measured()
-        for layer in (self.model.layers[0], self._average.module.layers[0]):
+        for head in (self.model, self._average.module):
+            assert isinstance(head, Controller), "only these see numbers"
+            layer = head.linears[0]
             raw = layer.weight.data / spread
             layer.bias.data += raw @ (self._mean - mean)
             layer.weight.data.copy_(raw * self._spread)
 
     def _measured(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread (S,) of all numbers seen."""
+        assert isinstance(self.memory, VectorMemory), "of numbers"
         seen = torch.from_numpy(np.stack(self.memory.seen))
         return seen.mean(0), seen.std(0, unbiased=False).clamp_min(LEAST_SPREAD)
 

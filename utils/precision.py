@@ -1,8 +1,12 @@
 """fp32 or bf16: which pays on this machine, and the context that selects it."""
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 CHOICES = ("auto", "fp32", "bf16")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -18,3 +22,8 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(
         device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     )
+
+
+def channels_last(model: Model) -> Model:
+    """`model` with its weights in the layout that convolutions are fastest in."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's stubs lack
