@@ -35,12 +35,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dreamdrive.data.episode import Episode, episode_entry
@@ -76,7 +77,7 @@ def import_ncps(source: Path, out: Path, game: str) -> Manifest:
             f"{source} holds no train_*.npz and no val_*.npz: give the folder of one game, e.g. data_atari_seq/breakout"
         )
     world = make(f"atari:{game}")
-    known, space = world.spec.action_space.n, world.spec.plain_action_space
+    known, space = world.spec.space.n, world.spec.plain_action_space
     world.close()
     if make_folder(out).joinpath(MANIFEST).exists():
         raise UserError(f"{out} holds a dataset already: choose another --out")
@@ -257,11 +258,11 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
     taken = [stage for stage in found if checkpoint.path(logdir, stage).exists()]
     if taken:
         raise UserError(f"{checkpoint.path(logdir, taken[0])} exists already: choose another --logdir")
-    models: dict[str, nn.Module] = {}
+    models: dict[str, Any] = {}
     for stage, file in found.items():
         models[stage] = CONVERTERS[stage](_state_dict(file), file, models)
     parents: dict[str, str] = {}
-    extra = {
+    extra: dict[str, dict] = {
         "vae": {
             "world": {
                 "env": "gym:CarRacing-v3",
@@ -299,7 +300,8 @@ def export(logdir: Path, out: Path) -> list[str]:
     taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
     if taken:
         raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
-    theirs, ours = {}, {}
+    theirs: dict[str, dict] = {}
+    ours: dict[str, str] = {}
     for stage in found:  # all of them are read before the first is written
         theirs[stage] = checkpoint.load_parent(logdir, stage)
         checkpoint.check_parents(
@@ -333,7 +335,7 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     tensors and plain values."""
     # NumPy moved its core; old files name the old place of the function that makes a scalar.
     scalar = np.float64(0).__reduce__()[0]
-    allowed = [
+    allowed: list[Any] = [
         (scalar, "numpy.core.multiarray.scalar"),
         (scalar, "numpy._core.multiarray.scalar"),
         np.dtype,
@@ -354,7 +356,7 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in state.items()}
 
 
-def _vae(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> VAE:
+def _vae(state: dict[str, Tensor], file: Path, parents: dict[str, Any]) -> VAE:
     with _mismatch(file):
         model = VAE(VAEConfig(len(state["encoder.fc_mu.bias"]), state["encoder.conv1.weight"].shape[1]))
         # (1024, 128, 5, 5), a transposed convolution of a 1x1 input: ours is the same as a matrix
@@ -386,7 +388,7 @@ def _vae(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) ->
     return model
 
 
-def _mdrnn(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> MDRNN:
+def _mdrnn(state: dict[str, Tensor], file: Path, parents: dict[str, Any]) -> MDRNN:
     with _mismatch(file):
         weight = state["rnn.weight_ih_l0"]
         hidden, outputs = weight.shape[0] // 4, len(state["gmm_linear.bias"])
@@ -408,7 +410,7 @@ def _mdrnn(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) 
     return model
 
 
-def _controller(state: dict[str, Tensor], file: Path, parents: dict[str, nn.Module]) -> Controller:
+def _controller(state: dict[str, Tensor], file: Path, parents: dict[str, Any]) -> Controller:
     with _mismatch(file):
         m = parents["mdrnn"].config
         wanted = (len(CARRACING["low"]), m.latent + m.hidden)

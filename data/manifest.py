@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +99,8 @@ class Manifest:
         value["episodes"] = tuple(
             EpisodeEntry(**{"score" if k == "return" else k: v for k, v in e.items()}) for e in value["episodes"]
         )
-        manifest = Manifest(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        manifest = Manifest(**known)
         manifest.check()
         return manifest
 
@@ -110,10 +113,10 @@ class Manifest:
         recorded = iter(self.episodes)
         end = 0
         for shard in self.shards:
-            episodes = [next(recorded, None) for _ in range(shard.first, shard.last)]
             if not SHARD_NAME.fullmatch(shard.file) or not 0 <= end <= shard.first < shard.last <= self.rollouts:
                 raise ValueError(f"shard {shard.file} with episodes {shard.first} to {shard.last} is not possible")
-            if [e and e.index for e in episodes] != list(range(shard.first, shard.last)):
+            episodes = list(islice(recorded, shard.last - shard.first))
+            if [e.index for e in episodes] != list(range(shard.first, shard.last)):
                 raise ValueError(f"the episodes of shard {shard.file} are not listed")
             if shard.steps != sum(e.steps for e in episodes) or shard.frames != shard.steps + len(episodes):
                 raise ValueError(

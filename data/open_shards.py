@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -93,8 +94,8 @@ class Shard:
         begin = int(self.frame_offsets[row])
         return self.frames(begin + first, begin + end)
 
-    def episode_steps(self, row: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The members `names`, which have a row for each step, of the shard's episode number `row`: each (T, ...)."""
+    def episode_steps(self, row: int, names: Sequence[str]) -> dict[str, Any]:
+        """The members `names`, which have a row for each step, of the shard's episode number `row`: arrays (T, ...)."""
         own = slice(int(self.step_offsets[row]), int(self.step_offsets[row + 1]))
         return {name: self.column(name, own) for name in names}
 
@@ -123,7 +124,7 @@ class Shard:
             or self.step_offsets[-1] != len(self._file["action"])
         ):
             raise ValueError("the lengths of its episodes do not add up to its steps")
-        if entry is not None:
+        if manifest is not None and entry is not None:
             listed = [e for e in manifest.episodes if entry.first <= e.index < entry.last]
             if self.episode.tolist() != [e.index for e in listed] or self.length.tolist() != [e.steps for e in listed]:
                 raise ValueError("its episodes are not those the manifest lists")

@@ -75,9 +75,11 @@ class FrameSequences:
             if rng is not None and self.shift
             else None
         )
+        if not turns:
+            return
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, *turns[0]) if turns else None
-            for turn, following in enumerate([*turns[1:], None][: len(turns)]):
+            ahead = reader.submit(self._read, *turns[0])
+            for turn, following in enumerate([*turns[1:], None]):
                 glimpse = ahead.result()
                 if shifts is not None:
                     glimpse.frames = shifted(glimpse.frames, shifts[turn - turns[turn][1]])

@@ -91,7 +91,7 @@ def check_sizes(file: h5py.File, manifest: Manifest | None, entry: ShardEntry | 
     frames, steps, episodes = (len(file[name]) for name in ("obs", "action", "length"))
     row = file["action"].shape[1:]
     image_shape, discrete = file["obs"].shape[1:], row == ()
-    if entry is not None:
+    if manifest is not None and entry is not None:
         frames, steps, episodes, image_shape = (
             entry.frames,
             entry.steps,

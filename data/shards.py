@@ -188,18 +188,18 @@ def _shard_image(episodes: Iterable[Episode]) -> tuple[bytes, dict, dict]:
                 raise ValueError(
                     f"episodes of a shard must be consecutive: {columns['episode'][-1][0]}, then {episode.index}"
                 )
-            if frames is None:
+            if frames is None or rest is None:
                 frames = _create(file, "obs", (0, *episode.obs.shape[1:]), episode.obs.dtype)
                 rest = episode.obs[:0]
             rest = _append_whole_chunks(frames, np.concatenate([rest, episode.obs]))
-            digest.update(np.ascontiguousarray(episode.obs))
+            digest.update(np.ascontiguousarray(episode.obs).data)
             for name in episode.step_columns:
                 columns[name].append(getattr(episode, name))
             for name, value in zip(
                 EPISODE_COLUMNS, (len(episode.action), episode.index, episode.seed, episode.policy), strict=True
             ):
                 columns[name].append(np.array([value], np.int64))
-        if frames is None:
+        if frames is None or rest is None:
             raise ValueError("a shard must hold at least one episode")
         _append(frames, rest)
         digests = {"obs": digest.hexdigest()}
@@ -260,7 +260,7 @@ def _append_whole_chunks(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
 def _digest(parts: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

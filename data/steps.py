@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamdrive.data.loaders import LabelledStream
 from dreamdrive.data.shards import Dataset
@@ -92,10 +92,12 @@ class NumberSteps:
 
     def deployed(self, model: Controller) -> Controller:
         """The head that acts on the numbers as they are: the scale has gone into its first layer."""
-        plain, layer = deepcopy(model), model.layers[0]
+        plain = deepcopy(model)
+        layer = plain.layers[0]
+        assert isinstance(layer, nn.Linear)
         mean, factor = (self._scale[name].to(layer.weight.device) for name in ("mean", "factor"))
-        plain.layers[0].weight.data = layer.weight.data * factor
-        plain.layers[0].bias.data = layer.bias.data - plain.layers[0].weight.data @ mean
+        layer.weight.data = layer.weight.data * factor
+        layer.bias.data = layer.bias.data - layer.weight.data @ mean
         return plain
 
     def scale(self) -> dict[str, Tensor]:
@@ -106,7 +108,7 @@ class NumberSteps:
         return (obs - self._scale["mean"]) * self._scale["factor"]
 
     def _measured(self) -> dict[str, Tensor]:
-        count, total, squares = 0, 0.0, 0.0
+        count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for obs, _ in self._stream.epoch(0):
             obs = obs.double()
             count, total, squares = count + len(obs), total + obs.sum(0), squares + obs.square().sum(0)
