@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamdrive.driving.evaluation import Driven, Driver, Evaluator, dream_returns
-from dreamdrive.driving.policies import REFERENCES, make_policy
+from dreamdrive.driving.agent import Agent, DreamHead, Head, load_agent, world_trained_on
+from dreamdrive.driving.driver import Driver, Watched, drive
+from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
+from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
 from dreamdrive.envs import flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
-from dreamdrive.models.agent import Agent, Head, load_agent, load_models, world_trained_on
 from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
@@ -111,6 +114,26 @@ def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
     return args
 
 
+class Human(Blind):
+    """A person at the keyboard.
+
+    Attributes:
+        held: keys that are held
+    """
+
+    def __init__(self, space: dict) -> None:
+        self.space, self.held = space, set()
+
+    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: torch.Tensor | None = None) -> None:
+        super().reset(num)
+        self.action = None  # the last one, as plain numbers
+
+    def choose(self) -> torch.Tensor:
+        action = torch.as_tensor(np.asarray(keyboard_action(self.held, self.space, self.action)))
+        self.action = action.tolist()
+        return action[None]
+
+
 class Episode:
     """One episode after another in one world, with pictures of it.
 
@@ -119,8 +142,8 @@ class Episode:
     """
 
     def __init__(self, args: EvaluationSettings, env: str, options: dict, agent: Head | None) -> None:
-        self.agent, self.name, self.dreaming = agent, args.controller, args.world == "dream"
-        if self.dreaming:
+        self.name = args.controller
+        if args.world == "dream":
             self.world = DreamWorld(
                 args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent"
             )
@@ -128,55 +151,52 @@ class Episode:
         else:
             self.world = make(env, restart=False, **options)
             self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart]
-            self.panels += ["what V makes of it", "what M expected"] if isinstance(agent, Agent) else []
         self.space = self.world.spec.plain_action_space
-        self.policy = make_policy(POLICIES[args.controller], self.world.spec) if args.controller in POLICIES else None
+        self.watching = agent if args.world == "simulator" and isinstance(agent, Agent) else None
+        self.panels += ["what V makes of it", "what M expected"] if self.watching else []
+        self.driver = self._driver(agent)
+
+    def _driver(self, agent: Head | None) -> Driver:
+        """Who drives: the trained controller, a policy, or whoever holds the keys."""
+        if self.name in TRAINED:
+            return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
+        self.human = Human(self.space) if self.name == "human" else None
+        driver = self.human or make_policy(POLICIES[self.name], self.world)
+        return Watched(driver, self.watching) if self.watching else driver
 
     def reset(self, seed: int) -> None:
-        self.seed = seed
-        self.obs = self.world.reset([seed])
-        if self.agent:
-            self.agent.reset(1)
-        if self.policy:
-            self.policy.reset([np.random.default_rng([seed, 1])], self.world)
-        self.total, self.steps, self.over, self.action = 0.0, 0, False, None
-        self._see()
+        self.seed, self.total, self.action = seed, 0.0, None
+        self._moments = drive(self.world, self.driver, [seed], [np.random.default_rng([seed, 1])])
+        self._moment = next(self._moments)
+
+    @property
+    def steps(self) -> int:
+        return self._moment.steps
+
+    @property
+    def over(self) -> bool:
+        return not len(self._moment.going)
 
     def step(self, held: set[str]) -> None:
-        """Take a step: by the trained controller, the policy, or the keys that are held."""
-        action = self._act(held)
-        if self.agent and not self.dreaming:
-            self.agent.follow(action)
-        step = self.world.step(action)
-        self.action = action[0].tolist()
-        self.obs, self.total, self.steps = step.obs, self.total + float(step.reward), self.steps + 1
-        self.over = bool(step.terminated or step.truncated)
-        self._see()
+        """Take a step; `held` are the keys that are held."""
+        if self.name == "human":
+            self.human.held = held
+        self._moment = next(self._moments)
+        self.action = self._moment.action[0].tolist()
+        self.total += float(self._moment.step.reward)
+        if self.over and self.watching:
+            self.watching.see(self._moment.obs)
 
     def images(self) -> list[np.ndarray]:
         """One uint8 picture a panel."""
-        shown = [self.world.render(), *([self.obs[0].numpy()] if self.world.seen_apart else [])]
-        if self.dreaming or not isinstance(self.agent, Agent):
+        shown = [self.world.render(), *([self._moment.obs[0].numpy()] if self.world.seen_apart else [])]
+        if not self.watching:
             return shown
-        return [*shown, self.agent.reconstruction()[0].numpy(), self.agent.expectation()[0].numpy()]
+        return [*shown, self.watching.reconstruction()[0].numpy(), self.watching.expectation()[0].numpy()]
 
     def text(self) -> dict:
         action = {} if self.action is None else {"action": self.action}
         return {"controller": self.name, "seed": self.seed, "step": self.steps, "return": self.total, **action}
-
-    def _see(self) -> None:
-        if self.agent and not self.dreaming:
-            self.agent.see(self.obs)
-
-    def _act(self, held: set[str]) -> torch.Tensor:
-        if self.name == "human":
-            return torch.as_tensor(np.asarray(keyboard_action(held, self.space, self.action)))[None]
-        if self.policy:
-            return self.policy.act(self.obs)
-        if not self.dreaming:
-            return self.agent.choose()
-        with torch.inference_mode():
-            return self.agent.controller(self.world.dream.z, self.world.dream.h)
 
 
 def watch(args: EvaluationSettings, episode: Episode, seeds: list[int]) -> None:
@@ -229,7 +249,7 @@ def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None,
         )
         return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
     policy = POLICIES.get(args.controller)
-    driver = Driver(policy) if policy else Driver("agent", args.logdir, controller.config_dict())
+    driver = DriverSpec(policy) if policy else DriverSpec("agent", args.logdir, controller.config_dict())
     parameters = parameter_vector(controller) if controller else None
     with (
         Evaluator(
@@ -327,8 +347,8 @@ def trained(args: EvaluationSettings) -> tuple[dict, Head | None]:
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         trained_on = world_trained_on(args.logdir)
         return trained_on or {"env": official(args.env or "carracing"), "options": args.options}, None
-    vae, mdrnn, world, _, parents = load_models(args.logdir, torch.device("cpu"))
-    return world, Agent(vae, mdrnn, None, world, parents)
+    model = load_world_model(args.logdir, torch.device("cpu"))
+    return model.world, Agent(model, None, {})
 
 
 def main() -> None:

@@ -39,9 +39,9 @@ from dreamdrive.data.steps import NumberSteps
 from dreamdrive.envs.dream import DREAM_STEPS
 from dreamdrive.learning.cloning import AVERAGE, STAGE, Cloning
 from dreamdrive.learning.imagination import Dreams, Setting
-from dreamdrive.models.agent import load_models, load_vae
 from dreamdrive.models.controller import LATENT_FEATURES, ControllerConfig
 from dreamdrive.models.policy import MEMORIES, PolicyConfig
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher import lesson
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.cli import (
@@ -265,24 +265,17 @@ def main() -> None:
 def clone_latents(args: argparse.Namespace, datasets: list[Dataset] | None) -> float:
     """Clone what V and M see, on `datasets` or those M was trained on; returns the best score in the simulator."""
     where = device(args.device)
-    vae, saved = load_vae(args.logdir, where)
-    _, mdrnn, world, _, parents = load_models(args.logdir, where)
+    model = load_world_model(args.logdir, where)
+    world, parents = model.world, model.parents
     datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     datasets = [check_world(dataset, world, str(checkpoint.path(args.logdir, "vae"))) for dataset in datasets]
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
         vars(args).update(settled(args, SIZES, state and state["config"]))
-        dreams = Dreams(
-            args.logdir,
-            vae,
-            saved["digest"],
-            mdrnn,
-            datasets,
-            Setting(args.horizon, args.dreams, args.temperature, args.seed),
-        )
+        dreams = Dreams(args.logdir, model, datasets, Setting(args.horizon, args.dreams, args.temperature, args.seed))
         steps = {split: latents.steps(args.batch_size) for split, latents in dreams.recorded.items()}
         config = ControllerConfig(
-            mdrnn.config.latent, mdrnn.config.hidden, args.features, args.hidden, world["action_space"]
+            model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, world["action_space"]
         )
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, parents, dreams, state)
         with track(args, folder):

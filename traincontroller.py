@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs import fast
 from dreamdrive.learning.evolution import (
     STAGE,
@@ -38,8 +38,8 @@ from dreamdrive.learning.evolution import (
     finite,
     samples_now,
 )
-from dreamdrive.models.agent import load_models
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
@@ -134,26 +134,27 @@ class Record:
 def main() -> None:
     args = EvolutionSettings.parse(None, __doc__)
     where = device(args.device)
-    _, mdrnn, world, starts, parents = load_models(args.logdir, where)
+    model = load_world_model(args.logdir, where)
+    world, parents, sizes = model.world, model.parents, model.memory.config
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
         state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
         args, inherited = args.sized(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
-        controller = start_controller(args, mdrnn.config.latent, mdrnn.config.hidden, world["action_space"], parents)
+        controller = start_controller(args, sizes.latent, sizes.hidden, world["action_space"], parents)
         search = Search(parameter_vector(controller), args, evolved_weights(controller, args.evolve))
         record = Record(args, folder, controller, parents, state)
         if state:
             resume(search, record, state)  # before workers start, in case it refuses
         evaluator = Evaluator(
             fast(world["env"]),
-            Driver("agent", args.logdir, controller.config_dict()),
+            DriverSpec("agent", args.logdir, controller.config_dict()),
             args.max_workers,
             where,
             world.get("options"),
         )  # starts workers when first asked
         fitness: DreamFitness | SimulatorFitness
         if args.world == "dream":
-            fitness = DreamFitness(args, mdrnn, starts, controller.to(where))
+            fitness = DreamFitness(args, model, controller.to(where))
         else:
             fitness = SimulatorFitness(args, evaluator)
         with track(args, folder, "generation"), evaluator:

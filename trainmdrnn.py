@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets, require_validation
-from dreamdrive.envs.dream import Dream, Starts, step
-from dreamdrive.models.agent import load_vae
-from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mdrnn_loss
-from dreamdrive.models.vae import VAE, to_uint8
+from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.envs.dream import Dream
+from dreamdrive.models.world_model import Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive
 from dreamdrive.utils.device import device
@@ -70,7 +69,7 @@ class MDRNNSettings(Fitting):
 
 
 def run_epoch(
-    model: MDRNN,
+    model: Memory,
     data: Sequences,
     cuts: np.ndarray,
     args: MDRNNSettings,
@@ -79,7 +78,7 @@ def run_epoch(
     bar: tqdm,
 ) -> dict[str, float]:
     """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
-    where = model.head.weight.device
+    where = next(model.parameters()).device
     mean = Mean()
     for number, first in enumerate(range(0, len(cuts), args.batch_size)):
         chosen = cuts[first : first + args.batch_size]
@@ -87,8 +86,8 @@ def run_epoch(
         batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in vars(batch).items()})
         with torch.set_grad_enabled(optimizer is not None):
             with autocast(args.precision, where):
-                pred, _ = model(batch.z, batch.action)
-            losses = mdrnn_loss(pred, batch.z_next, batch.reward, batch.terminal, batch.mask, model.config.reward)
+                output, _ = model(batch.z, batch.action)
+            losses = model.loss(output, batch)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
@@ -109,56 +108,49 @@ def run_epoch(
 
 
 @torch.inference_mode()
-def dream_starts(model: MDRNN, data: Sequences, rng: np.random.Generator) -> Starts:
+def dream_starts(model: Memory, data: Sequences, rng: np.random.Generator) -> Starts:
     """STARTS frames of the train split, drawn at random, each with M's state after up to WARM_UP real steps before it.
 
     A part of them are first frames: a controller that never dreamt of setting off does not set off.
     """
-    where = model.head.weight.device
+    where = next(model.parameters()).device
     episode = rng.choice(data.episodes("train"), STARTS)
     t = rng.integers(0, data.steps[episode])  # any frame but the last
     t[: int(FIRST_FRAMES * STARTS)] = 0
     first = np.maximum(t - WARM_UP, 0)
     windows = data.windows(np.stack([episode, first], 1), WARM_UP)
-    state = model.initial_state(STARTS)
+    state = model.initial(STARTS)
     before = torch.from_numpy(t - first).to(where)
     for i in range(WARM_UP):
-        _, fresh = model.hidden(windows.z[:, i : i + 1].to(where), windows.action[:, i : i + 1].to(where), state)
-        going = (i < before)[:, None]
-        state = torch.where(going, fresh[0], state[0]), torch.where(going, fresh[1], state[1])
+        _, fresh = model.observe(windows.z[:, i : i + 1].to(where), windows.action[:, i : i + 1].to(where), state)
+        state = fresh.where(i < before, state)
     frame = torch.from_numpy(data.frame_offset[episode] + t)
-    return Starts(data.mu[frame], data.logsigma[frame], state[0].cpu(), state[1].cpu())
+    return Starts(data.vision, latents_at(data.latents, frame), state.to("cpu"))
 
 
 @torch.inference_mode()
-def save_strip(model: MDRNN, vae: VAE, data: Sequences, temperature: float, path: Path) -> None:
+def save_strip(model: Memory, vision: Vision, data: Sequences, temperature: float, path: Path) -> None:
     """A real validation sequence, M's one-step prediction of it, and a free dream from the same start with the same
     actions."""
-    where = model.head.weight.device
+    where = next(model.parameters()).device
     e = max(data.episodes("val"), key=lambda i: data.steps[i])
-    mu, action, _ = (x.to(where) for x in data.episode(e))
+    z, action, _ = (x.to(where) for x in data.episode(e))
     first = max(0, min(len(action) // 2, len(action) - STRIP_STEPS))
     steps = min(STRIP_STEPS, len(action) - first)
-    h, _ = model.hidden(mu[None, : first + steps], action[None, : first + steps])
-    pred = model.predict(h[0, first:])
-    best = pred.logpi.argmax(-1)[:, None, None].expand(-1, 1, mu.shape[1])
-    forced = torch.cat([mu[first : first + 1], pred.mu.gather(1, best)[:, 0]])
-    _, state = model.hidden(mu[None, :first], action[None, :first]) if first else (None, model.initial_state(1))
-    dream, free = Dream(mu[first : first + 1], state), [mu[first : first + 1]]
+    h, _ = model.observe(z[None, : first + steps], action[None, : first + steps])
+    forced = torch.cat([z[first : first + 1], model.likeliest(h[0, first:])])
+    _, state = model.observe(z[None, :first], action[None, :first]) if first else (None, model.initial(1))
+    begun, taken = Dream(z[first : first + 1], state), iter(action[first:, None])
     generator = torch.Generator(where).manual_seed(0)
-    for t in range(first, first + steps):
-        dream, _, _ = step(model, dream, action[t : t + 1], temperature, draw_noise(model.config, 1, generator))
-        free.append(dream.z)
-    rows = {"real, through V": mu[first : first + steps + 1], "one step ahead": forced, "free dream": torch.cat(free)}
-    save_png(
-        path, strip([(name, list(to_uint8(vae.decode(z[::STRIP_STRIDE])).cpu().numpy())) for name, z in rows.items()])
-    )
+    free = dream_on(model, begun, steps, lambda z, h: next(taken), temperature, generator).z[:, 0]
+    rows = {"real, through V": z[first : first + steps + 1], "one step ahead": forced, "free dream": free}
+    save_png(path, strip([(name, list(vision.frames(z[::STRIP_STRIDE]).cpu().numpy())) for name, z in rows.items()]))
 
 
 def main() -> None:
     args = MDRNNSettings.parse(None, __doc__)
     where = device(args.device)
-    vae, saved = load_vae(args.logdir, where)
+    vision, saved = load_vision(args.logdir, where)
     owner = str(checkpoint.path(args.logdir, "vae"))
     datasets = open_datasets(args.dataset or saved["datasets"], saved["world"], owner)
     require_validation(datasets)
@@ -173,18 +165,25 @@ def main() -> None:
                 folder / "checkpoint.tar": inherited,
             }
         )
-        cache_latents(args.logdir, vae, saved["digest"], datasets, where)
-        data = load_sequences(args.logdir, saved["digest"], datasets)
-        config = MDRNNConfig(
-            vae.config.latent,
-            ActionSpace.from_dict(saved["world"]["action_space"]).size,
-            args.hidden,
-            args.mixtures,
-            args.include_reward,
-        )
+        cache_latents(args.logdir, vision, saved["digest"], datasets, where)
+        data = load_sequences(args.logdir, vision, saved["digest"], datasets)
+        config = {
+            "latent": vision.config.latent,
+            "action": ActionSpace.from_dict(saved["world"]["action_space"]).size,
+            "hidden": args.hidden,
+            "mixtures": args.mixtures,
+            "reward": args.include_reward,
+        }
         with track(args, folder):
             best = train(
-                args, folder, MDRNN(config).to(where), vae, data, parents, [str(d.root) for d in datasets], state
+                args,
+                folder,
+                build("mdrnn", config).to(where),
+                vision,
+                data,
+                parents,
+                [str(d.root) for d in datasets],
+                state,
             )
     print(
         f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
@@ -195,8 +194,8 @@ def main() -> None:
 def train(
     args: MDRNNSettings,
     folder: Path,
-    model: MDRNN,
-    vae: VAE,
+    model: Memory,
+    vision: Vision,
     data: Sequences,
     parents: dict[str, str],
     datasets: list[str],
@@ -205,7 +204,9 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    model.load_state_dict(MDRNN(model.config).state_dict())  # initial weights that follow from the seed
+    model.load_state_dict(
+        model.from_config(model.config_dict()).state_dict()
+    )  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     history, best, best_epoch = [], math.inf, 0
@@ -233,6 +234,7 @@ def train(
             model.config_dict(),
             model.state_dict(),
             parents,
+            kind=model.kind,
             epoch=0,
             datasets=datasets,
             best=best,
@@ -258,6 +260,7 @@ def train(
         )
         print(line(history[-1]))
         common = {
+            "kind": model.kind,
             "config": model.config_dict(),
             "model": model.state_dict(),
             "parents": parents,
@@ -269,7 +272,7 @@ def train(
             checkpoint.save(
                 folder / "best.tar", "mdrnn", **common, best=best, starts=dream_starts(model, data, rng).to_dict()
             )
-        save_strip(model, vae, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
+        save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
         checkpoint.save(
             folder / "checkpoint.tar",
             "mdrnn",

@@ -10,6 +10,7 @@ Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +21,8 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
-from dreamdrive.models.vae import (
-    GRID,
-    SIZES,
-    VAE,
-    VAEConfig,
-    colour_index,
-    colour_weights,
-    to_float,
-    to_uint8,
-    vae_loss,
-)
+from dreamdrive.models.vae import GRID, SIZES, colour_weights
+from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural_float, positive
 from dreamdrive.utils.device import device
@@ -89,13 +81,7 @@ class VAESettings(Fitting):
 
 
 def run_epoch(
-    model: VAE,
-    batches,
-    weights: torch.Tensor | None,
-    beta: float,
-    optimizer: torch.optim.Optimizer | None,
-    precision: str,
-    bar: tqdm,
+    model: Vision, batches: Iterable[torch.Tensor], optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm
 ) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the
     losses."""
@@ -103,12 +89,10 @@ def run_epoch(
     mean = Mean()
     for number, batch in enumerate(batches):
         batch = batch.to(where)
-        obs = to_float(batch)
-        weight = None if weights is None else weights[colour_index(batch)][:, None]
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
-            reconstruction, posterior = model(obs)
+            output = model(batch)
         with torch.set_grad_enabled(optimizer is not None):
-            losses = vae_loss(obs, reconstruction, posterior, weight, beta)
+            losses = model.loss(batch, output)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             raise UserError(
@@ -126,16 +110,12 @@ def run_epoch(
 
 
 @torch.inference_mode()
-def save_samples(model: VAE, frames: torch.Tensor, path: Path) -> None:
+def save_samples(model: Vision, frames: torch.Tensor, path: Path) -> None:
     """Originals, their reconstructions, and frames decoded from the prior."""
     where = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    reconstruction = to_uint8(model.decode(model.encode(to_float(frames.to(where))).mu)).cpu().numpy()
-    prior = (
-        to_uint8(model.decode(torch.randn(len(frames), model.config.latent, generator=generator).to(where)))
-        .cpu()
-        .numpy()
-    )
+    reconstruction = model.frames(model.z(model.latents(frames.to(where)))).cpu().numpy()
+    prior = model.frames(model.prior(len(frames), generator).to(where)).cpu().numpy()
     save_png(
         path,
         strip(
@@ -175,7 +155,8 @@ def main() -> None:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
         args, inherited = args.resume(state and state["config"] | state.get("settings", {}))
         say_inherited({folder / "checkpoint.tar": inherited})
-        model = VAE(VAEConfig(args.latent, channels, height, args.grid)).to(where, memory_format=torch.channels_last)
+        config = {"latent": args.latent, "channels": channels, "size": height, "grid": args.grid}
+        model = build("vae", config).to(where, memory_format=torch.channels_last)
         with track(args, folder):
             train(args, folder, model, datasets, world, state)
         best = checkpoint.load_parent(args.logdir, "vae")
@@ -187,10 +168,12 @@ def main() -> None:
     )
 
 
-def train(args: VAESettings, folder: Path, model: VAE, datasets, world: dict, state: dict | None) -> None:
+def train(args: VAESettings, folder: Path, model: Vision, datasets, world: dict, state: dict | None) -> None:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
-    model.load_state_dict(VAE(model.config).state_dict())  # initial weights that follow from the seed
+    model.load_state_dict(
+        model.from_config(model.config_dict()).state_dict()
+    )  # initial weights that follow from the seed
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     settings = {"colour_balance": args.colour_balance, "beta": args.beta}
@@ -207,7 +190,11 @@ def train(args: VAESettings, folder: Path, model: VAE, datasets, world: dict, st
     stream = FrameStream(datasets, "train", args.batch_size, args.seed)
     validation = FrameStream(datasets, "val", args.batch_size, args.seed)
     samples = next(validation.epoch(0, args.batch_size))[:10]
-    weights = balanced(stream, args.colour_balance).to(next(model.parameters()).device) if args.colour_balance else None
+    if args.colour_balance:
+        where = next(model.parameters()).device
+        model.weigh(args.beta, balanced(stream, args.colour_balance).to(where))
+    else:
+        model.weigh(args.beta, None)
     for epoch in range(len(history) + 1, args.epochs + 1):
         if epoch - best_epoch > args.patience and best_epoch:
             print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
@@ -215,12 +202,8 @@ def train(args: VAESettings, folder: Path, model: VAE, datasets, world: dict, st
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(
-                model, stream.epoch(epoch, args.epoch_frames), weights, args.beta, optimizer, args.precision, bar
-            )
-            measured = run_epoch(
-                model, validation.epoch(0, VALIDATION_FRAMES), weights, args.beta, None, args.precision, bar
-            )
+            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), optimizer, args.precision, bar)
+            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
         scheduler.step(measured["loss"])
         history.append(
             {
@@ -232,6 +215,7 @@ def train(args: VAESettings, folder: Path, model: VAE, datasets, world: dict, st
         )
         print(line(history[-1]))
         common = {
+            "kind": model.kind,
             "config": model.config_dict(),
             "model": model.state_dict(),
             "parents": {},

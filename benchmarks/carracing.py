@@ -29,10 +29,10 @@ from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.models import regions
 from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, spread, with_threads
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.agent import load_agent
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.policies import Brown
 from dreamdrive.envs import Step, World, make
-from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.vae import to_float
 from dreamdrive.utils.cli import add_logdir, parser, positive, positive_float, run
@@ -245,7 +245,7 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
             )
         return (evaluator.steps - before) / (time.perf_counter() - start)
 
-    with Evaluator("carracing-fast", Driver("agent", args.logdir, agent.controller.config_dict()), 2) as evaluator:
+    with Evaluator("carracing-fast", DriverSpec("agent", args.logdir, agent.controller.config_dict()), 2) as evaluator:
         evaluator.returns([(mean, recording_seed(1, 0))] * 4)  # workers start
         settings = {setting_name(threads): with_threads(threads, reference.control) for threads in sorted({1, THREADS})}
         setting, plain = fastest(settings, args.seconds / 2)
@@ -265,7 +265,7 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
 
 def roofline(args: argparse.Namespace) -> str:
     """A sentence: what share of the matrix product's peak V's encoder reaches, one thread alone and all threads."""
-    vae = load_agent(args.logdir).vae
+    vae = load_agent(args.logdir).vision
     frames = torch.randint(256, (COPIES, 64, 64, 3), dtype=torch.uint8)
     a = torch.randn(MATRIX, MATRIX)
     gflop, size = 0.0, 64

@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from dreamdrive.benchmarks.racing import setting_name, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.data.generation_script import RecordingSettings, generate
 from dreamdrive.data.loaders import open_datasets, world_of
+from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import fast
 from dreamdrive.learning.cloning import AVERAGE
 from dreamdrive.learning.ditto import Ditto
 from dreamdrive.learning.imagination import Dreams, Setting
-from dreamdrive.models.agent import load_models, load_vae
 from dreamdrive.models.cloning import averaged
 from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.cli import parser, positive, positive_float, run
 from dreamdrive.utils.device import device
 from dreamdrive.utils.files import make_folder
@@ -62,19 +62,19 @@ def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, D
     for stage in ("vae", "mdrnn"):
         shutil.copytree(args.logdir / stage, make_folder(folder / "run") / stage)
     where = device(args.device)
-    vae, saved = load_vae(folder / "run", where)
-    mdrnn = load_models(folder / "run", where)[1]
-    generate(replace(EPISODES, env=fast(saved["world"]["env"]), rootdir=folder / "data"))
+    model = load_world_model(folder / "run", where)
+    sizes = model.memory.config
+    generate(replace(EPISODES, env=fast(model.world["env"]), rootdir=folder / "data"))
     datasets, found = open_datasets([folder / "data"]), {}
     world = world_of(datasets[0])
     for dreams in args.dreams:
         torch.manual_seed(0)
-        head = Controller(
-            ControllerConfig(mdrnn.config.latent, mdrnn.config.hidden, "zh", args.hidden, world["action_space"])
-        ).to(where)
+        head = Controller(ControllerConfig(sizes.latent, sizes.hidden, "zh", args.hidden, world["action_space"])).to(
+            where
+        )
         found[dreams] = (
-            Dreams(folder / "run", vae, saved["digest"], mdrnn, datasets, Setting(args.horizon, dreams, 1.0, 0)),
-            Ditto(head, mdrnn.config.latent, mdrnn.config.hidden, 1e-4, 0.2, world["dt"], 100.0),
+            Dreams(folder / "run", model, datasets, Setting(args.horizon, dreams, 1.0, 0)),
+            Ditto(head, sizes.latent, sizes.hidden, 1e-4, 0.2, world["dt"], 100.0),
             averaged(head, AVERAGE["ditto"]),
         )
     return found

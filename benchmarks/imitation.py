@@ -26,8 +26,8 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.data.generation_script import RecordingSettings
 from dreamdrive.data.manifest import split
+from dreamdrive.driving.recording import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint

@@ -33,9 +33,8 @@ from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs.dream import Dream, step
-from dreamdrive.models.agent import load_models, load_vae
-from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
-from dreamdrive.models.vae import VAE, to_float, to_uint8
+from dreamdrive.models.mdrnn import MDRNN, mixture_log_likelihood
+from dreamdrive.models.world_model import Memory, State, Vision, build, latents_at, load_vision, load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.cli import add_logdir, parser, positive, run
 from dreamdrive.utils.errors import UserError
@@ -107,14 +106,13 @@ def regions(frames: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @HELD
-def reconstruct(vae: VAE, frames: np.ndarray) -> np.ndarray:
-    """Frames through V's posterior mean, uint8 (N, H, W, C)."""
-    return np.concatenate(
-        [to_uint8(vae.decode(vae.encode(to_float(part)).mu)).numpy() for part in torch.from_numpy(frames).split(256)]
-    )
+def reconstruct(vision: Vision, frames: np.ndarray) -> np.ndarray:
+    """Frames through V's likeliest latents, uint8 (N, H, W, C)."""
+    parts = torch.from_numpy(frames).split(256)
+    return np.concatenate([vision.frames(vision.z(vision.latents(part))).numpy() for part in parts])
 
 
-def vae_rows(vae: VAE, frames: list[np.ndarray], average: np.ndarray) -> list[list[str]]:
+def vae_rows(vision: Vision, frames: list[np.ndarray], average: np.ndarray) -> list[list[str]]:
     """Root mean squared error in grey levels (0 to 255) for each region: V's, and that of the training frames' average
     (H, W, C)."""
     squared = {name: np.zeros((len(frames), 2)) for name in REGIONS}
@@ -122,7 +120,7 @@ def vae_rows(vae: VAE, frames: list[np.ndarray], average: np.ndarray) -> list[li
     for e, episode in enumerate(frames):
         errors = [
             np.square(guess.astype(np.float32) - episode).mean(-1)
-            for guess in (reconstruct(vae, episode), average[None])
+            for guess in (reconstruct(vision, episode), average[None])
         ]
         for name, mask in regions(episode).items():
             squared[name][e] = [error[mask].sum() for error in errors]
@@ -138,7 +136,7 @@ def vae_rows(vae: VAE, frames: list[np.ndarray], average: np.ndarray) -> list[li
     ]
 
 
-def picture_of_regions(vae: VAE, frames: list[np.ndarray], path: Path) -> None:
+def picture_of_regions(vision: Vision, frames: list[np.ndarray], path: Path) -> None:
     rng = np.random.default_rng(1)
     chosen = np.stack([frames[e][rng.integers(len(frames[e]))] for e in np.resize(np.arange(len(frames)), 10)])
     colours = {"road": (120, 120, 120), "grass": (90, 200, 90), "car": (220, 30, 30), "kerbs and edges": (240, 200, 60)}
@@ -151,7 +149,7 @@ def picture_of_regions(vae: VAE, frames: list[np.ndarray], path: Path) -> None:
             [
                 ("real frame", list(chosen)),
                 ("regions", list(painted)),
-                ("reconstruction", list(reconstruct(vae, chosen))),
+                ("reconstruction", list(reconstruct(vision, chosen))),
             ]
         ),
     )
@@ -274,71 +272,69 @@ class Drift:
 
 @HELD
 def dreams(
-    vae: VAE, model: MDRNN, data: Sequences, episodes: np.ndarray, frames: list[np.ndarray], starts: int
+    vision: Vision, memory: Memory, data: Sequences, episodes: np.ndarray, frames: list[np.ndarray], starts: int
 ) -> tuple[dict[str, Drift], np.ndarray]:
     """Drift of frozen frames and of dreams with the real actions, and which episode each start is of (its number in
     `episodes`)."""
-    states, z, sigma, actions, truth, owner, real = [], [], [], [], [], [], []
+    states, z, at, actions, truth, owner, real = [], [], [], [], [], [], []
     for i, e in enumerate(episodes):
-        mu, action, _ = data.episode(e)
+        latent, action, _ = data.episode(e)
         times = (
             np.unique(np.linspace(WARM_UP, len(action) - HORIZON, max(1, starts // len(episodes))).astype(int))
             if len(action) >= WARM_UP + HORIZON
             else []
         )
-        state = model.initial_state(1)
+        state = memory.initial(1)
         for t in range(max(times, default=-1) + 1):
             if t in times:
                 states.append(state)
-                z.append(mu[t])
-                sigma.append(data.logsigma[data.frame_offset[e] + t].exp())
+                z.append(latent[t])
+                at.append(int(data.frame_offset[e]) + t)
                 actions.append(action[t : t + HORIZON])
-                truth.append(mu[t + 1 : t + HORIZON + 1])
+                truth.append(latent[t + 1 : t + HORIZON + 1])
                 real.append(frames[i][[t + k for k in SHOWN]])
                 owner.append(i)
-            _, state = model.hidden(mu[None, t : t + 1], action[None, t : t + 1], state)
+            _, state = memory.observe(latent[None, t : t + 1], action[None, t : t + 1], state)
     if len(set(owner)) < 2:
         raise UserError(
             f"fewer than two validation episodes have the {WARM_UP + HORIZON} steps a dream is compared over: record "
             "longer ones"
         )
-    begin = Dream(torch.stack(z), (torch.cat([h for h, _ in states]), torch.cat([c for _, c in states])))
+    begin = Dream(torch.stack(z), State.joined(states))
     # (N, T, A), (N, T, Z), (N, len(SHOWN), H, W, C)
     actions, truth, real = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))
-    drawn = torch.normal(begin.z, torch.stack(sigma), generator=torch.Generator().manual_seed(0))
+    drawn = vision.drawn(latents_at(data.latents, torch.tensor(at)), torch.Generator().manual_seed(0))
     drift = {
-        name: drift_of(vae, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real)
+        name: drift_of(vision, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real)
         for name, still in (("frozen frame", begin.z), ("frozen frame, z drawn from its posterior", drawn))
     }
     for temperature in TEMPERATURES:
         free = torch.stack(
-            [dream_along(model, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)]
+            [dream_along(memory, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)]
         )
-        drift[f"dream, temperature {temperature:g}"] = drift_of(vae, free[:1], truth, real)
+        drift[f"dream, temperature {temperature:g}"] = drift_of(vision, free[:1], truth, real)
         if temperature:
-            drift[f"mean of {SAMPLES}, temperature {temperature:g}"] = drift_of(vae, free, truth, real)
+            drift[f"mean of {SAMPLES}, temperature {temperature:g}"] = drift_of(vision, free, truth, real)
     return drift, np.array(owner)
 
 
-def dream_along(model: MDRNN, dream: Dream, actions: Tensor, temperature: float, seed: int) -> Tensor:
+def dream_along(memory: Memory, dream: Dream, actions: Tensor, temperature: float, seed: int) -> Tensor:
     """Latents (N, T, Z) of dreams that take `actions` (N, T, A)."""
     generator, latents = torch.Generator().manual_seed(seed), []
     for t in range(actions.shape[1]):
-        dream, _, _ = step(model, dream, actions[:, t], temperature, draw_noise(model.config, len(actions), generator))
+        dream, _, _ = step(memory, dream, actions[:, t], temperature, memory.drawn(len(actions), generator))
         latents.append(dream.z)
     return torch.stack(latents, 1)
 
 
-def drift_of(vae: VAE, free: Tensor, truth: Tensor, real: Tensor) -> Drift:
+def drift_of(vision: Vision, free: Tensor, truth: Tensor, real: Tensor) -> Drift:
     """Drift of the mean of some dreams (S, N, T, Z): of their latents, and of their pictures."""
     latent = (free.mean(0) - truth).square().mean(-1).numpy()
     pixel = np.zeros((len(truth), len(SHOWN)), np.float32)
     for k, t in enumerate(SHOWN):
         for part in torch.arange(len(truth)).split(64):
-            picture = 255 * vae.decode(free[:, part, t - 1].flatten(0, 1)).unflatten(0, (len(free), len(part))).mean(
-                0
-            ).permute(0, 2, 3, 1)
-            pixel[part, k] = (picture - real[part, k].float()).square().mean((1, 2, 3)).numpy()
+            pictures = vision.frames(free[:, part, t - 1].flatten(0, 1)).unflatten(0, (len(free), len(part)))
+            pixel[part, k] = (pictures.float().mean(0) - real[part, k].float()).square().mean((1, 2, 3)).numpy()
     return Drift(latent, pixel)
 
 
@@ -436,7 +432,7 @@ def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MD
     if status := subprocess.run(command).returncode:
         raise UserError(f"training M with one Gaussian ended with status {status}: see above")
     saved = checkpoint.load_parent(own, "mdrnn")
-    model = MDRNN(MDRNNConfig(**saved["config"]))
+    model = build("mdrnn", saved["config"], saved.get("kind"))
     model.load_state_dict(saved["model"])
     return model.eval()
 
@@ -475,12 +471,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    vae, model, world, _, parents = load_models(args.logdir, torch.device("cpu"))
+    found = load_world_model(args.logdir, torch.device("cpu"))
+    vision, memory, world, parents = found.vision, found.memory, found.world, found.parents
     if world["env"] != "carracing":
         raise UserError(f"{args.logdir} is a run on {world['env']}: road, grass and car are those of carracing only")
-    datasets = open_datasets(args.dataset or load_vae(args.logdir, torch.device("cpu"))[1]["datasets"])
-    cache_latents(args.logdir, vae, parents["vae"], datasets, torch.device("cpu"))
-    data = load_sequences(args.logdir, parents["vae"], datasets)
+    datasets = open_datasets(args.dataset or load_vision(args.logdir, torch.device("cpu"))[1]["datasets"])
+    cache_latents(args.logdir, vision, parents["vae"], datasets, torch.device("cpu"))
+    data = load_sequences(args.logdir, vision, parents["vae"], datasets)
     episodes = spaced(data.episodes("val"), args.episodes)
     if len(episodes) < 2:
         raise UserError(f"{len(episodes)} validation episode is too few for an interval: record more --rollouts")
@@ -488,9 +485,9 @@ def main() -> None:
     frames = read_frames(datasets, episodes)
     training = read_frames(datasets, spaced(data.episodes("train"), 10))
     settings = json.loads((args.logdir / "mdrnn" / "args.json").read_text())
-    drift, owner = dreams(vae, model, data, episodes, frames, args.starts)
+    drift, owner = dreams(vision, memory, data, episodes, frames, args.starts)
     images = make_folder(args.out.parent / "images")
-    picture_of_regions(vae, frames, images / "models-regions.png")
+    picture_of_regions(vision, frames, images / "models-regions.png")
     picture_of_dreams(drift, images / "models-dream.png")
     steps = int(data.steps[episodes].sum())
     parts = [
@@ -503,7 +500,7 @@ def main() -> None:
         )
         + table(
             ["pixels", "share", "V", "the average frame instead"],
-            vae_rows(vae, frames, np.concatenate(training).mean(0)),
+            vae_rows(vision, frames, np.concatenate(training).mean(0)),
         ),
         "![frames, regions, reconstructions](images/models-regions.png)",
         (
@@ -512,10 +509,10 @@ def main() -> None:
         )
         + table(
             ["model", "nats per frame", "difference to M"],
-            likelihood_rows(score(model, unimodal, data, episodes, settings["seq_len"])),
+            likelihood_rows(score(memory, unimodal, data, episodes, settings["seq_len"])),
         ),
         "M: correlation of expected and real reward\n\n"
-        + table(["reward", "correlation"], reward_rows(model, data, episodes)),
+        + table(["reward", "correlation"], reward_rows(memory, data, episodes)),
         f"M, dreaming: distance from the truth after {HORIZON} steps with the real actions, from {len(owner)} moments. "
         "The frozen frame is V's reconstruction of "
         "the last real one; pictures are compared with the real frames. Ratios below 1: the dream is closer.\n\n"

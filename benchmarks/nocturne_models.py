@@ -32,8 +32,7 @@ from dreamdrive.envs.nocturne.scene import OBJECTS, Scene
 from dreamdrive.envs.nocturne.simulator import Simulator
 from dreamdrive.envs.nocturne.visibility import VIEW_ANGLE
 from dreamdrive.envs.nocturne.world import ANCHOR
-from dreamdrive.models.agent import load_vae
-from dreamdrive.models.vae import VAE
+from dreamdrive.models.world_model import Vision, load_vision
 from dreamdrive.utils.cli import add_logdir, parser, positive, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -147,7 +146,7 @@ def psnr(sums: np.ndarray) -> Interval:
     return bootstrap(lambda e: float(10 * np.log10(255**2 * sums[e, 1].sum() / sums[e, 0].sum())), len(sums))
 
 
-def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str]], np.ndarray]:
+def measure(vision: Vision, scenes: list[Scene], options: dict) -> tuple[list[list[str]], np.ndarray]:
     """Rows of the report, and a picture."""
     seen: dict[str, list] = {kind: [] for kind in KINDS}
     drew, errors, dull, shown = [], [], [], []
@@ -156,7 +155,7 @@ def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str
     for images, views in tqdm(drawn, desc="reconstructions", unit="scene"):
         if not len(images):
             continue
-        copies = reconstruct(vae, images)
+        copies = reconstruct(vision, images)
         for kind, counts in survivors(images, copies, views).items():
             seen[kind].append(counts)
         drew.append(painted(images, copies))
@@ -190,12 +189,12 @@ def measure(vae: VAE, scenes: list[Scene], options: dict) -> tuple[list[list[str
 
 def main() -> None:
     args = parse_args()
-    vae, saved = load_vae(args.logdir, torch.device("cpu"))
+    vision, saved = load_vision(args.logdir, torch.device("cpu"))
     world = saved["world"]
     if world["env"] != "nocturne":
         raise UserError(f"{args.logdir} was trained on {world['env']}: give --logdir a run of nocturne")
     scenes = scenes_of(args.scenes, args.number)
-    rows, picture = measure(vae, scenes, world["options"])
+    rows, picture = measure(vision, scenes, world["options"])
     name = args.name or f"nocturne-v{world['options']['image_size']}"
     image = make_folder(args.out.parent / "images") / f"{name}.png"
     save_png(image, picture)
@@ -203,7 +202,7 @@ def main() -> None:
     listed, where = table(["", "V", ""], rows), f"scenes of {args.scenes}" if args.scenes else "unseen synthetic scenes"
     command = f"python -m benchmarks.nocturne_models {shlex.join(sys.argv[1:])}"
     text = (
-        f"{options['image_size']} pixels, {options['view_dist']:g} m, Z = {vae.config.latent}; V "
+        f"{options['image_size']} pixels, {options['view_dist']:g} m, Z = {vision.config.latent}; V "
         f"{saved['digest'][:12]}; every ego of {len(scenes)} {where}, at steps "
     )
     text += (

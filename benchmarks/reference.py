@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dreamdrive.data import shards
 from dreamdrive.driving.policies import Brown
-from dreamdrive.envs.dream import Dream, Starts, begin, step
+from dreamdrive.envs.dream import Dream, begin, step
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, draw_noise, mixture_log_likelihood
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, mixture_log_likelihood
+from dreamdrive.models.world_model import Memory, Starts
 from dreamdrive.utils.seeds import recording_seed
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -256,15 +257,15 @@ def mdrnn_trainer(decode: bool, action: int) -> Callable[[tuple], int]:
 
 @torch.inference_mode()
 def dream_alone(
-    mdrnn: MDRNN, controller: Controller, starts: Starts, horizon: int, generator: torch.Generator
+    memory: Memory, controller: Controller, starts: Starts, horizon: int, generator: torch.Generator
 ) -> float:
     """The return of one dream, stepped by itself until it ends."""
     index = torch.randint(len(starts), (1,), generator=generator)
-    dream: Dream = begin(starts, index, torch.randn(1, mdrnn.config.latent, generator=generator))
+    dream: Dream = begin(starts, index, torch.randn(1, starts.vision.draws, generator=generator))
     total = 0.0
     for _ in range(horizon):
         action = controller(dream.z, dream.h)
-        dream, reward, terminated = step(mdrnn, dream, action, 1.0, draw_noise(mdrnn.config, 1, generator))
+        dream, reward, terminated = step(memory, dream, action, 1.0, memory.drawn(1, generator))
         total += reward.item()
         if terminated.item():
             break

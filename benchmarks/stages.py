@@ -35,11 +35,11 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import FrameStream
 from dreamdrive.data.shards import Dataset
-from dreamdrive.envs.dream import Starts
 from dreamdrive.learning.evolution import dream_fitness
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.models.world_model import Starts
 from dreamdrive.utils.cli import parser, positive, positive_float, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.precision import channels_last
@@ -153,7 +153,7 @@ def our_vae(dataset: Dataset) -> Racer:
         epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
         with tqdm(disable=True) as bar:
             counted = Counted(epochs, start + seconds)
-            trainvae.run_epoch(model, counted, None, 1.0, optimizer, "auto", bar)
+            trainvae.run_epoch(model, counted, optimizer, "auto", bar)
         return counted.frames / (time.perf_counter() - start)
 
     return racer
@@ -228,9 +228,10 @@ def plain_mdrnn(windows: reference.Windows, workers: int, decode: bool, action: 
 
 def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
     """Model, optimizer and sizes as trainmdrnn.main's defaults."""
-    cache_latents(folder, VAE(VAEConfig()).eval(), DIGEST, [dataset], torch.device("cpu"))
-    data = load_sequences(folder, DIGEST, [dataset])
-    model = MDRNN(MDRNNConfig(data.mu.shape[1], data.action.shape[1]))
+    vision = VAE(VAEConfig()).eval()
+    cache_latents(folder, vision, DIGEST, [dataset], torch.device("cpu"))
+    data = load_sequences(folder, vision, DIGEST, [dataset])
+    model = MDRNN(MDRNNConfig(vision.config.latent, data.action.shape[1]))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     settings = trainmdrnn.MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
     generator = torch.Generator().manual_seed(0)
@@ -259,7 +260,8 @@ def dream(args: Namespace) -> list[Result]:
     model.head.bias[-1] = -100.0  # no dream ends, so that every step counted is a step dreamt
     controller = Controller(ControllerConfig(32, model.config.hidden, "zh", 0, space)).requires_grad_(False)
     candidates = 0.1 * torch.randn(POPULATION, sum(p.numel() for p in controller.parameters()))
-    starts = Starts(torch.randn(1024, 32), torch.full((1024, 32), -1.0), torch.zeros(1024, 256), torch.zeros(1024, 256))
+    latents = {"mu": torch.randn(1024, 32), "logsigma": torch.full((1024, 32), -1.0)}
+    starts = Starts(VAE(VAEConfig()), latents, model.initial(1024))
     generator = torch.Generator().manual_seed(0)
 
     def batched(horizon: int = 100) -> int:

@@ -49,9 +49,9 @@ from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manif
 from dreamdrive.data.shards import write_shard
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
-from dreamdrive.models.agent import ALONE
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
+from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
@@ -292,7 +292,7 @@ def export(logdir: Path, out: Path) -> list[str]:
     heads that were trained on them, or a head that needs neither."""
     found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
     if "vae" not in found and not (
-        found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in ALONE
+        found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in WITHOUT_LATENTS
     ):
         raise UserError(
             f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained"

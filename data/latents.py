@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
-from dreamdrive.models.vae import VAE, Posterior, to_float
+from dreamdrive.models.world_model import Latents, Vision, joined_latents
 from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.spaces import ActionSpace
@@ -26,40 +26,42 @@ SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit
 
 
-def cache_latents(logdir: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
+def cache_latents(
+    logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset], device: torch.device
+) -> None:
     """Encode every frame that is not in the cache yet, and remove what another V has left there."""
     folder = make_folder(Path(logdir) / "latents")
     with locked(folder, None):  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
-        _complete(folder, vae, vae_digest, datasets, device)
+        _complete(folder, vision, vae_digest, datasets, device)
 
 
-def _complete(folder: Path, vae: VAE, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
-    todo = [(d, s) for d in datasets for s in d.shards if _read(_file(folder, s), vae_digest, s) is None]
+def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
+    todo = [(d, s) for d in datasets for s in d.shards if _read(_file(folder, s), vision, vae_digest, s) is None]
     for leftover in set(folder.iterdir()) - {_file(folder, s) for d in datasets for s in d.shards}:
         if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not _is_of(leftover, vae_digest)):
             leftover.unlink(missing_ok=True)
     with tqdm(total=sum(s.frames for _, s in todo), desc="latents", unit="frame", disable=not todo) as bar:
         for dataset, entry in todo:
-            posterior = _encode(vae, dataset, entry, device, bar)
-            _write(_file(folder, entry), posterior, vae_digest, entry)
+            latents = _encode(vision, dataset, entry, device, bar)
+            _write(_file(folder, entry), latents, vae_digest, entry)
 
 
-def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
+def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
     """Latents, actions, rewards and ends of all episodes, from a cache that `cache_latents` completed."""
     folder = Path(logdir) / "latents"
     columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("mu", "logsigma", "action", "expert_action", "reward", "terminated")
+        name: [] for name in (*vision.stored, "action", "expert_action", "reward", "terminated")
     }
     steps, train, source = [], [], []
     for dataset in datasets:
         episodes = {e.index: e for e in dataset.episodes}
         for entry in dataset.shards:
-            mu, logsigma = _read(_file(folder, entry), vae_digest, entry)
+            latents = _read(_file(folder, entry), vision, vae_digest, entry)
             with dataset.open_shard(entry) as shard:
                 values = {name: shard.column(name) for name in ("action", "expert_action", "reward", "terminated")}
                 indices = [int(i) for i in shard.episode]
                 steps += [int(t) for t in shard.length]
-            for name, value in {"mu": mu, "logsigma": logsigma, **values}.items():
+            for name, value in {**latents, **values}.items():
                 columns[name].append(value)
             train += [episodes[i].split == "train" for i in indices]
             source += [f"{dataset.root}/{entry.file}, episode {i}" for i in indices]
@@ -72,8 +74,8 @@ def load_sequences(logdir: Path, vae_digest: str, datasets: Sequence[Dataset]) -
     expert = space.vector(expert.clamp_min(0) if space.discrete else expert)
     expert[unknown] = float("nan")
     return Sequences(
-        joined["mu"],
-        joined["logsigma"],
+        vision,
+        {name: joined[name] for name in vision.stored},
         space.vector(joined["action"]),
         expert,
         joined["reward"],
@@ -91,42 +93,40 @@ def _file(folder: Path, entry: ShardEntry) -> Path:
 
 
 @torch.inference_mode()
-def _encode(vae: VAE, dataset: Dataset, entry: ShardEntry, device: torch.device, bar: tqdm) -> Posterior:
+def _encode(vision: Vision, dataset: Dataset, entry: ShardEntry, device: torch.device, bar: tqdm) -> Latents:
     parts = []
     with dataset.open_shard(entry) as shard:
         for start in range(0, entry.frames, BATCH):
             frames = torch.from_numpy(shard.frames(start, min(start + BATCH, entry.frames))).to(device)
-            posterior = vae.encode(to_float(frames))
-            parts.append(torch.stack([posterior.mu, posterior.logsigma]).float().cpu())
+            latents = vision.latents(frames)
+            parts.append({name: (v.float() if v.is_floating_point() else v).cpu() for name, v in latents.items()})
             bar.update(len(frames))
-    mu, logsigma = torch.cat(parts, 1)
-    return Posterior(mu, logsigma)
+    return joined_latents(parts)
 
 
-def _write(path: Path, posterior: Posterior, vae_digest: str, entry: ShardEntry) -> None:
+def _write(path: Path, latents: Latents, vae_digest: str, entry: ShardEntry) -> None:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver="latest") as file:
         file.attrs.update({"schema": SCHEMA, "vae": vae_digest, "shard": entry.sha256})
-        for name in ("mu", "logsigma"):
-            values = getattr(posterior, name).numpy()
+        for name, stored in latents.items():
+            values = stored.numpy()
             file.create_dataset(name, data=values, chunks=(min(1024, len(values)), values.shape[1]), fletcher32=True)
     write_atomically(path, buffer.getvalue())
 
 
-def _read(path: Path, vae_digest: str, entry: ShardEntry) -> tuple[np.ndarray, np.ndarray] | None:
-    """(mu, logsigma), each (F, Z), or None if the file is not what it should be; it can always be made again."""
+def _read(path: Path, vision: Vision, vae_digest: str, entry: ShardEntry) -> dict[str, np.ndarray] | None:
+    """What V stored of every frame, each (F, n), or None if the file is not what it should be; it can always be made
+    again."""
     try:
         with h5py.File(path, "r") as file:
             if (file.attrs["schema"], file.attrs["vae"], file.attrs["shard"]) != (SCHEMA, vae_digest, entry.sha256):
                 return None
-            mu, logsigma = file["mu"][:], file["logsigma"][:]
+            latents = {name: file[name][:] for name in vision.stored}
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise_if_unreadable(path, error)
         return None
-    sound = (
-        mu.shape == logsigma.shape and len(mu) == entry.frames and np.isfinite(mu).all() and np.isfinite(logsigma).all()
-    )
-    return (mu, logsigma) if sound else None
+    sound = all(len(values) == entry.frames and np.isfinite(values).all() for values in latents.values())
+    return latents if sound else None
 
 
 def _is_of(path: Path, vae_digest: str) -> bool:

@@ -17,6 +17,7 @@ from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs import official, without_places
+from dreamdrive.models.world_model import Latents, Vision, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -201,7 +202,7 @@ class Windows:
     filled up with its last frame, mask 0.
 
     Fields:
-        z: (B, T, Z), sampled anew         z_next: (B, T, Z), the latents one step later
+        z: (B, T, Z), drawn anew           z_next: (B, T, Z), the latents one step later
         action: (B, T, A)                  reward, terminal: (B, T) of that step
         mask: (B, T) 1 where the step is the episode's own
     """
@@ -219,7 +220,8 @@ class Sequences:
     """All episodes of a run as latents, in memory (about 0.3 kB a frame), one after another.
 
     Fields:
-        mu, logsigma: (F, Z) posterior of every frame
+        vision: the V whose latents they are
+        latents: what it stores of every frame, each (F, n)
         action, expert_action: (S, A) as M sees actions (one-hot for a discrete space); expert_action NaN where unknown
         reward, terminal: (S,)
         steps: (E,) T of each episode
@@ -228,8 +230,8 @@ class Sequences:
         source: (E,) "folder, episode i", for messages
     """
 
-    mu: Tensor
-    logsigma: Tensor
+    vision: Vision
+    latents: Latents
     action: Tensor
     expert_action: Tensor
     reward: Tensor
@@ -258,7 +260,7 @@ class Sequences:
         return windows if rng is None else windows[rng.permutation(len(windows))]
 
     def windows(self, cuts: np.ndarray, length: int, generator: torch.Generator | None = None) -> Windows:
-        """The windows at `cuts` (B, 2); z is drawn from the posterior with `generator`, or is its mean without one."""
+        """The windows at `cuts` (B, 2); z is drawn with `generator`, or is the likeliest without one."""
         episode, start = cuts[:, 0], cuts[:, 1]
         # a first window that begins early begins at the first step instead
         shift = start + np.where(start < 0, -start, 0)
@@ -267,9 +269,7 @@ class Sequences:
         inside = step[:, :-1] < end[:, None]
         last = self.steps[episode][:, None]  # the episode's last frame; its last step is one earlier
         frame_index = torch.from_numpy(self.frame_offset[episode][:, None] + np.minimum(step, last))
-        z = self.mu[frame_index]
-        if generator is not None:
-            z = z + self.logsigma[frame_index].exp() * torch.randn(z.shape, generator=generator)
+        z = self.vision.drawn(latents_at(self.latents, frame_index), generator)
         step_index = torch.from_numpy(self.step_offset[episode][:, None] + np.minimum(step[:, :-1], last - 1))
         return Windows(
             z[:, :-1],
@@ -281,7 +281,7 @@ class Sequences:
         )
 
     def episode(self, e: int) -> tuple[Tensor, Tensor, Tensor]:
-        """mu (T + 1, Z), action (T, A) and expert_action (T, A) of one episode."""
+        """The likeliest z (T + 1, Z), action (T, A) and expert_action (T, A) of one episode."""
         frames = slice(self.frame_offset[e], self.frame_offset[e] + self.steps[e] + 1)
         steps = slice(self.step_offset[e], self.step_offset[e] + self.steps[e])
-        return self.mu[frames], self.action[steps], self.expert_action[steps]
+        return self.vision.z(latents_at(self.latents, frames)), self.action[steps], self.expert_action[steps]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dreamdrive.data.loaders import LabelledStream
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.controller import Controller
+from dreamdrive.models.world_model import Latents, Vision, joined_latents, latents_at
 
 SCALE_STEPS = 16_384  # that the spread of observed numbers is measured on
 
@@ -21,14 +22,15 @@ class Steps:
     """Recorded steps with the expert's action, in memory.
 
     Fields:
-        mu, logsigma: (F, Z) posterior of frames        h: (F, R) M's output before them
+        vision, latents: V, and what it stores of frames, each (F, n)
+        h: (F, R) M's output before them
         action: (F, A) the expert's, one-hot for a discrete space
         rows: (N,) those that are steps to learn from
         size: B, of a batch
     """
 
-    mu: Tensor
-    logsigma: Tensor
+    vision: Vision
+    latents: Latents
     h: Tensor
     action: Tensor
     rows: Tensor
@@ -38,28 +40,22 @@ class Steps:
         return len(self.rows)
 
     def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and z's
-        mean."""
+        """z (B, Z), h (B, R) and action (B, A) of all steps, shuffled and z drawn anew with `rng`; or in order and the
+        likeliest z."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**31))) if rng else None
         order = torch.from_numpy(rng.permutation(len(self))) if rng else torch.arange(len(self))
-        for chosen in self.rows[order].split(self.size):
-            z = self.mu[chosen]
-            if rng:
-                z = z + self.logsigma[chosen].exp() * torch.randn(z.shape, generator=generator)
-            yield z, self.h[chosen], self.action[chosen]
+        for rows in self.rows[order].split(self.size):
+            yield self.vision.drawn(latents_at(self.latents, rows), generator), self.h[rows], self.action[rows]
 
-    def joined(self, mu: Tensor, h: Tensor, action: Tensor, logsigma: Tensor | None = None) -> "Steps":
-        """These steps and others: mu (N, Z), h (N, R), action (N, A); without logsigma (N, Z), mu is z itself."""
-        parts = {
-            "mu": mu,
-            "logsigma": torch.full_like(mu, -torch.inf) if logsigma is None else logsigma,
-            "h": h,
-            "action": action,
-        }
+    def joined(self, latents: Latents, h: Tensor, action: Tensor) -> "Steps":
+        """These steps and others: latents each (N, n), h (N, R), action (N, A)."""
         return Steps(
-            **{name: torch.cat([getattr(self, name)[self.rows], value]) for name, value in parts.items()},
-            rows=torch.arange(len(self) + len(mu)),
-            size=self.size,
+            self.vision,
+            joined_latents([latents_at(self.latents, self.rows), latents]),
+            torch.cat([self.h[self.rows], h]),
+            torch.cat([self.action[self.rows], action]),
+            torch.arange(len(self) + len(h)),
+            self.size,
         )
 
     def deployed(self, model: Controller) -> Controller:

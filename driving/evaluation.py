@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dreamdrive.driving.agent import ALONE, Agent, DreamHead, Head, make_head
+from dreamdrive.driving.driver import drive
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.models.agent import ALONE, Agent, filled, load_models, make_head
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.policy import FRAMES
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool
 
 REPORT_EVERY = 20  # steps between two reports of a worker
@@ -22,8 +24,8 @@ LARGE = 100_000  # parameters of a head that is sent and held once, where all ep
 
 
 @dataclass(frozen=True)
-class Driver:
-    """Who drives.
+class DriverSpec:
+    """Who is to drive.
 
     Fields:
         name: "agent", or a policy of driving/policies.py: "white", "brown", "expert"
@@ -49,21 +51,21 @@ class Driven:
 class Evaluator:
     """Worker processes that drive episodes of one world, each several episodes as one batch; a context manager.
 
-    with Evaluator("carracing", Driver("expert"), workers=2) as evaluator:  # `device` is where an agent thinks, and
+    with Evaluator("carracing", DriverSpec("expert"), workers=2) as evaluator:  # `device` is where an agent thinks, and
     where carracing-fast draws
         returns = evaluator.returns([(None, seed) for seed in evaluation_seeds(0, 10)])
 
     Tasks that follow each other with one seed share a track, which carracing-fast draws once. Which episodes share a
-    batch depends on the number of workers, what becomes of them does not (models.agent.LANES).
+    batch depends on the number of workers, what becomes of them does not (models/lanes.py).
     """
 
     def __init__(
-        self, env: str, driver: Driver, workers: int, device: str | torch.device = "cpu", options: dict | None = None
+        self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
         self.steps = 0  # driven so far
         self.workers = workers
-        self._sees_frames = driver.head is not None and driver.head["features"] == FRAMES
-        self._pool = WorkerPool(_driving, (env, driver, str(device), options or {}), workers)
+        self._sees_frames = spec.head is not None and spec.head["features"] == FRAMES
+        self._pool = WorkerPool(_driving, (env, spec, str(device), options or {}), workers)
 
     def __enter__(self) -> "Evaluator":
         self._pool.__enter__()
@@ -73,18 +75,18 @@ class Evaluator:
         self._pool.__exit__(*exception)
 
     def returns(
-        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, patience: int = 0
     ) -> list[float]:
         """Undiscounted return of each task; see `episodes`."""
-        return [driven.score for driven in self.episodes(tasks, bar, give_up)]
+        return [driven.score for driven in self.episodes(tasks, bar, patience)]
 
     def episodes(
-        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, give_up: int = 0
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, patience: int = 0
     ) -> list[Driven]:
         """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes,
         those under way by what is driven of them.
 
-        give_up: after so many steps without a reward above 0 an episode ends, and what is left counts like its last
+        patience: after so many steps without a reward above 0 an episode ends, and what is left counts like its last
             step; 0 for never.
         """
         rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
@@ -108,54 +110,42 @@ class Evaluator:
 
         heads = [head.numpy() if alike else [None if p is None else p.numpy() for p, _ in group] for group in groups]
         self._pool.run(
-            [(own, [seed for _, seed in group], give_up) for own, group in zip(heads, groups, strict=True)],
+            [(own, [seed for _, seed in group], patience) for own, group in zip(heads, groups, strict=True)],
             keep,
             progress,
         )
         return [driven for group in found for driven in group]
 
 
-def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
-    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, give_up) ->
+def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable:
+    """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, patience) ->
     (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
-    drive = AgentDriver(driver, torch.device(device)) if driver.name == "agent" else PolicyDriver(driver.name)
+    agent = _agent(spec, torch.device(device)) if spec.name == "agent" else None
 
-    def episodes(task, report) -> tuple[list[Driven], int]:
-        parameters, seeds, give_up = task
+    def episodes(task: tuple, report: Callable) -> tuple[list[Driven], int]:
+        parameters, seeds, patience = task
         if len(seeds) not in worlds:
             worlds[len(seeds)] = make(env, num=len(seeds), device=device, restart=False, **options)
-            if isinstance(drive, PolicyDriver):
+            if agent is None:
                 worlds[len(seeds)].look_away()
         world = worlds[len(seeds)]
-        obs = world.reset(seeds)
-        drive.reset(world, seeds, parameters)
-        total, going, driven, steps, share = (
-            torch.zeros(len(seeds), dtype=torch.float64, device=device),
-            torch.arange(len(seeds), device=device),
-            0,
-            0,
-            0.0,
-        )
-        idle = torch.zeros(len(seeds), dtype=torch.int64, device=device)  # steps since a reward above 0
-        action = world.spec.space.zeros(len(seeds), device=device)
-        while len(going):
-            action[going] = drive.act(obs, going).to(device)  # those that have ended are frozen, whatever they are told
-            step = world.step(action)
-            obs, total, driven, steps = step.obs, total + step.reward, driven + len(going), steps + 1
-            over = (step.terminated | step.truncated)[going]
-            idle = torch.where(step.reward > 0, 0, idle + 1)
-            if give_up and (hopeless := ~over & (idle[going] >= give_up)).any():
-                total[going[hopeless]] += step.reward[going[hopeless]] * (world.spec.max_steps - steps)
-                world.truncate(going[hopeless].tolist())
-                over |= hopeless
-            share += len(going) / world.spec.max_steps + float(over.sum()) * (1 - steps / world.spec.max_steps)
-            if steps % REPORT_EVERY == 0 or over.all():
+        driver = agent or make_policy(spec.name, world)
+        rngs = [np.random.default_rng([seed, 1]) for seed in seeds] if agent is None else []
+        own = _give(agent, parameters) if agent else None
+        total, driven, share = torch.zeros(len(seeds), dtype=torch.float64, device=device), 0, 0.0
+        for moment in drive(world, driver, seeds, rngs, own, patience):
+            if moment.step is None:
+                continue
+            total += moment.step.reward
+            left = world.spec.max_steps - moment.steps
+            hopeless = moment.drove[moment.hopeless]
+            total[hopeless] += moment.step.reward[hopeless] * left  # what is left counts like the last step
+            driven += len(moment.drove)
+            share += (len(moment.drove) + float(moment.over.sum()) * left) / world.spec.max_steps
+            if moment.steps % REPORT_EVERY == 0 or not len(moment.going):
                 report(share)
                 share = 0.0
-            if over.any():
-                drive.keep(~over)
-                going = going[~over]
         outcome = {name: values.tolist() for name, values in world.outcome().items()}
         return [
             Driven(score, {name: values[b] for name, values in outcome.items()}, place)
@@ -165,49 +155,20 @@ def _driving(env: str, driver: Driver, device: str, options: dict) -> Callable:
     return episodes
 
 
-class AgentDriver:
-    """Agents that share V and M, if they have any, each with a head of its own."""
-
-    def __init__(self, driver: Driver, device: torch.device) -> None:
-        controller = make_head(driver.head).to(device).eval()
-        if controller.config.features in ALONE:
-            self.agent = ALONE[controller.config.features](controller, {}, {})
-            return
-        vae, mdrnn, world, _, parents = load_models(driver.logdir, device)
-        self.agent = Agent(vae, mdrnn, controller, world, parents)
-
-    def reset(self, world: World, seeds: Sequence[int], parameters: Sequence[np.ndarray] | np.ndarray) -> None:
-        """`parameters`: of a head for each episode, or (n,) of one for all."""
-        if isinstance(parameters, np.ndarray):
-            set_parameters(self.agent.controller, torch.from_numpy(parameters).to(self.agent.device))
-            self.agent.reset(len(seeds))
-        else:
-            self.agent.reset(len(seeds), torch.from_numpy(np.stack(parameters)).to(self.agent.device))
-
-    def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
-        """Actions of the copies that are still going, from the frames of all."""
-        return self.agent.act(obs.index_select(0, going))
-
-    def keep(self, which: torch.Tensor) -> None:
-        """From now on only `which` (n,) bool of those that were going go on."""
-        self.agent.keep(which)
+def _agent(spec: DriverSpec, device: torch.device) -> Head:
+    """The agent with a head that has no parameters yet."""
+    head = make_head(spec.head).to(device).eval()
+    if head.config.features in ALONE:
+        return ALONE[head.config.features](head, {}, {})
+    return Agent(load_world_model(spec.logdir, device), head, {})
 
 
-class PolicyDriver:
-    """A policy that needs no training and no eyes; what is random in it follows from the episode's seed."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def reset(self, world: World, seeds: Sequence[int], parameters) -> None:
-        self.policy = make_policy(self.name, world.spec)
-        self.policy.reset([np.random.default_rng([seed, 1]) for seed in seeds], world)
-
-    def act(self, obs: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
-        return self.policy.act(obs)[going.cpu()]
-
-    def keep(self, which: torch.Tensor) -> None:
-        pass
+def _give(agent: Head, parameters: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor | None:
+    """Parameters of a head for each episode, (B, n), or (n,) of one for all, which the head then has itself."""
+    if isinstance(parameters, np.ndarray):
+        set_parameters(agent.controller, torch.from_numpy(parameters).to(agent.device))
+        return None
+    return torch.from_numpy(np.stack(parameters)).to(agent.device)
 
 
 @torch.inference_mode()
@@ -215,15 +176,12 @@ def dream_returns(world: DreamWorld, controller: Controller | None, seeds: Seque
     """Returns of one dream a copy, begun from `seeds`; without a controller the actions are uniformly random."""
     if world.restart:
         raise ValueError("dream_returns needs a DreamWorld with restart=False")
-    world.reset(list(seeds))
-    policy = make_policy("white", world.spec)
-    policy.reset([np.random.default_rng([s, 1]) for s in seeds], world)
+    driver = DreamHead(controller, world) if controller else make_policy("white", world)
+    rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
     total = torch.zeros(world.num, device=world.device)
-    for _ in tqdm(range(world.spec.max_steps), desc="dream", unit="step"):
-        z, h = world.dream.z, world.dream.h
-        action = controller(filled(z), filled(h))[: world.num] if controller else policy.act(z)
-        step = world.step(action)
-        total += step.reward
-        if bool((step.terminated | step.truncated).all()):
-            break
+    with tqdm(total=world.spec.max_steps, desc="dream", unit="step") as bar:
+        for moment in drive(world, driver, seeds, rngs):
+            if moment.step is not None:
+                total += moment.step.reward
+                bar.update(1)
     return total.tolist()

@@ -3,14 +3,16 @@
 Pure functions over an explicit record, so any dream can be replayed:
 
     dream = begin(starts, index, normal)
-    dream, reward, terminated = step(mdrnn, dream, action, temperature, noise)
+    dream, reward, terminated = step(memory, dream, action, temperature, noise)
 
-and the same as a `World` (`DreamWorld`) and as a gymnasium environment (`dreamdrive/Dream-v0`).
+and the same as worlds (`DreamWorld`, for those who drive by frames or seeds; `Dreams`, for training in latents) and as
+a gymnasium environment (`dreamdrive/Dream-v0`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,37 +21,20 @@ from torch import Tensor
 
 from dreamdrive.envs import Step, World, WorldSpec
 from dreamdrive.envs.dream_noise import DreamNoise
-from dreamdrive.models.agent import LANES, filled, load_models
-from dreamdrive.models.mdrnn import MDRNN, Noise, State, sample_mixture
-from dreamdrive.models.vae import to_uint8
+from dreamdrive.models.lanes import LANES, filled
+from dreamdrive.models.world_model import (
+    Memory,
+    Starts,
+    State,
+    latents_at,
+    load_world_model,
+    require_rewards,
+    require_starts,
+)
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
-
-
-@dataclass
-class Starts:
-    """Where dreams may begin: real latents, with M's state after the real steps before them.
-
-    Fields:
-        mu, logsigma: (N, Z) posterior of the frame
-        h, c: (N, R) M's state
-    """
-
-    mu: Tensor
-    logsigma: Tensor
-    h: Tensor
-    c: Tensor
-
-    def __len__(self) -> int:
-        return len(self.mu)
-
-    def to_dict(self) -> dict[str, Tensor]:
-        return {"mu": self.mu, "logsigma": self.logsigma, "h": self.h, "c": self.c}
-
-    def to(self, device: torch.device) -> "Starts":
-        return Starts(**{name: value.to(device) for name, value in self.to_dict().items()})
 
 
 @dataclass
@@ -58,7 +43,7 @@ class Dream:
 
     Fields:
         z: (B, Z)
-        state: M's (h, c), each (B, R)
+        state: M's, B copies
     """
 
     z: Tensor
@@ -66,24 +51,80 @@ class Dream:
 
     @property
     def h(self) -> Tensor:
-        return self.state[0]
+        """(B, R) what heads see of the state."""
+        return self.state.h
+
+    def where(self, chosen: Tensor, other: "Dream") -> "Dream":
+        """These dreams where chosen (B,) is True, `other` elsewhere."""
+        return Dream(torch.where(chosen[:, None], self.z, other.z), self.state.where(chosen, other.state))
+
+    def take(self, index: Tensor | slice) -> "Dream":
+        """Some of the dreams, by number (n,)."""
+        return Dream(self.z[index], self.state.take(index))
+
+    def put(self, index: Tensor, other: "Dream") -> "Dream":
+        """These dreams, but `other` (n) at the numbers `index` (n,)."""
+        return Dream(self.z.index_copy(0, index, other.z), self.state.put(index, other.state))
+
+    def repeat(self, times: int) -> "Dream":
+        """All dreams, `times` times one after another."""
+        return Dream(self.z.repeat(times, 1), self.state.repeat(times))
 
 
 def begin(starts: Starts, index: Tensor, normal: Tensor) -> Dream:
-    """Dreams from the starts number `index` (B,), z drawn from the posterior with standard normal noise (B, Z)."""
-    z = starts.mu[index] + starts.logsigma[index].exp() * normal
-    return Dream(z, (starts.h[index], starts.c[index]))
+    """Dreams from the starts number `index` (B,), z drawn with standard normal numbers (B, starts.vision.draws)."""
+    return Dream(starts.vision.z(latents_at(starts.latents, index), normal), starts.state.take(index))
 
 
-def step(mdrnn: MDRNN, dream: Dream, action: Tensor, temperature: float, noise: Noise) -> tuple[Dream, Tensor, Tensor]:
+def step(memory: Memory, dream: Dream, action: Tensor, temperature: float, noise: Any) -> tuple[Dream, Tensor, Tensor]:
     """One step of B dreams: action (B, A) as a vector -> the next moment, reward (B,), terminated (B,) bool.
 
     The end is drawn at the probability M gives it; at temperature 0 it comes where M gives it more than one half.
     """
-    h, state = mdrnn.hidden(dream.z[:, None], action[:, None], dream.state)
-    pred = mdrnn.predict(h[:, 0])
-    limit = 0.5 if temperature == 0 else noise.uniform
-    return Dream(sample_mixture(pred, temperature, noise), state), pred.reward, pred.terminal.sigmoid() > limit
+    _, state = memory.observe(dream.z[:, None], action[:, None], dream.state)
+    imagined = memory.sample(state, temperature, noise)
+    return Dream(imagined.z, state), imagined.reward, imagined.ended
+
+
+class Dreams(World):
+    """Dreams that go on from given moments, for training: actions are vectors (B, A), `obs` is z (B, Z), and gradients
+    pass where they are asked for. A dream that has ended is dreamt on, and its rewards are 0.
+
+    Attributes:
+        dream: the present moment        alive: (B,) 1 until a dream's end, 0 after it
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        begun: Dream,
+        temperature: float,
+        horizon: int,
+        generator: torch.Generator,
+        groups: int = 1,
+        whole: bool = False,
+    ) -> None:
+        """
+        Args:
+            horizon: steps after which dreams are truncated
+            groups: of dreams, one after another, that all meet the same noise
+            whole: no dream is said to have ended before the horizon; `alive` says it
+        """
+        self.memory, self.begun, self.temperature, self.horizon = memory, begun, temperature, horizon
+        self.generator, self.groups, self.whole = generator, groups, whole
+        self.num, self.device = len(begun.z), begun.z.device
+
+    def reset(self, seed: int | Sequence[int] | None = None) -> Tensor:
+        """Go back to where the dreams began; the noise goes on."""
+        self.dream, self.steps, self.alive = self.begun, 0, self.begun.z.new_ones(self.num)
+        return self.dream.z
+
+    def step(self, action: Tensor) -> Step:
+        noise = self.memory.drawn(self.num // self.groups, self.generator, self.groups)
+        self.dream, reward, ended = step(self.memory, self.dream, action, self.temperature, noise)
+        reward, self.alive, self.steps = reward * self.alive, self.alive * ~ended, self.steps + 1
+        over = torch.zeros_like(ended) if self.whole else self.alive == 0
+        return Step(self.dream.z, reward, over, torch.full_like(over, self.steps >= self.horizon) & ~over)
 
 
 class DreamWorld(World):
@@ -91,7 +132,7 @@ class DreamWorld(World):
     for policies on latents.
 
     A dream follows from its seed: the same seed and actions give the same latents, rewards and end, to the last bit
-    whatever is dreamed beside it (on a CPU with a given number of threads; see models.agent.LANES).
+    whatever is dreamed beside it (on a CPU with a given number of threads; see models/lanes.py).
 
     Args:
         logdir: folder of a run with V and M (exp_dir/vae, exp_dir/mdrnn)
@@ -100,6 +141,7 @@ class DreamWorld(World):
         horizon: steps after which a dream is truncated
         restart: see the restart rule in envs/__init__.py
         observation: "frame", or "latent": then `obs` is z, float32 (B, Z), and nothing is decoded
+        rewarded: whether rewards are needed; UserError, then, if M has not learnt any
     """
 
     def __init__(
@@ -111,24 +153,18 @@ class DreamWorld(World):
         horizon: int = DREAM_STEPS,
         restart: bool = True,
         observation: str = "frame",
+        rewarded: bool = True,
     ) -> None:
         if not 0 <= temperature < float("inf"):
             raise UserError(f"the temperature of a dream must be 0 or more, not {temperature}")
-        self.num, self.device, self.temperature, self.restart, self.observation = (
-            num,
-            torch.device(device),
-            temperature,
-            restart,
-            observation,
-        )
-        self.vae, self.mdrnn, self.world, starts, _ = load_models(logdir, self.device)
-        if starts is None:
-            raise UserError(
-                f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
-                f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`"
-            )
-        self.starts = Starts(**starts).to(self.device)
-        self._noise = DreamNoise(self.mdrnn.config, num, self.device)
+        self.num, self.device, self.temperature = num, torch.device(device), temperature
+        self.restart, self.observation = restart, observation
+        self.model = load_world_model(logdir, self.device)
+        self.vision, self.memory, self.world = self.model.vision, self.model.memory, self.model.world
+        if rewarded:
+            require_rewards(self.model, logdir)
+        self.starts = require_starts(self.model, logdir).to(self.device)
+        self._noise = DreamNoise(self.vision, self.memory, num, self.device)
         # M works on a multiple of LANES: on the last copy several times, where there are fewer
         self._lanes = filled(torch.arange(num, device=self.device))
         space = ActionSpace.from_dict(self.world["action_space"])
@@ -160,7 +196,7 @@ class DreamWorld(World):
             )
         frozen = self._terminated | self._truncated  # only without restart: those stay as they are
         dream, reward, terminated = self._advance(self.spec.space.vector(action))
-        self.dream = _where(frozen, self.dream, dream)
+        self.dream = self.dream.where(frozen, dream)
         self.steps += ~frozen
         self._terminated |= terminated & ~frozen
         self._truncated |= (self.steps >= self.spec.max_steps) & ~self._terminated & ~frozen
@@ -180,7 +216,7 @@ class DreamWorld(World):
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         """z (B, Z) -> frames uint8 (B, H, W, C)."""
-        return to_uint8(self.vae.decode(z))
+        return self.vision.frames(z)
 
     def _obs(self) -> Tensor:
         return self.dream.z.clone() if self.observation == "latent" else self.decode(self.dream.z)
@@ -189,10 +225,10 @@ class DreamWorld(World):
         """A step of all copies with actions `vector` (B, A): the next moment, reward (B,), terminated (B,)."""
         noise, dream = self._noise.step(), self.dream
         if self.num % LANES:
-            dream, vector = _take(dream, self._lanes), vector[self._lanes]
-        dream, reward, terminated = step(self.mdrnn, dream, vector, self.temperature, noise)
+            dream, vector = dream.take(self._lanes), vector[self._lanes]
+        dream, reward, terminated = step(self.memory, dream, vector, self.temperature, noise)
         if self.num % LANES:
-            dream = _take(dream, slice(self.num))
+            dream = dream.take(slice(self.num))
         return dream, reward[: self.num], terminated[: self.num]
 
     def _begin_again(self, copies: Tensor) -> None:
@@ -202,26 +238,7 @@ class DreamWorld(World):
             self._seeds[copy] += self._restart_adds
         seeds = [self._seeds[copy] for copy in numbers]
         begun = begin(self.starts, *self._noise.begin(numbers, seeds, len(self.starts)))
-        self.dream = Dream(
-            self.dream.z.index_copy(0, copies, begun.z),
-            (
-                self.dream.state[0].index_copy(0, copies, begun.state[0]),
-                self.dream.state[1].index_copy(0, copies, begun.state[1]),
-            ),
-        )
-
-
-def _where(chosen: Tensor, yes: Dream, no: Dream) -> Dream:
-    """`yes` in the copies where chosen (B,) is True, `no` in the others."""
-    mask = chosen[:, None]
-    return Dream(
-        torch.where(mask, yes.z, no.z),
-        (torch.where(mask, yes.state[0], no.state[0]), torch.where(mask, yes.state[1], no.state[1])),
-    )
-
-
-def _take(dream: Dream, index: Tensor | slice) -> Dream:
-    return Dream(dream.z[index], (dream.state[0][index], dream.state[1][index]))
+        self.dream = self.dream.put(copies, begun)
 
 
 class DreamEnv(gym.Env):
@@ -247,7 +264,7 @@ class DreamEnv(gym.Env):
         self.world = DreamWorld(Path(logdir), 1, "cpu", temperature, horizon, restart=False, observation=observation)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.world.spec.dt)}
         self.action_space = self.world.spec.action_space
-        latent = self.world.mdrnn.config.latent
+        latent = self.world.memory.config.latent
         self.observation_space = (
             gym.spaces.Box(0, 255, self.world.spec.image_shape, np.uint8)
             if observation == "frame"

@@ -12,20 +12,21 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from dreamdrive.data.generation_script import RecordingSettings, generate
 from dreamdrive.data.loaders import check_world, open_datasets
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import NumberSteps, Steps
-from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.agent import make_head
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
+from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import fast, make
 from dreamdrive.learning.ditto import Ditto
 from dreamdrive.learning.dream_report import film, plot_distances, plot_relation
 from dreamdrive.learning.imagination import Dreams, random_action
-from dreamdrive.models.agent import make_head
 from dreamdrive.models.cloning import CloneLoss, averaged, run_epoch, run_sequences
 from dreamdrive.models.controller import Controller, parameter_vector
 from dreamdrive.models.policy import Policy
+from dreamdrive.models.world_model import latents_at
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.cli import write_args
 from dreamdrive.utils.device import device
@@ -190,7 +191,7 @@ class Cloning:
         """Clone up to epoch --epochs, then dream for --dream-epochs more, as far as that has not been done."""
         args = self.args
         last = args.epochs + (args.dream_epochs if args.method != "bc" else 0)
-        driver = Driver("agent", args.logdir, self.model.config_dict())
+        driver = DriverSpec("agent", args.logdir, self.model.config_dict())
         with Evaluator(
             fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")
         ) as self.evaluator:
@@ -237,7 +238,7 @@ class Cloning:
             self._start_ditto()
 
     def _start_ditto(self) -> None:
-        m = self.dreams.mdrnn.config
+        m = self.dreams.memory.config
         self.ditto = Ditto(
             self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor
         )
@@ -318,7 +319,8 @@ class Cloning:
             steps = self._drive(epoch)
         else:
             self.drifted = self.dreams.drift(self.driving, self.drifted, rng)
-            steps = self.data["train"].joined(*(self.drifted[name].float() for name in ("z", "h", "action")))
+            z, h, action = (self.drifted[name].float() for name in ("z", "h", "action"))
+            steps = self.data["train"].joined(self.dreams.vision.fixed(z), h, action)
         for _ in range(self.args.passes):
             learnt = self.run_epoch(
                 self.model, steps.batches(epoch, rng), self.criterion, self.optimizer, bar, self.average
@@ -356,9 +358,7 @@ class Cloning:
             return FrameSequences([*known.datasets, *driven], "train", known.length, known.lanes, known.shift)
         latents = self.dreams.latents(driven, "train")
         known = latents.known()
-        return self.data["train"].joined(
-            latents.mu[known], latents.h[known], latents.action[known], latents.logsigma[known]
-        )
+        return self.data["train"].joined(latents_at(latents.latents, known), latents.h[known], latents.action[known])
 
     def _ditto(self, epoch: int, rng: np.random.Generator, bar: tqdm) -> dict:
         learnt = self.dreams.imitate(self.ditto, self.args.updates, rng, bar, self.average)
@@ -412,8 +412,8 @@ class Cloning:
         plot_relation(self.folder / "dream-and-reality.png", self.history)
         film(
             self.folder,
-            dreams.vae,
-            dreams.mdrnn,
+            dreams.vision,
+            dreams.memory,
             dreams.experts["val"],
             dreams.datasets,
             drivers["clone"],

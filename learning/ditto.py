@@ -67,7 +67,7 @@ class Ditto:
 
     for every update:
         ditto.begin(dreams)
-        z, h, action, alive = learning.imagination.drift(mdrnn, begun, steps, ditto.act, ...)
+        dreamt = driving.dreaming.dream_on(memory, begun, steps, ditto.act, ...)
         ditto.learn(z, h, action, alive, reward)
     """
 

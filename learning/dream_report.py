@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.shards import Dataset
-from dreamdrive.learning.imagination import ExpertLatents, drift
-from dreamdrive.models.mdrnn import MDRNN
-from dreamdrive.models.vae import VAE, to_uint8
+from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.learning.imagination import ExpertLatents
+from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils.plots import figure
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
@@ -48,8 +48,8 @@ def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: ActionSpa
 @torch.no_grad()
 def film(
     folder: Path,
-    vae: VAE,
-    mdrnn: MDRNN,
+    vision: Vision,
+    memory: Memory,
     experts: ExpertLatents,
     datasets: Sequence[Dataset],
     act: Callable[[Tensor, Tensor], Tensor],
@@ -64,10 +64,11 @@ def film(
     first, steps = int(experts.starts[start]), min(LONGEST, int(experts.left[experts.starts[start]]))
     frame = int(experts.frame[first])
     real = list(recorded_frames(datasets, frame, frame + steps + 1))
-    generator = torch.Generator(experts.mu.device).manual_seed(seed)
-    chosen = torch.tensor([start], device=experts.mu.device)
-    z, _, actions, alive, _ = drift(mdrnn, experts.begin(chosen), steps, act, temperature, generator)
-    dreamt = list(to_uint8(vae.decode(z[: int(alive.sum()), 0])).cpu().numpy())
+    generator = torch.Generator(experts.z.device).manual_seed(seed)
+    chosen = torch.tensor([start], device=experts.z.device)
+    dream = dream_on(memory, experts.begin(chosen), steps, act, temperature, generator)
+    actions = dream.action
+    dreamt = list(vision.frames(dream.z[: int(dream.alive.sum()), 0]).cpu().numpy())
     with VideoWriter(folder / "dream.mp4", 1 / dt) as video:
         for t in range(steps):
             rows = (

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dreamdrive.driving.dreaming import Population
+from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
-from dreamdrive.envs.dream import Starts, begin, step
+from dreamdrive.envs.dream import Dreams, begin
 from dreamdrive.models.controller import LATENT_FEATURES, Controller
-from dreamdrive.models.mdrnn import MDRNN, draw_noise
+from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import recording_seed, require_seeds, selection_seeds
@@ -123,7 +125,7 @@ class EvolutionSettings(Training):
 
 @torch.inference_mode()
 def dream_fitness(
-    mdrnn: MDRNN,
+    memory: Memory,
     controller: Controller,
     parameters: Tensor,
     starts: Starts,
@@ -134,26 +136,14 @@ def dream_fitness(
 ) -> Tensor:
     """Mean return (P,) of P candidates, parameters (P, n), over `num` dreams each: one batch of P * num. All candidates
     meet the same starts and noise."""
-    population = len(parameters)
-    index = torch.randint(len(starts), (num,), generator=generator, device=parameters.device)
-    one = begin(starts, index, torch.randn(num, mdrnn.config.latent, generator=generator, device=parameters.device))
-    dream = type(one)(
-        one.z.repeat(population, 1), (one.state[0].repeat(population, 1), one.state[1].repeat(population, 1))
-    )
-    total, alive = (
-        torch.zeros(population * num, device=parameters.device),
-        torch.ones(population * num, device=parameters.device),
-    )
-    for t in range(horizon):
-        action = controller.population_action(
-            parameters, dream.z.unflatten(0, (population, num)), dream.h.unflatten(0, (population, num))
-        ).flatten(0, 1)
-        noise = draw_noise(mdrnn.config, num, generator, copies=population)
-        dream, reward, terminated = step(mdrnn, dream, controller.space.vector(action), temperature, noise)
-        total.addcmul_(reward, alive)
-        alive.masked_fill_(terminated, 0.0)
-        if t % 50 == 49 and not alive.any():
-            break
+    population, where = len(parameters), parameters.device
+    index = torch.randint(len(starts), (num,), generator=generator, device=where)
+    begun = begin(starts, index, torch.randn(num, starts.vision.draws, generator=generator, device=where))
+    dreams = Dreams(memory, begun.repeat(population), temperature, horizon, generator, groups=population)
+    total = torch.zeros(dreams.num, device=where)
+    for moment in drive(dreams, Population(controller, parameters, dreams), None, together=True):
+        if moment.step is not None:
+            total += moment.step.reward
     return total.unflatten(0, (population, num)).mean(1)
 
 
@@ -161,7 +151,7 @@ def kept_apart(starts: Starts) -> Tensor:
     """(N,) bool: the starts for scoring the search's mean, which no candidate meets: every APARTth frame, the same one
     in all starts that share it, the most frequent first, so that a world's only beginning is left to the
     candidates."""
-    _, frame, times = starts.mu.unique(dim=0, return_inverse=True, return_counts=True)
+    _, frame, times = starts.vision.z(starts.latents).unique(dim=0, return_inverse=True, return_counts=True)
     apart = times.argsort(descending=True, stable=True)[APART - 1 :: APART]
     return torch.isin(frame, apart)
 
@@ -169,18 +159,15 @@ def kept_apart(starts: Starts) -> Tensor:
 class DreamFitness:
     """Scores parameters (P, n) in the dream."""
 
-    def __init__(self, args: EvolutionSettings, mdrnn: MDRNN, starts: dict | None, controller: Controller) -> None:
-        if starts is None:
-            raise UserError(
-                f"{args.logdir}/mdrnn/best.tar has no starting latents (it was imported): use --world simulator, or "
-                "train M with trainmdrnn.py"
-            )
-        self.args, self.mdrnn, self.controller = args, mdrnn, controller
-        self.device = mdrnn.head.weight.device
-        apart = kept_apart(Starts(**starts))
+    def __init__(self, args: EvolutionSettings, model: WorldModel, controller: Controller) -> None:
+        require_rewards(model, args.logdir)
+        self.args, self.memory, self.controller = args, model.memory, controller
+        starts = require_starts(model, args.logdir)
+        self.device = next(model.memory.parameters()).device
+        apart = kept_apart(starts)
         # by `fresh`; all, where there are too few frames to keep any apart
         self.starts = {
-            fresh: Starts(**{name: value[mask] for name, value in starts.items()}).to(self.device)
+            fresh: starts.take(mask).to(self.device)
             for fresh, mask in ((False, ~apart), (True, apart if apart.any() else ~apart))
         }
         self.steps = 0  # dreamed so far
@@ -192,7 +179,7 @@ class DreamFitness:
             int(np.random.SeedSequence([self.args.seed, STAGE, generation, fresh]).generate_state(1)[0])
         )
         scores = dream_fitness(
-            self.mdrnn,
+            self.memory,
             self.controller,
             parameters.float().to(self.device),
             self.starts[fresh],

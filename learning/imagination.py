@@ -17,12 +17,11 @@ from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import Steps
-from dreamdrive.envs import dream
+from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.ditto import Ditto, similarity
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.mdrnn import MDRNN, draw_noise
-from dreamdrive.models.vae import VAE
+from dreamdrive.models.world_model import Latents, Memory, State, Vision, WorldModel, joined_latents, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.spaces import ActionSpace
@@ -39,28 +38,31 @@ class ExpertLatents:
     """Episodes with an expert's actions, one after another, as V and M see them.
 
     Fields:
-        mu, logsigma: (F, Z) posterior of every frame
+        vision, latents: V, and what it stores of every frame, each (F, n)        z: (F, Z) the likeliest of them
         h: (F, R) M's output before it
         action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an
             episode's last frame
         driven: (F, A) what whoever drove did there; 0 at an episode's last frame
         left: (F,) steps to the last frame of its episode
         frame: (F,) its number among the frames of all episodes of the dataset
-        starts: (S,) every STRIDE-th frame of each episode, with c: (S, R) M's cell before it
+        starts: (S,) every STRIDE-th frame of each episode, with state: M's before it, S copies
     """
 
-    mu: Tensor
-    logsigma: Tensor
+    vision: Vision
+    latents: Latents
+    z: Tensor
     h: Tensor
     action: Tensor
     driven: Tensor
     left: Tensor
     frame: Tensor
     starts: Tensor
-    c: Tensor
+    state: State
 
     def to(self, device: torch.device) -> "ExpertLatents":
-        return ExpertLatents(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        latents = {name: value.to(device) for name, value in self.latents.items()}
+        others = [field.name for field in fields(self) if field.name not in ("vision", "latents")]
+        return ExpertLatents(self.vision, latents, **{name: getattr(self, name).to(device) for name in others})
 
     def known(self) -> Tensor:
         """(N,) the frames where the expert's action is known."""
@@ -68,21 +70,20 @@ class ExpertLatents:
 
     def steps(self, size: int) -> Steps:
         """Every step for which the expert's action is known, in batches of `size`."""
-        return Steps(self.mu, self.logsigma, self.h, self.action, self.known(), size)
+        return Steps(self.vision, self.latents, self.h, self.action, self.known(), size)
 
     def long(self, steps: int) -> Tensor:
         """(N,) numbers of the starts after which an episode has `steps` more steps."""
         return (self.left[self.starts] >= steps).nonzero()[:, 0]
 
     def begin(self, chosen: Tensor) -> Dream:
-        """Dreams from the starts number `chosen` (B,), z at the posterior's mean."""
-        at = self.starts[chosen]
-        return Dream(self.mu[at], (self.h[at], self.c[chosen]))
+        """Dreams from the starts number `chosen` (B,), from the likeliest z."""
+        return Dream(self.z[self.starts[chosen]], self.state.take(chosen))
 
     def after(self, chosen: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """What was really seen from the starts number `chosen` (B,) on: z (steps + 1, B, Z) and h (steps + 1, B, R)."""
         at = self.starts[chosen] + torch.arange(steps + 1, device=chosen.device)[:, None]
-        return self.mu[at], self.h[at]
+        return self.z[at], self.h[at]
 
     def replay(self, chosen: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """act(z, h) that does step by step what was done after the starts number `chosen` (B,), whatever it sees."""
@@ -98,16 +99,16 @@ class ExpertLatents:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means of z (Z,) and h (R,), and the root of each one's variance, summed."""
-        spread = (values.var(0, unbiased=False).sum().sqrt().clamp_min(1e-6) for values in (self.mu, self.h))
-        return self.mu.mean(0), self.h.mean(0), *spread
+        spread = (values.var(0, unbiased=False).sum().sqrt().clamp_min(1e-6) for values in (self.z, self.h))
+        return self.z.mean(0), self.h.mean(0), *spread
 
 
 @torch.no_grad()
-def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
+def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents:
     """The episodes of "train" or "val" in which an expert was asked; M runs over each from its start, as it will in
     use."""
-    where = mdrnn.head.weight.device
-    parts: dict[str, list[Tensor]] = {name: [] for name in (field.name for field in fields(ExpertLatents))}
+    where = next(memory.parameters()).device
+    parts: dict[str, list] = {field.name: [] for field in fields(ExpertLatents) if field.name != "vision"}
     episodes, frames = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()], 0
     for first in tqdm(
         range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False
@@ -115,25 +116,24 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
         chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
         length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
         windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
-        state = mdrnn.initial_state(len(chosen))
-        h, c = [state[0][:, None]], [state[1]]
+        states = [memory.initial(len(chosen))]  # every STRIDE steps
+        h = [states[0].h[:, None]]
         for t in range(0, length, STRIDE):
-            after, state = mdrnn.hidden(
-                windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where), state
-            )
+            z, action = windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where)
+            after, state = memory.observe(z, action, states[-1])
             h.append(after)
-            c.append(state[1])
-        h, c = torch.cat(h, 1).cpu(), torch.stack(c, 1).cpu()  # (B, length + 1, R), (B, length / STRIDE + 1, R)
+            states.append(state)
+        h = torch.cat(h, 1).cpu()  # (B, length + 1, R)
+        state = State.joined(states).to("cpu")  # of copy b after k strides at k * B + b
         for row, e in enumerate(chosen):
             steps, start = int(data.steps[e]), int(data.frame_offset[e])
             own, begins = slice(start, start + steps + 1), torch.arange(0, steps, STRIDE)
             _, driven, expert = data.episode(e)
             unknown = torch.full_like(expert[:1], torch.nan)
             values = {
-                "mu": data.mu[own],
-                "logsigma": data.logsigma[own],
+                "latents": latents_at(data.latents, own),
                 "h": h[row, : steps + 1],
-                "c": c[row, : len(begins)],
+                "state": state.take(torch.arange(len(begins)) * len(chosen) + row),
                 "action": torch.cat([expert, unknown]),
                 "driven": torch.cat([driven, torch.zeros_like(driven[:1])]),
                 "left": torch.arange(steps, -1, -1),
@@ -143,39 +143,19 @@ def expert_latents(data: Sequences, mdrnn: MDRNN, split: str) -> ExpertLatents:
             for name, value in values.items():
                 parts[name].append(value)
             frames += steps + 1
-    if not episodes:
-        latent, hidden, none = data.mu.shape[1], mdrnn.config.hidden, torch.empty(0, dtype=torch.long)
-        sizes = (latent, latent, hidden, data.action.shape[1], data.action.shape[1])
-        return ExpertLatents(*(torch.empty(0, size) for size in sizes), none, none, none, torch.empty(0, hidden))
-    return ExpertLatents(**{name: torch.cat(values) for name, values in parts.items()})
-
-
-def drift(
-    mdrnn: MDRNN,
-    begun: Dream,
-    steps: int,
-    act: Callable[[Tensor, Tensor], Tensor],
-    temperature: float,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Dream on for `steps` steps, T, with act(z (B, Z), h (B, R)) -> action (B, A) as a vector.
-
-    Returns z (T + 1, B, Z), h (T + 1, B, R), the actions (T, B, A), alive (T + 1, B): 1 until the dream's end, 0 after
-    it, and the rewards M expects (T, B).
-    """
-    now, alive = begun, begun.z.new_ones(len(begun.z))
-    seen, done = [(now.z, now.h, alive)], []
-    for _ in range(steps):
-        action = act(now.z, now.h)
-        now, reward, terminated = dream.step(
-            mdrnn, now, action, temperature, draw_noise(mdrnn.config, len(alive), generator)
-        )
-        done.append((action, reward * alive))
-        alive = alive * ~terminated
-        seen.append((now.z, now.h, alive))
-    z, h, alive = (torch.stack(values) for values in zip(*seen, strict=True))
-    action, reward = (torch.stack(values) for values in zip(*done, strict=True))
-    return z, h, action, alive, reward
+    latents = joined_latents(parts.pop("latents") or [latents_at(data.latents, slice(0))])
+    states = parts.pop("state") or [memory.initial(0).to("cpu")]
+    none, no_action = torch.empty(0, dtype=torch.long), data.action[:0]
+    empty = {
+        "h": states[0].h[:0],
+        "action": no_action,
+        "driven": no_action,
+        "left": none,
+        "frame": none,
+        "starts": none,
+    }
+    values = {name: torch.cat([nothing, *parts[name]]) for name, nothing in empty.items()}
+    return ExpertLatents(data.vision, latents, data.vision.z(latents), state=State.joined(states), **values)
 
 
 class Nearest:
@@ -184,7 +164,7 @@ class Nearest:
 
     def __init__(self, experts: ExpertLatents) -> None:
         known = experts.known()
-        self._seen, self._action = experts.mu[known], experts.action[known]
+        self._seen, self._action = experts.z[known], experts.action[known]
 
     @torch.no_grad()
     def action(self, z: Tensor) -> Tensor:
@@ -232,26 +212,19 @@ class Dreams:
         recorded: ExpertLatents of "train" and "val"        experts: the same, on M's device
     """
 
-    def __init__(
-        self, logdir: Path, vae: VAE, vae_digest: str, mdrnn: MDRNN, datasets: Sequence[Dataset], setting: Setting
-    ) -> None:
-        self.logdir, self.vae, self.vae_digest, self.mdrnn, self.datasets, self.setting = (
-            logdir,
-            vae,
-            vae_digest,
-            mdrnn,
-            datasets,
-            setting,
-        )
-        self.where = mdrnn.head.weight.device
-        mdrnn.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
+    def __init__(self, logdir: Path, model: WorldModel, datasets: Sequence[Dataset], setting: Setting) -> None:
+        self.logdir, self.model, self.datasets, self.setting = logdir, model, datasets, setting
+        self.vision, self.memory = model.vision, model.memory
+        self.where = next(model.memory.parameters()).device
+        model.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
         self.recorded = {split: self.latents(datasets, split) for split in ("train", "val")}
         self.experts = {split: latents.to(self.where) for split, latents in self.recorded.items()}
 
     def latents(self, datasets: Sequence[Dataset], split: str) -> ExpertLatents:
         """What V and M make of the experts' episodes of some datasets."""
-        cache_latents(self.logdir, self.vae, self.vae_digest, datasets, self.where)
-        return expert_latents(load_sequences(self.logdir, self.vae_digest, datasets), self.mdrnn, split)
+        digest = self.model.parents["vae"]
+        cache_latents(self.logdir, self.vision, digest, datasets, self.where)
+        return expert_latents(load_sequences(self.logdir, self.vision, digest, datasets), self.memory, split)
 
     def act(self, model: Controller) -> Callable[[Tensor, Tensor], Tensor]:
         """What `model` does, as vectors."""
@@ -262,16 +235,12 @@ class Dreams:
         """Let `model` dream, and ask what the expert did where it saw what was most like it: z (N, Z), h (N, R), action
         (N, A) as float16, added to `before`."""
         experts, generator = self.experts["train"], self._generator(rng)
-        z, h, _, alive, _ = drift(
-            self.mdrnn,
-            experts.begin(self._starts(rng)),
-            self.setting.horizon,
-            self.act(model),
-            self.setting.temperature,
-            generator,
+        begun = experts.begin(self._starts(rng))
+        dreamt = dream_on(
+            self.memory, begun, self.setting.horizon, self.act(model), self.setting.temperature, generator
         )
-        chosen = alive[::DRIFT_STRIDE] > 0
-        z, h = z[::DRIFT_STRIDE][chosen], h[::DRIFT_STRIDE][chosen]
+        chosen = dreamt.alive[::DRIFT_STRIDE] > 0
+        z, h = dreamt.z[::DRIFT_STRIDE][chosen], dreamt.h[::DRIFT_STRIDE][chosen]
         fresh = {"z": z, "h": h, "action": self._nearest.action(z)}
         return {
             name: torch.cat([*([before[name]] if before else []), value.half().cpu()]) for name, value in fresh.items()
@@ -288,12 +257,14 @@ class Dreams:
             chosen = self._starts(rng)
             ditto.begin(num, generator)
             with torch.set_grad_enabled(not ditto.actor.space.discrete):
-                z, h, action, alive, _ = drift(
-                    self.mdrnn, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator
+                dreamt = dream_on(
+                    self.memory, experts.begin(chosen), horizon, ditto.act, self.setting.temperature, generator
                 )
+                z, h = dreamt.z, dreamt.h
                 reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
             at = known[torch.from_numpy(rng.integers(len(known), size=num)).to(self.where)]
-            mean.add(ditto.learn(z, h, action, alive, reward, (experts.mu[at], experts.h[at], experts.action[at])))
+            recorded = experts.z[at], experts.h[at], experts.action[at]
+            mean.add(ditto.learn(z, h, dreamt.action, dreamt.alive, reward, recorded))
             if average:
                 average.update_parameters(ditto.actor)
             bar.update(num * horizon)
@@ -307,14 +278,13 @@ class Dreams:
         steps = min(self.setting.horizon, int(experts.left[experts.starts].max()))
         long = experts.long(steps)
         chosen = long[torch.randint(len(long), (JUDGED,), generator=generator, device=self.where)]
-        z, h, _, alive, reward = drift(
-            self.mdrnn, experts.begin(chosen), steps, act or experts.replay(chosen), self.setting.temperature, generator
-        )
-        mine, theirs = experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
+        act = act or experts.replay(chosen)
+        dreamt = dream_on(self.memory, experts.begin(chosen), steps, act, self.setting.temperature, generator)
+        mine, theirs = experts.embed(dreamt.z, dreamt.h)[1:], experts.embed(*experts.after(chosen, steps))[1:]
         return Judgement(
             (mine - theirs).norm(dim=-1).mean(1),
-            float((similarity(mine, theirs) * alive[1:]).mean()),
-            float(reward.mean()),
+            float((similarity(mine, theirs) * dreamt.alive[1:]).mean()),
+            float(dreamt.reward.mean()),
         )
 
     @cached_property

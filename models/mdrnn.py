@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-State = tuple[Tensor, Tensor]  # the LSTM's (h, c), each (B, R)
+from dreamdrive.models.world_model import Imagined, Memory, State, Steps
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class MDRNNConfig:
         hidden: R
         mixtures: K
         reward: whether the reward is part of the loss
+        reward_scale: what rewards are learnt in units of, their spread where M was trained
     """
 
     latent: int
@@ -28,6 +29,7 @@ class MDRNNConfig:
     hidden: int = 256
     mixtures: int = 5
     reward: bool = True
+    reward_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("latent", "action", "hidden", "mixtures"):
@@ -53,8 +55,10 @@ class Prediction:
     terminal: Tensor
 
 
-class MDRNN(nn.Module):
+class MDRNN(Memory):
     """p(z', reward, terminal | z, action, h)."""
+
+    kind = "lstm-mixture"
 
     def __init__(self, config: MDRNNConfig) -> None:
         super().__init__()
@@ -62,21 +66,24 @@ class MDRNN(nn.Module):
         self.lstm = nn.LSTM(config.latent + config.action, config.hidden, batch_first=True)
         self.head = nn.Linear(config.hidden, config.mixtures * (2 * config.latent + 1) + 2)
 
-    def initial_state(self, num: int) -> State:
-        """The state at an episode's start, zeros (B, R)."""
-        zeros = self.head.weight.new_zeros(num, self.config.hidden)
-        return zeros, zeros.clone()
+    @property
+    def rewarded(self) -> bool:
+        return self.config.reward
 
-    def hidden(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """z (B, T, Z), action (B, T, A) -> h after each step (B, T, R), and the state after the last."""
-        state = state or self.initial_state(len(z))
+    def initial(self, num: int) -> State:
+        zeros = self.head.weight.new_zeros(num, self.config.hidden)
+        return State(zeros, {"c": zeros.clone()})
+
+    def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.initial(len(z)) if state is None else state
+        h, c = state
         if z.shape[1] == 1 and torch.is_grad_enabled() and not self.lstm.weight_ih_l0.requires_grad:
             # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too.
             weights = (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
-            h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), state, *weights)
-            return h[:, None], (h, c)
-        h, (last_h, last_c) = self.lstm(torch.cat([z, action], -1), (state[0][None], state[1][None]))
-        return h, (last_h[0], last_c[0])
+            h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), (h, c), *weights)
+            return h[:, None], State(h, {"c": c})
+        after, (last_h, last_c) = self.lstm(torch.cat([z, action], -1), (h[None], c[None]))
+        return after, State(last_h[0], {"c": last_c[0]})
 
     def predict(self, h: Tensor) -> Prediction:
         """h (..., R) -> what comes next."""
@@ -95,12 +102,40 @@ class MDRNN(nn.Module):
 
     def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Prediction, State]:
         """z (B, T, Z), action (B, T, A) -> prediction of steps 1..T [B, T, ...], and the state after the last."""
-        h, state = self.hidden(z, action, state)
+        h, state = self.observe(z, action, state)
         return self.predict(h), state
 
+    def loss(self, output: Prediction, steps: Steps) -> dict[str, Tensor]:
+        reward = steps.reward / self.config.reward_scale
+        return mdrnn_loss(output, steps.z_next, reward, steps.terminal, steps.mask, self.config.reward)
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        return self.config.mixtures + 1, self.config.latent
+
+    def noise(self, uniform: Tensor, normal: Tensor) -> "Noise":
+        uniform = uniform.clamp_min(1e-10)
+        return Noise(-(-uniform[:, :-1].log()).log(), normal, uniform[:, -1])
+
+    def sample(self, state: State, temperature: float, noise: "Noise") -> Imagined:
+        pred = self.predict(state.h)
+        ending = pred.terminal.sigmoid()
+        limit = 0.5 if temperature == 0 else noise.uniform
+        z = sample_mixture(pred, temperature, noise)
+        return Imagined(z, pred.reward * self.config.reward_scale, ending, ending > limit)
+
+    def likeliest(self, h: Tensor) -> Tensor:
+        """The mean of the component that weighs most."""
+        pred = self.predict(h)
+        index = pred.logpi.argmax(-1)[..., None, None].expand(*h.shape[:-1], 1, pred.mu.shape[-1])
+        return pred.mu.gather(-2, index)[..., 0, :]
+
     def config_dict(self) -> dict:
-        """Plain values from which `MDRNN(MDRNNConfig(**values))` rebuilds the model."""
         return asdict(self.config)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "MDRNN":
+        return cls(MDRNNConfig(**config))
 
 
 def mixture_log_likelihood(pred: Prediction, z_next: Tensor) -> Tensor:
@@ -123,16 +158,6 @@ class Noise:
     gumbel: Tensor
     normal: Tensor
     uniform: Tensor
-
-
-def draw_noise(config: MDRNNConfig, num: int, generator: torch.Generator, copies: int = 1) -> Noise:
-    """Noise for `copies` groups of `num` dreams, the same in every group: candidates compared with each other then meet
-    the same luck."""
-    where = generator.device
-    uniform = torch.rand(num, config.mixtures + 1, generator=generator, device=where).clamp_min_(1e-10)
-    normal = torch.randn(num, config.latent, generator=generator, device=where)
-    gumbel = -(-uniform[:, :-1].log()).log()
-    return Noise(gumbel.repeat(copies, 1), normal.repeat(copies, 1), uniform[:, -1].repeat(copies))
 
 
 def sample_mixture(pred: Prediction, temperature: float, noise: Noise) -> Tensor:

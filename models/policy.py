@@ -12,6 +12,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 FRAMES = "frames"  # the `features` of a head that sees frames themselves
+WITHOUT_LATENTS = ("state", FRAMES)  # `features` of heads that drive without V and M
 MEMORIES = ("cfc", "lstm", "gru", "mlp")
 BACKBONE = 128  # units between the CfC's input and its gates, as in ncps
 

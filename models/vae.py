@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.world_model import Latents, Vision
+
 SIZES = (64, 128)  # of a frame's side, pixels
 COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
@@ -63,12 +65,16 @@ class Posterior:
         return torch.addcmul(self.mu, self.logsigma.exp(), noise)
 
 
-class VAE(nn.Module):
-    """Encoder and decoder; frames enter and leave as float (B, C, size, size) in [0, 1]."""
+class VAE(Vision):
+    """Encoder and decoder; `encode` and `decode` take and give frames as float (B, C, size, size) in [0, 1]."""
+
+    kind = "gaussian"
+    stored = ("mu", "logsigma")
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
+        self.beta, self.colours = 1.0, None  # see `weigh`
         self._grid() if config.grid else self._whole()
 
     def _whole(self) -> None:
@@ -134,13 +140,46 @@ class VAE(nn.Module):
         )
         return self.decoder(grid.to(memory_format=torch.channels_last))
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Posterior]:
-        posterior = self.encode(obs)
+    def forward(self, frames: Tensor) -> tuple[Tensor, Posterior]:
+        """frames uint8 (B, H, W, C) -> reconstruction (B, C, H, W) in [0, 1] from a sample of the posterior, and the
+        posterior."""
+        posterior = self.encode(to_float(frames))
         return self.decode(posterior.sample()), posterior
 
+    def weigh(self, beta: float, colours: Tensor | None) -> None:
+        """Say what `loss` weighs: the KL divergence with `beta`, and pixels by their colours (see `colour_weights`)."""
+        self.beta, self.colours = beta, colours
+
+    def loss(self, frames: Tensor, output: tuple[Tensor, Posterior]) -> dict[str, Tensor]:
+        weight = None if self.colours is None else self.colours[colour_index(frames)][:, None]
+        return vae_loss(to_float(frames), *output, weight, self.beta)
+
+    def latents(self, frames: Tensor) -> Latents:
+        posterior = self.encode(to_float(frames))
+        return {"mu": posterior.mu, "logsigma": posterior.logsigma}
+
+    @property
+    def draws(self) -> int:
+        return self.config.latent
+
+    def z(self, latents: Latents, normal: Tensor | None = None) -> Tensor:
+        return latents["mu"] if normal is None else latents["mu"] + latents["logsigma"].exp() * normal
+
+    def prior(self, num: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num, self.config.latent, generator=generator, device=generator.device)
+
+    def fixed(self, z: Tensor) -> Latents:
+        return {"mu": z, "logsigma": torch.full_like(z, -torch.inf)}
+
+    def frames(self, z: Tensor) -> Tensor:
+        return to_uint8(self.decode(z))
+
     def config_dict(self) -> dict:
-        """Plain values from which `VAE(VAEConfig(**values))` rebuilds the model."""
         return asdict(self.config)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "VAE":
+        return cls(VAEConfig(**config))
 
 
 def vae_loss(

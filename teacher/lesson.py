@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from dreamdrive.driving.agent import Agent, Head, PolicyHead
 from dreamdrive.envs import World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
-from dreamdrive.models.agent import Agent, Head, PolicyHead, load_models
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.policy import Policy, PolicyConfig
+from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
-from dreamdrive.teacher.clone import Driver, recorded_inputs
+from dreamdrive.teacher.clone import Clone, recorded_inputs
 from dreamdrive.teacher.keys import Keys
 from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
@@ -111,7 +112,7 @@ def teach(args: argparse.Namespace, stage: int) -> None:
         session = Session(
             folder,
             world,
-            Driver(agent, world, torch.Generator().manual_seed(args.seed + book.trial)),
+            Clone(agent, world, torch.Generator().manual_seed(args.seed + book.trial)),
             learner,
             book,
             keys,
@@ -200,21 +201,27 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
     if args.world == "dream" and not latents:
         raise UserError(f"{args.logdir} has no V and M to dream with: train them first, or use --world simulator")
     if latents:
-        vae, mdrnn, known, _, parents = load_models(args.logdir, where)
+        model = load_world_model(args.logdir, where)
+        known, parents = model.world, model.parents
         if args.env and official(args.env) != known["env"]:
             raise UserError(
                 f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another "
                 "--logdir"
             )
         if args.world == "dream":
-            world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon or DREAM_STEPS, restart=False)
+            steps = args.horizon or DREAM_STEPS
+            world = DreamWorld(args.logdir, 1, "cpu", args.temperature, steps, restart=False, rewarded=False)
         else:
             recorded = without_places(known["env"], known.get("options", {}))
             world = make(args.env or known["env"], restart=False, **{**recorded, **asked})
         config = ControllerConfig(
-            mdrnn.config.latent, mdrnn.config.hidden, sizes["features"], sizes["hidden"], known["action_space"]
+            model.memory.config.latent,
+            model.memory.config.hidden,
+            sizes["features"],
+            sizes["hidden"],
+            known["action_space"],
         )
-        agent = Agent(vae, mdrnn, initial(args, config, parents).to(where), known, parents)
+        agent = Agent(model, initial(args, config, parents).to(where), {})
         return world, agent, parents
     if args.env is None:
         raise UserError(

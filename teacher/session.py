@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from dreamdrive.data.episode import Episode
+from dreamdrive.driving.driver import Driver, Moment, drive
 from dreamdrive.envs import World
 from dreamdrive.teacher.book import Book
-from dreamdrive.teacher.clone import Driver
+from dreamdrive.teacher.clone import Clone
 from dreamdrive.teacher.keys import Keys
 from dreamdrive.teacher.learner import Learner
 from dreamdrive.utils.metrics import read_csv, write_csv
@@ -51,6 +52,41 @@ class Held:
         return self._keys if time.monotonic() < self._until else frozenset()
 
 
+class Interrupted(Exception):
+    """The trial ends before its time."""
+
+
+class Taught(Driver):
+    """The clone, unless the teacher holds keys.
+
+    Attributes:
+        choice, action: what the clone would have done, and what was done last
+        shown: whether that was the teacher's
+        sample: of the observation it was done on, see teacher.clone.Clone
+    """
+
+    def __init__(self, session: "Session") -> None:
+        self.session, self.clone = session, session.clone
+
+    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: torch.Tensor | None = None) -> None:
+        super().reset(num)
+        self.clone.reset(num)
+
+    def see(self, obs: torch.Tensor) -> None:
+        self._obs = obs
+        self.clone.see(obs)
+
+    def choose(self) -> torch.Tensor:
+        choice = self.clone.choose()[0].numpy()
+        self.choice = int(choice) if choice.ndim == 0 else choice
+        self.sample = self.clone.sample
+        self.action, self.shown = self.session.decide(self.choice, self._obs)
+        return torch.as_tensor(np.asarray(self.action))[None]
+
+    def follow(self, action: torch.Tensor) -> None:
+        self.clone.follow(action)
+
+
 class Session:
     """A lesson of `trials` trials (None: until it is stopped).
 
@@ -64,7 +100,7 @@ class Session:
         self,
         folder: Path,
         world: World,
-        driver: Driver,
+        clone: Clone,
         learner: Learner,
         book: Book,
         keys: Keys,
@@ -74,10 +110,10 @@ class Session:
         show: Callable[[np.ndarray, dict], None],
         tell: Callable[[dict], None],
     ) -> None:
-        self.folder, self.world, self.driver, self.learner, self.book, self.keys = (
+        self.folder, self.world, self.clone, self.learner, self.book, self.keys = (
             folder,
             world,
-            driver,
+            clone,
             learner,
             book,
             keys,
@@ -138,54 +174,58 @@ class Session:
 
     def _trial(self) -> None:
         """One trial, from its count-down to its shard."""
-        obs = self.world.reset([recording_seed(self.book.seed, self.book.trial)])
         parameters, self._snapshot = self.learner.newest
-        self.driver.model.load_state_dict(parameters)
-        self.driver.reset()
+        self.clone.model.load_state_dict(parameters)
+        taught, self._reset = Taught(self), False
+        try:
+            for moment in drive(self.world, taught, [recording_seed(self.book.seed, self.book.trial)]):
+                obs = moment.obs
+                if moment.step is None:
+                    self._begin(obs)
+                else:
+                    self._note(moment, taught)
+        except Interrupted:
+            pass
+        self._finish(obs)
+
+    def _begin(self, obs: torch.Tensor) -> None:
+        """Count down."""
         self.book.begin(obs[0].numpy())
-        self._step, self._return, self._previous, self._reset = 0, 0.0, None, False
+        self._step, self._return, self._previous = 0, 0.0, None
         self._enter(COUNTING)
         for tick in range(round(self.countdown * RATE)):
             self._picture(count=int(np.ceil(self.countdown - tick / RATE)), obs=obs)
             self._wait(free=True)
         self._enter(RUNNING)
-        begins, over = True, False
-        while not over:
-            sample = self.driver.see(obs)
-            choice = self.driver.choose()
-            self._picture(choice=choice, obs=obs)
-            self._wait()
-            if self.stopping or self._reset:
-                break
-            action = self.keys.action(self.held.now(), self._previous)
-            shown = action is not None
-            action = action if shown else choice
-            step = self.world.step(torch.as_tensor(np.asarray(action))[None])
-            terminated, truncated = bool(step.terminated), bool(step.truncated)
-            self.book.add(
-                step.obs[0].numpy(),
-                action=action,
-                clone_action=choice,
-                demonstration=shown,
-                reward=float(step.reward),
-                terminated=terminated,
-                truncated=truncated,
-            )
-            self.driver.follow(action)
-            vector = self.driver.model.space.vector(torch.as_tensor(np.asarray(action))).numpy()
-            self.learner.add(sample, vector, shown or not self.only, begins)
-            if self.learner.failure is not None:
-                raise self.learner.failure
-            self.samples, self.demonstrations = self.samples + 1, self.demonstrations + shown
-            self._step, self._return, self._previous, begins, obs = (
-                self._step + 1,
-                self._return + float(step.reward),
-                action,
-                False,
-                step.obs,
-            )
-            over = terminated or truncated
-        self._finish(obs)
+
+    def decide(self, choice: np.ndarray | int, obs: torch.Tensor) -> tuple[np.ndarray | int, bool]:
+        """Show what the clone would do, wait until the step is due, and look at the keys: the action to take, and
+        whether it is the teacher's. Interrupted if the trial is to end."""
+        self._picture(choice=choice, obs=obs)
+        self._wait()
+        if self.stopping or self._reset:
+            raise Interrupted
+        action = self.keys.action(self.held.now(), self._previous)
+        return (choice, False) if action is None else (action, True)
+
+    def _note(self, moment: Moment, taught: "Taught") -> None:
+        """A step was taken: into the book with it, and to the learner."""
+        reward = float(moment.step.reward)
+        self.book.add(
+            moment.obs[0].numpy(),
+            action=taught.action,
+            clone_action=taught.choice,
+            demonstration=taught.shown,
+            reward=reward,
+            terminated=bool(moment.step.terminated),
+            truncated=bool(moment.step.truncated),
+        )
+        vector = self.clone.model.space.vector(torch.as_tensor(np.asarray(taught.action))).numpy()
+        self.learner.add(taught.sample, vector, taught.shown or not self.only, moment.steps == 1)
+        if self.learner.failure is not None:
+            raise self.learner.failure
+        self.samples, self.demonstrations = self.samples + 1, self.demonstrations + taught.shown
+        self._step, self._return, self._previous = moment.steps, self._return + reward, taught.action
 
     def _finish(self, obs: torch.Tensor) -> None:
         """The end of a trial, by whatever: its last picture stays while another thread saves it."""

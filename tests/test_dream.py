@@ -11,13 +11,15 @@ from gymnasium.utils.env_checker import check_env
 
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
+from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.evaluation import dream_returns
-from dreamdrive.envs.dream import Dream, DreamWorld, Starts, begin, step
+from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
 from dreamdrive.envs.dream_noise import BLOCK, DreamNoise
 from dreamdrive.learning.evolution import APART, DreamFitness, dream_fitness, finite, kept_apart
-from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
-from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise, draw_noise
+from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise
+from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.models.world_model import Starts, State, WorldModel
 from dreamdrive.trainmdrnn import WARM_UP
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -34,12 +36,20 @@ def mdrnn():
     return model.eval().requires_grad_(False)
 
 
+def at(mu):
+    """Starts with these means (N, Z), M's state at an episode's start."""
+    vision = VAE(VAEConfig(latent=Z)).eval().requires_grad_(False)
+    return Starts(
+        vision, {"mu": mu, "logsigma": torch.zeros_like(mu)}, MDRNN(MDRNNConfig(Z, 3, R)).initial(len(mu)).detach()
+    )
+
+
 @pytest.fixture
 def starts():
+    vision = VAE(VAEConfig(latent=Z)).eval().requires_grad_(False)
     torch.manual_seed(1)
-    return Starts(
-        torch.randn(STARTS, Z), torch.randn(STARTS, Z) - 2, torch.randn(STARTS, R).tanh(), torch.randn(STARTS, R)
-    )
+    latents = {"mu": torch.randn(STARTS, Z), "logsigma": torch.randn(STARTS, Z) - 2}
+    return Starts(vision, latents, State(torch.randn(STARTS, R).tanh(), {"c": torch.randn(STARTS, R)}))
 
 
 @pytest.fixture
@@ -75,11 +85,9 @@ def drive(world, steps, seed=5):
 def test_a_batch_of_dreams_equals_each_dream_on_its_own(mdrnn, starts):
     index, generator = torch.tensor([3, 3, 0, 19, 7]), torch.Generator().manual_seed(0)
     together = begin(starts, index, torch.randn(5, Z, generator=generator))
-    alone = [
-        Dream(together.z[b : b + 1], (together.state[0][b : b + 1], together.state[1][b : b + 1])) for b in range(5)
-    ]
+    alone = [Dream(together.z[b : b + 1], together.state.take(slice(b, b + 1))) for b in range(5)]
     for t in range(10):
-        action, noise = torch.randn(5, 3), draw_noise(mdrnn.config, 5, generator)
+        action, noise = torch.randn(5, 3), mdrnn.drawn(5, generator)
         together, reward, terminated = step(mdrnn, together, action, 1.2, noise)
         for b in range(5):
             own = Noise(noise.gumbel[b : b + 1], noise.normal[b : b + 1], noise.uniform[b : b + 1])
@@ -92,9 +100,10 @@ def test_a_batch_of_dreams_equals_each_dream_on_its_own(mdrnn, starts):
 def test_a_dream_begins_at_a_start_with_ms_state_there_and_z_drawn_from_the_posterior(mdrnn, starts):
     index = torch.tensor([4]).repeat(5000)
     dream = begin(starts, index, torch.randn(5000, Z, generator=torch.Generator().manual_seed(0)))
-    assert torch.equal(dream.h, starts.h[index]) and torch.equal(dream.state[1], starts.c[index])
-    torch.testing.assert_close(dream.z.mean(0), starts.mu[4], atol=0.1, rtol=0)
-    torch.testing.assert_close(dream.z.std(0), starts.logsigma[4].exp(), atol=0, rtol=0.1)
+    assert torch.equal(dream.h, starts.state.h[index])
+    assert torch.equal(dream.state.more["c"], starts.state.more["c"][index])
+    torch.testing.assert_close(dream.z.mean(0), starts.latents["mu"][4], atol=0.1, rtol=0)
+    torch.testing.assert_close(dream.z.std(0), starts.latents["logsigma"][4].exp(), atol=0, rtol=0.1)
 
 
 def test_temperature_0_is_deterministic_and_1_is_not(mdrnn, starts):
@@ -102,7 +111,7 @@ def test_temperature_0_is_deterministic_and_1_is_not(mdrnn, starts):
 
     def after(temperature, seed):
         stepped, reward, terminated = step(
-            mdrnn, dream, action, temperature, draw_noise(mdrnn.config, STARTS, torch.Generator().manual_seed(seed))
+            mdrnn, dream, action, temperature, mdrnn.drawn(STARTS, torch.Generator().manual_seed(seed))
         )
         return stepped.z, terminated
 
@@ -122,7 +131,7 @@ def test_ends_come_as_often_as_m_expects_them(mdrnn, starts):
         mdrnn.head.bias[-1] = torch.tensor(0.3).logit()
     dream = begin(starts, torch.zeros(10_000, dtype=torch.long), torch.zeros(10_000, Z))
     _, _, terminated = step(
-        mdrnn, dream, torch.zeros(10_000, 3), 1.0, draw_noise(mdrnn.config, 10_000, torch.Generator().manual_seed(1))
+        mdrnn, dream, torch.zeros(10_000, 3), 1.0, mdrnn.drawn(10_000, torch.Generator().manual_seed(1))
     )
     assert abs(terminated.float().mean() - 0.3) < 0.02
 
@@ -132,16 +141,16 @@ def test_ends_come_as_often_as_m_expects_them(mdrnn, starts):
 
 def test_the_world_is_the_pure_functions_one_after_another(world):
     dreaming = world(5, horizon=50, restart=False, observation="latent", temperature=0.7)
-    certain(dreaming.mdrnn, ends=False)
+    certain(dreaming.memory, ends=False)
     dreaming.reset(3)
-    noise = DreamNoise(dreaming.mdrnn.config, 5, dreaming.device)
+    noise = DreamNoise(dreaming.vision, dreaming.memory, 5, dreaming.device)
     dream = begin(dreaming.starts, *noise.begin(range(5), range(3, 8), len(dreaming.starts)))
     assert torch.equal(dream.z, dreaming.dream.z)
     for t in range(20):
         action, drawn = torch.tensor([0, 1, 1, 0, t % 2]), noise.step()
         drawn = Noise(drawn.gumbel[:5], drawn.normal[:5], drawn.uniform[:5])
         vector = dreaming.spec.space.vector(action)
-        dream, reward, _ = step(dreaming.mdrnn, dream, vector, 0.7, drawn)
+        dream, reward, _ = step(dreaming.memory, dream, vector, 0.7, drawn)
         result = dreaming.step(action)
         torch.testing.assert_close(result.obs, dream.z)
         torch.testing.assert_close(result.reward, reward)
@@ -165,9 +174,9 @@ def test_what_is_dreamed_from_a_seed_depends_on_nobody_beside_it(temperature, wo
         """z (T, B, Z), reward (T, B) and terminated (T, B), with actions that follow from the step alone."""
         dreaming = world(len(seeds), horizon=BLOCK + 9, observation="latent", temperature=temperature, restart=False)
         torch.manual_seed(0)
-        torch.nn.init.normal_(dreaming.mdrnn.head.weight, std=0.2)
+        torch.nn.init.normal_(dreaming.memory.head.weight, std=0.2)
         with torch.no_grad():
-            dreaming.mdrnn.head.bias[-1] = -5  # ends now and then
+            dreaming.memory.head.bias[-1] = -5  # ends now and then
         dreaming.reset(seeds)
         return [
             torch.stack(values)
@@ -191,7 +200,7 @@ def test_what_is_dreamed_from_a_seed_depends_on_nobody_beside_it(temperature, wo
 def test_a_dream_that_begins_again_is_the_dream_of_the_next_seed(world):
     """The restart rule: copy b's n-th restart uses seed_b + n * num; what is drawn ahead of an end is not used."""
     dreaming = world(2, horizon=5, observation="latent")
-    certain(dreaming.mdrnn, ends=False)
+    certain(dreaming.memory, ends=False)
     again, later = drive(dreaming, 14, seed=5)[0], drive(dreaming, 4, seed=7)[0]
     assert torch.equal(again[5], later[0]) and not torch.equal(again[5], again[0])
 
@@ -217,7 +226,7 @@ def test_frames_are_the_decoded_latents(world):
 @pytest.mark.parametrize("ends", [True, False])
 def test_without_restart_a_finished_dream_stays_as_it_is_and_gets_no_more_reward(ends, world):
     dreaming = world(horizon=4, restart=False, observation="latent")
-    certain(dreaming.mdrnn, ends)
+    certain(dreaming.memory, ends)
     obs, reward, terminated, truncated = drive(dreaming, 8)
     last = 1 if ends else 4
     assert (terminated if ends else truncated)[last - 1 :].all() and not (terminated | truncated)[: last - 1].any()
@@ -229,7 +238,7 @@ def test_without_restart_each_dream_ends_on_its_own(world):
     """M ends the first dream in the first step; the others go on as if nothing had happened."""
     whole, cut = (world(3, horizon=9, restart=False, observation="latent") for _ in range(2))
     for dreaming in (whole, cut):
-        certain(dreaming.mdrnn, ends=False)
+        certain(dreaming.memory, ends=False)
     first = torch.tensor([1, 0, 0])
     for dreaming in (whole, cut):
         dreaming.reset(0)
@@ -247,10 +256,10 @@ def test_without_restart_each_dream_ends_on_its_own(world):
 @pytest.mark.parametrize("ends", [True, False])
 def test_with_restart_a_finished_dream_begins_again_and_shows_its_last_frame(ends, world):
     dreaming = world(horizon=3, observation="latent")
-    certain(dreaming.mdrnn, ends)
-    dreaming.starts.logsigma.fill_(-1e4)  # so that a dream begins just at the mean
+    certain(dreaming.memory, ends)
+    dreaming.starts.latents["logsigma"].fill_(-1e4)  # so that a dream begins just at the mean
     dreaming.reset(0)
-    real = {tuple(row) for row in dreaming.starts.mu.tolist()}
+    real = {tuple(row) for row in dreaming.starts.latents["mu"].tolist()}
     for t in range(1, 8):
         result = dreaming.step(torch.zeros(3, dtype=torch.long))
         over = ends or t % 3 == 0
@@ -266,36 +275,37 @@ def test_with_restart_a_finished_dream_begins_again_and_shows_its_last_frame(end
 
 def test_starts_are_real_latents_of_the_train_split_with_ms_state_after_the_real_steps_before_them(trained):
     saved, agent = checkpoint.load_parent(trained.logdir, "mdrnn"), load_agent(trained.logdir)
-    data = load_sequences(trained.logdir, saved["parents"]["vae"], open_datasets([trained.data]))
-    starts = Starts(**saved["starts"])
+    data = load_sequences(trained.logdir, agent.vision, saved["parents"]["vae"], open_datasets([trained.data]))
+    starts = Starts.from_dict(saved["starts"], agent.vision)
+    mu, state = starts.latents["mu"], starts.state
     place = {}
     for e in data.episodes("train"):
         for t in range(data.steps[e]):
-            place.setdefault(tuple(data.mu[data.frame_offset[e] + t].tolist()), []).append((e, t))
+            place.setdefault(tuple(data.latents["mu"][data.frame_offset[e] + t].tolist()), []).append((e, t))
     warmed = 0
     for i in range(0, len(starts), 16):
         matches = []
-        for e, t in place[tuple(starts.mu[i].tolist())]:  # a KeyError here: it is no latent of the train split
-            mu, action, _ = data.episode(e)
+        for e, t in place[tuple(mu[i].tolist())]:  # a KeyError here: it is no latent of the train split
+            z, action, _ = data.episode(e)
             before = slice(max(0, t - WARM_UP), t)
             with torch.inference_mode():
-                _, state = (
-                    agent.mdrnn.hidden(mu[None, before], action[None, before])
+                _, own = (
+                    agent.memory.observe(z[None, before], action[None, before])
                     if t
-                    else (None, agent.mdrnn.initial_state(1))
+                    else (None, agent.memory.initial(1))
                 )
             matches.append(
-                torch.allclose(state[0][0], starts.h[i], atol=1e-5)
-                and torch.allclose(state[1][0], starts.c[i], atol=1e-5)
+                torch.allclose(own.h[0], state.h[i], atol=1e-5)
+                and torch.allclose(own.more["c"][0], state.more["c"][i], atol=1e-5)
             )
             warmed += t > 0
         assert any(matches)
-    assert warmed > 20 and len(set(map(tuple, starts.mu.tolist()))) > 50
+    assert warmed > 20 and len(set(map(tuple, mu.tolist()))) > 50
 
 
 def test_returns_of_dreams_count_every_reward_up_to_the_end(world):
     dreaming = world(2, horizon=6, restart=False)
-    certain(dreaming.mdrnn, ends=False)
+    certain(dreaming.memory, ends=False)
     controller = load_agent_controller(dreaming)
     found = dream_returns(dreaming, controller, [8, 9])
     dreaming.reset([8, 9])
@@ -309,7 +319,7 @@ def test_returns_of_dreams_count_every_reward_up_to_the_end(world):
 
 
 def load_agent_controller(world):
-    config = world.mdrnn.config
+    config = world.memory.config
     return Controller(ControllerConfig(config.latent, config.hidden, "zh", 0, world.world["action_space"]))
 
 
@@ -360,12 +370,12 @@ def fitness_by_hand(mdrnn, controller, candidate, starts, num, horizon, temperat
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(starts), (num,), generator=generator)
     dreams = begin(starts, index, torch.randn(num, Z, generator=generator))
-    noise = [draw_noise(mdrnn.config, num, generator) for _ in range(horizon)]
+    noise = [mdrnn.drawn(num, generator) for _ in range(horizon)]
     set_parameters(controller, candidate)
     total = 0.0
     with torch.inference_mode():
         for s in range(num):
-            dream = Dream(dreams.z[s : s + 1], (dreams.state[0][s : s + 1], dreams.state[1][s : s + 1]))
+            dream = Dream(dreams.z[s : s + 1], dreams.state.take(slice(s, s + 1)))
             for t in range(horizon):
                 own = Noise(noise[t].gumbel[s : s + 1], noise[t].normal[s : s + 1], noise[t].uniform[s : s + 1])
                 action = controller.space.vector(controller(dream.z, dream.h))
@@ -405,7 +415,7 @@ def test_finished_dreams_add_nothing_to_the_fitness(mdrnn, starts):
 def test_all_candidates_of_a_generation_meet_the_same_luck_and_the_next_generation_another(mdrnn, starts):
     args = SimpleNamespace(seed=0, horizon=10, temperature=1.0, logdir="run")
     controller = Controller(ControllerConfig(Z, R, "zh", 0, BOX)).requires_grad_(False)
-    fitness = DreamFitness(args, mdrnn, starts.to_dict(), controller)
+    fitness = DreamFitness(args, WorldModel(starts.vision, mdrnn, {}, starts, {}), controller)
     same = torch.randn(1, len(parameter_vector(controller))).repeat(4, 1)
     first = fitness(same, 1, 3, False, None)
     torch.testing.assert_close(first, first[:1].expand(4))
@@ -422,16 +432,20 @@ def test_fresh_starts_are_frames_that_no_candidate_meets(mdrnn):
     torch.manual_seed(3)
     frame = torch.randint(300, (1024,))
     frame[:512] = 299  # all episodes begin alike
-    starts = Starts(torch.randn(300, Z)[frame], torch.zeros(1024, Z), torch.zeros(1024, R), torch.zeros(1024, R))
+    starts = at(torch.randn(300, Z)[frame])
     apart = kept_apart(starts)
     fresh, met = set(frame[apart].tolist()), set(frame[~apart].tolist())
     assert not fresh & met and 299 in met and len(fresh) == len(fresh | met) // APART
     args = SimpleNamespace(seed=0, horizon=10, temperature=1.0, logdir="run")
     controller = Controller(ControllerConfig(Z, R, "zh", 0, BOX)).requires_grad_(False)
-    found = DreamFitness(args, mdrnn, starts.to_dict(), controller).starts
-    assert torch.equal(found[True].mu, starts.mu[apart]) and torch.equal(found[False].mu, starts.mu[~apart])
-    few = Starts(torch.zeros(5, Z), torch.zeros(5, Z), torch.zeros(5, R), torch.zeros(5, R))
-    assert len(DreamFitness(args, mdrnn, few.to_dict(), controller).starts[True]) == 5  # there is but one frame
+    found, mu = (
+        DreamFitness(args, WorldModel(starts.vision, mdrnn, {}, starts, {}), controller).starts,
+        starts.latents["mu"],
+    )
+    assert torch.equal(found[True].latents["mu"], mu[apart]) and torch.equal(found[False].latents["mu"], mu[~apart])
+    few = at(torch.zeros(5, Z))
+    one = DreamFitness(args, WorldModel(few.vision, mdrnn, {}, few, {}), controller)
+    assert len(one.starts[True]) == 5  # there is but one frame
 
 
 def test_scores_that_are_not_numbers_become_the_worst_or_stop_the_run():

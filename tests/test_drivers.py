@@ -2,7 +2,6 @@
 expert."""
 
 import dataclasses
-import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamdrive.data import generation_script
-from dreamdrive.data.generation_script import RecordingSettings
-from dreamdrive.driving import policies
+from dreamdrive.driving import policies, recording
+from dreamdrive.driving.disturbance import Disturbance
 from dreamdrive.envs import WorldSpec
 from dreamdrive.tests.tiny_world import TinyWorld, recorder, same
 from dreamdrive.utils.errors import UserError
@@ -68,7 +66,7 @@ def test_only_expert_episodes_have_the_experts_action_and_it_is_the_executed_one
 
 def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_executed_one():
     spec = TinyWorld("tiny", max_steps=9, restart=False).spec
-    space, disturb = spec.action_space, policies.Disturbance(0.5, spec, np.random.default_rng(0))
+    space, disturb = spec.action_space, Disturbance(0.5, spec, np.random.default_rng(0))
     chosen = np.array([0.1, 0.5], np.float32)
     executed = np.stack([disturb(chosen) for _ in range(20_000)])
     disturbed = (executed != chosen).any(1)
@@ -91,7 +89,7 @@ def test_action_noise_comes_in_bursts_that_leave_the_experts_action_beside_the_e
 
 def test_action_noise_is_in_seconds_and_in_typical_sizes_of_the_world():
     spec = dataclasses.replace(TinyWorld("tiny", max_steps=9, restart=False).spec, dt=0.1, action_scale=(0.02, 0.1))
-    disturb, chosen = policies.Disturbance(1.0, spec, np.random.default_rng(0)), np.array([0.1, 0.5], np.float32)
+    disturb, chosen = Disturbance(1.0, spec, np.random.default_rng(0)), np.array([0.1, 0.5], np.float32)
     push = np.stack([disturb(chosen) for _ in range(20_000)]) - chosen
     disturbed = push.any(1)
     runs = np.diff(np.flatnonzero(np.diff(disturbed.astype(int), prepend=0, append=0)))
@@ -124,8 +122,8 @@ def test_brown_moves_a_little_each_step_and_white_jumps():
     )
 
     def drive(name):
-        policy = policies.make_policy(name, spec)
-        policy.reset([np.random.default_rng(b) for b in range(64)], None)
+        policy = policies.make_policy(name, SimpleNamespace(spec=spec))
+        policy.reset(64, [np.random.default_rng(b) for b in range(64)])
         return np.stack([policy.act(None).numpy() for _ in range(200)])  # (T, B, A)
 
     brown, white = drive("brown"), drive("white")
@@ -144,8 +142,11 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
     class Agent:
         parents = {"vae": "abc"}
 
-        def reset(self, num):
+        def reset(self, num, rngs, parameters):
             self.num, self.taken = num, []
+
+        def keep(self, which):
+            self.num = int(which.sum())
 
         def see(self, obs):
             assert obs.shape == (self.num, 8, 8, 3)
@@ -157,9 +158,7 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
             self.taken.append(action[0].tolist())
 
     agent = Agent()
-    monkeypatch.setitem(
-        sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent)
-    )
+    monkeypatch.setattr("dreamdrive.driving.recorder.load_agent", lambda logdir, controller, name: agent)
     e = recorder(mixture={"controller": 1}).record([0])[0]
     assert (e.action == np.array([1, 0.25], np.float32)).all()  # within the action space
     pushed = 0
@@ -174,11 +173,9 @@ def test_a_controller_drives_and_the_experts_opinion_is_recorded_where_there_is_
 
 def test_a_controller_of_another_world_is_refused(monkeypatch):
     agent = SimpleNamespace(world={"env": "gym:Pong"}, parents={})
-    monkeypatch.setitem(
-        sys.modules, "dreamdrive.models.agent", SimpleNamespace(load_agent=lambda logdir, controller, name: agent)
-    )
+    monkeypatch.setattr("dreamdrive.driving.recording.load_agent", lambda logdir, controller, name: agent)
     with pytest.raises(UserError, match="exp_dir was trained for gym:Pong and --env is tiny"):
-        generation_script.trained_on(RecordingSettings(env="tiny", policy="controller"), "controller", {})
+        recording.trained_on(recording.RecordingSettings(env="tiny", policy="controller"), "controller", {})
 
 
 def test_an_expert_that_is_not_there_is_one_sentence():

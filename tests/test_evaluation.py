@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from dreamdrive import envs
-from dreamdrive.driving.evaluation import Driver, Evaluator, _driving
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator, _driving
 from dreamdrive.utils.errors import UserError
 
 
 def drive(env, give_up, seeds=(1, 2, 3), **options):
     """Scores, and steps driven, of a uniformly random driver."""
-    episodes, steps = _driving(env, Driver("white"), "cpu", options)((None, list(seeds), give_up), lambda share: None)
+    work = _driving(env, DriverSpec("white"), "cpu", options)
+    episodes, steps = work((None, list(seeds), give_up), lambda share: None)
     return [driven.score for driven in episodes], steps
 
 
@@ -43,8 +44,8 @@ def test_a_world_whose_episodes_are_over_stays_as_it_was():
 
 
 def test_the_evaluator_tells_how_much_was_driven():
-    with Evaluator("gym:MountainCar-v0", Driver("white"), 1) as evaluator:
-        assert evaluator.returns([(None, 1), (None, 2)], give_up=10) == [-200, -200] and evaluator.steps == 20
+    with Evaluator("gym:MountainCar-v0", DriverSpec("white"), 1) as evaluator:
+        assert evaluator.returns([(None, 1), (None, 2)], patience=10) == [-200, -200] and evaluator.steps == 20
 
 
 def test_a_world_that_cannot_end_an_episode_says_so():

@@ -12,10 +12,10 @@ from torch import nn
 
 from dreamdrive.data.exchange import export, import_checkpoint, import_ncps, import_npz, read_rollout, read_sequence
 from dreamdrive.data.shards import Dataset, verify
+from dreamdrive.driving.agent import load_agent
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.models.agent import load_agent
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -74,12 +74,13 @@ def test_imported_models_compute_what_theirs_do(theirs, tmp_path):
     obs = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         mu = models["vae"]["encoder"](obs)
-        torch.testing.assert_close(agent.vae.encode(obs).mu, mu, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(agent.vae.decode(mu), models["vae"]["decoder"](mu), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(agent.vision.encode(obs).mu, mu, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(agent.vision.decode(mu), models["vae"]["decoder"](mu), rtol=1e-4, atol=1e-5)
         action = torch.rand(2, 3)
         their_h, _ = models["mdrnn"]["rnn"](torch.cat([action, mu], -1)[None])
         out = models["mdrnn"]["gmm_linear"](their_h[0])
-        pred, (h, _) = agent.mdrnn(mu[:, None], action[:, None])
+        pred, state = agent.memory(mu[:, None], action[:, None])
+        h = state.h
         torch.testing.assert_close(h, their_h[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(pred.mu[:, 0].flatten(1), out[:, :160], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(pred.logsigma[:, 0].flatten(1), out[:, 160:320], rtol=1e-4, atol=1e-5)

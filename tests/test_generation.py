@@ -19,9 +19,11 @@ import pytest
 import torch
 
 from dreamdrive import envs
-from dreamdrive.data import generation_script, shards
+from dreamdrive.data import shards
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.shards import Dataset, open_shard
+from dreamdrive.driving import recording
+from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.tests.tiny_world import make, recorder, same
 from dreamdrive.utils.errors import UserError
 
@@ -29,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MIXED = ("--policy", "brown=0.4,white=0.2,expert=0.4", "--action-noise", "0.5")
 
 
-def settings(argv) -> generation_script.RecordingSettings:
-    return generation_script.RecordingSettings.parse(argv, None)
+def settings(argv) -> recording.RecordingSettings:
+    return recording.RecordingSettings.parse(argv, None)
 
 
 def command(folder, *options, env="tiny", rollouts=6, threads=1):
@@ -127,13 +129,11 @@ def test_an_episode_depends_on_seed_and_index_alone():
 
 @pytest.mark.parametrize("env", ["carracing", "carracing-fast"])
 def test_a_carracing_episode_depends_on_seed_and_index_alone(env):
-    recipe = generation_script.Recipe(envs.make, env, 30, 0, {"expert": 0.5, "brown": 0.5}, 0.5, Path("nowhere"))
-    one = generation_script.Recorder(recipe)
+    recipe = Recipe(envs.make, env, 30, 0, {"expert": 0.5, "brown": 0.5}, 0.5, Path("nowhere"))
+    one = Recorder(recipe)
     in_a_row = [one.record([i])[0] for i in range(3)]
-    assert same(generation_script.Recorder(recipe).record([2])[0], in_a_row[2])
-    assert all(
-        same(*pair) for pair in zip(generation_script.Recorder(recipe).record(range(3)), in_a_row, strict=True)
-    ), "as one batch"
+    assert same(Recorder(recipe).record([2])[0], in_a_row[2])
+    assert all(same(*pair) for pair in zip(Recorder(recipe).record(range(3)), in_a_row, strict=True)), "as one batch"
     assert in_a_row[0].obs.shape == (31, 64, 64, 3) and in_a_row[0].truncated.tolist() == [False] * 29 + [True]
 
 
@@ -249,7 +249,7 @@ def test_shards_hold_a_number_of_episodes_that_follows_from_their_size_and_the_r
     head = dataclasses.replace(read_manifest(uninterrupted), image_shape=(64, 64, 3), max_steps=1000)
 
     def sizes(rollouts, grown_from=(), **other):
-        planned = generation_script.plan(dataclasses.replace(head, rollouts=rollouts, grown_from=grown_from, **other))
+        planned = recording.plan(dataclasses.replace(head, rollouts=rollouts, grown_from=grown_from, **other))
         assert [first for _, first, _ in planned] == [0, *(last for _, _, last in planned[:-1])] and planned[-1][
             2
         ] == rollouts
@@ -280,7 +280,7 @@ def test_other_parameters_than_the_manifests_are_refused_by_name(option, value, 
     before = contents(uninterrupted)
     args = settings(command(uninterrupted, *MIXED, option, value)[3:])
     with pytest.raises(UserError, match="choose another --rootdir") as error:
-        generation_script.generate(args, make)
+        recording.generate(args, make)
     assert said in str(error.value) and contents(uninterrupted) == before
 
 
@@ -332,16 +332,14 @@ def test_a_disk_that_fills_up_stops_with_one_sentence_and_damages_nothing(uninte
 def test_a_dataset_that_the_disk_cannot_hold_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000))
     with pytest.raises(UserError, match=r"6 more episodes take up to [\d.]+ MB and the disk of .* has 0.0 MB free"):
-        generation_script.generate(settings(command(tmp_path)[3:]), make)
+        recording.generate(settings(command(tmp_path)[3:]), make)
     assert not list(tmp_path.glob("*.h5")) and not (tmp_path / "manifest.json").exists()
 
 
 def test_the_expected_size_is_an_upper_bound_and_not_absurd(tmp_path, capsys):
-    spec, frame_bytes, *_ = generation_script.look_at_world(
-        generation_script.Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path)
-    )
+    spec, frame_bytes, *_ = recording.look_at_world(Recipe(envs.make, "carracing", 1000, 0, {"brown": 1}, 0, tmp_path))
     assert spec.image_shape == (64, 64, 3) and 1000 < frame_bytes < 4000
-    generation_script.check_space(tmp_path, 1000, 1000, frame_bytes)
+    recording.check_space(tmp_path, 1000, 1000, frame_bytes)
     assert "1000 episodes to record" in capsys.readouterr().out
 
 
@@ -349,14 +347,14 @@ def test_a_second_generator_in_the_same_folder_is_refused(tmp_path):
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another generator is recording into"):
-            generation_script.generate(settings(command(tmp_path)[3:]), make)
+            recording.generate(settings(command(tmp_path)[3:]), make)
 
 
 def test_shards_without_a_manifest_are_not_touched(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match="holds shards but no manifest.json"):
-        generation_script.generate(settings(command(tmp_path, *MIXED)[3:]), make)
+        recording.generate(settings(command(tmp_path, *MIXED)[3:]), make)
     assert len(list(tmp_path.glob("*.h5"))) == 6
 
 
@@ -391,7 +389,7 @@ def test_an_impossible_number_is_refused_by_argparse(options, capsys):
 def test_a_wrong_command_gets_one_sentence(options, said, tmp_path):
     args = settings(["--rootdir", str(tmp_path), "--rollouts", "2", *options])
     with pytest.raises(UserError) as error:
-        generation_script.generate(args)
+        recording.generate(args)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -439,7 +437,7 @@ def test_an_episode_is_as_long_as_the_world_has_it_unless_told_otherwise(tmp_pat
         str(tmp_path),
         *options,
     ]
-    manifest = generation_script.generate(settings(order))
+    manifest = recording.generate(settings(order))
     assert manifest.max_steps == limit and {e.steps for e in manifest.episodes} == {limit}
     assert json.loads((tmp_path / "args.json").read_text())["max_steps"] == limit
 

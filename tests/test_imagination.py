@@ -8,13 +8,15 @@ from tqdm import tqdm
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.steps import Steps
+from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.ditto import Ditto, lambda_returns, similarity
 from dreamdrive.learning.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
-from dreamdrive.learning.imagination import STRIDE, Dreams, Nearest, Setting, drift, expert_latents
+from dreamdrive.learning.imagination import STRIDE, Dreams, Nearest, Setting, expert_latents
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.models.world_model import WorldModel
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, write_dataset
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -27,27 +29,22 @@ def dreams(request, tmp_path_factory) -> Dreams:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("dreams")
     write_dataset(folder / "data", LENGTHS, space=request.param)
-    vae = VAE(VAEConfig(latent=4)).eval().requires_grad_(False)
-    mdrnn = MDRNN(MDRNNConfig(4, 3 if request.param is DISCRETE else 2, hidden=8)).eval().requires_grad_(False)
-    mdrnn.space = request.param
-    return Dreams(
-        folder,
-        vae,
-        "v" * 64,
-        mdrnn,
-        open_datasets([folder / "data"]),
-        Setting(horizon=6, num=16, temperature=1.0, seed=0),
-    )
+    vision = VAE(VAEConfig(latent=4)).eval().requires_grad_(False)
+    memory = MDRNN(MDRNNConfig(4, 3 if request.param is DISCRETE else 2, hidden=8)).eval().requires_grad_(False)
+    model = WorldModel(vision, memory, {"action_space": request.param}, None, {"vae": "v" * 64})
+    setting = Setting(horizon=6, num=16, temperature=1.0, seed=0)
+    return Dreams(folder, model, open_datasets([folder / "data"]), setting)
 
 
 def head(dreams: Dreams) -> Controller:
     torch.manual_seed(1)
-    return Controller(ControllerConfig(4, 8, "zh", 16, dreams.mdrnn.space))
+    return Controller(ControllerConfig(4, 8, "zh", 16, dreams.model.world["action_space"]))
 
 
 def sequences(dreams: Dreams):
-    cache_latents(dreams.logdir, dreams.vae, dreams.vae_digest, dreams.datasets, dreams.where)
-    return load_sequences(dreams.logdir, dreams.vae_digest, dreams.datasets)
+    digest = dreams.model.parents["vae"]
+    cache_latents(dreams.logdir, dreams.vision, digest, dreams.datasets, dreams.where)
+    return load_sequences(dreams.logdir, dreams.vision, digest, dreams.datasets)
 
 
 # Where experts were
@@ -55,19 +52,20 @@ def sequences(dreams: Dreams):
 
 def test_m_knows_at_every_frame_what_it_would_know_in_use(dreams):
     data, latents = sequences(dreams), dreams.recorded["train"]
-    assert len(latents.mu) == sum(LENGTHS[:3]) + 3
+    assert len(latents.z) == sum(LENGTHS[:3]) + 3
     first = 0
     for e, steps in enumerate(LENGTHS[:3]):
-        mu, action, expert = data.episode(e)
-        state = dreams.mdrnn.initial_state(1)
+        z, action, expert = data.episode(e)
+        state = dreams.memory.initial(1)
         for t in range(steps + 1):
-            torch.testing.assert_close(latents.h[first + t], state[0][0], atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(latents.h[first + t], state.h[0], atol=1e-6, rtol=1e-5)
             if t % STRIDE == 0 and t < steps:
                 start = int((latents.starts == first + t).nonzero())
-                torch.testing.assert_close(latents.c[start], state[1][0], atol=1e-6, rtol=1e-5)
+                torch.testing.assert_close(latents.state.h[start], state.h[0], atol=1e-6, rtol=1e-5)
+                torch.testing.assert_close(latents.state.more["c"][start], state.more["c"][0], atol=1e-6, rtol=1e-5)
             if t < steps:
-                _, state = dreams.mdrnn.hidden(mu[None, t : t + 1], action[None, t : t + 1], state)
-        assert torch.equal(latents.mu[first : first + steps + 1], mu) and torch.equal(
+                _, state = dreams.memory.observe(z[None, t : t + 1], action[None, t : t + 1], state)
+        assert torch.equal(latents.z[first : first + steps + 1], z) and torch.equal(
             latents.action[first : first + steps], expert
         )
         assert (
@@ -94,7 +92,8 @@ def test_only_steps_with_an_expert_are_learnt_from(dreams):
     assert len(steps) == sum(LENGTHS[:3])
     met = torch.cat([action for _, _, action in steps.batches(1, np.random.default_rng(0))])
     assert len(met) == len(steps) and not met.isnan().any()
-    more = steps.joined(torch.ones(5, 4), torch.ones(5, 8), torch.zeros(5, met.shape[1]))
+    dreamt = dreams.vision.fixed(torch.ones(5, 4))
+    more = steps.joined(dreamt, torch.ones(5, 8), torch.zeros(5, met.shape[1]))
     z = torch.cat([z for z, _, _ in more.batches(1, None)])
     assert len(more) == len(steps) + 5 and torch.equal(z[-5:], torch.ones(5, 4))
     drawn = torch.cat([z for z, h, _ in more.batches(1, np.random.default_rng(0))])
@@ -102,10 +101,12 @@ def test_only_steps_with_an_expert_are_learnt_from(dreams):
 
 
 def test_a_split_without_an_expert_has_nothing_to_learn_from(dreams, tmp_path):
-    dataset = write_dataset(tmp_path / "data", LENGTHS, space=dreams.mdrnn.space, expert=False)
-    cache_latents(tmp_path, dreams.vae, dreams.vae_digest, [dataset], dreams.where)
-    latents = expert_latents(load_sequences(tmp_path, dreams.vae_digest, [dataset]), dreams.mdrnn, "train")
-    assert len(latents.steps(8)) == 0 and len(latents.starts) == 0
+    dataset = write_dataset(tmp_path / "data", LENGTHS, space=dreams.model.world["action_space"], expert=False)
+    digest = dreams.model.parents["vae"]
+    cache_latents(tmp_path, dreams.vision, digest, [dataset], dreams.where)
+    data = load_sequences(tmp_path, dreams.vision, digest, [dataset])
+    latents = expert_latents(data, dreams.memory, "train")
+    assert len(latents.steps(8)) == 0 and len(latents.starts) == len(latents.state) == 0
 
 
 def test_dreams_begin_where_enough_is_left_of_an_episode(dreams):
@@ -120,22 +121,23 @@ def test_dreams_begin_where_enough_is_left_of_an_episode(dreams):
 
 
 def test_dreams_end_when_m_says_so(dreams):
-    certain = MDRNN(dreams.mdrnn.config)
+    certain = MDRNN(dreams.memory.config)
     with torch.no_grad():
         certain.head.bias[-1] = 100.0  # the logit of the end
-    begun = Dream(torch.zeros(3, 4), certain.initial_state(3))
-    z, h, action, alive, reward = drift(
+    begun = Dream(torch.zeros(3, 4), certain.initial(3))
+    dreamt = dream_on(
         certain, begun, 4, lambda z, h: torch.zeros(3, certain.config.action), 1.0, torch.Generator().manual_seed(0)
     )
-    assert z.shape == (5, 3, 4) and h.shape == (5, 3, 8) and action.shape == (4, 3, certain.config.action)
-    assert alive.tolist() == [[1.0] * 3, *[[0.0] * 3] * 4] and (reward[1:] == 0).all()
+    assert dreamt.z.shape == (5, 3, 4) and dreamt.h.shape == (5, 3, 8)
+    assert dreamt.action.shape == (4, 3, certain.config.action)
+    assert dreamt.alive.tolist() == [[1.0] * 3, *[[0.0] * 3] * 4] and (dreamt.reward[1:] == 0).all()
 
 
 def test_the_nearest_experts_action_is_found(dreams):
     latents = dreams.recorded["train"]
     known = latents.known()[torch.randperm(len(latents.known()), generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(Nearest(latents).action(latents.mu[known]), latents.action[known])
-    near = Nearest(latents).action(latents.mu[known] + 1e-4)
+    assert torch.equal(Nearest(latents).action(latents.z[known]), latents.action[known])
+    near = Nearest(latents).action(latents.z[known] + 1e-4)
     assert torch.equal(near, latents.action[known])
 
 
@@ -148,9 +150,8 @@ def test_dagger_adds_what_the_clone_drifts_into(dreams):
         and all(torch.equal(twice[name][: len(once["z"])], once[name]) for name in once)
     )
     assert {value.dtype for value in once.values()} == {torch.float16}
-    assert isinstance(
-        dreams.recorded["train"].steps(8).joined(*(once[name].float() for name in ("z", "h", "action"))), Steps
-    )
+    z, h, action = (once[name].float() for name in ("z", "h", "action"))
+    assert isinstance(dreams.recorded["train"].steps(8).joined(dreams.vision.fixed(z), h, action), Steps)
 
 
 # DITTO
@@ -256,7 +257,7 @@ def test_what_was_really_done_is_done_again(dreams):
     begun, act = latents.begin(chosen), latents.replay(chosen)
     state = begun.state
     for t in range(4):
-        after, state = dreams.mdrnn.hidden(z[t][:, None], act(None, None)[:, None], state)
+        after, state = dreams.memory.observe(z[t][:, None], act(None, None)[:, None], state)
         torch.testing.assert_close(after[:, -1], h[t + 1])
     assert len(dreams.judge(None).distance) == 6
 

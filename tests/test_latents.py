@@ -17,10 +17,10 @@ V, OTHER = "a" * 64, "b" * 64  # digests
 class CountingVAE(VAE):
     """Knows how many frames it has encoded."""
 
-    frames = 0
+    encoded = 0
 
     def encode(self, obs):
-        self.frames += len(obs)
+        self.encoded += len(obs)
         return super().encode(obs)
 
 
@@ -35,7 +35,7 @@ def made(tmp_path, vae):
     """(folder of the run, its dataset), cached by `vae`."""
     dataset = write_dataset(tmp_path / "data", LENGTHS)
     cache_latents(tmp_path / "run", vae, V, [dataset], CPU)
-    vae.frames = 0
+    vae.encoded = 0
     return tmp_path / "run", dataset
 
 
@@ -51,9 +51,10 @@ def direct(vae, dataset):
 
 def check(run, dataset, vae, digest=V, wanted=None):
     """The cache is complete and right."""
-    data = load_sequences(run, digest, [dataset])
+    data = load_sequences(run, vae, digest, [dataset])
     mu, logsigma = wanted or direct(vae, dataset)
-    assert torch.equal(data.mu, mu) and torch.equal(data.logsigma, logsigma)
+    assert data.latents.keys() == {"mu", "logsigma"}
+    assert torch.equal(data.latents["mu"], mu) and torch.equal(data.latents["logsigma"], logsigma)
     return data
 
 
@@ -64,15 +65,15 @@ def frames(dataset):
 def test_the_cache_is_what_v_makes_of_every_frame_and_is_made_once(made, vae):
     run, dataset = made
     check(run, dataset, vae)
-    vae.frames = 0
+    vae.encoded = 0
     cache_latents(run, vae, V, [dataset], CPU)
-    assert vae.frames == 0
+    assert vae.encoded == 0
     assert len(list((run / "latents").glob("*.h5"))) == len(dataset.shards) == 3
 
 
 def test_frames_actions_rewards_and_splits_keep_their_places(made, vae):
     run, dataset = made
-    data = load_sequences(run, V, [dataset])
+    data = load_sequences(run, vae, V, [dataset])
     assert (
         data.steps.tolist() == LENGTHS
         and data.train.tolist() == [e.split == "train" for e in dataset.episodes]
@@ -100,7 +101,7 @@ def test_discrete_actions_become_one_hot_and_unknown_experts_nan(tmp_path, vae):
         write_dataset(tmp_path / name, [4, 4], space=DISCRETE, expert=name == "known") for name in ("known", "unknown")
     ]
     cache_latents(tmp_path / "run", vae, V, datasets, CPU)
-    data = load_sequences(tmp_path / "run", V, datasets)
+    data = load_sequences(tmp_path / "run", vae, V, datasets)
     assert data.action.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0, 1] * 2 and (data.action.sum(1) == 1).all()
     assert (
         data.expert_action[:8].argmax(1).tolist() == [2, 1, 0, 2, 1, 0, 2, 1]
@@ -124,7 +125,7 @@ def test_a_file_that_is_not_what_it_should_be_is_made_again(damage, made, vae):
             }[damage]
         )
     cache_latents(run, vae, V, [dataset], CPU)
-    assert 0 < vae.frames < frames(dataset)
+    assert 0 < vae.encoded < frames(dataset)
     check(run, dataset, vae)
     assert victim.read_bytes() == content
 
@@ -135,9 +136,9 @@ def test_flipped_bits_are_never_used(made, vae):
     wanted, whole, again = direct(vae, dataset), victim.read_bytes(), 0
     for place in range(0, len(whole), max(1, len(whole) // 50)):
         victim.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        vae.frames = 0
+        vae.encoded = 0
         cache_latents(run, vae, V, [dataset], CPU)
-        again += vae.frames > 0
+        again += vae.encoded > 0
         check(run, dataset, vae, wanted=wanted)
     assert again > 10
 
@@ -147,7 +148,7 @@ def test_the_latents_of_another_v_are_replaced(made, vae):
     torch.manual_seed(1)
     other = CountingVAE(VAEConfig(latent=3)).eval().requires_grad_(False)
     cache_latents(run, other, OTHER, [dataset], CPU)
-    assert other.frames == frames(dataset)
+    assert other.encoded == frames(dataset)
     check(run, dataset, other, OTHER)
     assert len(list((run / "latents").glob("*"))) == len(dataset.shards) + 1  # and .lock
 
@@ -157,7 +158,7 @@ def test_a_dataset_that_has_grown_costs_only_its_new_shards(made, vae):
     grown = write_dataset(dataset.root, [*LENGTHS, 7, 8, 2], first=len(LENGTHS))
     assert grown.shards[: len(dataset.shards)] == dataset.shards
     cache_latents(run, vae, V, [grown], CPU)
-    assert vae.frames == frames(grown) - frames(dataset) == 20
+    assert vae.encoded == frames(grown) - frames(dataset) == 20
     assert check(run, grown, vae).steps.tolist() == [*LENGTHS, 7, 8, 2]
 
 
@@ -168,15 +169,15 @@ def test_a_second_dataset_keeps_the_first_ones_latents_and_what_a_killed_run_lef
     for name, content in {"half": b"\x89HDF", "whole": whole.read_bytes()}.items():
         (run / "latents" / f".{name}.h5.1.tmp").write_bytes(content)
     cache_latents(run, vae, V, [second], CPU)
-    assert vae.frames == frames(second)
-    vae.frames = 0
+    assert vae.encoded == frames(second)
+    vae.encoded = 0
     cache_latents(run, vae, V, [dataset, second], CPU)
-    assert vae.frames == 0 and not list((run / "latents").glob(".*.tmp"))
-    data = load_sequences(run, V, [dataset, second])
+    assert vae.encoded == 0 and not list((run / "latents").glob(".*.tmp"))
+    data = load_sequences(run, vae, V, [dataset, second])
     wanted = [torch.cat(parts) for parts in zip(direct(vae, dataset), direct(vae, second), strict=True)]
     assert (
-        torch.equal(data.mu, wanted[0])
-        and torch.equal(data.logsigma, wanted[1])
+        torch.equal(data.latents["mu"], wanted[0])
+        and torch.equal(data.latents["logsigma"], wanted[1])
         and data.steps.tolist() == [*LENGTHS, 30, 2]
     )
 

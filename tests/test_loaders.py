@@ -10,6 +10,7 @@ import torch
 from dreamdrive.data import loaders, open_shards
 from dreamdrive.data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
 from dreamdrive.data.open_shards import Shard
+from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.tests.tiny_run import DISCRETE, write_dataset
 from dreamdrive.utils.errors import UserError
 
@@ -130,8 +131,8 @@ def sequences(steps, train=None):
     terminal = torch.tensor([float(t == n - 1) for n in steps for t in range(n)])
     step_offset = np.concatenate([[0], np.cumsum(steps)[:-1]])
     return Sequences(
-        frames,
-        torch.full_like(frames, -20.0),
+        VAE(VAEConfig(latent=2)),
+        {"mu": frames, "logsigma": torch.full_like(frames, -20.0)},
         taken,
         taken,
         taken[:, 0] * 1000 + taken[:, 1],
@@ -197,7 +198,7 @@ def test_the_cuts_move_from_epoch_to_epoch_and_stay_where_they_are_without_a_gen
 
 def test_z_is_the_posteriors_mean_or_drawn_from_it_and_the_next_window_step_is_the_same_draw():
     data = sequences([50] * 40)
-    data.logsigma = torch.full_like(data.logsigma, 0.5).log()
+    data.latents["logsigma"].fill_(0.5).log_()
     cuts = data.cut("train", 50, None)
     w = data.windows(cuts, 50, torch.Generator().manual_seed(0))
     noise = w.z - data.windows(cuts, 50).z

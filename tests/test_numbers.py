@@ -13,9 +13,9 @@ from dreamdrive.data.loaders import LabelledStream, open_datasets
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import NumberSteps
 from dreamdrive.driving import evaluation
-from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.agent import Agent, Head, load_agent
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
-from dreamdrive.models.agent import Agent, Head, load_agent
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from dreamdrive.tests.tiny_scene import car, scene_of, write
@@ -171,7 +171,7 @@ def test_latents_of_numbers_and_dreams_of_them_are_refused(run):
 def test_a_large_head_is_held_once_and_drives_as_if_each_episode_had_its_own(run, monkeypatch):
     head = load_agent(run / "run", "bc").controller
     driver, scenes = (
-        Driver("agent", None, head.config_dict()),
+        DriverSpec("agent", None, head.config_dict()),
         {"scenes": str(run / "scenes"), "observation": "features"},
     )
     vector, held = parameter_vector(head), []

@@ -14,10 +14,11 @@ from PIL import Image
 
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
-from dreamdrive.driving.evaluation import Driver, Evaluator
+from dreamdrive.driving.agent import load_agent
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.learning.evolution import EvolutionSettings
-from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.world_model import load_vision
 from dreamdrive.tests.tiny_run import TINY, call, contents, copy_run, tiny, user
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -131,7 +132,15 @@ def test_each_stage_names_its_parents_by_digest_and_nothing_is_repeated_on_later
         "options": {},
     }
     assert saved["vae"]["datasets"] == saved["mdrnn"]["datasets"] == [str(trained.data)]
-    assert saved["mdrnn"]["config"] == {"latent": 8, "action": 2, "hidden": 16, "mixtures": 5, "reward": True}
+    assert saved["vae"]["kind"] == "gaussian" and saved["mdrnn"]["kind"] == "lstm-mixture"
+    assert saved["mdrnn"]["config"] == {
+        "latent": 8,
+        "action": 2,
+        "hidden": 16,
+        "mixtures": 5,
+        "reward": True,
+        "reward_scale": 1.0,
+    }
     assert saved["ctrl"]["config"]["recurrent"] == 16
 
 
@@ -145,10 +154,10 @@ def test_best_is_the_epoch_of_the_lowest_validation_loss_or_the_highest_return(t
 
 
 def test_the_latents_of_the_whole_dataset_are_cached(trained):
-    data = load_sequences(
-        trained.logdir, checkpoint.load_parent(trained.logdir, "vae")["digest"], open_datasets([trained.data])
-    )
-    assert len(data.mu) == sum(e.steps + 1 for e in open_datasets([trained.data])[0].episodes) and data.mu.std() > 0
+    vision, saved = load_vision(trained.logdir, torch.device("cpu"))
+    datasets = open_datasets([trained.data])
+    mu = load_sequences(trained.logdir, vision, saved["digest"], datasets).latents["mu"]
+    assert len(mu) == sum(e.steps + 1 for e in datasets[0].episodes) and mu.std() > 0
 
 
 def test_the_clones_dream_is_a_video_that_browsers_play(trained):
@@ -254,7 +263,7 @@ def test_scores_in_the_dream_are_repeatable_and_depend_on_the_temperature(traine
 
 
 def test_episodes_driven_together_have_the_returns_they_have_alone():
-    with Evaluator("gym:CartPole-v1", Driver("white"), 1) as evaluator:
+    with Evaluator("gym:CartPole-v1", DriverSpec("white"), 1) as evaluator:
         together = evaluator.returns([(None, seed) for seed in range(40)])
         assert [evaluator.returns([(None, seed)])[0] for seed in range(8)] == together[:8] and len(set(together)) > 5
         assert evaluator.steps == sum(together) + sum(together[:8])  # CartPole's reward is 1 a step
@@ -298,7 +307,7 @@ def test_evolution_in_the_simulator_scores_its_mean_on_seeds_of_the_selection_ra
     saved = checkpoint.load_parent(run.logdir, "ctrl")
     assert saved["settings"]["world"] == "simulator"
     agent = load_agent(run.logdir)
-    with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
+    with Evaluator("gym:CartPole-v1", DriverSpec("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
         returns = evaluator.returns(
             [(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 2, saved["generation"])]
         )
@@ -333,7 +342,7 @@ def test_evolution_keeps_the_mean_that_drives_the_simulator_best(world, trained,
     assert (state["history"][0]["rescored"] is None) == (world == "simulator")
     assert saved["generation"] == 2 + driven[1:].index(saved["best"])
     agent = load_agent(run.logdir)
-    with Evaluator("gym:CartPole-v1", Driver("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
+    with Evaluator("gym:CartPole-v1", DriverSpec("agent", run.logdir, agent.controller.config_dict()), 1) as evaluator:
         assert (
             np.mean(evaluator.returns([(parameter_vector(agent.controller), seed) for seed in selection_seeds(0, 20)]))
             == saved["best"]

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import STRETCH, FrameSequences, shifted
 from dreamdrive.data.shards import Dataset
-from dreamdrive.driving.evaluation import Driver, Evaluator
-from dreamdrive.models.agent import LANES, PolicyHead, load_agent
+from dreamdrive.driving.agent import PolicyHead, load_agent
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.models.cloning import CloneLoss, averaged, run_sequences
+from dreamdrive.models.lanes import LANES
 from dreamdrive.models.policy import MEMORIES, Policy, PolicyConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from dreamdrive.utils import checkpoint
@@ -442,5 +443,5 @@ def test_small_policies_are_sent_whole_too(run):
     """Episodes of one policy share a batch however few its parameters are."""
     saved = checkpoint.load_parent(run / "run", "bc")
     vector = torch.nn.utils.parameters_to_vector(load_agent(run / "run", "bc").controller.parameters()).detach()
-    with Evaluator("cartpole", Driver("agent", run / "run", saved["config"]), 1) as evaluator:
+    with Evaluator("cartpole", DriverSpec("agent", run / "run", saved["config"]), 1) as evaluator:
         assert len(evaluator.returns([(vector, seed) for seed in (1, 2, 3)])) == 3 and vector.numel() < 100_000

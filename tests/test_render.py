@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import make
-from dreamdrive.envs.dream import Starts
-from dreamdrive.models.agent import load_agent
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
-from dreamdrive.models.vae import VAE, VAEConfig, to_float, vae_loss
+from dreamdrive.models.vae import VAE, VAEConfig, to_float
+from dreamdrive.models.world_model import Starts
 from dreamdrive.test_controller import Episode, load, parse_args, record
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
@@ -54,13 +54,12 @@ def logdir(tmp_path_factory) -> Path:
     mdrnn = MDRNN(MDRNNConfig(vae.config.latent, 3, hidden=16))
     with torch.no_grad():
         mdrnn.head.bias[-1] = -12.0  # its dreams do not end of themselves
-        posterior = vae.encode(frames)
-    zeros = torch.zeros(len(frames), 16)
+        starts = Starts(vae, vae.latents(frames), mdrnn.initial(len(frames)))
     head = Controller(ControllerConfig(vae.config.latent, 16, "zh", 0, world["action_space"]))
     digests: dict[str, str] = {}
     for stage, model, more in (
         ("vae", vae, {"world": world}),
-        ("mdrnn", mdrnn, {"starts": Starts(posterior.mu, posterior.logsigma, zeros, zeros).to_dict()}),
+        ("mdrnn", mdrnn, {"starts": starts.to_dict()}),
         ("bc", head, {}),
     ):
         target = checkpoint.path(folder, stage)
@@ -81,7 +80,7 @@ def logdir(tmp_path_factory) -> Path:
 
 
 def drive_expert(steps: int) -> tuple[torch.Tensor, dict]:
-    """(frames as V takes them (N, C, 64, 64), the world as a checkpoint records it)."""
+    """(frames uint8 (N, 64, 64, C), the world as a checkpoint records it)."""
     world = make("carracing")
     expert = make_policy("expert", world.spec)
     obs = [world.reset([1])]
@@ -96,7 +95,7 @@ def drive_expert(steps: int) -> tuple[torch.Tensor, dict]:
         "dt": spec.dt,
         "max_steps": spec.max_steps,
     }
-    return to_float(torch.cat(obs)), plain
+    return torch.cat(obs), plain
 
 
 def fitted_vae(frames: torch.Tensor, batches: int) -> VAE:
@@ -104,12 +103,12 @@ def fitted_vae(frames: torch.Tensor, batches: int) -> VAE:
     vae = VAE(VAEConfig()).to(memory_format=torch.channels_last)
     with torch.no_grad():
         # begin with the frames' mean colour, which saves half the batches
-        vae.decoder[-2].bias.copy_(frames.mean((0, 2, 3)).logit())
+        vae.decoder[-2].bias.copy_(to_float(frames).mean((0, 2, 3)).logit())
     optimizer = torch.optim.Adam(vae.parameters(), 2e-3, fused=True)
     for _ in range(batches):
         batch = frames[torch.randint(len(frames), (16,))]
         optimizer.zero_grad()
-        vae_loss(batch, *vae(batch))["loss"].backward()
+        vae.loss(batch, vae(batch))["loss"].backward()
         optimizer.step()
     return vae.eval()
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from dreamdrive.models.agent import world_trained_on
+from dreamdrive.driving.agent import world_trained_on
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, copy_run
 from dreamdrive.utils import checkpoint

@@ -16,6 +16,7 @@ import torch
 
 from dreamdrive.data import generation_script
 from dreamdrive.data.episode import Episode
+from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.envs import Step, World, WorldSpec
 from dreamdrive.utils import cli
 from dreamdrive.utils.errors import UserError
@@ -108,11 +109,9 @@ def make(name: str, num: int = 1, **options) -> World:
 
 def recorder(
     env: str = "tiny", mixture: dict | None = None, noise: float = 0.0, seed: int = 0, max_steps: int = 100
-) -> generation_script.Recorder:
+) -> Recorder:
     """Records episodes within this process."""
-    return generation_script.Recorder(
-        generation_script.Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere"))
-    )
+    return Recorder(Recipe(make, env, max_steps, seed, mixture or {"brown": 1}, noise, Path("nowhere")))
 
 
 def same(one: Episode, other: Episode) -> bool:

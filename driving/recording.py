@@ -1,0 +1,339 @@
+"""A dataset that is recorded: which shards are missing, the workers that drive their episodes, and what is published.
+
+Episode i depends on the seed and i alone: the same settings give the same bytes with any number of workers, also after
+the recording was killed and resumed. With more rollouts it adds episodes to those that are there.
+"""
+
+import itertools
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dreamdrive import envs
+from dreamdrive.data import shards
+from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.manifest import (
+    MANIFEST,
+    SHARD_NAME,
+    EpisodeEntry,
+    Manifest,
+    ShardEntry,
+    frame_bytes,
+    read_manifest,
+    write_manifest,
+)
+from dreamdrive.data.shard_layout import CHUNK
+from dreamdrive.driving import policies
+from dreamdrive.driving.agent import Head, load_agent
+from dreamdrive.driving.driver import drive
+from dreamdrive.driving.recorder import Recipe, Recorder
+from dreamdrive.envs import World, WorldSpec, flags, official
+from dreamdrive.utils.argument_types import natural, natural_float, positive, share
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.locks import locked
+from dreamdrive.utils.seeds import recording_seed, require_seeds
+from dreamdrive.utils.settings import flag
+from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.workers import run_tasks
+
+# of frames that are recorded as one batch: ten episodes of CarRacing
+SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
+ROLLOUTS = 1000  # where a world has no number of its own
+SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
+VAL_FRACTION = 0.1
+MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may go on for hours
+# may not differ when a dataset is resumed
+MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
+# follow from those, and from what is installed
+SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
+# what alone --checkpoint is for
+TRAINED = (
+    "a --policy that has a controller or a clone in it",
+    lambda args: bool(set(policies.parse_mixture(args.policy)) & set(policies.TRAINED)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingSettings(flags.WorldSettings):
+    """What stage 1 can be told."""
+
+    env: str = flag(
+        "carracing",
+        help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
+        "atari:<Game>, cartpole, mountaincar or gym:<id>",
+    )
+    rollouts: int | None = flag(
+        None,
+        positive,
+        f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
+    )
+    rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
+    threads: int = flag(os.cpu_count(), positive, "worker processes")
+    policy: str = flag(
+        "brown",
+        help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
+    )
+    action_noise: float = flag(
+        0.0,
+        natural_float,
+        "spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
+        "range where none is known); 0: none",
+    )
+    seed: int = flag(0, natural, "decides every episode")
+    max_steps: int | None = flag(
+        None, positive, f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})"
+    )
+    val_fraction: float | None = flag(
+        None,
+        share,
+        f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
+    )
+    logdir: Path = flag(
+        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it"
+    )
+    checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
+
+    def check(self) -> None:
+        super().check()
+        require_seeds(self.seed, self.rollouts or 1)
+
+
+# One shard, in a worker
+
+
+def set_up(recipe: Recipe, manifest: Manifest, folder: Path) -> Callable:
+    """What a worker does with a task (first, last): record these episodes and stage their shard; gives (temporary file,
+    its entry, its episodes)."""
+    recorder = Recorder(recipe)
+
+    def do(task: tuple[str, int, int], report: Callable) -> tuple[Path, ShardEntry, list[EpisodeEntry]]:
+        file, first, last = task
+        entries = []
+
+        def record() -> Iterator[Episode]:
+            for episode in recorder.record(range(first, last), lambda frames: report((frames, 0))):
+                entries.append(episode_entry(episode, manifest))
+                report((0, len(episode.action)))
+                yield episode
+
+        temporary, entry = shards.stage_shard(folder / file, record())
+        return temporary, ShardEntry(**entry), entries
+
+    return do
+
+
+# The dataset
+
+
+def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
+    """(file, first, last) of every shard; follows from the numbers of rollouts wanted, now and before."""
+    bounds = []
+    most = min(max(SHARD_BYTES // (manifest.max_steps * frame_bytes(manifest.image_shape)), 1), MOST_EPISODES_A_SHARD)
+    for first, last in zip((0, *manifest.grown_from), (*manifest.grown_from, manifest.rollouts), strict=True):
+        size = min(max(last // 16, 1), most)
+        bounds += [(start, min(start + size, last)) for start in range(first, last, size)]
+    return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
+
+
+def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
+    """The manifest of what `args` ask for, with nothing recorded yet."""
+    if by_place and args.val_fraction is not None:
+        raise UserError(
+            f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for "
+            "validation; leave it out"
+        )
+    val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
+    trained = {
+        stage: digest
+        for name in policies.TRAINED
+        if name in mixture
+        for stage, digest in trained_on(args, name, spec.options).parents.items()
+    } or None
+    return Manifest(
+        args.env,
+        tuple(spec.image_shape),
+        spec.plain_action_space,
+        float(spec.dt),
+        min(args.max_steps, spec.max_steps),
+        args.seed,
+        args.policy,
+        args.action_noise,
+        val_fraction,
+        args.rollouts,
+        tuple(mixture),
+        controller=trained,
+        options=spec.options,
+        by_place=by_place,
+    )
+
+
+def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
+    """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env with
+    these `options`."""
+    agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
+    if agent.world["env"] != official(args.env):
+        raise UserError(
+            f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "
+            f"--env {agent.world['env']}"
+        )
+    flags.check(args.logdir, agent.world, options, inherits=False)
+    return agent
+
+
+def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
+    """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not
+    fit."""
+    if not (folder / MANIFEST).exists():
+        if any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} holds shards but no {MANIFEST}: restore it, choose another --rootdir, or delete the folder"
+            )
+        return wanted
+    there = read_manifest(folder)
+    if ActionSpace.from_dict(there.action_space).same_actions(ActionSpace.from_dict(wanted.action_space)):
+        wanted = replace(wanted, action_space=there.action_space)  # whatever units networks see them in
+    for name in MADE_TO_ORDER + SEEN_TO:
+        if getattr(there, name) != getattr(wanted, name):
+            flag = f"--{name.replace('_', '-')}" if name in MADE_TO_ORDER else name
+            raise UserError(
+                f"{folder} was recorded with {flag} {getattr(there, name)}, and now it is {getattr(wanted, name)}: "
+                "choose another --rootdir, or delete the folder to record it afresh"
+            )
+    if wanted.rollouts < there.rollouts:
+        raise UserError(
+            f"{folder} is a dataset of {there.rollouts} episodes and --rollouts is {wanted.rollouts}: "
+            f"give {there.rollouts} or more, choose another --rootdir, or delete the folder"
+        )
+    if wanted.rollouts > there.rollouts:
+        return replace(there, rollouts=wanted.rollouts, grown_from=(*there.grown_from, there.rollouts))
+    return there
+
+
+def without_missing(manifest: Manifest, folder: Path) -> Manifest:
+    """`manifest` less the shards that are gone or have another size, so that they are recorded again."""
+    kept = tuple(
+        s for s in manifest.shards if (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes
+    )
+    return replace(
+        manifest,
+        shards=kept,
+        episodes=tuple(e for e in manifest.episodes if any(s.first <= e.index < s.last for s in kept)),
+    )
+
+
+def with_shard(manifest: Manifest, entry: ShardEntry, episodes: list[EpisodeEntry]) -> Manifest:
+    return replace(
+        manifest,
+        shards=tuple(sorted((*manifest.shards, entry), key=lambda s: s.first)),
+        episodes=tuple(sorted((*manifest.episodes, *episodes), key=lambda e: e.index)),
+    )
+
+
+def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
+    """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many
+    different episodes it has, if that is limited, and whether it keeps places apart for validation."""
+    limit = {"max_steps": recipe.max_steps} if recipe.max_steps else {}
+    world = recipe.make_world(recipe.env, num=1, restart=False, **limit, **recipe.options)
+    seed, frames = recording_seed(recipe.seed, 0), []
+    for moment in itertools.islice(
+        drive(world, policies.make_policy("white", world), [seed], [np.random.default_rng(0)]), 2 * CHUNK
+    ):
+        frames.append(moment.obs[0].numpy().tobytes())
+    world.close()
+    frame_bytes = len(zlib.compress(b"".join(frames), 1)) / len(frames) + 64  # actions, rewards and the like take 64
+    return world.spec, frame_bytes, world.episodes, world.held_out(recording_seed(recipe.seed, 0)) is not None
+
+
+def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float) -> None:
+    """Print how much disk `episodes` more will take; UserError if there is not enough."""
+    need = SIZE_MARGIN * episodes * (max_steps + 1) * frame_bytes
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB "
+            "free: "
+            "free some space, choose another --rootdir, or fewer --rollouts"
+        )
+    print(
+        f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free"
+    )
+
+
+def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: int) -> Manifest:
+    """Record the shards that are missing from `manifest`; returns it with all of them."""
+    there = {s.file for s in manifest.shards}
+    tasks = [task for task in plan(manifest) if task[0] not in there]
+    episodes = sum(last - first for _, first, last in tasks)
+    # recorded so far, and steps of each episode that is complete
+    frames, lengths = [0] * len(tasks), [[] for _ in tasks]
+    with tqdm(
+        total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks
+    ) as bar:
+
+        def progress(index: int, done: tuple[int, int] | None) -> None:
+            if done is None:
+                frames[index], lengths[index] = 0, []
+            else:
+                frames[index] += done[0]
+                lengths[index] += [done[1]] * bool(done[1])
+            complete = [steps for task in lengths for steps in task]
+            bar.total = (episodes - len(complete)) * recipe.max_steps + sum(complete)
+            bar.set_postfix_str(f"{len(complete)} of {episodes} episodes", refresh=False)
+            bar.update(sum(frames) - bar.n)
+
+        def publish(index: int, result: tuple) -> None:
+            nonlocal manifest
+            temporary, entry, entries = result
+            shards.publish_shard(temporary, folder / entry.file)
+            manifest = with_shard(manifest, entry, entries)
+            write_manifest(folder, manifest)
+
+        run_tasks(set_up, (recipe, manifest, folder), tasks, threads, publish, progress)
+    return manifest
+
+
+def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.make) -> Manifest:
+    """Record what `args` ask for, or what is missing of it."""
+    args.check()
+    mixture = policies.parse_mixture(args.policy)
+    recipe = Recipe(
+        make_world,
+        args.env,
+        args.max_steps,
+        args.seed,
+        mixture,
+        args.action_noise,
+        args.logdir,
+        args.options,
+        args.checkpoint,
+    )
+    folder = make_folder(args.rootdir)
+    with locked(
+        folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
+    ):
+        spec, frame_bytes, there_are, by_place = look_at_world(recipe)
+        args = replace(
+            args,
+            max_steps=args.max_steps or min(spec.max_steps, MOST_STEPS),
+            rollouts=args.rollouts or there_are or ROLLOUTS,
+        )
+        recipe = replace(recipe, max_steps=args.max_steps)
+        require_seeds(args.seed, args.rollouts)
+        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
+        if not manifest.complete:
+            check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
+        write_manifest(folder, manifest)
+        args.write(folder)
+        shards.remove_leftovers(folder, manifest)
+        try:
+            manifest = record_dataset(recipe, manifest, folder, args.threads)
+        finally:
+            shards.remove_leftovers(folder, read_manifest(folder))
+    return manifest

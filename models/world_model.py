@@ -1,0 +1,353 @@
+"""The one interface of world models: V, which makes a latent of a frame, and M, which foresees the next latent (Ha &
+Schmidhuber 2018, figure 8). Dreams, agents, the cache of latents, trainers, evolution, cloning, viewer and teacher know
+V and M by what is written here; what they are made of is known to their kinds alone (models/vae.py, models/mdrnn.py).
+
+    latents = vision.latents(frames)                   what V's kind stores of a frame: a posterior, or tokens
+    z = vision.drawn(latents, generator)               what heads and M see of it, (..., Z)
+    h, state = memory.observe(z, action, state)        M takes in steps that were taken; h (B, T, R) is for heads
+    imagined = memory.sample(state, temperature, noise)     what M takes for the next latent, reward and end
+
+A kind is a class and a line in KINDS.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
+
+Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..., n)
+
+# Kinds by the stage that trains them, each with its module and its class; a checkpoint without `kind` is of the first.
+KINDS = {
+    "vae": {"gaussian": ("dreamdrive.models.vae", "VAE")},
+    "mdrnn": {"lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN")},
+}
+
+
+def latents_at(latents: Latents, index: Tensor | slice) -> Latents:
+    """Latents of some frames: index (...) int64, or a slice."""
+    return {name: value[index] for name, value in latents.items()}
+
+
+def joined_latents(parts: Sequence[Latents]) -> Latents:
+    """Latents of frames, one part after another."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class State:
+    """All that M carries from step to step, for B copies, batch first.
+
+    Fields:
+        h: (B, R) what heads see of it
+        more: whatever else M's kind carries, by name, each (B, ...)
+    """
+
+    h: Tensor
+    more: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.h)
+
+    def take(self, index: Tensor | slice) -> "State":
+        """The states of some copies: index (n,) int64, or (B,) bool."""
+        return self._each(lambda part: part[index])
+
+    def where(self, chosen: Tensor, other: "State") -> "State":
+        """These states in the copies where chosen (B,) is True, those of `other` elsewhere."""
+        parts = (torch.where(chosen.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True))
+        return self._of(parts)
+
+    def put(self, index: Tensor, other: "State") -> "State":
+        """These states, but `other` (n) in the copies `index` (n,) int64."""
+        return self._of(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True))
+
+    def repeat(self, times: int) -> "State":
+        """All copies, `times` times one after another."""
+        return self._each(lambda part: part.repeat(times, *[1] * (part.ndim - 1)))
+
+    def detach(self) -> "State":
+        return self._each(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> "State":
+        return self._each(lambda part: part.to(device))
+
+    def to_dict(self) -> dict[str, Tensor]:
+        return {"h": self.h, **self.more}
+
+    @staticmethod
+    def joined(states: list["State"]) -> "State":
+        """The copies of all states, one state after another."""
+        return states[0]._of(torch.cat(parts) for parts in zip(*states, strict=True))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.h
+        yield from self.more.values()
+
+    def _each(self, change) -> "State":
+        return self._of(change(part) for part in self)
+
+    def _of(self, parts) -> "State":
+        h, *more = parts
+        return State(h, dict(zip(self.more, more, strict=True)))
+
+
+@dataclass
+class Imagined:
+    """What M takes for the next step of B dreams.
+
+    Fields:
+        z: (B, Z)
+        reward: (B,)        ending: (B,) probability of the episode ending        ended: (B,) whether it does, bool
+    """
+
+    z: Tensor
+    reward: Tensor
+    ending: Tensor
+    ended: Tensor
+
+
+class Steps(Protocol):
+    """Recorded steps that M learns from: z, z_next (B, T, Z), action (B, T, A), reward, terminal, mask (B, T)."""
+
+    z: Tensor
+    z_next: Tensor
+    action: Tensor
+    reward: Tensor
+    terminal: Tensor
+    mask: Tensor
+
+
+class Vision(nn.Module, ABC):
+    """V. Frames are uint8 (N, H, W, C).
+
+    Attributes:
+        kind: its name in KINDS        config: a dataclass of its sizes, with `latent`, Z
+        stored: names of what is stored of a frame
+    """
+
+    kind: ClassVar[str]
+    stored: ClassVar[tuple[str, ...]]
+    config: Any
+
+    @abstractmethod
+    def latents(self, frames: Tensor) -> Latents:
+        """What is stored of frames, float32 or a dtype of the kind's own."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """How many standard normal numbers it takes to draw the z of one frame."""
+
+    @abstractmethod
+    def z(self, latents: Latents, normal: Tensor | None = None) -> Tensor:
+        """z (..., Z) of stored latents: drawn, with normal (..., draws), or without it the likeliest."""
+
+    def drawn(self, latents: Latents, generator: torch.Generator | None) -> Tensor:
+        """z (..., Z) drawn with `generator`; without one the likeliest."""
+        if generator is None:
+            return self.z(latents)
+        first = next(iter(latents.values()))
+        return self.z(latents, torch.randn(*first.shape[:-1], self.draws, generator=generator, device=first.device))
+
+    @abstractmethod
+    def prior(self, num: int, generator: torch.Generator) -> Tensor:
+        """z (num, Z) as they are before any frame is seen, on the generator's device."""
+
+    @abstractmethod
+    def fixed(self, z: Tensor) -> Latents:
+        """Latents whose z is z (N, Z), however it is drawn."""
+
+    @abstractmethod
+    def frames(self, z: Tensor) -> Tensor:
+        """What z (N, Z) looks like."""
+
+    @abstractmethod
+    def loss(self, frames: Tensor, output: Any) -> dict[str, Tensor]:
+        """What it costs that frames became `output`, as `forward(frames)` gave it: scalars, one of them "loss"."""
+
+    @abstractmethod
+    def config_dict(self) -> dict:
+        """Plain values from which `from_config` makes the model again, untrained."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict) -> "Vision":
+        """The inverse of `config_dict`."""
+
+
+class Memory(nn.Module, ABC):
+    """M.
+
+    Attributes:
+        kind: its name in KINDS        config: a dataclass of its sizes, with `latent`, Z, `action`, A, and `hidden`, R
+    """
+
+    kind: ClassVar[str]
+    config: Any
+
+    @property
+    @abstractmethod
+    def rewarded(self) -> bool:
+        """Whether rewards were learnt."""
+
+    @abstractmethod
+    def initial(self, num: int) -> State:
+        """The states of `num` copies at an episode's start."""
+
+    @abstractmethod
+    def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Steps that were taken: z (B, T, Z), action (B, T, A) -> h after each (B, T, R), and the state after the last.
+        T steps at once are the same as T times one."""
+
+    @abstractmethod
+    def loss(self, output: Any, steps: Steps) -> dict[str, Tensor]:
+        """What it costs to have foreseen `output`, the first of what `forward(z, action, state)` gives: scalars, means
+        over the steps where mask is 1, one of them "loss"."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> tuple[int, int]:
+        """How many uniform and how many standard normal numbers it takes to draw one step of one dream."""
+
+    @abstractmethod
+    def noise(self, uniform: Tensor, normal: Tensor) -> Any:
+        """All that is random in one step of B dreams, from numbers (B, draws[0]) and (B, draws[1])."""
+
+    def drawn(self, num: int, generator: torch.Generator, copies: int = 1) -> Any:
+        """The noise of `copies` groups of `num` dreams, the same in every group: candidates that are compared then meet
+        the same."""
+        uniforms, normals = self.draws
+        uniform = torch.rand(num, uniforms, generator=generator, device=generator.device)
+        normal = torch.randn(num, normals, generator=generator, device=generator.device)
+        return self.noise(uniform.repeat(copies, 1), normal.repeat(copies, 1))
+
+    @abstractmethod
+    def sample(self, state: State, temperature: float, noise: Any) -> Imagined:
+        """What comes after `state`, drawn at `temperature`; at 0 the likeliest."""
+
+    @abstractmethod
+    def likeliest(self, h: Tensor) -> Tensor:
+        """The likeliest next latent (..., Z) after h (..., R)."""
+
+    @abstractmethod
+    def config_dict(self) -> dict:
+        """Plain values from which `from_config` makes the model again, untrained."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict) -> "Memory":
+        """The inverse of `config_dict`."""
+
+
+@dataclass
+class Starts:
+    """Where dreams may begin: latents of real frames, with M's state after the real steps before them.
+
+    Fields:
+        vision: the V whose latents they are
+        latents: each (N, n)        state: of N copies
+    """
+
+    vision: Vision
+    latents: Latents
+    state: State
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def take(self, index: Tensor) -> "Starts":
+        """Some of the starts: index (n,) int64, or (N,) bool."""
+        return Starts(self.vision, latents_at(self.latents, index), self.state.take(index))
+
+    def to(self, device: torch.device) -> "Starts":
+        latents = {name: value.to(device) for name, value in self.latents.items()}
+        return Starts(self.vision, latents, self.state.to(device))
+
+    def to_dict(self) -> dict[str, Tensor]:
+        return {**self.latents, **self.state.to_dict()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Tensor], vision: Vision) -> "Starts":
+        """The inverse of `to_dict`; half precision, as exported runs have it, becomes float32."""
+        whole = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
+        more = {name: value for name, value in whole.items() if name not in (*vision.stored, "h")}
+        return Starts(vision, {name: whole[name] for name in vision.stored}, State(whole["h"], more))
+
+
+@dataclass
+class WorldModel:
+    """V and M of a run, frozen.
+
+    Fields:
+        world: the world they model, as V's checkpoint says it
+        starts: where dreams may begin, or None: an imported M has none
+        parents: the digests of both, by stage
+    """
+
+    vision: Vision
+    memory: Memory
+    world: dict
+    starts: Starts | None
+    parents: dict[str, str]
+
+
+def build(stage: str, config: dict, kind: str | None = None) -> Any:
+    """The untrained V ("vae") or M ("mdrnn") of a checkpoint's config and kind; UserError for a kind that this version
+    does not know."""
+    kind = kind or next(iter(KINDS[stage]))
+    if kind not in KINDS[stage]:
+        raise UserError(
+            f'"{kind}" is no kind of {stage} that this version of dreamdrive knows ({", ".join(KINDS[stage])}): '
+            "use the version that trained it"
+        )
+    module, name = KINDS[stage][kind]
+    return getattr(import_module(module), name).from_config(config)
+
+
+def load_vision(logdir: Path, device: torch.device) -> tuple[Vision, dict]:
+    """V of a run, frozen, and its checkpoint."""
+    saved = checkpoint.load_parent(logdir, "vae")
+    vision = build("vae", saved["config"], saved.get("kind"))
+    vision.load_state_dict(saved["model"])
+    return vision.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), saved
+
+
+def load_world_model(logdir: Path, device: torch.device) -> WorldModel:
+    """V and M of a run; UserError if M was trained on another V."""
+    vision, saved_vision = load_vision(logdir, device)
+    saved = checkpoint.load_parent(logdir, "mdrnn")
+    checkpoint.check_parents(saved, {"vae": saved_vision["digest"]}, checkpoint.path(logdir, "mdrnn"), "mdrnn")
+    memory = build("mdrnn", saved["config"], saved.get("kind"))
+    memory.load_state_dict(saved["model"])
+    memory = memory.to(device).eval().requires_grad_(False)
+    starts = saved["starts"] and Starts.from_dict(saved["starts"], vision)
+    parents = {"vae": saved_vision["digest"], "mdrnn": saved["digest"]}
+    return WorldModel(vision, memory, saved_vision["world"], starts, parents)
+
+
+def require_starts(model: WorldModel, logdir: Path) -> Starts:
+    """Where dreams of the run may begin; UserError if it does not say."""
+    if model.starts is None:
+        raise UserError(
+            f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
+            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`"
+        )
+    return model.starts
+
+
+def require_rewards(model: WorldModel, logdir: Path) -> None:
+    """UserError if M of the run has not learnt rewards."""
+    if not model.memory.rewarded:
+        raise UserError(
+            f"{Path(logdir) / 'mdrnn/best.tar'} was trained with --no-include_reward, and rewards are needed here: "
+            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`, or drive in the simulator"
+        )
