@@ -3,7 +3,7 @@
 Reads   exp_dir/vae/best.tar          written by trainvae.py
         exp_dir/latents/              cached posterior of every frame; made here where it is missing or stale
 Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the latents dreams start from
-        exp_dir/mdrnn/checkpoint.tar  to go on from: run the same command again
+        exp_dir/mdrnn/checkpoint.tar  to resume from: run the same command again
         exp_dir/mdrnn/metrics.csv, loss.png, dreams/epoch_NNN.png, args.json
 
     python trainmdrnn.py --logdir exp_dir --epochs 30
@@ -63,7 +63,7 @@ class MDRNNSettings(Fitting):
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
     patience: int = flag(10, positive, "stop after so many epochs without progress")
     epochs: int = flag(
-        30, natural, "train up to this epoch; more than before goes on; 0 keeps M untrained, for the ablation"
+        30, natural, "train up to this epoch; more than before resumes; 0 keeps M untrained, for the ablation"
     )
     temperature: float = flag(1.0, natural_float, "of the dream in the strip; 0 for no randomness")
 

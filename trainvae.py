@@ -2,7 +2,7 @@
 
 Reads   datasets/<name>/             written by data/generation_script.py; one folder or several of the same environment
 Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
-        exp_dir/vae/checkpoint.tar   to go on from: run the same command again
+        exp_dir/vae/checkpoint.tar   to resume from: run the same command again
         exp_dir/vae/metrics.csv, loss.png, samples/epoch_NNN.png, args.json
         exp_dir/latents/             posterior of every frame of the datasets
 
@@ -54,7 +54,7 @@ class VAESettings(Fitting):
         "for worlds where small things in their places matter",
         fixed=True,
     )
-    epochs: int = flag(20, positive, "train up to this epoch; more than before goes on")
+    epochs: int = flag(20, positive, "train up to this epoch; more than before resumes")
     colour_balance: float = flag(
         0.0,
         natural_float,

@@ -56,7 +56,7 @@ class Book:
         --seed. `fresh`: it must be empty of trials."""
         self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
         self._journal = folder / JOURNAL
-        self._file: int | None = None  # descriptor of the journal while a trial goes on
+        self._file: int | None = None  # descriptor of the journal while a trial lasts
         spec = world.spec
         held_out = world.held_out(recording_seed(seed, 0)) is not None
         wanted = Manifest(

@@ -37,7 +37,7 @@ LONG = {
     "envs/nocturne/visibility.py: _View": "a port, in the order of the original",
     "envs/nocturne/world.py: Nocturne": "a world: spec, episodes, reward, pictures",
     "envs/nocturne/world.py: Nocturne.__init__": "the options, checked one by one",
-    "learning/cloning.py: Cloning": "a training and all that it goes on with",
+    "learning/cloning.py: Cloning": "a training and all that it resumes with",
     "teacher/book.py: Book": "a journal: written, read back, checked",
     "teacher/learner.py: Learner": "a training beside a lesson: its thread and what the thread shares",
     "teacher/lesson.py: make_world": "the options of a lesson's world",

@@ -94,7 +94,7 @@ def test_resuming_takes_over_what_was_not_given_and_refuses_what_was_given_other
     assert parse("--hidden", 4).resume(None)[0].hidden == 4 and parse().resume(None)[1] == {}
     assert parse().resume({})[0] == Cooking()  # a version before ours did not write these down
     for argv, said in (
-        (("--hidden", 256), "the run to go on with has hidden 16, not 256: leave --hidden away"),
+        (("--hidden", 256), "the run to resume has hidden 16, not 256: leave --hidden away"),
         (("--rewarded-salt",), "has reward False, not True: leave --rewarded_salt away"),
     ):
         with pytest.raises(UserError, match=said):

@@ -135,7 +135,7 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
         there = checkpoint["config"].get(name, config.get(name))  # a version before ours may not have had it
         if name in config and there != config[name]:
             raise UserError(
-                f"the run to go on with has {name} {there}, not {config.get(name)}: "
+                f"the run to resume has {name} {there}, not {config.get(name)}: "
                 f"leave {flag} away, or start afresh with --noreload"
             )
 

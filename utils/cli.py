@@ -20,7 +20,7 @@ def add_logdir(p: argparse.ArgumentParser) -> None:
 def add_training(p: argparse.ArgumentParser) -> None:
     """Flags of the stages that train: --logdir, --noreload, --seed, --device, --track."""
     add_logdir(p)
-    p.add_argument("--noreload", action="store_true", help="start afresh instead of going on from checkpoint.tar")
+    p.add_argument("--noreload", action="store_true", help="start afresh instead of resuming from checkpoint.tar")
     p.add_argument("--seed", type=natural, default=0, help="decides everything random in the run")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     p.add_argument(
@@ -47,7 +47,7 @@ def recorded(args: argparse.Namespace | Settings) -> dict:
 
 
 def settled(args: argparse.Namespace, usual: dict, before: dict | None) -> dict:
-    """The options named in `usual`: as given; else (None) as in `before`, the settings of the run that is gone on with;
+    """The options named in `usual`: as given; else (None) as in `before`, the settings of the run that is resumed;
     else as usual."""
     given = {name: getattr(args, name) for name in usual if getattr(args, name) is not None}
     return {**usual, **{name: value for name, value in (before or {}).items() if name in usual}, **given}

@@ -152,7 +152,7 @@ class Settings:
         for name, there in kept.items():
             if getattr(settled, name) != before[there]:
                 raise UserError(
-                    f"the run to go on with has {there} {before[there]}, not {getattr(self, name)}: "
+                    f"the run to resume has {there} {before[there]}, not {getattr(self, name)}: "
                     f"leave {spellings(type(self).flags()[name])[0]} away, or start afresh with --noreload"
                 )
         return settled, inherited
@@ -190,7 +190,7 @@ class RunFolder(Settings):
 class Training(RunFolder):
     """Of the stages that train."""
 
-    noreload: bool = flag(False, help="start afresh instead of going on from checkpoint.tar")
+    noreload: bool = flag(False, help="start afresh instead of resuming from checkpoint.tar")
     seed: int = flag(0, natural, "decides everything random in the run")
     device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     track: str = flag(
