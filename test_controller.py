@@ -65,7 +65,7 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     controller: str | None = flag(
         None,
-        help="who drives: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, "
+        help="the driver: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, "
         "the log's own actions or constant "
         "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)",
         choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
@@ -105,7 +105,7 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
 
 def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
-    """The settings of a command line; who drives is found in --logdir where it is not said."""
+    """The settings of a command line; the driver is found in --logdir where it is not said."""
     args = EvaluationSettings.parse(argv, __doc__)
     if args.controller is None:
         evolved, cloned = (checkpoint.path(args.logdir, name).exists() for name in TRAINED)
@@ -157,7 +157,7 @@ class Episode:
         self.driver = self._driver(agent)
 
     def _driver(self, agent: Head | None) -> Driver:
-        """Who drives: the trained controller, a policy, or whoever holds the keys."""
+        """The trained controller, a policy, or whoever holds the keys."""
         if self.name in TRAINED:
             return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
         self.human = Human(self.space) if self.name == "human" else None

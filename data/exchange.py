@@ -25,7 +25,7 @@ import checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.t
 made in this way.
 
 export run writes every best.tar of a run with its weights in half precision: what drives, and dreams, without what
-training goes on from.
+training resumes from.
 """
 
 import argparse

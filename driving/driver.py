@@ -51,7 +51,7 @@ class Driver(ABC):
         """`action` was taken in them, shaped like what `choose` answered; somebody else may have changed it."""
 
     def keep(self, which: Tensor) -> None:
-        """Only the copies `which` (n,) bool of those that were left go on."""
+        """Only the copies `which` (n,) bool of those that were left continue."""
         self.copies = self.copies[which.to(self.copies.device)]
 
     def act(self, obs: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Moment:
 
     Fields:
         obs: what they show
-        going: (n,) int64 the copies whose episodes go on from here
+        going: (n,) int64 the copies whose episodes continue from here
         steps: taken so far
         action, step: what was done to get here, (B, A) or (B,), and what came of it; None where episodes begin
         drove: (m,) int64 the copies that took it        over: (m,) bool which of them have ended by it

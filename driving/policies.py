@@ -1,5 +1,5 @@
-"""Drivers that need no training: brown and white noise, the world's expert and its simple drivers; and the names of who
-can drive a recording.
+"""Drivers that need no training: brown and white noise, the world's expert and its simple drivers; and the names of
+all that can drive a recording.
 
     policy = make_policy("brown", world)
     for moment in drive(world, policy, seeds, [np.random.default_rng([seed, 1]) for seed in seeds]):

@@ -48,7 +48,7 @@ SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
 ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 VAL_FRACTION = 0.1
-MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may go on for hours
+MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for hours
 # may not differ when a dataset is resumed
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
 # follow from those, and from what is installed
@@ -78,7 +78,7 @@ class RecordingSettings(flags.WorldSettings):
     threads: int = flag(os.cpu_count(), positive, "worker processes")
     policy: str = flag(
         "brown",
-        help="who drives: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
+        help="the driver: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
     )
     action_noise: float = flag(
         0.0,

@@ -87,8 +87,8 @@ def step(memory: Memory, dream: Dream, action: Tensor, temperature: float, noise
 
 
 class Dreams(World):
-    """Dreams that go on from given moments, for training: actions are vectors (B, A), `obs` is z (B, Z), and gradients
-    pass where they are asked for. A dream that has ended is dreamt on, and its rewards are 0.
+    """Dreams that continue from given moments, for training: actions are vectors (B, A), `obs` is z (B, Z), and
+    gradients pass where they are asked for. A dream that has ended is dreamt on, and its rewards are 0.
 
     Attributes:
         dream: the present moment        alive: (B,) 1 until a dream's end, 0 after it
@@ -115,7 +115,7 @@ class Dreams(World):
         self.num, self.device = len(begun.z), begun.z.device
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensor:
-        """Go back to where the dreams began; the noise goes on."""
+        """Go back to where the dreams began; the noise continues."""
         self.dream, self.steps, self.alive = self.begun, 0, self.begun.z.new_ones(self.num)
         return self.dream.z
 

@@ -272,7 +272,7 @@ class Dreams:
 
     @torch.no_grad()
     def judge(self, act: Callable[[Tensor, Tensor], Tensor] | None) -> Judgement:
-        """JUDGED dreams from where experts of the validation split were, the same starts and luck for everybody;
+        """JUDGED dreams from where experts of the validation split were, the same starts and noise for everybody;
         without `act` of what was really done, which tells how well M foresees."""
         experts, generator = self.experts["val"], torch.Generator(self.where).manual_seed(self.setting.seed)
         steps = min(self.setting.horizon, int(experts.left[experts.starts].max()))

@@ -235,7 +235,7 @@ def test_without_restart_a_finished_dream_stays_as_it_is_and_gets_no_more_reward
 
 
 def test_without_restart_each_dream_ends_on_its_own(world):
-    """M ends the first dream in the first step; the others go on as if nothing had happened."""
+    """M ends the first dream in the first step; the others continue as if nothing had happened."""
     whole, cut = (world(3, horizon=9, restart=False, observation="latent") for _ in range(2))
     for dreaming in (whole, cut):
         certain(dreaming.memory, ends=False)
