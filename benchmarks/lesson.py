@@ -194,6 +194,20 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
             [str(seed), trials[-1]["samples"], f"{shares[-1][0]:.0f}", f"{np.mean(shares[-1][-3:]):.0f}", score]
         )
         print("  ".join(rows[-1]), flush=True)
+    draw_shares(shares, picture)
+    photograph(browser, folder / str(seeds - 1), seeds - 1, screenshot)
+    head = [
+        "seed",
+        "samples",
+        "overridden in trial 1, %",
+        f"in trials {TRIALS - 2} to {TRIALS}, %",
+        f"the clone alone, {EPISODES} episodes",
+    ]
+    return table(head, rows)
+
+
+def draw_shares(shares: list[list[float]], picture: Path) -> None:
+    """A curve a seed: per cent of a trial's steps that the teacher took over."""
     with figure(picture, 6, 3.6) as drawn:
         axes = drawn.add_subplot()
         for seed, values in enumerate(shares):
@@ -201,7 +215,11 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
         axes.set(xlabel="trial", ylabel="steps overridden, %", ylim=(0, 100), title="MountainCar, taught from nothing")
         axes.grid(alpha=0.3)
         axes.legend()
-    lesson, address = start(folder / str(seeds - 1), "--env", "mountaincar", "--countdown", 0, "--seed", seeds - 1)
+
+
+def photograph(browser: Any, logdir: Path, seed: int, screenshot: Path) -> None:
+    """A picture of the page when teacher and clone differ."""
+    lesson, address = start(logdir, "--env", "mountaincar", "--countdown", 0, "--seed", seed)
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
     )
@@ -215,16 +233,6 @@ def learning(browser: Any, folder: Path, seeds: int, picture: Path, screenshot: 
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get("about:blank")
     end(lesson)
-    return table(
-        [
-            "seed",
-            "samples",
-            "overridden in trial 1, %",
-            f"in trials {TRIALS - 2} to {TRIALS}, %",
-            f"the clone alone, {EPISODES} episodes",
-        ],
-        rows,
-    )
 
 
 PACED = {  # world and clone -> flags

@@ -101,99 +101,90 @@ def parse_args() -> argparse.Namespace:
 
 def drivers(args: argparse.Namespace) -> list[Row]:
     """The rows of `args.drivers`."""
-    logdir, workers = args.logdir, f"--max-workers {args.max_workers}"
-    short, z, untrained, from_clone = (
-        logdir / "ablations" / name for name in ("z-and-h", "z-only", "untrained-m", "from-clone")
-    )
-    cloning = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 {workers}"
-    evolving, ablating, polishing = (
-        f"--world simulator {SIMULATOR} --generations {g} {workers}"
-        for g in (args.simulator_generations, args.ablation_generations, args.clone_generations)
-    )
-    alike = f"evolved in the simulator, {args.ablation_generations} generations"
-    second = f"{args.dataset[0]}-second" if args.dataset else ""
-    untrain = f"trainmdrnn.py --logdir {untrained} --epochs 0"
     rows = {
-        "random": [Row("random", logdir, "random")],
-        "clone": [Row("cloned, z and h", logdir, "bc", (f"trainbc.py --logdir {logdir} {cloning}",))],
-        "clone-z": [Row("cloned, z alone", z, "bc", (f"trainbc.py --logdir {z} --features z {cloning}",), MODELS)],
-        "clone-untrained-m": [
-            Row(
-                "cloned, z and h of an untrained M",
-                untrained,
-                "bc",
-                (untrain, f"trainbc.py --logdir {untrained} {cloning}"),
-                MODELS[:2],
-            )
-        ],
-        "evolved": [
-            Row(
-                "evolved in the simulator, z and h",
-                logdir,
-                "ctrl",
-                (f"traincontroller.py --logdir {logdir} {evolving}",),
-            )
-        ],
-        "evolved-short": [
-            Row(f"{alike}, z and h", short, "ctrl", (f"traincontroller.py --logdir {short} {ablating}",), MODELS)
-        ],
-        "evolved-z": [
-            Row(f"{alike}, z alone", z, "ctrl", (f"traincontroller.py --logdir {z} --features z {ablating}",), MODELS)
-        ],
-        "evolved-untrained-m": [
-            Row(
-                f"{alike}, z and h of an untrained M",
-                untrained,
-                "ctrl",
-                (untrain, f"traincontroller.py --logdir {untrained} {ablating}"),
-                MODELS[:2],
-            )
-        ],
-        "from-clone": [
-            Row(
-                "cloned, then its last layer evolved in the simulator",
-                from_clone,
-                "ctrl",
-                (
-                    f"traincontroller.py --logdir {from_clone} --init {from_clone / 'bc' / 'best.tar'} --evolve last "
-                    f"--sigma {CLONE_SIGMA} {polishing}",
-                ),
-                (*MODELS, "bc"),
-            )
-        ],
-        "second": [
-            Row(
-                f"{alike}, with V and M that were also shown what the evolved controller sees",
-                logdir / "second",
-                "ctrl",
-                (
-                    "data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 "
-                    f"--logdir {logdir} --action-noise 0.6 --seed 2 "
-                    f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
-                    f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir / 'second'} --epochs "
-                    f"{args.vae_epochs}",
-                    f"trainmdrnn.py --logdir {logdir / 'second'} --epochs 30",
-                    f"traincontroller.py --logdir {logdir / 'second'} {ablating}",
-                ),
-            )
-        ],
-        "dreams": [
-            Row(
-                f"evolved in the dream, temperature {t}",
-                logdir / "ablations" / f"dream-{t}",
-                "ctrl",
-                (
-                    f"traincontroller.py --logdir {logdir / 'ablations' / f'dream-{t}'} --world dream --temperature "
-                    f"{t} {DREAM} --generations {args.generations} {workers}",
-                ),
-                MODELS,
-                t,
-            )
-            for t in TEMPERATURES
-        ],
-        "expert": [Row("expert", logdir, "expert")],
+        "random": [Row("random", args.logdir, "random")],
+        **cloned(args),
+        **evolved(args),
+        "second": [seen_again(args)],
+        "dreams": [dreamt(args, temperature) for temperature in TEMPERATURES],
+        "expert": [Row("expert", args.logdir, "expert")],
     }
     return [row for name in args.drivers for row in rows[name]]
+
+
+def untrain(logdir: Path) -> str:
+    """The command that makes an M that has learnt nothing."""
+    return f"trainmdrnn.py --logdir {logdir} --epochs 0"
+
+
+def cloned(args: argparse.Namespace) -> dict[str, list[Row]]:
+    """The clones: of z and h, of z alone, and beside an untrained M."""
+    logdir, z, untrained = args.logdir, args.logdir / "ablations/z-only", args.logdir / "ablations/untrained-m"
+    how = f"--hidden 256 --epochs {args.epochs} --evaluate-every 10 --max-workers {args.max_workers}"
+    commands = (untrain(untrained), f"trainbc.py --logdir {untrained} {how}")
+    return {
+        "clone": [Row("cloned, z and h", logdir, "bc", (f"trainbc.py --logdir {logdir} {how}",))],
+        "clone-z": [Row("cloned, z alone", z, "bc", (f"trainbc.py --logdir {z} --features z {how}",), MODELS)],
+        "clone-untrained-m": [Row("cloned, z and h of an untrained M", untrained, "bc", commands, MODELS[:2])],
+    }
+
+
+def in_simulator(args: argparse.Namespace, logdir: Path, generations: int, more: str = "") -> str:
+    """The command that evolves a controller in the simulator."""
+    return (
+        f"traincontroller.py --logdir {logdir} {more}--world simulator {SIMULATOR} --generations {generations} "
+        f"--max-workers {args.max_workers}"
+    )
+
+
+def evolved(args: argparse.Namespace) -> dict[str, list[Row]]:
+    """The controllers that are evolved in the simulator, the ablations all for the same number of generations."""
+    logdir, folder, few = args.logdir, args.logdir / "ablations", args.ablation_generations
+    alike = f"evolved in the simulator, {few} generations"
+    short, z, untrained, from_clone = (folder / name for name in ("z-and-h", "z-only", "untrained-m", "from-clone"))
+    long = in_simulator(args, logdir, args.simulator_generations)
+    of_z = in_simulator(args, z, few, "--features z ")
+    beside = (untrain(untrained), in_simulator(args, untrained, few))
+    last = f"--init {from_clone / 'bc' / 'best.tar'} --evolve last --sigma {CLONE_SIGMA} "
+    polish = in_simulator(args, from_clone, args.clone_generations, last)
+    return {
+        "evolved": [Row("evolved in the simulator, z and h", logdir, "ctrl", (long,))],
+        "evolved-short": [Row(f"{alike}, z and h", short, "ctrl", (in_simulator(args, short, few),), MODELS)],
+        "evolved-z": [Row(f"{alike}, z alone", z, "ctrl", (of_z,), MODELS)],
+        "evolved-untrained-m": [Row(f"{alike}, z and h of an untrained M", untrained, "ctrl", beside, MODELS[:2])],
+        "from-clone": [
+            Row("cloned, then its last layer evolved in the simulator", from_clone, "ctrl", (polish,), (*MODELS, "bc"))
+        ],
+    }
+
+
+def seen_again(args: argparse.Namespace) -> Row:
+    """V and M trained again, on what the evolved controller sees as well."""
+    logdir, second = args.logdir / "second", f"{args.dataset[0]}-second" if args.dataset else ""
+    return Row(
+        f"evolved in the simulator, {args.ablation_generations} generations, with V and M that were also shown what "
+        "the evolved controller sees",
+        logdir,
+        "ctrl",
+        (
+            "data/generation_script.py --env carracing-fast --policy controller=0.7,expert=0.2,brown=0.1 "
+            f"--logdir {args.logdir} --action-noise 0.6 --seed 2 "
+            f"--rollouts {args.second_rollouts} --rootdir {second} --threads {args.max_workers}",
+            f"trainvae.py --dataset {' '.join(args.dataset)} {second} --logdir {logdir} --epochs {args.vae_epochs}",
+            f"trainmdrnn.py --logdir {logdir} --epochs 30",
+            in_simulator(args, logdir, args.ablation_generations),
+        ),
+    )
+
+
+def dreamt(args: argparse.Namespace, temperature: float) -> Row:
+    """A controller that is evolved in the dream."""
+    logdir = args.logdir / "ablations" / f"dream-{temperature}"
+    command = (
+        f"traincontroller.py --logdir {logdir} --world dream --temperature {temperature} {DREAM} "
+        f"--generations {args.generations} --max-workers {args.max_workers}"
+    )
+    return Row(f"evolved in the dream, temperature {temperature}", logdir, "ctrl", (command,), MODELS, temperature)
 
 
 def effort(row: Row) -> dict[str, float]:

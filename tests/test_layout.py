@@ -24,19 +24,14 @@ TREES = {name: ast.parse((ROOT / name).read_text()) for name in SOURCES}
 RUNNABLE = [name for name in SOURCES if 'if __name__ == "__main__":' in (ROOT / name).read_text()]
 LONGEST_FUNCTION, LONGEST_CLASS = 60, 150  # lines
 LONG = {
-    "benchmarks/lesson.py: learning": "one lesson from its first trial to its last, timed",
-    "benchmarks/results.py: drivers": "a table: a row for each driver",
     "envs/gym_adapter.py: GymWorld": "every contract that gymnasium, gym and their wrappers have, in one place",
     "envs/nocturne/cone_legible.py: Legible": "one style of picture: its shaders' buffers live and die together",
     "envs/nocturne/cone_nocturne.py: Nocturne": "one style of picture: its shaders' buffers live and die together",
     "envs/nocturne/scene.py: _Reader": "a file format, checked field by field",
     "envs/nocturne/simulator.py: Simulator": "one state, stepped as a batch",
-    "envs/nocturne/synthetic/junctions.py: roundabout": "geometry, arm by arm",
-    "envs/nocturne/synthetic/open_roads.py: merge": "geometry, lane by lane",
     "envs/nocturne/synthetic/traffic.py: Traffic": "one state, stepped as a batch",
     "envs/nocturne/visibility.py: _View": "a port, in the order of the original",
     "envs/nocturne/world.py: Nocturne": "a world: spec, episodes, reward, pictures",
-    "envs/nocturne/world.py: Nocturne.__init__": "the options, checked one by one",
     "learning/cloning.py: Cloning": "a training and all that it resumes with",
     "teacher/book.py: Book": "a journal: written, read back, checked",
     "teacher/learner.py: Learner": "a training beside a lesson: its thread and what the thread shares",

@@ -96,18 +96,7 @@ class Nocturne(World):
             the ego's `speed`. `warmup`: steps of the log
         before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
         evaluation has it, so that distances to the log are over whole logs."""
-        if num < 1 or (max_steps is not None and max_steps < 1):
-            raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
-        if not 1 <= view_dist <= FURTHEST:
-            raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
-        if observation not in OBSERVATIONS:
-            raise UserError(f'there is no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
-        if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
-            raise UserError(
-                f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
-                f"choose {SIZES[0]} or {SIZES[1]} pixels, "
-                f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps"
-            )
+        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation)
         self.num, self.device, self.restart, self.warmup, self.drive_on = (
             num,
             torch.device(device),
@@ -330,6 +319,24 @@ class Nocturne(World):
         goal, speed = self.marks
         pictures = render_cones(self.sim, egos, self.image_size, self.view_dist, goal=goal, speed=speed, anchor=ANCHOR)
         return pictures.to(self.device)
+
+
+def check_options(
+    num: int, max_steps: int | None, image_size: int, view_dist: float, actions: str, warmup: int, observation: str
+) -> None:
+    """UserError for what `Nocturne` cannot be made with."""
+    if num < 1 or (max_steps is not None and max_steps < 1):
+        raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
+    if not 1 <= view_dist <= FURTHEST:
+        raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
+    if observation not in OBSERVATIONS:
+        raise UserError(f'there is no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
+    if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
+        raise UserError(
+            f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
+            f"choose {SIZES[0]} or {SIZES[1]} pixels, "
+            f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps"
+        )
 
 
 class NocturneEnv(gym.Env):

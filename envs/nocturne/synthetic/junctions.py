@@ -191,6 +191,41 @@ def through_junction(
     return one.axis.curve(one.length, one.line, leaves), within, two.axis.curve(two.onward, two.length, -arrives)
 
 
+def ring_corners(arms: list[Arm], mouth: float, opening: float, outer: float, flare: float) -> list[tuple]:
+    """The kerbs of a roundabout from each arm to the next, as `lay_kerbs` takes them."""
+    corners = []
+    for k, arm in enumerate(arms):
+        last = arms[(k + 1) % len(arms)].angle + (2 * np.pi if k + 1 == len(arms) else 0)
+        sides = []
+        for angle, side in ((arm.angle, 1), (last, -1)):
+            centre = geo.unit(angle) * mouth + side * geo.left_of(geo.unit(angle)) * (arm.section.half + flare)
+            to_arm, to_ring = angle - side * np.pi / 2, angle + side * opening + np.pi
+            turn = (to_ring - to_arm + np.pi) % (2 * np.pi) - np.pi
+            sides.append(geo.circle_arc(centre, flare, to_arm, to_arm + turn))
+        between = geo.circle_arc(np.zeros(2), outer, arm.angle + opening, last - opening)
+        corners.append((mouth, mouth, geo.joined(sides[0], between, sides[1][::-1])))
+    return corners
+
+
+def ring_way(arm: Arm, mouth: float, ring: float, joins: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ways from an arm into the ring and out again, `joins` radians beside it."""
+    entry = geo.bend(
+        arm.axis.at(mouth, arm.section.lane(0)),
+        arm.angle + np.pi,
+        ring * geo.unit(arm.angle + joins),
+        arm.angle + joins + np.pi / 2,
+        (0, 1 / ring),
+    )
+    leave = geo.bend(
+        ring * geo.unit(arm.angle - joins),
+        arm.angle - joins + np.pi / 2,
+        arm.axis.at(mouth, -arm.section.lane(0)),
+        arm.angle,
+        (1 / ring, 0),
+    )
+    return entry, leave
+
+
 def roundabout(rng: np.random.Generator) -> RoadMap:
     """A roundabout of three or four arms with one lane each; whoever is on the ring goes first."""
     speed = float(rng.choice([8.5, 11.0, 13.5]))
@@ -210,50 +245,20 @@ def roundabout(rng: np.random.Generator) -> RoadMap:
         arm.mouth, arm.line = mouth, mouth + (2 * half + 11 if walks else 0.5)
         if walks:
             m.crosswalk(arm.axis.across(mouth + 8.5, half, section.half))
-    corners = []
-    for k, arm in enumerate(arms):
-        last = arms[(k + 1) % count].angle + (2 * np.pi if k + 1 == count else 0)
-        sides = []
-        for angle, side in ((arm.angle, 1), (last, -1)):
-            centre = geo.unit(angle) * mouth + side * geo.left_of(geo.unit(angle)) * (section.half + flare)
-            to_arm, to_ring = angle - side * np.pi / 2, angle + side * opening + np.pi
-            turn = (to_ring - to_arm + np.pi) % (2 * np.pi) - np.pi
-            sides.append(geo.circle_arc(centre, flare, to_arm, to_arm + turn))
-        between = geo.circle_arc(np.zeros(2), outer, arm.angle + opening, last - opening)
-        corners.append((mouth, mouth, geo.joined(sides[0], between, sides[1][::-1])))
-    lay_kerbs(m, arms, corners)
+    lay_kerbs(m, arms, ring_corners(arms, mouth, opening, outer, flare))
     m.edge(geo.circle_arc(np.zeros(2), outer - lane - KERB, 0, 2 * np.pi))
     m.draw("lane", geo.circle_arc(np.zeros(2), ring, 0, 2 * np.pi))
     for arm in arms:
         lay_lines(m, arm.axis, section, mouth, arm.length)
     closest = min((arms[(k + 1) % count].angle - arm.angle) % (2 * np.pi) for k, arm in enumerate(arms))
     joins = min(opening + 0.1, closest / 2 - 0.02)  # or the way out would come before the way in
-    ways = {}
-    for i, arm in enumerate(arms):
-        entry = geo.bend(
-            arm.axis.at(mouth, section.lane(0)),
-            arm.angle + np.pi,
-            ring * geo.unit(arm.angle + joins),
-            arm.angle + joins + np.pi / 2,
-            (0, 1 / ring),
-        )
-        leave = geo.bend(
-            ring * geo.unit(arm.angle - joins),
-            arm.angle - joins + np.pi / 2,
-            arm.axis.at(mouth, -section.lane(0)),
-            arm.angle,
-            (1 / ring, 0),
-        )
-        ways[i] = entry, leave
+    ways = [ring_way(arm, mouth, ring, joins) for arm in arms]
+    for arm, (entry, leave) in zip(arms, ways, strict=True):
         m.draw("lane", entry)
         m.draw("lane", leave)
         waits = entry[np.hypot(*entry.T) > outer + 0.8]
-        m.draw(
-            "road_line",
-            geo.straight(
-                *(waits[-1] + side * section.width / 2 * geo.left_of(geo.unit(arm.angle)) for side in (-1, 1))
-            ),
-        )
+        across = section.width / 2 * geo.left_of(geo.unit(arm.angle))
+        m.draw("road_line", geo.straight(waits[-1] - across, waits[-1] + across))
     for i, one in enumerate(arms):
         for j, two in enumerate(arms):
             if i == j:

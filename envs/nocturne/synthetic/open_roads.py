@@ -1,5 +1,7 @@
 """Maps without junctions: straight and curved roads, on-ramps and lanes that end."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
@@ -108,11 +110,8 @@ def merge(rng: np.random.Generator) -> RoadMap:
     length = 150 + 12 * speed
     axis = Axis(winding(rng, length, np.inf if rng.random() < 0.5 else rng.uniform(1.0, 2.0) * speed**2))
     length = float(axis.s[-1])
-    lanes, width, ramp = (
-        int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2])),
-        float(rng.uniform(3.4, 3.75)),
-        rng.random() < 0.65,
-    )
+    lanes, width = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2])), float(rng.uniform(3.4, 3.75))
+    ramp = rng.random() < 0.65
     ends_at = length / 2 + rng.uniform(0, 40)
     taper, beside = max(3.2 * speed, 40.0), rng.uniform(3.0, 5.0) * speed
     bows_at, slope, ease = ends_at - beside, rng.uniform(0.15, 0.22), 45.0
@@ -141,33 +140,29 @@ def merge(rng: np.random.Generator) -> RoadMap:
     if ramp:  # the edges of carriageway and ramp meet in a nose
         s = np.arange(first, bows_at, 0.5)
         nose = float(s[away(s) >= 2 * shoulder + 0.8][-1])
-        upper, lower = (
-            axis.curve(0, nose, -lanes * width - shoulder),
-            axis.curve(nose, first, lambda s: joining(s) + width / 2 + shoulder),
-        )
+        upper = axis.curve(0, nose, -lanes * width - shoulder)
+        lower = axis.curve(nose, first, lambda s: joining(s) + width / 2 + shoulder)
         tip = axis.at(nose + 0.4, -lanes * width - away(np.array([nose]))[0] / 2)
         m.edge(geo.joined(upper, tip[None], lower))
     laterals = [-(i + 0.5) * width for i in range(lanes)]
     numbers = [m.route(axis.curve(0, length, lateral), entry=f"main {i}") for i, lateral in enumerate(laterals)]
     lane_changes(m, rng, axis, laterals, numbers, length, 2)
-    pieces = [
-        axis.curve(a, b, joining)
-        for a, b in zip(
-            (first, ends_at - 3, ends_at + taper + 12, length),
-            (ends_at - 3, ends_at + taper + 12, length),
-            strict=False,
-        )
-    ]
+    cuts = (first, ends_at - 3, ends_at + taper + 12, length)
+    pieces = [axis.curve(a, b, joining) for a, b in pairwise(cuts)]
     for _ in range(2):  # as often taken as two lanes
         m.route(*pieces, entry="ramp", control="yield", rank=1)
-    if rng.random() < 0.6:  # the opposite carriageway
-        gap = rng.uniform(2.5, 6)
-        m.edge(axis.curve(0, length, 0.8 + gap))
-        m.edge(axis.curve(0, length, 2.6 + gap + lanes * width))
-        for i in range(lanes):
-            lateral = 1.6 + gap + (i + 0.5) * width
-            m.draw("lane", axis.curve(length, 0, lateral))
-            if i:
-                m.draw("road_line", axis.curve(length, 0, 1.6 + gap + i * width))
-            m.route(axis.curve(length, 0, lateral), entry=f"oncoming {i}")
+    if rng.random() < 0.6:
+        lay_opposite(m, axis, lanes, width, length, rng.uniform(2.5, 6))
     return m
+
+
+def lay_opposite(m: RoadMap, axis: Axis, lanes: int, width: float, length: float, gap: float) -> None:
+    """The carriageway of the other direction, beyond a `gap` of so many metres."""
+    m.edge(axis.curve(0, length, 0.8 + gap))
+    m.edge(axis.curve(0, length, 2.6 + gap + lanes * width))
+    for i in range(lanes):
+        lateral = 1.6 + gap + (i + 0.5) * width
+        m.draw("lane", axis.curve(length, 0, lateral))
+        if i:
+            m.draw("road_line", axis.curve(length, 0, 1.6 + gap + i * width))
+        m.route(axis.curve(length, 0, lateral), entry=f"oncoming {i}")
