@@ -18,6 +18,7 @@ from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Latents, Vision, joined_latents
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.spaces import ActionSpace
@@ -57,6 +58,11 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
         episodes = {e.index: e for e in dataset.episodes}
         for entry in dataset.shards:
             latents = _read(_file(folder, entry), vision, vae_digest, entry)
+            if latents is None:
+                raise UserError(
+                    f"{_file(folder, entry)} was whole a moment ago and is not any more: run the same command again, "
+                    "which makes it anew"
+                )
             with dataset.open_shard(entry) as shard:
                 values = {name: shard.column(name) for name in ("action", "expert_action", "reward", "terminated")}
                 indices = [int(i) for i in shard.episode]

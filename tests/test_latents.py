@@ -191,3 +191,11 @@ def test_a_damaged_shard_is_named_and_no_latents_are_made_of_it(tmp_path, vae):
     with pytest.raises(UserError, match=f"{victim} cannot be used .*python -m data.shards verify"):
         cache_latents(tmp_path / "run", vae, V, open_datasets([dataset.root]), CPU)
     assert len(list((tmp_path / "run" / "latents").glob("*.h5"))) == 1, "that of the sound shard before it"
+
+
+def test_a_cache_that_goes_while_it_is_used_is_named(made, vae):
+    run, dataset = made
+    gone = sorted((run / "latents").glob("*.h5"))[0]
+    gone.unlink()
+    with pytest.raises(UserError, match=f"{gone} was whole a moment ago .* run the same command again"):
+        load_sequences(run, vae, V, [dataset])
