@@ -126,3 +126,10 @@ def test_make_has_what_is_asked_of_it():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     asked = {name for page in PAGES for name in re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE)}
     assert asked and asked <= targets
+
+
+def test_code_names_pages_that_there_are():
+    for file in [ROOT / "Makefile", *ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:
+        if not file.is_relative_to(ROOT / "tests"):
+            for path in re.findall(r"\bdocs/[\w/.-]+\.(?:md|png|json)\b", file.read_text()):
+                assert (ROOT / path).exists(), f"{file.name}: {path}"
