@@ -22,6 +22,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -33,7 +34,7 @@ from dreamdrive.driving.agent import Agent, DreamHead, Head, load_agent, world_t
 from dreamdrive.driving.driver import Driver, Watched, drive
 from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
 from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
-from dreamdrive.envs import flags, make, official, without_places, world_class
+from dreamdrive.envs import World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.world_model import load_world_model
@@ -122,11 +123,12 @@ class Human(Blind):
     """
 
     def __init__(self, space: dict) -> None:
-        self.space, self.held = space, set()
+        self.space = space
+        self.held: set[str] = set()
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: torch.Tensor | None = None) -> None:
         super().reset(num)
-        self.action = None  # the last one, as plain numbers
+        self.action: Any = None  # the last one, as plain numbers
 
     def choose(self) -> torch.Tensor:
         action = torch.as_tensor(np.asarray(keyboard_action(self.held, self.space, self.action)))
@@ -142,9 +144,10 @@ class Episode:
     """
 
     def __init__(self, args: EvaluationSettings, env: str, options: dict, agent: Head | None) -> None:
+        assert args.controller, "parse_args has chosen one"
         self.name = args.controller
         if args.world == "dream":
-            self.world = DreamWorld(
+            self.world: World = DreamWorld(
                 args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent"
             )
             self.panels = ["the dream"]
@@ -158,14 +161,16 @@ class Episode:
 
     def _driver(self, agent: Head | None) -> Driver:
         """The trained controller, a policy, or whoever holds the keys."""
-        if self.name in TRAINED:
-            return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
         self.human = Human(self.space) if self.name == "human" else None
+        if self.name in TRAINED:
+            assert agent is not None, "a trained controller comes with it"
+            return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
         driver = self.human or make_policy(POLICIES[self.name], self.world)
         return Watched(driver, self.watching) if self.watching else driver
 
     def reset(self, seed: int) -> None:
-        self.seed, self.total, self.action = seed, 0.0, None
+        self.seed, self.total = seed, 0.0
+        self.action: Any = None
         self._moments = drive(self.world, self.driver, [seed], [np.random.default_rng([seed, 1])])
         self._moment = next(self._moments)
 
@@ -179,9 +184,10 @@ class Episode:
 
     def step(self, held: set[str]) -> None:
         """Take a step; `held` are the keys that are held."""
-        if self.name == "human":
+        if self.human is not None:
             self.human.held = held
         self._moment = next(self._moments)
+        assert self._moment.step is not None, "it was taken"
         self.action = self._moment.action[0].tolist()
         self.total += float(self._moment.step.reward)
         if self.over and self.watching:
@@ -195,7 +201,7 @@ class Episode:
         return [*shown, self.watching.reconstruction()[0].numpy(), self.watching.expectation()[0].numpy()]
 
     def text(self) -> dict:
-        action = {} if self.action is None else {"action": self.action}
+        action: dict[str, Any] = {} if self.action is None else {"action": self.action}
         return {"controller": self.name, "seed": self.seed, "step": self.steps, "return": self.total, **action}
 
 
@@ -242,14 +248,17 @@ def record(path: Path, episode: Episode, seed: int) -> None:
 
 def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None, seeds: list[int]) -> list[Driven]:
     """An episode for each seed."""
-    controller = agent.controller if args.controller in TRAINED else None
+    assert args.controller, "parse_args has chosen one"
+    controller = agent.controller if agent is not None and args.controller in TRAINED else None
     if args.world == "dream":
         world = DreamWorld(
             args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
         )
         return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
-    policy = POLICIES.get(args.controller)
-    driver = DriverSpec(policy) if policy else DriverSpec("agent", args.logdir, controller.config_dict())
+    if controller is None:
+        driver = DriverSpec(POLICIES[args.controller])
+    else:
+        driver = DriverSpec("agent", args.logdir, controller.config_dict())
     parameters = parameter_vector(controller) if controller else None
     with (
         Evaluator(
@@ -287,6 +296,7 @@ def report(
     }
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
+    assert args.controller, "parse_args has chosen one"
     target = score_file(runs.results(args.logdir), args.controller, env, args.world)
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
@@ -362,7 +372,7 @@ def main() -> None:
         record(args.record, Episode(args, env, options, agent), seeds[0])
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes = score(args, env, options, agent, seeds)
-    report(args, env, seeds, episodes, agent.parents if args.controller in TRAINED else {})
+    report(args, env, seeds, episodes, agent.parents if agent is not None and args.controller in TRAINED else {})
 
 
 if __name__ == "__main__":

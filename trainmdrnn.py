@@ -12,6 +12,7 @@ Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the lat
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -259,7 +260,7 @@ def train(
             }
         )
         print(line(history[-1]))
-        common = {
+        common: dict[str, Any] = {
             "kind": model.kind,
             "config": model.config_dict(),
             "model": model.state_dict(),

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -214,7 +215,7 @@ def train(args: VAESettings, folder: Path, model: Vision, datasets, world: dict,
             }
         )
         print(line(history[-1]))
-        common = {
+        common: dict[str, Any] = {
             "kind": model.kind,
             "config": model.config_dict(),
             "model": model.state_dict(),

@@ -34,7 +34,8 @@ from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.policies import Brown
 from dreamdrive.envs import Step, World, make
 from dreamdrive.models.controller import parameter_vector
-from dreamdrive.models.vae import to_float
+from dreamdrive.models.vae import VAE, to_float
+from dreamdrive.models.world_model import load_vision
 from dreamdrive.utils.cli import add_logdir, parser, positive, positive_float, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -86,9 +87,9 @@ def frame_pairs() -> tuple[np.ndarray, np.ndarray]:
     rng, found = np.random.default_rng(0), []
     for seed in range(5):
         brown = Brown(make("carracing").spec.space)
-        brown.reset([rng], None)
+        brown.reset(1, [rng])
         drivers = {0: lambda world, t: world.expert_action(), 1: lambda world, t: torch.tensor([[0.3, 0.6, 0.0]])}
-        drive = drivers.get(seed % 3, lambda world, t, brown=brown: brown.act(None))
+        drive = drivers.get(seed % 3, lambda world, t, brown=brown: brown.choose())
         shown = set(rng.choice(np.arange(50, 300), STATES // 5 - 3, replace=False)) | {2, 20, 40}
         found += [(e.obs[0], g.obs[0]) for t, (e, g, *_) in enumerate(side_by_side(seed, 300, drive)) if t in shown]
     official, fast = (torch.stack(frames).numpy() for frames in zip(*found, strict=True))
@@ -147,11 +148,11 @@ def simulator() -> Callable:
     def simulate(turn: int, report: Callable) -> int:
         seeds = [recording_seed(0, turn * COPIES + b) for b in range(COPIES)]
         world.reset(seeds)
-        brown.reset([np.random.default_rng([seed, 0]) for seed in seeds], world)
+        brown.reset(COPIES, [np.random.default_rng([seed, 0]) for seed in seeds])
         frames, going = 0, torch.ones(COPIES, dtype=torch.bool)
         while going.any():
             frames += int(going.sum())
-            step = world.step(brown.act(None))
+            step = world.step(brown.choose())
             going = ~(step.terminated | step.truncated)
         return frames
 
@@ -180,10 +181,10 @@ def gymnasium_racer() -> Racer:
         while time.perf_counter() - start < seconds:
             seed = recording_seed(0, next(episodes))
             env.reset(seed=seed)
-            brown.reset([np.random.default_rng([seed, 0])], None)
+            brown.reset(1, [np.random.default_rng([seed, 0])])
             over = False
             while not over and time.perf_counter() - start < seconds:
-                _, _, terminated, truncated, _ = env.step(brown.act(None)[0].numpy())
+                _, _, terminated, truncated, _ = env.step(brown.choose()[0].numpy())
                 over, frames = terminated or truncated, frames + 1
         return frames / (time.perf_counter() - start)
 
@@ -265,11 +266,12 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
 
 def roofline(args: argparse.Namespace) -> str:
     """A sentence: what share of the matrix product's peak V's encoder reaches, one thread alone and all threads."""
-    vae = load_agent(args.logdir).vision
+    vae = load_vision(args.logdir, torch.device("cpu"))[0]
+    assert isinstance(vae, VAE), "the layers of that kind are counted"
     frames = torch.randint(256, (COPIES, 64, 64, 3), dtype=torch.uint8)
     a = torch.randn(MATRIX, MATRIX)
     gflop, size = 0.0, 64
-    for layer in vae.encoder[::2]:
+    for layer in (layer for layer in vae.encoder.children() if isinstance(layer, torch.nn.Conv2d)):
         size = (size - layer.kernel_size[0]) // 2 + 1
         gflop += 2 * size**2 * layer.weight.numel() / 1e9
     gflop += 2 * (vae.mu.weight.numel() + vae.logsigma.weight.numel()) / 1e9

@@ -39,9 +39,9 @@ def drive(episodes: int, length: int) -> int:
     policy, frames = Brown(ActionSpace.from_gym(env.action_space)), []
     for i in range(episodes):
         env.reset(seed=recording_seed(0, i))
-        policy.reset([np.random.default_rng([0, i, 0])], None)
+        policy.reset(1, [np.random.default_rng([0, i, 0])])
         for _ in range(length):
-            observation, _, terminated, _, _ = env.step(policy.act(None)[0].numpy())
+            observation, _, terminated, _, _ = env.step(policy.choose()[0].numpy())
             frames.append(np.asarray(Image.fromarray(observation[:84]).resize((64, 64), Image.Resampling.BOX)))
             if terminated:
                 break

@@ -3,6 +3,7 @@ numbers, or a dream as latents; or a policy that sees frames without V and M."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,12 +46,12 @@ def world_trained_on(logdir: Path) -> dict | None:
     return None
 
 
-def make_head(config: dict) -> Controller | Policy:
-    """The untrained head of a checkpoint's config."""
+def make_head(config: dict) -> Any:
+    """The untrained head of a checkpoint's config: a Policy where it sees frames, else a Controller."""
     return Policy(PolicyConfig(**config)) if config["features"] == FRAMES else Controller(ControllerConfig(**config))
 
 
-def _head(saved: dict, device: torch.device) -> Controller | Policy:
+def _head(saved: dict, device: torch.device) -> Any:
     head = make_head(saved["config"])
     head.load_state_dict(saved["model"])
     return head.to(device).eval()
@@ -66,9 +67,10 @@ class Head(Driver):
         device: where it thinks
     """
 
-    def __init__(self, controller: Controller, world: dict, parents: dict[str, str]) -> None:
-        self.controller, self.world, self.parents = controller, world, parents
-        self.device = controller.layers[0].weight.device if controller else torch.device("cpu")
+    def __init__(self, controller: Controller | None, world: dict, parents: dict[str, str]) -> None:
+        self.controller: Any = controller  # of a PolicyHead its Policy; None where V and M only watch
+        self.world, self.parents = world, parents
+        self.device: torch.device = controller.linears[0].weight.device if controller else torch.device("cpu")
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
         super().reset(num)

@@ -53,12 +53,13 @@ class Disturbance:
         self.scale, self.space, self.rng = scale, spec.space, rng
         self.kept = np.exp(-spec.dt / CORRELATION)  # of a push, from a step to the next
         self._calm_steps, self._burst_steps = (
-            tuple(max(1, round(seconds / spec.dt)) for seconds in span) for span in (CALM, BURST)
+            (max(1, round(least / spec.dt)), max(1, round(most / spec.dt))) for least, most in (CALM, BURST)
         )
         typical = self.space.half_range if self.space.scale is None else np.array(self.space.scale, np.float32)
         self.spread = scale * typical
         self.calm = True
-        self.left = int(rng.integers(*self._calm_steps, endpoint=self._calm_steps[0] == self._calm_steps[1]))
+        least, most = self._calm_steps
+        self.left = int(rng.integers(least, most, endpoint=least == most))
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """The action to execute, (A,) or (), instead of the driver's."""
@@ -66,7 +67,8 @@ class Disturbance:
             return action
         if self.left == 0:
             self.calm = not self.calm
-            self.left = int(self.rng.integers(*(self._calm_steps if self.calm else self._burst_steps), endpoint=True))
+            least, most = self._calm_steps if self.calm else self._burst_steps
+            self.left = int(self.rng.integers(least, most, endpoint=True))
             self.push = self._first_push()
         self.left -= 1
         return action if self.calm else self._push(action)

@@ -62,6 +62,9 @@ class Driver(ABC):
         return action
 
 
+NOBODY = torch.empty(0, dtype=torch.int64)
+
+
 @dataclass
 class Moment:
     """B copies of a world as they stand, in episodes of T steps T + 1 times each.
@@ -70,7 +73,8 @@ class Moment:
         obs: what they show
         going: (n,) int64 the copies whose episodes continue from here
         steps: taken so far
-        action, step: what was done to get here, (B, A) or (B,), and what came of it; None where episodes begin
+        action, step: what was done to get here, (B, A) or (B,), and what came of it; where episodes begin nothing was,
+            and step is None
         drove: (m,) int64 the copies that took it        over: (m,) bool which of them have ended by it
         hopeless: (m,) bool which of those were ended by `patience`, not by the world
     """
@@ -78,11 +82,11 @@ class Moment:
     obs: Tensor
     going: Tensor
     steps: int = 0
-    action: Tensor | None = None
+    action: Tensor = NOBODY
     step: Step | None = None
-    drove: Tensor | None = None
-    over: Tensor | None = None
-    hopeless: Tensor | None = None
+    drove: Tensor = NOBODY
+    over: Tensor = NOBODY.bool()
+    hopeless: Tensor = NOBODY.bool()
 
 
 def drive(
@@ -106,7 +110,7 @@ def drive(
         together: the driver is asked about all copies until the last has ended, and what it says of those that have is
             ignored: for batches whose rows are worked on in groups
     """
-    obs = world.reset(seeds)
+    obs = world.reset(seeds)  # type: ignore[arg-type]  # None is for worlds that take it
     driver.reset(world.num, rngs, parameters)
     everybody = torch.arange(world.num, device=world.device)
     idle = torch.zeros(world.num, dtype=torch.int64, device=world.device)  # steps since a reward above 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,10 @@ class Evaluator:
             if bar is not None:
                 bar.update(before + int(sum(driven) + 1e-6) - bar.n)
 
-        heads = [head.numpy() if alike else [None if p is None else p.numpy() for p, _ in group] for group in groups]
+        heads: list[Any] = [
+            head.numpy() if head is not None and alike else [None if p is None else p.numpy() for p, _ in group]
+            for group in groups
+        ]
         self._pool.run(
             [(own, [seed for _, seed in group], patience) for own, group in zip(heads, groups, strict=True)],
             keep,
@@ -157,9 +161,11 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
 
 def _agent(spec: DriverSpec, device: torch.device) -> Head:
     """The agent with a head that has no parameters yet."""
+    assert spec.head is not None, "an agent has a head"
     head = make_head(spec.head).to(device).eval()
     if head.config.features in ALONE:
         return ALONE[head.config.features](head, {}, {})
+    assert spec.logdir is not None, "it sees by V and M of a run"
     return Agent(load_world_model(spec.logdir, device), head, {})
 
 

@@ -54,7 +54,8 @@ class Drawn(Blind):
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
         super().reset(num)
-        self.rngs, self.action = list(rngs), None  # (n, A) or (n,), the last one
+        self.rngs = list(rngs)
+        self.action: np.ndarray | None = None  # (n, A) or (n,), the last one
         if len(self.rngs) != num:
             raise ValueError(f"{num} copies take one generator each, not {len(self.rngs)}")
 

@@ -95,7 +95,7 @@ class Recorder:
     def _unknown(self) -> np.ndarray:
         """The label of a frame where nobody knows what the expert would do."""
         if self.space.discrete:
-            return np.int64(-1)
+            return np.array(-1, np.int64)
         return np.full(self.space.shape, np.nan, np.float32)
 
 

@@ -149,6 +149,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
             f"--val-fraction {args.val_fraction:g} is not possible: the world keeps every tenth of its places for "
             "validation; leave it out"
         )
+    assert args.max_steps and args.rollouts, "generate has filled them in"
     val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
     trained = {
         stage: digest
@@ -272,10 +273,10 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     tasks = [task for task in plan(manifest) if task[0] not in there]
     episodes = sum(last - first for _, first, last in tasks)
     # recorded so far, and steps of each episode that is complete
-    frames, lengths = [0] * len(tasks), [[] for _ in tasks]
-    with tqdm(
-        total=episodes * recipe.max_steps, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks
-    ) as bar:
+    frames = [0] * len(tasks)
+    lengths: list[list[int]] = [[] for _ in tasks]
+    longest = recipe.max_steps or manifest.max_steps
+    with tqdm(total=episodes * longest, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
 
         def progress(index: int, done: tuple[int, int] | None) -> None:
             if done is None:
@@ -284,7 +285,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
                 frames[index] += done[0]
                 lengths[index] += [done[1]] * bool(done[1])
             complete = [steps for task in lengths for steps in task]
-            bar.total = (episodes - len(complete)) * recipe.max_steps + sum(complete)
+            bar.total = (episodes - len(complete)) * longest + sum(complete)
             bar.set_postfix_str(f"{len(complete)} of {episodes} episodes", refresh=False)
             bar.update(sum(frames) - bar.n)
 
@@ -319,13 +320,9 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
     ):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
-        args = replace(
-            args,
-            max_steps=args.max_steps or min(spec.max_steps, MOST_STEPS),
-            rollouts=args.rollouts or there_are or ROLLOUTS,
-        )
-        recipe = replace(recipe, max_steps=args.max_steps)
-        require_seeds(args.seed, args.rollouts)
+        max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
+        args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)
+        require_seeds(args.seed, rollouts)
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)

@@ -53,6 +53,7 @@ class DreamNoise:
     def _draw(self, copy: int) -> None:
         """Draw the next BLOCK steps of a dream."""
         generator = self._generators[copy]
+        assert generator is not None, "only a dream that has begun continues"
         generator.standard_normal(out=self._normal[copy], dtype=np.float32)
         generator.random(out=self._uniform[copy], dtype=np.float32)
         self._next[copy] = 0

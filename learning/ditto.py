@@ -35,7 +35,7 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(latent + recurrent, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
         )
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].get_parameter("weight"))
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (...)."""
@@ -131,8 +131,9 @@ class Ditto:
         else:
             gain = returns
         actor_loss = -(gain * weight).sum() / weight.sum()
-        if self.anchor:
-            actor_loss = actor_loss + self.anchor * self._cloning(self.actor.outputs(*recorded[:2]), recorded[2])
+        if self.anchor and recorded is not None:
+            z_recorded, h_recorded, chosen = recorded
+            actor_loss = actor_loss + self.anchor * self._cloning(self.actor.outputs(z_recorded, h_recorded), chosen)
         critic_loss = (
             (self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight
         ).sum() / weight.sum()

@@ -99,8 +99,8 @@ class ExpertLatents:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means of z (Z,) and h (R,), and the root of each one's variance, summed."""
-        spread = (values.var(0, unbiased=False).sum().sqrt().clamp_min(1e-6) for values in (self.z, self.h))
-        return self.z.mean(0), self.h.mean(0), *spread
+        z, h = (values.var(0, unbiased=False).sum().sqrt().clamp_min(1e-6) for values in (self.z, self.h))
+        return self.z.mean(0), self.h.mean(0), z, h
 
 
 @torch.no_grad()
@@ -117,13 +117,13 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
         length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
         windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
         states = [memory.initial(len(chosen))]  # every STRIDE steps
-        h = [states[0].h[:, None]]
+        seen = [states[0].h[:, None]]
         for t in range(0, length, STRIDE):
             z, action = windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where)
             after, state = memory.observe(z, action, states[-1])
-            h.append(after)
+            seen.append(after)
             states.append(state)
-        h = torch.cat(h, 1).cpu()  # (B, length + 1, R)
+        h = torch.cat(seen, 1).cpu()  # (B, length + 1, R)
         state = State.joined(states).to("cpu")  # of copy b after k strides at k * B + b
         for row, e in enumerate(chosen):
             steps, start = int(data.steps[e]), int(data.frame_offset[e])
@@ -154,8 +154,8 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
         "frame": none,
         "starts": none,
     }
-    values = {name: torch.cat([nothing, *parts[name]]) for name, nothing in empty.items()}
-    return ExpertLatents(data.vision, latents, data.vision.z(latents), state=State.joined(states), **values)
+    joined = {name: torch.cat([nothing, *parts[name]]) for name, nothing in empty.items()}
+    return ExpertLatents(data.vision, latents, data.vision.z(latents), state=State.joined(states), **joined)
 
 
 class Nearest:

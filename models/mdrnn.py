@@ -2,7 +2,9 @@
 Schmidhuber 2018, section 2.2)."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +82,7 @@ class MDRNN(Memory):
         if z.shape[1] == 1 and torch.is_grad_enabled() and not self.lstm.weight_ih_l0.requires_grad:
             # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too.
             weights = (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
-            h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), (h, c), *weights)
+            h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), (h, c), *cast(Iterable[Any], weights))
             return h[:, None], State(h, {"c": c})
         after, (last_h, last_c) = self.lstm(torch.cat([z, action], -1), (h[None], c[None]))
         return after, State(last_h[0], {"c": last_c[0]})

@@ -74,7 +74,8 @@ class VAE(Vision):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.beta, self.colours = 1.0, None  # see `weigh`
+        self.beta = 1.0  # see `weigh`
+        self.colours: Tensor | None = None
         self._grid() if config.grid else self._whole()
 
     def _whole(self) -> None:
@@ -84,8 +85,8 @@ class VAE(Vision):
         self.encoder = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten()
         )
-        self.mu = nn.Linear(1024, config.latent)
-        self.logsigma = nn.Linear(1024, config.latent)
+        self.mu: nn.Linear | nn.Conv2d = nn.Linear(1024, config.latent)
+        self.logsigma: nn.Linear | nn.Conv2d = nn.Linear(1024, config.latent)
         self.expand = nn.Linear(config.latent, 1024)
         # The reference's first transposed convolution has a 1x1 input: a matrix product with the same parameters, and
         # faster as one.
@@ -204,7 +205,10 @@ def colour_index(obs: Tensor) -> Tensor:
     """Which of COLOURS colours each pixel of uint8 frames (..., H, W, C) has, (..., H, W) int64; of more than three
     channels the first three count."""
     levels = (obs[..., :3] >> (8 - COLOUR_BITS)).long()
-    return sum(levels[..., c] << (COLOUR_BITS * c) for c in range(levels.shape[-1]))
+    index = levels[..., 0]
+    for c in range(1, levels.shape[-1]):
+        index = index + (levels[..., c] << (COLOUR_BITS * c))
+    return index
 
 
 def colour_weights(obs: Tensor, balance: float) -> Tensor:

@@ -170,6 +170,12 @@ class Vision(nn.Module, ABC):
     def frames(self, z: Tensor) -> Tensor:
         """What z (N, Z) looks like."""
 
+    def weigh(self, beta: float, colours: Tensor | None) -> None:
+        """Say what `loss` weighs: its part that keeps latents near their prior, and pixels by their colours; UserError
+        where the kind has no such weights."""
+        if beta != 1 or colours is not None:
+            raise UserError(f"a V of kind {self.kind} has no such weights: leave --beta and --colour-balance out")
+
     @abstractmethod
     def loss(self, frames: Tensor, output: Any) -> dict[str, Tensor]:
         """What it costs that frames became `output`, as `forward(frames)` gave it: scalars, one of them "loss"."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ class Held:
     EXPIRY = 0.15  # seconds
 
     def __init__(self) -> None:
-        self._keys, self._until = frozenset(), 0.0
+        self._keys: frozenset[str] = frozenset()
+        self._until = 0.0
 
     def hold(self, keys: frozenset[str]) -> None:
         self._keys, self._until = keys, time.monotonic() + self.EXPIRY
@@ -125,7 +127,8 @@ class Session:
             show,
             tell,
         )
-        self.held, self.orders, self.present = Held(), queue.SimpleQueue(), threading.Event()
+        self.held, self.present = Held(), threading.Event()
+        self.orders: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self.speed, self.paused, self.stopping, self._single, self._reset, self.seen = (
             1.0,
             False,
@@ -139,7 +142,8 @@ class Session:
         self._previous: np.ndarray | int | None = None  # action
         self._pressed: frozenset[str] = frozenset()  # what the teacher held when the last picture was shown
         old = {row["trial"]: row for row in read_csv(folder / "metrics.csv")}
-        self.rows, self.samples, self.demonstrations = [], 0, 0
+        self.rows: list[dict] = []
+        self.samples, self.demonstrations = 0, 0
         for episode in book.episodes():
             self._take_in(episode, old.get(str(episode.index + 1), {}))
         if len(self.rows) > len(old):  # a process that was killed left a trial
@@ -210,6 +214,7 @@ class Session:
 
     def _note(self, moment: Moment, taught: "Taught") -> None:
         """A step was taken: into the book with it, and to the learner."""
+        assert moment.step is not None, "it was taken"
         reward = float(moment.step.reward)
         self.book.add(
             moment.obs[0].numpy(),
@@ -245,6 +250,7 @@ class Session:
         episode = self.book.finish()
         if episode is None:
             return
+        assert episode.demonstration is not None, "a lesson's episodes have it"
         self.samples, self.demonstrations = (
             self.samples - len(episode.action),
             self.demonstrations - int(episode.demonstration.sum()),
@@ -263,6 +269,7 @@ class Session:
 
     def _take_in(self, episode: Episode, known: dict) -> None:
         """Count a trial that is over; `known`: what only its time could tell."""
+        assert episode.demonstration is not None, "a lesson's episodes have it"
         differs = (episode.action != episode.clone_action).reshape(len(episode.action), -1).any(1)
         self.samples, self.demonstrations = (
             self.samples + len(episode.action),
@@ -295,17 +302,19 @@ class Session:
             return
         self._shown, self._last, self._pressed = now, {"count": count, "choice": choice, "obs": obs}, self.held.now()
         wanted = None if choice is None else self.keys.action(self._pressed, self._previous)
-        taught = wanted is not None
+        taught, differs = wanted is not None, False
+        if wanted is not None and choice is not None:
+            differs = not np.array_equal(wanted, choice)
         numbers = obs[0].tolist() if obs is not None and obs.ndim == 2 and obs.shape[1] <= 8 else None
-        seen = self.seen and obs is not None and obs.ndim == 4
-        picture = obs[0].numpy() if seen else self.world.render()
+        pictured = self.seen and obs is not None and obs.ndim == 4
+        picture = obs[0].numpy() if pictured and obs is not None else self.world.render()
         self._show(
             picture,
             {
                 "step": self._step,
                 "return": round(self._return, 3),
                 "taught": taught,
-                "differs": taught and not np.array_equal(wanted, choice),
+                "differs": differs,
                 "count": count,
                 "loss": None if np.isnan(self.learner.loss) else round(self.learner.loss, 4),
                 "training": self.learner.steps,
@@ -341,7 +350,7 @@ class Session:
                     *self.orders.get(timeout=LONGEST_WAIT if halted else min(LONGEST_WAIT, max(0.0, self._due - now)))
                 )
 
-    def _obey(self, what: str, value: float | bool | None = None) -> None:
+    def _obey(self, what: str, value: Any = None) -> None:
         """Carry out what was ordered: pause, go, step, reset, stop, speed (one of SPEEDS), view (whether to show what
         the clone sees)."""
         if what in ("pause", "go"):
