@@ -43,6 +43,7 @@ STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
+LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
 WARM_UP = 32  # real steps M has seen when a dream begins
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
@@ -106,6 +107,14 @@ def run_epoch(
         bar.update(int(steps))
         bar.set_postfix(loss=f"{mean.result()['loss']:.3f}")
     return mean.result()
+
+
+def reward_spread(data: Sequences) -> float:
+    """Standard deviation of the rewards of the train split, which M learns rewards in units of: else the losses of
+    latents and end would drown in those of large rewards, or small ones in them. 1 where all are alike."""
+    train = torch.from_numpy(np.repeat(data.train, data.steps))
+    spread = float(data.reward[train].double().std(unbiased=False))
+    return spread if spread > LEAST_SPREAD else 1.0
 
 
 @torch.inference_mode()
@@ -174,6 +183,7 @@ def main() -> None:
             "hidden": args.hidden,
             "mixtures": args.mixtures,
             "reward": args.include_reward,
+            "reward_scale": state["config"].get("reward_scale", 1.0) if state else reward_spread(data),
         }
         with track(args, folder):
             best = train(

@@ -139,7 +139,7 @@ def test_each_stage_names_its_parents_by_digest_and_nothing_is_repeated_on_later
         "hidden": 16,
         "mixtures": 5,
         "reward": True,
-        "reward_scale": 1.0,
+        "reward_scale": 1.0,  # all rewards of CartPole are 1
     }
     assert saved["ctrl"]["config"]["recurrent"] == 16
 
