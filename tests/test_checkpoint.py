@@ -4,11 +4,12 @@ import hashlib
 import os
 import pickle
 import resource
+import shutil
 
 import pytest
 import torch
 
-from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run
+from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run, tiny
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 
@@ -221,3 +222,48 @@ def test_a_clone_of_another_world_model_is_no_start_for_evolution(trained, tmp_p
         )
     )
     assert 'is not a checkpoint of stage "bc"' in said
+
+
+# What a fresh start would replace
+
+
+@pytest.mark.parametrize(
+    ("module", "stage", "flags"),
+    [
+        ("trainvae", "vae", ("--dataset", "DATA")),
+        ("trainmdrnn", "mdrnn", ()),
+        ("traincontroller", "ctrl", ()),
+        ("trainbc", "bc", ()),
+        ("trainbc", "bc", ("--teacher", "--trials", 1)),
+    ],
+    ids=["vae", "mdrnn", "ctrl", "bc", "lesson"],
+)
+def test_a_best_tar_that_nothing_can_be_resumed_from_is_not_replaced_unasked(module, stage, flags, trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    (run.logdir / stage / "checkpoint.tar").unlink()
+    before = contents(run.logdir)
+    options = [trained.data if flag == "DATA" else flag for flag in flags]
+    tiny_flags = () if "--teacher" in flags else TINY[module]
+    said = complaint(call(module, "--logdir", run.logdir, *tiny_flags, *options))
+    assert f"{run.logdir}/{stage}/best.tar is there, and no checkpoint.tar to resume" in said and "--noreload" in said
+    assert contents(run.logdir) == before
+
+
+def test_a_run_stopped_between_its_first_best_tar_and_checkpoint_tar_is_begun_again(trained, tmp_path, monkeypatch):
+    run = copy_run(trained, tmp_path)
+    shutil.rmtree(run.logdir / "mdrnn")
+    write = checkpoint.write
+
+    def stop(target, *args, **more):
+        if target.name == "checkpoint.tar":
+            raise UserError("stopped")
+        write(target, *args, **more)
+
+    monkeypatch.setattr(checkpoint, "write", stop)
+    assert "stopped" in complaint(call("trainmdrnn", "--logdir", run.logdir, *TINY["trainmdrnn"]))
+    assert sorted(path.name for path in (run.logdir / "mdrnn").glob("*.tar")) == ["best.tar"]
+    monkeypatch.undo()
+    tiny("trainmdrnn", "--logdir", run.logdir)
+    for name in ("best.tar", "checkpoint.tar"):
+        assert (run.logdir / "mdrnn" / name).read_bytes() == (trained.logdir / "mdrnn" / name).read_bytes()
+    assert not (run.logdir / "mdrnn" / checkpoint.UNRESUMED).exists()
