@@ -28,7 +28,7 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.loaders import open_datasets, world_of
 from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import fast
-from dreamdrive.learning.cloning import AVERAGE
+from dreamdrive.learning.cloning_settings import AVERAGE
 from dreamdrive.learning.ditto import Ditto
 from dreamdrive.learning.imagination import Dreams, Setting
 from dreamdrive.models.cloning import averaged

@@ -280,7 +280,7 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
     }
     for stage, model in models.items():
         with checkpoint.stage_folder(logdir, stage) as folder:
-            checkpoint.write(
+            checkpoint.save(
                 folder / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **extra[stage]
             )
         parents = {**parents, stage: checkpoint.load_parent(logdir, stage)["digest"]}
@@ -318,7 +318,7 @@ def export(logdir: Path, out: Path) -> list[str]:
             if name not in ("stage", "schema", "config", "model", "parents", "digest")
         }
         with checkpoint.stage_folder(out, stage) as folder:
-            checkpoint.write(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
+            checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
         ours[stage] = checkpoint.load_parent(out, stage)["digest"]
     return found
 

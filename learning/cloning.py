@@ -1,6 +1,5 @@
 """A run of stage 4b, trainbc.py: cloning, then dagger or ditto; scored in the simulator, kept, and gone on with."""
 
-import argparse
 import contextlib
 import math
 import shutil
@@ -20,6 +19,7 @@ from dreamdrive.driving.agent import make_head
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import fast, make
+from dreamdrive.learning.cloning_settings import AVERAGE, CloneSettings, DaggerSettings, DittoSettings
 from dreamdrive.learning.ditto import Ditto
 from dreamdrive.learning.dream_report import film, plot_distances, plot_relation
 from dreamdrive.learning.imagination import Dreams, random_action
@@ -28,7 +28,6 @@ from dreamdrive.models.controller import Controller, parameter_vector
 from dreamdrive.models.policy import Policy
 from dreamdrive.models.world_model import latents_at
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import write_args
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, write_csv
@@ -46,8 +45,6 @@ FLAGS = {
     "units": "--units",
     "width": "--width",
 }
-# training steps that weights are averaged over: of --model, and in ditto's dream
-AVERAGE = {"model": 500, "ditto": 100}
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
 
 
@@ -66,7 +63,7 @@ class Cloning:
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        args: CloneSettings,
         folder: Path,
         config: dict,
         datasets: Sequence[Dataset],
@@ -93,7 +90,7 @@ class Cloning:
                     f"{flag} is for actions that are {NAMES[choices]}, and those of {world['env']} are "
                     f"{NAMES[discrete]}: leave it away"
                 )
-        if args.method == "dagger" and args.world == "simulator":
+        if args.world == "simulator":
             require_expert(world)
         self.args, self.folder, self.data, self.world, self.parents, self.dreams = (
             args,
@@ -116,7 +113,7 @@ class Cloning:
         self.history, self.best, self.cloned, self.drifted, self.luck = [], -math.inf, None, None, None
         if state:
             self._resume(state, datasets[0])
-        write_args(folder, args)
+        args.write(folder)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups = [
@@ -190,7 +187,7 @@ class Cloning:
     def run(self) -> None:
         """Clone up to epoch --epochs, then dream for --dream-epochs more, as far as that has not been done."""
         args = self.args
-        last = args.epochs + (args.dream_epochs if args.method != "bc" else 0)
+        last = args.epochs + self._dream_epochs
         driver = DriverSpec("agent", args.logdir, self.model.config_dict())
         with Evaluator(
             fast(self.world["env"]), driver, args.max_workers, device(args.device), self.world.get("options")
@@ -202,11 +199,7 @@ class Cloning:
                     continue
                 if begun == first and method != "bc":
                     self._enter_dream()
-                pace = {
-                    "ditto": args.updates * args.dreams * args.horizon,
-                    "dagger": args.passes * len(self.data["train"]),
-                }.get(method, len(self.data["train"]))
-                pace += len(self.data["val"])
+                pace = self._pace(method) + len(self.data["val"])
                 with tqdm(
                     total=(end - first) * pace,
                     initial=(begun - first) * pace,
@@ -225,6 +218,17 @@ class Cloning:
             [("loss", "val_loss"), *rates, ("return_mean",)],
             "the clone",
         )
+
+    @property
+    def _dream_epochs(self) -> int:
+        return self.args.dream_epochs if isinstance(self.args, DaggerSettings | DittoSettings) else 0
+
+    def _pace(self, method: str) -> int:
+        """Steps that an epoch learns from."""
+        args, recorded = self.args, len(self.data["train"])
+        if method == "bc":
+            return recorded
+        return args.passes * recorded if method == "dagger" else args.updates * args.dreams * args.horizon
 
     def _enter_dream(self) -> None:
         """Take the clone that drove best, which dreams begin with."""
@@ -292,7 +296,7 @@ class Cloning:
     def _rate(self, method: str, epoch: int) -> float:
         """The learning rate of an epoch (1 upwards) of cloning, or of dagger, in which it starts anew."""
         args = self.args
-        done, of = (epoch - 1, args.epochs) if method == "bc" else (epoch - 1 - args.epochs, args.dream_epochs)
+        done, of = (epoch - 1, args.epochs) if method == "bc" else (epoch - 1 - args.epochs, self._dream_epochs)
         return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:

@@ -6,9 +6,9 @@ exp_dir/bc/checkpoint.tar           to resume from
 exp_dir/bc/metrics.csv, lesson.png  one row a trial
 """
 
-import argparse
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from dreamdrive.driving.agent import Agent, Head, PolicyHead
 from dreamdrive.envs import World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
+from dreamdrive.learning.cloning_settings import HeadSettings
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
@@ -26,17 +27,16 @@ from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import natural_float, port, positive, settled, write_args
+from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, port, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.seeds import seed_everything
+from dreamdrive.utils.settings import flag, say_inherited
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
 
-# of a clone, and what latents it sees, unless told otherwise
-SIZES = {"hidden": 128, "units": 64, "width": 16, "features": "zh"}
 # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single
 # pass must be enough
 RATES = (1e-3, 1e-2)
@@ -50,7 +50,36 @@ FLAGS = {
 }
 
 
-def teach(args: argparse.Namespace, stage: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TeachSettings(HeadSettings, flags.WorldSettings):
+    """What a lesson can be told."""
+
+    hidden: int = flag(128, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
+    batch_size: int = flag(BATCH, positive, "samples")
+    learning_rate: float | None = flag(
+        None, learning_rate, f"AdamW's (default: {RATES[0]:g}, for numbers {RATES[1]:g})"
+    )
+    average: int = flag(AVERAGE, positive, "training steps over which the weights that drive are averaged")
+    world: str = flag("simulator", help="where to teach", choices=("dream", "simulator"))
+    horizon: int = flag(DREAM_STEPS, positive, "steps of a dream")
+    env: str | None = flag(
+        None, help="the world, where --logdir has no V and M, e.g. mountaincar, carracing, nocturne, atari:Breakout"
+    )
+    trials: int | None = flag(None, positive, "end after so many trials in all (default: at Ctrl-C)")
+    train_only_from_demonstration: bool = flag(
+        False, help="learn from what the teacher did, not from what the teacher let pass"
+    )
+    init: Path | None = flag(
+        None, Path, "begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar"
+    )
+    host: str = flag(
+        "127.0.0.1", help="address to serve the page at; any but this machine's own demands a token, which is printed"
+    )
+    port: int = flag(8080, port, "of the page")
+    countdown: float = flag(3.0, natural_float, "seconds before a trial")
+
+
+def teach(args: TeachSettings, stage: int) -> None:
     """Serve a lesson until it is over, or until Ctrl-C; resume the one before."""
     try:
         from dreamdrive.teacher.server import Server
@@ -63,13 +92,15 @@ def teach(args: argparse.Namespace, stage: int) -> None:
     seed_everything(args.seed, stage)
     source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
     before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
-    world, agent, parents = make_world(args, settled(args, SIZES, before))
+    args, inherited = args.resume(before)
+    say_inherited({source: inherited})
+    world, agent, parents = make_world(args)
     agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         config = agent.controller.config_dict()
         state = lesson_before(args, config, parents)
         book = Book(folder, world, world.spec.name, args.seed, args.noreload)
-        write_args(folder, args)
+        args.write(folder)
         training = type(agent.controller)(agent.controller.config).to(agent.device)
         training.load_state_dict(agent.controller.state_dict())
         memory = remembered(agent, book, args.train_only_from_demonstration)
@@ -94,8 +125,8 @@ def teach(args: argparse.Namespace, stage: int) -> None:
             rate,
             args.weight_decay,
             args.seed,
-            args.batch_size or BATCH,
-            args.average or AVERAGE,
+            args.batch_size,
+            args.average,
             state and state["learner"],
             args.init is None,
             keep,
@@ -145,7 +176,7 @@ def teach(args: argparse.Namespace, stage: int) -> None:
     report(folder, session, learner, args.logdir)
 
 
-def lesson_before(args: argparse.Namespace, config: dict, parents: dict[str, str]) -> dict | None:
+def lesson_before(args: TeachSettings, config: dict, parents: dict[str, str]) -> dict | None:
     """Content of checkpoint.tar to resume from, of a clone of this `config`; None if there is nothing."""
     state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
     if state is None:
@@ -188,11 +219,11 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
     print(line(session.rows[-1]))
 
 
-def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict[str, str]]:
-    """The world, one copy; a clone of these sizes that acts in it, new or as `--init` says; and the digests of V and M,
+def make_world(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
+    """The world, one copy; a clone that acts in it, new or as `--init` says; and the digests of V and M,
     if it sees through them."""
     where = device(args.device)
-    asked = flags.given(args)
+    asked = dict(args.options)
     latents = (
         not args.model
         and asked.get("observation") not in ("state", "features")
@@ -209,17 +240,12 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
                 "--logdir"
             )
         if args.world == "dream":
-            steps = args.horizon or DREAM_STEPS
-            world = DreamWorld(args.logdir, 1, "cpu", args.temperature, steps, restart=False, rewarded=False)
+            world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False)
         else:
             recorded = without_places(known["env"], known.get("options", {}))
             world = make(args.env or known["env"], restart=False, **{**recorded, **asked})
         config = ControllerConfig(
-            model.memory.config.latent,
-            model.memory.config.hidden,
-            sizes["features"],
-            sizes["hidden"],
-            known["action_space"],
+            model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, known["action_space"]
         )
         agent = Agent(model, initial(args, config, parents).to(where), {})
         return world, agent, parents
@@ -228,7 +254,7 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
             f"--teacher needs a world: give --env, e.g. mountaincar, or a --logdir that has V and M ({args.logdir} has "
             "not)"
         )
-    if args.features:
+    if args.was_given("features"):
         raise UserError(
             f"--features {args.features} is of V's and M's latents, and {args.logdir} has no V and M: leave --features "
             "away"
@@ -258,14 +284,14 @@ def make_world(args: argparse.Namespace, sizes: dict) -> tuple[World, Head, dict
                 f"--model {args.model} learns from frames, and {args.env} with these options shows "
                 f"{spec.image_shape[0]} numbers: leave --model away"
             )
-        config = PolicyConfig(spec.image_shape, args.model, sizes["units"], sizes["width"], known["action_space"])
+        config = PolicyConfig(spec.image_shape, args.model, args.units, args.width, known["action_space"])
         return world, PolicyHead(initial(args, config, {}).to(where), known, {}), {}
-    config = ControllerConfig(spec.image_shape[0], 0, "state", sizes["hidden"], known["action_space"])
+    config = ControllerConfig(spec.image_shape[0], 0, "state", args.hidden, known["action_space"])
     return world, Head(initial(args, config, {}).to(where), known, {}), {}
 
 
 def initial(
-    args: argparse.Namespace, config: ControllerConfig | PolicyConfig, parents: dict[str, str]
+    args: TeachSettings, config: ControllerConfig | PolicyConfig, parents: dict[str, str]
 ) -> Controller | Policy:
     """A head with random weights, or that of `--init`, which may have other sizes than asked for but must see the
     same."""
@@ -306,35 +332,3 @@ def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemo
         for t, (what, vector) in enumerate(zip(seen, vectors.numpy(), strict=True)):
             memory.add(what, vector, bool(episode.demonstration[t]) or not only_demonstrations, t == 0)
     return memory
-
-
-def add_flags(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """What a lesson can be told; returns `p`."""
-    p.add_argument(
-        "--teacher",
-        action="store_true",
-        help="be the teacher: the clone drives, you watch in a browser and take over where it errs",
-    )
-    p.add_argument(
-        "--env", help="the world, where --logdir has no V and M, e.g. mountaincar, carracing, nocturne, atari:Breakout"
-    )
-    p.add_argument("--trials", type=positive, help="end after so many trials in all (default: at Ctrl-C)")
-    p.add_argument(
-        "--train-only-from-demonstration",
-        action="store_true",
-        help="learn from what the teacher did, not from what the teacher let pass",
-    )
-    p.add_argument(
-        "--init",
-        type=Path,
-        help="begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar",
-    )
-    p.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to serve the page at; any but this machine's own demands a token, which is printed",
-    )
-    p.add_argument("--port", type=port, default=8080, help="of the page")
-    p.add_argument("--countdown", type=natural_float, default=3.0, help="seconds before a trial")
-    flags.add_to(p)
-    return p

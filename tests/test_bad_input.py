@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.tests.tiny_run import (
     ROOT,
     TINY,
@@ -233,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_neve
     """M meets a reward beyond float32's square root in the data; V and the clone a learning rate that leaves float32's
     range, let through for this."""
     monkeypatch.setitem(VAESettings.flags()["learning_rate"].metadata["flag"], "type", float)
-    monkeypatch.setattr("dreamdrive.trainbc.learning_rate", float)
+    monkeypatch.setitem(CloneSettings.flags()["learning_rate"].metadata["flag"], "type", float)
     run, stage = copy_run(trained, tmp_path), STAGES[module]
     options = ["--epochs", 4]
     if fresh:

@@ -252,18 +252,17 @@ def test_a_best_tar_that_nothing_can_be_resumed_from_is_not_replaced_unasked(mod
 def test_a_run_stopped_between_its_first_best_tar_and_checkpoint_tar_is_begun_again(trained, tmp_path, monkeypatch):
     run = copy_run(trained, tmp_path)
     shutil.rmtree(run.logdir / "mdrnn")
-    write = checkpoint.write
+    save = checkpoint.save
 
     def stop(target, *args, **more):
         if target.name == "checkpoint.tar":
             raise UserError("stopped")
-        write(target, *args, **more)
+        save(target, *args, **more)
 
-    monkeypatch.setattr(checkpoint, "write", stop)
+    monkeypatch.setattr(checkpoint, "save", stop)
     assert "stopped" in complaint(call("trainmdrnn", "--logdir", run.logdir, *TINY["trainmdrnn"]))
     assert sorted(path.name for path in (run.logdir / "mdrnn").glob("*.tar")) == ["best.tar"]
     monkeypatch.undo()
     tiny("trainmdrnn", "--logdir", run.logdir)
     for name in ("best.tar", "checkpoint.tar"):
         assert (run.logdir / "mdrnn" / name).read_bytes() == (trained.logdir / "mdrnn" / name).read_bytes()
-    assert not (run.logdir / "mdrnn" / checkpoint.UNRESUMED).exists()

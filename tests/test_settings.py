@@ -21,6 +21,7 @@ class Cooking(Training):
     dataset: tuple[Path, ...] = flag((Path("a"), Path("b")), Path, "what is cooked", nargs="+")
     quick: bool = flag(False, help="at once", group="at night")
     share: float | None = flag(None, float, "of it")
+    taste: str = flag("salty", help="of it", choices=("salty", "sweet"), fixed=True)
 
 
 def parse(*argv) -> Cooking:
@@ -45,7 +46,7 @@ def test_help_has_every_default_and_its_group(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("(default:") == 7, said  # --share has none, and a flag that is off says nothing
+    assert said.count("(default:") == 8, said  # --share has none, and a flag that is off says nothing
     for part in ("Cooks.", "size of the pan (default: 256)", "what is cooked (default: a b)", "at night: --quick"):
         assert part in said
 
@@ -79,6 +80,7 @@ def test_args_json_has_the_command_and_every_value(tmp_path):
         "dataset": ["a", "b"],
         "quick": False,
         "share": None,
+        "taste": "salty",
     }
 
 
@@ -91,6 +93,7 @@ def test_resuming_takes_over_what_was_not_given_and_refuses_what_was_given_other
         True,
     )
     assert parse("--hidden", 16).resume(before)[1] == {"rewarded": False}
+    assert parse().resume({"taste": "sweet"})[1] == {"taste": "sweet"} and parse().resume({"taste": "?"})[1] == {}
     assert parse("--hidden", 4).resume(None)[0].hidden == 4 and parse().resume(None)[1] == {}
     assert parse().resume({})[0] == Cooking()  # a version before ours did not write these down
     for argv, said in (

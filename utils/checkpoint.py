@@ -28,7 +28,6 @@ from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomi
 from dreamdrive.utils.locks import locked
 
 SCHEMA = 1
-UNRESUMED = ".unresumed"
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
 
 
@@ -38,21 +37,7 @@ def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
 
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
-    """Write a checkpoint of a run that trains; `more` holds tensors and plain values.
-
-    Where best.tar is written before there is a checkpoint.tar, a file UNRESUMED beside it says, until there is, that it
-    is of an epoch that was not completed: such a best.tar is replaced when the command is run again, others are not.
-    """
-    unresumed = target.with_name(UNRESUMED)
-    if target.name == "best.tar" and not target.with_name("checkpoint.tar").exists():
-        unresumed.touch()
-    write(target, stage, config, model, parents, **more)
-    if target.name == "checkpoint.tar":
-        unresumed.unlink(missing_ok=True)
-
-
-def write(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
-    """Write a checkpoint that stands by itself."""
+    """Write a checkpoint; `more` holds tensors and plain values."""
     buffer = io.BytesIO()
     torch.save(
         _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
@@ -129,7 +114,9 @@ def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) ->
     if noreload:
         return None
     if not source.exists():
-        if best.exists() and not best.with_name(UNRESUMED).exists():
+        # a run that was stopped within its first epoch has written down its command, and no metrics yet
+        stopped = best.with_name("args.json").exists() and not best.with_name("metrics.csv").exists()
+        if best.exists() and not stopped:
             raise UserError(
                 f"{best} is there, and no checkpoint.tar to resume its training from: use another --logdir, or "
                 "--noreload to replace it"

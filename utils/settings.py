@@ -139,12 +139,17 @@ class Settings:
 
     def resume(self, before: dict | None, usual: dict | None = None) -> tuple[Self, dict]:
         """(These settings with whatever may not change taken over from `before`, what a checkpoint says of the run that
-        is resumed; and what was taken over, by field). UserError where a value was given and is another.
+        is resumed; and what was taken over, by field). UserError where a value was given and is another. What no flag
+        could have said, as that numbers are seen as they are, is left alone.
 
         Without a run to resume, `usual` has what a field is that was not given, where its default does not say.
         """
-        before = before or {}
-        kept = {name: there for name, there in self._fixed().items() if there in before}
+        before, marks = before or {}, type(self).flags()
+        kept = {
+            name: there
+            for name, there in self._fixed().items()
+            if there in before and before[there] in marks[name].metadata["flag"].get("choices", [before[there]])
+        }
         inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
         filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
         settled = replace(self, **filled | inherited)
@@ -153,7 +158,7 @@ class Settings:
             if getattr(settled, name) != before[there]:
                 raise UserError(
                     f"the run to resume has {there} {before[there]}, not {getattr(self, name)}: "
-                    f"leave {spellings(type(self).flags()[name])[0]} away, or start afresh with --noreload"
+                    f"leave {spellings(marks[name])[0]} away, or start afresh with --noreload"
                 )
         return settled, inherited
 
@@ -216,6 +221,13 @@ class Fitting(Training):
 def spellings(field: Field) -> Sequence[str]:
     """The spellings of a field's flag, the one to show first."""
     return field.metadata["names"] or ("--" + field.name.replace("_", "-"),)
+
+
+def all_spellings(settings: type[Settings]) -> set[str]:
+    """Everything that a command line may say to it."""
+    p = argparse.ArgumentParser()
+    settings.add_flags(p)
+    return set(p._option_string_actions)
 
 
 def plain(value: Any) -> Any:

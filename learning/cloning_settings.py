@@ -1,0 +1,139 @@
+"""What stage 4b can be told: cloning, dagger and ditto; of teaching see teacher/lesson.py."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamdrive.models.controller import LATENT_FEATURES
+from dreamdrive.models.policy import MEMORIES
+from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.settings import Training, flag
+
+LOSSES = ("squared", "gaussian")
+# training steps that weights are averaged over: of --model, and in ditto's dream
+AVERAGE = {"model": 500, "ditto": 100}
+DREAMING = "in the dream, after cloning"  # heading of flags
+# what alone some flags are for
+FRAMES = ("--model", lambda args: args.model is not None)
+DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simulator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings(Training):
+    """Of whatever trains a clone: what it sees, its sizes, and how it learns."""
+
+    features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
+    hidden: int = flag(0, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
+    model: str | None = flag(
+        None,
+        help="clone frames themselves, without V and M: convolutions and this memory (mlp: none)",
+        choices=MEMORIES,
+    )
+    units: int = flag(64, positive, "of the memory of --model", fixed=True, where=FRAMES)
+    width: int = flag(
+        16,
+        positive,
+        "channels of the first convolution of --model; the others have twice as many",
+        fixed=True,
+        where=FRAMES,
+    )
+    weight_decay: float = flag(1e-2, natural_float, "AdamW's")
+    temperature: float = flag(0.0, natural_float, "of the dream", group=DREAMING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneSettings(HeadSettings):
+    """Of cloning what experts did."""
+
+    method: str = "bc"
+    world: str = "dream"
+    dataset: tuple[Path, ...] | None = flag(
+        None, Path, "folders written by stage 1 (default: those M was trained on)", nargs="+"
+    )
+    sequence: int = flag(32, positive, "frames that --model is trained to look back through", where=FRAMES)
+    epochs: int = flag(30, positive, "of cloning; more than before resumes")
+    batch_size: int = flag(256, positive, "steps; of --model in whole sequences")
+    loss: str = flag(
+        "squared",
+        help="of actions that are numbers: squared error, or the likelihood of a normal distribution, "
+        "whose spread is learnt for each of an action's components",
+        choices=LOSSES,
+    )
+    action_noise: float = flag(
+        0.0,
+        natural_float,
+        "of actions that are numbers: spread of noise on the expert's, drawn anew each time, in an action's "
+        "typical size",
+    )
+    label_smoothing: float = flag(
+        0.0, share, "of actions that are choices: the share of the expert's that goes to all alike"
+    )
+    learning_rate: float = flag(1e-3, learning_rate, "AdamW's")
+    anneal: bool = flag(
+        False,
+        help="let the learning rate fall to nothing, along a half cosine, by the last of --epochs, and "
+        "again in dagger, by the last of --dream-epochs",
+    )
+    average: int | None = flag(
+        None,
+        positive,
+        "training steps over which the weights that drive are averaged; 1 for the last ones as they are "
+        f"(default: with --model {AVERAGE['model']}, while ditto dreams {AVERAGE['ditto']}, otherwise 1)",
+    )
+    shift: int = flag(
+        0,
+        natural,
+        "pixels by which frames of --model are shifted at most while it learns, elsewhere in each sequence",
+        where=FRAMES,
+    )
+    evaluate_every: int = flag(
+        5, positive, "epochs between two scores in the simulator; the last epoch is always scored"
+    )
+    n_samples: int = flag(8, positive, "episodes of such a score")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    horizon: int = flag(24, positive, "steps of a dream, which begins where an expert was", group=DREAMING)
+    dreams: int = flag(256, positive, "at once", group=DREAMING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaggerSettings(CloneSettings):
+    """Of cloning, and then: the clone drifts off on its own, what the expert would do there is added, and all is cloned
+    again."""
+
+    method: str = "dagger"
+    dream_epochs: int = flag(20, positive, "of dagger, after --epochs", group=DREAMING)
+    world: str = flag(
+        "dream",
+        help="drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, "
+        "where its expert is",
+        choices=("dream", "simulator"),
+        group=DREAMING,
+    )
+    passes: int = flag(5, positive, "over all steps there are, in each epoch", group=DREAMING)
+    rollouts: int = flag(
+        4,
+        positive,
+        "in the simulator: episodes the clone drives in an epoch, disturbed like who was recorded",
+        group=DREAMING,
+        where=DRIVEN,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DittoSettings(CloneSettings):
+    """Of cloning, and then reinforcement learning in the dream, rewarded for seeing what the expert saw."""
+
+    method: str = "ditto"
+    dream_epochs: int = flag(20, positive, "of ditto, after --epochs", group=DREAMING)
+    horizon: int = flag(50, positive, "steps of a dream, which begins where an expert was", group=DREAMING)
+    updates: int = flag(40, positive, "of actor and critic in an epoch", group=DREAMING)
+    dream_rate: float = flag(1e-4, learning_rate, "learning rate of actor and critic", group=DREAMING)
+    spread: float = flag(
+        0.2, positive_float, "of the pushes that actions are explored with, in an action's typical size", group=DREAMING
+    )
+    anchor: float = flag(
+        100.0,
+        natural_float,
+        "weight of the loss of cloning beside the return; 0, as in the paper, for none",
+        group=DREAMING,
+    )
