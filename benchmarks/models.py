@@ -32,7 +32,8 @@ from dreamdrive.benchmarks.report import table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets
 from dreamdrive.data.shards import Dataset
-from dreamdrive.envs.dream import Dream, step
+from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.envs.dream import Dream
 from dreamdrive.models.mdrnn import MDRNN, mixture_log_likelihood
 from dreamdrive.models.world_model import Memory, State, Vision, build, latents_at, load_vision, load_world_model
 from dreamdrive.utils import checkpoint
@@ -320,11 +321,9 @@ def dreams(
 
 def dream_along(memory: Memory, dream: Dream, actions: Tensor, temperature: float, seed: int) -> Tensor:
     """Latents (N, T, Z) of dreams that take `actions` (N, T, A)."""
-    generator, latents = torch.Generator().manual_seed(seed), []
-    for t in range(actions.shape[1]):
-        dream, _, _ = step(memory, dream, actions[:, t], temperature, memory.drawn(len(actions), generator))
-        latents.append(dream.z)
-    return torch.stack(latents, 1)
+    generator, taken = torch.Generator().manual_seed(seed), iter(actions.unbind(1))
+    dreamt = dream_on(memory, dream, actions.shape[1], lambda z, h: next(taken), temperature, generator)
+    return dreamt.z[1:].transpose(0, 1)
 
 
 def drift_of(vision: Vision, free: Tensor, truth: Tensor, real: Tensor) -> Drift:

@@ -144,3 +144,9 @@ def test_only_models_know_what_v_and_m_are_made_of():
         if not name.startswith("envs/nocturne/") and re.search(r"\bstate\[[01]\]", (ROOT / name).read_text()):
             wrong.add(f"{name} indexes a state")
     assert not wrong
+
+
+def test_there_is_one_loop_in_which_a_driver_drives_a_world():
+    """Benchmarks measure worlds by themselves, and worlds are made of others; nobody else steps one."""
+    others = [n for n in SOURCES if n.split("/")[0] not in ("envs", "benchmarks")]
+    assert [n for n in others if re.search(r"world\.step\(", (ROOT / n).read_text())] == ["driving/driver.py"]
