@@ -47,6 +47,7 @@ from dreamdrive.utils.scores import FOLDER, score_file
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, flag
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 from dreamdrive.utils.viewer import HELP, Viewer, driving_help, keyboard_action
 
@@ -122,7 +123,7 @@ class Human(Blind):
         held: keys that are held
     """
 
-    def __init__(self, space: dict) -> None:
+    def __init__(self, space: ActionSpace) -> None:
         self.space = space
         self.held: set[str] = set()
 
@@ -154,7 +155,7 @@ class Episode:
         else:
             self.world = make(env, restart=False, **options)
             self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart]
-        self.space = self.world.spec.plain_action_space
+        self.space = self.world.spec.space
         self.watching = agent if args.world == "simulator" and isinstance(agent, Agent) else None
         self.panels += ["what V makes of it", "what M expected"] if self.watching else []
         self.driver = self._driver(agent)

@@ -1,6 +1,7 @@
 """Which keys a teacher has in a world, and what they do there. A teacher who holds none of them lets the clone act."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,16 +26,18 @@ class Keys:
     """
 
     def __init__(self, world: World) -> None:
-        self.space, self._names = world.spec.plain_action_space, world.action_names()
+        space, self._names = world.spec.space, world.action_names()
+        numbers = DRIVING if is_driving(space) else BICYCLE if is_bicycle(space) else ()
+        self.space = replace(space, names=tuple(self._names) if space.discrete else numbers)
         self._choice: dict[str, int] = {}
         self._chords = world.spec.name.startswith("atari:")
-        if self.space["type"] == "box":
+        if not self.space.discrete:
             self.listed = self._box()
         elif self._chords:
             parts = {part for name in self._names for key, part in ATARI.items() if part in name}
             self.listed = {key: part.lower() for key, part in ATARI.items() if part in parts} | {NOTHING: "nothing"}
         else:
-            self.listed = self._choices(self.space["n"])
+            self.listed = self._choices(self.space.n)
 
     def action(self, held: Iterable[str], previous: np.ndarray | int | None) -> np.ndarray | int | None:
         """What the teacher does who holds these keys, float32 (A,) or an int, after the action `previous` (None at the
@@ -42,7 +45,7 @@ class Keys:
         held = {key for key in held if key in self.listed}
         if not held:
             return None
-        if self.space["type"] == "box":
+        if not self.space.discrete:
             return keyboard_action(held - {NOTHING}, self.space, previous)
         if self._chords:
             return self._chord(held)
@@ -50,18 +53,7 @@ class Keys:
 
     def words(self, action: np.ndarray | int) -> str:
         """An action, as a person would say it."""
-        if self.space["type"] == "box":
-            names = (
-                DRIVING
-                if is_driving(self.space)
-                else BICYCLE
-                if is_bicycle(self.space)
-                else [""] * len(self.space["low"])
-            )
-            return ", ".join(
-                f"{name} {value:+.2f}".strip() for name, value in zip(names, np.asarray(action).tolist(), strict=True)
-            )
-        return self._names[int(action)].lower() if self._names else f"action {int(action)}"
+        return self.space.words(action)
 
     def _box(self) -> dict[str, str]:
         if is_driving(self.space):

@@ -30,6 +30,7 @@ from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import BACKGROUND, GAP, fit, line_height, with_lines
 from dreamdrive.utils.viewer import HELP, driving_help, text_lines
 
@@ -407,14 +408,6 @@ def test_without_a_trained_run_only_the_simulator_is_shown(tmp_path, monkeypatch
 
 
 def test_the_keys_that_act_are_named_for_every_space():
-    assert (
-        driving_help({"type": "discrete", "n": 2}) == "arrows, 0-1: act"
-        and driving_help({"type": "discrete", "n": 18}) == "0-9: act"
-    )
-    assert (
-        driving_help({"type": "box", "low": [-1, 0, 0], "high": [1, 1, 1]})
-        == "left, right: steer    up: gas    down: brake"
-    )
-    assert (
-        driving_help({"type": "box", "low": [-2, -2], "high": [2, 2]}) == "left, right: number 1    down, up: number 2"
-    )
+    assert driving_help(ActionSpace(2)) == "arrows, 0-1: act" and driving_help(ActionSpace(18)) == "0-9: act"
+    assert driving_help(ActionSpace(low=(-1, 0, 0), high=(1, 1, 1))) == "left, right: steer    up: gas    down: brake"
+    assert driving_help(ActionSpace(low=(-2, -2), high=(2, 2))) == "left, right: number 1    down, up: number 2"

@@ -13,11 +13,12 @@ import pytest
 from PIL import ImageGrab
 
 from dreamdrive.tests.vnc import vnc_desktop, wait_for
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.viewer import Viewer, key_name, keyboard_action, text_lines
 
 ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE = (220, 30, 30), (40, 200, 60), (30, 60, 210)
-CARRACING = {"type": "box", "low": [-1, 0, 0], "high": [1, 1, 1]}
+CARRACING = ActionSpace(low=(-1, 0, 0), high=(1, 1, 1))
 
 
 def plain(colour, h=64, w=64):
@@ -134,6 +135,7 @@ def test_a_window(function, monkeypatch):
 
 SCRIPT = """
 import numpy as np
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.viewer import Viewer
 
 def plain(*colour):
@@ -203,23 +205,19 @@ def test_steering_is_smooth_and_returns_faster_than_it_turns():
 
 
 def test_every_action_lies_within_its_space():
-    spaces = [
-        CARRACING,
-        {"type": "box", "low": [-2.0], "high": [2.0]},
-        {"type": "box", "low": [0.5, -3.0], "high": [1.0, -1.0]},
-    ]
+    spaces = [CARRACING, ActionSpace(low=(-2.0,), high=(2.0,)), ActionSpace(low=(0.5, -3.0), high=(1.0, -1.0))]
     rng = np.random.default_rng(0)
     for space in spaces:
         action = None
         for _ in range(200):
             held = {k for k in ("left", "right", "up", "down", "x") if rng.random() < 0.5}
             action = keyboard_action(held, space, action)
-            assert (action >= np.float32(space["low"])).all() and (action <= np.float32(space["high"])).all()
+            assert (action >= np.float32(space.low)).all() and (action <= np.float32(space.high)).all()
 
 
 def test_discrete_actions_by_arrows_and_digits():
     def act(n, *held, previous=None):
-        return keyboard_action(set(held), {"type": "discrete", "n": n}, previous)
+        return keyboard_action(set(held), ActionSpace(n), previous)
 
     assert [act(2, "left"), act(2, "right"), act(2, previous=1), act(2)] == [0, 1, 1, 0]
     assert [act(3), act(3, "left"), act(3, "right")] == [1, 0, 2]

@@ -19,6 +19,7 @@ import numpy as np
 
 from dreamdrive.utils.display import open_display
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import GAP, line_height, side_by_side, with_lines
 
 HELP = "space: pause    S: single step    R: reset    Q: quit"
@@ -203,7 +204,7 @@ BRAKE = 0.8  # full braking blocks the wheels
 PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))
 BICYCLE = (("down", "up"), ("right", "left"))  # the same of acceleration and steering
 # scale of an action space that is acceleration (m/s^2) and steering (rad, to the left): envs/nocturne/world.py
-TYPICAL = [2.0, 0.1]
+TYPICAL = (2.0, 0.1)
 # what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action
 # directly
 DISCRETE: dict[int, dict[str | None, int]] = {
@@ -213,8 +214,8 @@ DISCRETE: dict[int, dict[str | None, int]] = {
 }
 
 
-def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | None = None):
-    """The action the held keys ask for, in `space` (utils.spaces dict); `previous` is the action before it, None at an
+def keyboard_action(held: set[str], space: ActionSpace, previous: np.ndarray | int | None = None):
+    """The action the held keys ask for, in `space`; `previous` is the action before it, None at an
     episode's start.
 
     Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down
@@ -222,9 +223,9 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
     / D and Z / W the next two, smoothly. Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
     Returns float32 (A,) or an int.
     """
-    if space["type"] == "discrete":
-        return discrete_action(held, space["n"], None if previous is None else int(previous))
-    low, high = np.array(space["low"], np.float32), np.array(space["high"], np.float32)
+    if space.discrete:
+        return discrete_action(held, space.n, None if previous is None else int(previous))
+    low, high = space.bounds
     target = np.zeros_like(low)
     if is_driving(space):
         steer = ("right" in held) - ("left" in held)
@@ -236,18 +237,18 @@ def keyboard_action(held: set[str], space: dict, previous: np.ndarray | int | No
                 high[i] if more in held and less not in held else low[i] if less in held and more not in held else 0
             )
         smooth = slice(0, len(low))
-    target = np.clip(target, low, high)
-    before = np.clip(np.zeros_like(low), low, high) if previous is None else np.asarray(previous, np.float32)
+    target = space.clip(target)
+    before = space.clip(np.zeros_like(low)) if previous is None else np.asarray(previous, np.float32)
     returning = np.abs(target) < np.abs(before)
-    pace = STEER * (high - low) / 2 * np.where(returning, 2, 1)
+    pace = STEER * space.half_range * np.where(returning, 2, 1)
     target[smooth] = np.clip(target, before - pace, before + pace)[smooth]
     return target
 
 
-def driving_help(space: dict) -> str:
+def driving_help(space: ActionSpace) -> str:
     """Which keys `keyboard_action` obeys in that space."""
-    if space["type"] == "discrete":
-        return f"{'arrows, ' if space['n'] in DISCRETE else ''}0-{min(space['n'], 10) - 1}: act"
+    if space.discrete:
+        return f"{'arrows, ' if space.n in DISCRETE else ''}0-{min(space.n, 10) - 1}: act"
     if is_driving(space):
         return "left, right: steer    up: gas    down: brake"
     if is_bicycle(space):
@@ -255,19 +256,19 @@ def driving_help(space: dict) -> str:
     return "    ".join(f"{less}, {more}: number {i + 1}" for i, (less, more) in enumerate(pairs_of(space)))
 
 
-def is_driving(space: dict) -> bool:
+def is_driving(space: ActionSpace) -> bool:
     """Whether a box is steering to both sides, gas and brake."""
-    return len(space["low"]) == 3 and space["low"][0] < 0 and space["low"][1:] == [0, 0]
+    return len(space.low) == 3 and space.low[0] < 0 and space.low[1:] == (0, 0)
 
 
-def is_bicycle(space: dict) -> bool:
+def is_bicycle(space: ActionSpace) -> bool:
     """Whether a box is acceleration and steering, as Nocturne has them."""
-    return space.get("scale") == TYPICAL
+    return space.scale == TYPICAL
 
 
-def pairs_of(space: dict) -> tuple[tuple[str, str], ...]:
+def pairs_of(space: ActionSpace) -> tuple[tuple[str, str], ...]:
     """For each number of a box's actions the keys that lower and raise it; for four at most."""
-    return BICYCLE if is_bicycle(space) else PAIRS[: len(space["low"])]
+    return BICYCLE if is_bicycle(space) else PAIRS[: space.size]
 
 
 def discrete_action(held: set[str], n: int, previous: int | None) -> int:
