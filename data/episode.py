@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamdrive.data.manifest import EpisodeEntry, Manifest, split
+from dreamdrive.utils.spaces import ActionSpace
 
 STEP_COLUMNS = ("action", "expert_action", "reward", "terminated", "truncated")
 TAUGHT_COLUMNS = ("clone_action", "demonstration")  # of steps
@@ -26,7 +27,7 @@ class Episode:
     Fields:
         obs: uint8 (T + 1, H, W, C), or float32 (T + 1, S)
         action: float32 (T, A) or int64 (T,)
-        expert_action: like action, NaN or -1 where unknown
+        expert_action: like action; `unknown_action` where nobody knows it, as in shards
         reward: float32 (T,)
         terminated, truncated: bool or uint8 (T,)
         index: number of the episode in the dataset
@@ -98,6 +99,17 @@ class Episode:
             raise ValueError(
                 f"an episode ends where terminated or truncated is set; episode {self.index} goes on after it"
             )
+
+
+def unknown_action(space: ActionSpace) -> np.ndarray:
+    """What stands in a shard, (A,) or (), for the action of an expert that was not asked. In memory a mask says where
+    that is; nothing else relies on these values."""
+    return np.full(space.shape, -1 if space.discrete else np.nan, space.dtype)
+
+
+def known_actions(expert_action: np.ndarray) -> np.ndarray:
+    """(T,) bool: where an expert's actions (T, A) or (T,), as a shard holds them, are known."""
+    return ~np.isnan(expert_action).any(1) if expert_action.ndim == 2 else expert_action >= 0
 
 
 def episode_entry(episode: Episode, manifest: Manifest) -> EpisodeEntry:

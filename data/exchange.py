@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.episode import Episode, episode_entry, unknown_action
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
 from dreamdrive.data.shards import write_shard
 from dreamdrive.envs import make
@@ -58,6 +58,7 @@ from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.cli import HelpFormatter, add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
+from dreamdrive.utils.spaces import ActionSpace
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 MEMBERS = ("observations", "rewards", "actions", "terminals")
@@ -229,7 +230,7 @@ def read_rollout(file: Path, index: int) -> Episode:
     return Episode(
         obs,
         action,
-        np.full_like(action, np.nan),
+        np.stack([unknown_action(ActionSpace.from_dict(CARRACING))] * len(action)),
         rewards[1:].astype(np.float32),
         ended & (not cut),
         ended & cut,

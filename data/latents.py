@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dreamdrive.data.episode import known_actions
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
@@ -75,15 +76,15 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
     space = ActionSpace.from_dict(datasets[0].manifest.action_space)
     length = np.array(steps)
     step_offset = np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64)
-    expert = joined["expert_action"]
-    unknown = (expert < 0) if space.discrete else torch.isnan(expert).any(-1)
-    expert = space.vector(expert.clamp_min(0) if space.discrete else expert)
-    expert[unknown] = float("nan")
+    known = torch.from_numpy(known_actions(joined["expert_action"].numpy()))
+    expert = torch.zeros(len(known), space.size)
+    expert[known] = space.vector(joined["expert_action"][known])
     return Sequences(
         vision,
         {name: joined[name] for name in vision.stored},
         space.vector(joined["action"]),
         expert,
+        known,
         joined["reward"],
         joined["terminated"].float(),
         length,

@@ -222,7 +222,8 @@ class Sequences:
     Fields:
         vision: the V whose latents they are
         latents: what it stores of every frame, each (F, n)
-        action, expert_action: (S, A) as M sees actions (one-hot for a discrete space); expert_action NaN where unknown
+        action, expert_action: (S, A) as M sees actions (one-hot for a discrete space)
+        known: (S,) whether the expert's action is known; where it is not, expert_action is 0
         reward, terminal: (S,)
         steps: (E,) T of each episode
         frame_offset, step_offset: (E,) where its frames and steps begin
@@ -234,6 +235,7 @@ class Sequences:
     latents: Latents
     action: Tensor
     expert_action: Tensor
+    known: Tensor
     reward: Tensor
     terminal: Tensor
     steps: np.ndarray
@@ -285,3 +287,7 @@ class Sequences:
         frames = slice(self.frame_offset[e], self.frame_offset[e] + self.steps[e] + 1)
         steps = slice(self.step_offset[e], self.step_offset[e] + self.steps[e])
         return self.vision.z(latents_at(self.latents, frames)), self.action[steps], self.expert_action[steps]
+
+    def known_in(self, e: int) -> Tensor:
+        """(T,) bool: where the expert's action is known in one episode."""
+        return self.known[self.step_offset[e] : self.step_offset[e] + self.steps[e]]

@@ -26,7 +26,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import h5py
 import numpy as np
 
-from dreamdrive.data.episode import EPISODE_COLUMNS, Episode
+from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, known_actions
 from dreamdrive.data.manifest import MANIFEST, SCHEMA, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest
 from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
@@ -99,7 +99,7 @@ class Dataset:
         """The expert's action on each step of episode `i`, (T, A) or (T,), and whether it is known, bool (T,)."""
         with self._shard_of(i) as (shard, row):
             action = shard.episode_steps(row, ("expert_action",))["expert_action"]
-        return action, ~np.isnan(action).any(1) if action.ndim == 2 else action >= 0
+        return action, known_actions(action)
 
     @contextmanager
     def _shard_of(self, i: int) -> Iterator[tuple[Shard, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dreamdrive.data.episode import Episode
+from dreamdrive.data.episode import Episode, unknown_action
 from dreamdrive.driving.agent import Head, load_agent
 from dreamdrive.driving.disturbance import Disturbance, Disturbed
 from dreamdrive.driving.driver import Driver, drive
@@ -66,7 +66,7 @@ class Recorder:
                     tape.frames.append(obs.numpy().copy())
                 continue
             for row, b in enumerate(moment.drove.tolist()):
-                label = labelled.label[row].numpy() if labelled.known[row] else self._unknown()
+                label = labelled.label[row].numpy() if labelled.known[row] else unknown_action(self.space)
                 taped[b].add(moment.action[b], label, moment.step, b)
             unreported += len(moment.drove)
             if unreported >= REPORT_EVERY or not len(moment.going):
@@ -91,12 +91,6 @@ class Recorder:
             limits = {"max_steps": recipe.max_steps, "restart": False}
             self._worlds[num] = recipe.make_world(recipe.env, num=num, **limits, **recipe.options)
         return self._worlds[num]
-
-    def _unknown(self) -> np.ndarray:
-        """The label of a frame where nobody knows what the expert would do."""
-        if self.space.discrete:
-            return np.array(-1, np.int64)
-        return np.full(self.space.shape, np.nan, np.float32)
 
 
 class Tape:

@@ -33,15 +33,18 @@ def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.nda
     return np.concatenate(parts)
 
 
-def says(action: Tensor, space: ActionSpace) -> str:
-    """An action as a vector (A,), in words."""
+def says(action: Tensor, space: ActionSpace, known: bool = True) -> str:
+    """An action as a vector (A,), in words; or that nobody knows it."""
+    if not known:
+        return "action unknown"
     return space.words(space.action(action).cpu().numpy())
 
 
-def with_actions(frames: Sequence[np.ndarray], actions: Tensor, space: ActionSpace) -> list[np.ndarray]:
-    """Every STRIP_STRIDE-th frame, below it the action (A,) that was taken there, if one was; actions (T, A)."""
+def with_actions(frames: Sequence[np.ndarray], actions: Tensor, known: Tensor, space: ActionSpace) -> list[np.ndarray]:
+    """Every STRIP_STRIDE-th frame, below it the action (A,) that was taken there, if one was; actions (T, A), of which
+    those that are known (T,) can be told."""
     at = range(0, len(frames), STRIP_STRIDE)
-    words = [says(actions[t], space).removeprefix("action ") if t < len(actions) else "" for t in at]
+    words = [says(actions[t], space, bool(known[t])).removeprefix("action ") if t < len(actions) else "" for t in at]
     return [with_lines(np.asarray(fit(frames[t], PICTURE)), [word], SMALL) for t, word in zip(at, words, strict=True)]
 
 
@@ -72,26 +75,26 @@ def film(
     with VideoWriter(folder / "dream.mp4", 1 / dt) as video:
         for t in range(steps):
             rows = (
-                ("the expert, really", real, experts.action[first + t]),
-                ("the clone, dreaming", dreamt, actions[t, 0]),
+                ("the expert, really", real, experts.action[first + t], bool(experts.is_known[first + t])),
+                ("the clone, dreaming", dreamt, actions[t, 0], True),
             )
             video.add(
                 np.concatenate(
                     [
                         with_lines(
                             np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
-                            (name, says(action, space) if t < len(frames) else "the dream is over"),
+                            (name, says(action, space, known) if t < len(frames) else "the dream is over"),
                             width=WIDTH,
                         )
-                        for name, frames, action in rows
+                        for name, frames, action, known in rows
                     ]
                 )
             )
-    rows = (
-        ("the expert,\nreally", real, experts.action[first : first + steps]),
-        ("the clone,\ndreaming", dreamt, actions[:, 0]),
+    strips = (
+        ("the expert,\nreally", real, experts.action[first : first + steps], experts.is_known[first : first + steps]),
+        ("the clone,\ndreaming", dreamt, actions[:, 0], torch.ones(steps, dtype=torch.bool)),
     )
-    pictures = [(name, with_actions(frames, taken, space)) for name, frames, taken in rows]
+    pictures = [(name, with_actions(frames, taken, told, space)) for name, frames, taken, told in strips]
     save_png(folder / "dream.png", strip(pictures, height=len(pictures[0][1][0])))
 
 

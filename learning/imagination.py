@@ -40,8 +40,8 @@ class ExpertLatents:
     Fields:
         vision, latents: V, and what it stores of every frame, each (F, n)        z: (F, Z) the likeliest of them
         h: (F, R) M's output before it
-        action: (F, A) what the expert does there, one-hot for a discrete space; NaN where nobody knows, as at an
-            episode's last frame
+        action: (F, A) what the expert does there, one-hot for a discrete space
+        is_known: (F,) whether somebody knows that, as nobody does at an episode's last frame; else action is 0
         driven: (F, A) what whoever drove did there; 0 at an episode's last frame
         left: (F,) steps to the last frame of its episode
         frame: (F,) its number among the frames of all episodes of the dataset
@@ -53,6 +53,7 @@ class ExpertLatents:
     z: Tensor
     h: Tensor
     action: Tensor
+    is_known: Tensor
     driven: Tensor
     left: Tensor
     frame: Tensor
@@ -66,7 +67,7 @@ class ExpertLatents:
 
     def known(self) -> Tensor:
         """(N,) the frames where the expert's action is known."""
-        return (~self.action.isnan().any(-1)).nonzero()[:, 0]
+        return self.is_known.nonzero()[:, 0]
 
     def steps(self, size: int) -> Steps:
         """Every step for which the expert's action is known, in batches of `size`."""
@@ -109,7 +110,7 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
     use."""
     where = next(memory.parameters()).device
     parts: dict[str, list] = {field.name: [] for field in fields(ExpertLatents) if field.name != "vision"}
-    episodes, frames = [e for e in data.episodes(split) if not torch.isnan(data.episode(e)[2]).all()], 0
+    episodes, frames = [e for e in data.episodes(split) if data.known_in(e).any()], 0
     for first in tqdm(
         range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False
     ):
@@ -129,12 +130,12 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
             steps, start = int(data.steps[e]), int(data.frame_offset[e])
             own, begins = slice(start, start + steps + 1), torch.arange(0, steps, STRIDE)
             _, driven, expert = data.episode(e)
-            unknown = torch.full_like(expert[:1], torch.nan)
             values = {
                 "latents": latents_at(data.latents, own),
                 "h": h[row, : steps + 1],
                 "state": state.take(torch.arange(len(begins)) * len(chosen) + row),
-                "action": torch.cat([expert, unknown]),
+                "action": torch.cat([expert, torch.zeros_like(expert[:1])]),
+                "is_known": torch.cat([data.known_in(e), torch.tensor([False])]),
                 "driven": torch.cat([driven, torch.zeros_like(driven[:1])]),
                 "left": torch.arange(steps, -1, -1),
                 "frame": torch.arange(start, start + steps + 1),
@@ -149,6 +150,7 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
     empty = {
         "h": states[0].h[:0],
         "action": no_action,
+        "is_known": none.bool(),
         "driven": no_action,
         "left": none,
         "frame": none,

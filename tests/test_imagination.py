@@ -68,11 +68,7 @@ def test_m_knows_at_every_frame_what_it_would_know_in_use(dreams):
         assert torch.equal(latents.z[first : first + steps + 1], z) and torch.equal(
             latents.action[first : first + steps], expert
         )
-        assert (
-            latents.action[first + steps].isnan().all()
-            and latents.left[first] == steps
-            and latents.left[first + steps] == 0
-        )
+        assert not latents.is_known[first + steps] and latents.left[first] == steps and latents.left[first + steps] == 0
         first += steps + 1
 
 
@@ -91,7 +87,7 @@ def test_only_steps_with_an_expert_are_learnt_from(dreams):
     steps = latents.steps(16)
     assert len(steps) == sum(LENGTHS[:3])
     met = torch.cat([action for _, _, action in steps.batches(1, np.random.default_rng(0))])
-    assert len(met) == len(steps) and not met.isnan().any()
+    assert len(met) == len(steps) and len(latents.known()) == len(steps)
     dreamt = dreams.vision.fixed(torch.ones(5, 4))
     more = steps.joined(dreamt, torch.ones(5, 8), torch.zeros(5, met.shape[1]))
     z = torch.cat([z for z, _, _ in more.batches(1, None)])
@@ -279,7 +275,7 @@ def test_updates_and_judgements_repeat(dreams):
 def test_the_pictures_of_a_strip_say_what_was_done_there():
     frames = [np.full((64, 64, 3), 100, np.uint8)] * (2 * STRIP_STRIDE + 1)
     actions = torch.tensor([[0.5, -1.0]] * (2 * STRIP_STRIDE))  # none at the last
-    pictures = with_actions(frames, actions, ActionSpace.from_dict(BOX))
+    pictures = with_actions(frames, actions, torch.ones(len(actions)), ActionSpace.from_dict(BOX))
     assert len({picture.shape for picture in pictures}) == 1 and all(
         (picture[:PICTURE] == 100).all() for picture in pictures
     )
@@ -290,4 +286,5 @@ def test_actions_are_put_into_words():
     assert (
         says(torch.tensor([0.0, 1.0, 0.0]), ActionSpace.from_dict(DISCRETE)) == "action 1"
         and says(torch.tensor([-0.5, 1.0]), ActionSpace.from_dict(BOX)) == "action -0.50 +1.00"
+        and says(torch.zeros(2), ActionSpace.from_dict(BOX), known=False) == "action unknown"
     )

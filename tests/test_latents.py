@@ -96,7 +96,7 @@ def test_frames_actions_rewards_and_splits_keep_their_places(made, vae):
         assert data.source[e] == f"{dataset.root}/{dataset.shards[e // 2].file}, episode {e}"
 
 
-def test_discrete_actions_become_one_hot_and_unknown_experts_nan(tmp_path, vae):
+def test_discrete_actions_become_one_hot_and_a_mask_says_where_experts_are_known(tmp_path, vae):
     datasets = [
         write_dataset(tmp_path / name, [4, 4], space=DISCRETE, expert=name == "known") for name in ("known", "unknown")
     ]
@@ -105,7 +105,8 @@ def test_discrete_actions_become_one_hot_and_unknown_experts_nan(tmp_path, vae):
     assert data.action.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0, 1] * 2 and (data.action.sum(1) == 1).all()
     assert (
         data.expert_action[:8].argmax(1).tolist() == [2, 1, 0, 2, 1, 0, 2, 1]
-        and torch.isnan(data.expert_action[8:]).all()
+        and data.known.tolist() == [True] * 8 + [False] * 8
+        and (data.expert_action[8:] == 0).all()
     )
 
 

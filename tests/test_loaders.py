@@ -135,6 +135,7 @@ def sequences(steps, train=None):
         {"mu": frames, "logsigma": torch.full_like(frames, -20.0)},
         taken,
         taken,
+        torch.ones(len(taken), dtype=torch.bool),
         taken[:, 0] * 1000 + taken[:, 1],
         terminal,
         steps,

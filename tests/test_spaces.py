@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreamdrive.data.loaders import check_world, open_datasets, world_of
+from dreamdrive.driving.driver import drive as run_through
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import make
 from dreamdrive.models.cloning import CloneLoss
@@ -165,11 +166,9 @@ def test_files_without_units_mean_the_environments_own():
 @pytest.mark.parametrize("driver", ["brown", "white"])
 def test_the_environment_gets_elements_of_its_own_space(name, driver):
     made = world(name)
-    policy = make_policy(driver, made.spec)
-    policy.reset([np.random.default_rng(b) for b in range(made.num)], made)
-    made.reset(0)
-    for _ in range(12):
-        made.step(policy.act(None))  # the environment refuses what is no element
+    rngs = [np.random.default_rng(b) for b in range(made.num)]
+    for _ in run_through(made, make_policy(driver, made), range(made.num), rngs):
+        pass  # the environment refuses what is no element
     taken = {float(a[0]) for environment in made._environments for a in environment.unwrapped.taken}
     if name == "Whole":
         assert taken == {0.0, 1.0, 2.0, 3.0, 4.0}

@@ -215,8 +215,7 @@ DISCRETE: dict[int, dict[str | None, int]] = {
 
 
 def keyboard_action(held: set[str], space: ActionSpace, previous: np.ndarray | int | None = None):
-    """The action the held keys ask for, in `space`; `previous` is the action before it, None at an
-    episode's start.
+    """The action the held keys ask for, in `space`; `previous` is the action before it, None at an episode's start.
 
     Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down
     accelerate and brake, left and right steer. Other boxes: left / right move the first number, down / up the second, A
@@ -263,7 +262,7 @@ def is_driving(space: ActionSpace) -> bool:
 
 def is_bicycle(space: ActionSpace) -> bool:
     """Whether a box is acceleration and steering, as Nocturne has them."""
-    return space.scale == TYPICAL
+    return space.scale == TYPICAL and space.center is None
 
 
 def pairs_of(space: ActionSpace) -> tuple[tuple[str, str], ...]:
