@@ -165,8 +165,8 @@ class Run:
         return DreamWorld(self.folder, num, self.device, restart=False, observation="latent", **options)
 
     def agent(self, controller: str | None = None) -> Head:
-        """Who drives with this run, to be given to `drive`: its evolved ("ctrl") or its cloned ("bc") controller; by
-        default the evolved one, if there is one."""
+        """The trained driver of this run, to be given to `drive`: its evolved ("ctrl") or its cloned ("bc")
+        controller; by default the evolved one, if there is one."""
         there = [name for name in CONTROLLERS if checkpoint.path(self.folder, name).exists()]
         return load_agent(self.folder, controller or (there or CONTROLLERS)[0], self.device)
 

@@ -1,4 +1,4 @@
-"""A run of stage 4b, trainbc.py: cloning, then dagger or ditto; scored in the simulator, kept, and gone on with."""
+"""A run of stage 4b, trainbc.py: cloning, then dagger or ditto; scored in the simulator, kept, and resumed."""
 
 import contextlib
 import math
@@ -54,11 +54,11 @@ class Cloning:
     Attributes:
         model: the head            cloned: parameters of the one that drove best before it dreamt, and its score
         seeds: the simulator's, of the episodes that epochs are chosen by
-        disturbed: the most that who drove in the datasets was (stage 1's --action-noise)
+        disturbed: the most that the drivers of the datasets were (stage 1's --action-noise)
         drifted: z (N, Z), h (N, R) and action (N, A) that dagger has added in the dream, in half precision
         history: rows of metrics.csv           best: highest mean return so far
-        luck: state of torch's generator after the last epoch; the critic's first weights are drawn from there, wherever
-            a run was stopped
+        generator: state of torch's after the last epoch; the critic's first weights are drawn from there, wherever a
+            run was stopped
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Cloning:
         self.run_epoch = run_sequences if isinstance(self.model, Policy) else run_epoch
         self.optimizer, self.ditto = self._optimizer(), None
         self.average = self._averaged()
-        self.history, self.best, self.cloned, self.drifted, self.luck = [], -math.inf, None, None, None
+        self.history, self.best, self.cloned, self.drifted, self.generator = [], -math.inf, None, None, None
         if state:
             self._resume(state, datasets[0])
         args.write(folder)
@@ -135,14 +135,14 @@ class Cloning:
         args = self.args
         if "learner" in state:
             raise UserError(
-                f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: go on with --teacher; or retrain "
+                f"{self.folder / 'checkpoint.tar'} is of a clone that was taught: resume with --teacher; or retrain "
                 "from its trials in another --logdir with "
                 f"--dataset {self.folder / 'taught'}"
             )
         if "cloned" not in state:
             raise UserError(
                 f"{self.folder / 'checkpoint.tar'} was written by an earlier version of trainbc.py: start afresh with "
-                "--noreload, or go on with that version"
+                "--noreload, or resume with that version"
             )
         check_world(dataset, state["world"], str(self.folder / "checkpoint.tar"))
         checkpoint.check_config(state, self.model.config_dict(), FLAGS)
@@ -150,25 +150,25 @@ class Cloning:
         began = self._settings() | state["settings"]  # a version before ours had fewer
         if began["seed"] != args.seed:
             raise UserError(
-                f"the run to go on with began with --seed {began['seed']}, and now it is {args.seed}: "
+                f"the run to resume began with --seed {began['seed']}, and now it is {args.seed}: "
                 f"give --seed {began['seed']}, start afresh with --noreload, or use another --logdir"
             )
         self.history, self.best, self.cloned, self.drifted = (
             state[name] for name in ("history", "best", "cloned", "drifted")
         )
-        self.luck = state.get("luck")  # a version before ours did not have it
+        self.generator = state.get("luck")  # a version before ours did not have it
         dreamt = [row["method"] for row in self.history if row["method"] != "bc"]
         cloned, world = len(self.history) - len(dreamt), began["world"]
         if dreamt and (args.method, args.epochs, args.world) != (dreamt[0], cloned, world):
             raise UserError(
-                f"the run to go on with cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the "
+                f"the run to resume cloned for {cloned} epochs, and since then by --method {dreamt[0]} in the "
                 f"{world}: "
                 f"give --epochs {cloned} --method {dreamt[0]}{' --world simulator' if world == 'simulator' else ''}, "
                 "or start afresh with --noreload"
             )
         if not dreamt and args.method != "bc" and cloned > args.epochs:
             raise UserError(
-                f"the run to go on with cloned for {cloned} epochs, and --method {args.method} was to begin after "
+                f"the run to resume cloned for {cloned} epochs, and --method {args.method} was to begin after "
                 f"{args.epochs}: "
                 f"give --epochs {cloned} to begin with the best of them, or start afresh with --noreload"
             )
@@ -236,8 +236,8 @@ class Cloning:
         self.optimizer, self.average = self._optimizer(), self._averaged()
         for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
             shutil.rmtree(leftover)
-        if self.luck is not None:
-            torch.set_rng_state(self.luck)
+        if self.generator is not None:
+            torch.set_rng_state(self.generator)
         if self.args.method == "ditto":
             self._start_ditto()
 
@@ -263,7 +263,7 @@ class Cloning:
         if epoch % self.args.evaluate_every == 0 or final:
             row |= self._score(epoch, method)
         self.history.append(row)
-        self.luck = torch.get_rng_state()
+        self.generator = torch.get_rng_state()
         self._keep(epoch)
 
     def _score_late(self, method: str) -> None:
@@ -289,7 +289,7 @@ class Cloning:
             cloned=self.cloned,
             drifted=self.drifted,
             ditto=self.ditto and self.ditto.state_dict(),
-            luck=self.luck,
+            luck=self.generator,  # its name in files of every version
         )
         write_csv(self.folder / "metrics.csv", self.history)
 
@@ -300,7 +300,7 @@ class Cloning:
         return args.learning_rate * (share_left(done, of) if args.anneal else 1.0)
 
     def _settings(self) -> dict:
-        """What may not change when a run goes on, beside the head's sizes: loss, seed, and the world in which it
+        """What may not change when a run is resumed, beside the head's sizes: loss, seed, and the world in which it
         drifts."""
         return {"loss": self.args.loss, "seed": self.args.seed, "world": self.args.world}
 

@@ -412,7 +412,7 @@ def test_finished_dreams_add_nothing_to_the_fitness(mdrnn, starts):
     assert not torch.equal(fitness(100), fitness(1))
 
 
-def test_all_candidates_of_a_generation_meet_the_same_luck_and_the_next_generation_another(mdrnn, starts):
+def test_all_candidates_of_a_generation_meet_the_same_noise_and_the_next_generation_another(mdrnn, starts):
     args = SimpleNamespace(seed=0, horizon=10, temperature=1.0, logdir="run")
     controller = Controller(ControllerConfig(Z, R, "zh", 0, BOX)).requires_grad_(False)
     fitness = DreamFitness(args, WorldModel(starts.vision, mdrnn, {}, starts, {}), controller)

@@ -189,7 +189,7 @@ def test_a_lesson_goes_on_where_the_one_before_ended(script, tmp_path):
             and contents(tmp_path) == before
         )
     write_dataset(tmp_path / "numbers", [5] * 8, image=(2,), space=DISCRETE, env="mountaincar")
-    assert "go on with --teacher" in complaint(
+    assert "resume with --teacher" in complaint(
         call("trainbc", "--dataset", tmp_path / "numbers", "--logdir", tmp_path, "--hidden", 128)
     )
 
