@@ -242,10 +242,9 @@ class Cloning:
             self._start_ditto()
 
     def _start_ditto(self) -> None:
-        m = self.dreams.memory.config
-        self.ditto = Ditto(
-            self.model, m.latent, m.hidden, self.args.dream_rate, self.args.spread, self.world["dt"], self.args.anchor
-        )
+        sizes, args = self.dreams.memory.config, self.args
+        how = args.dream_rate, args.spread, self.world["dt"], args.anchor, self.criterion
+        self.ditto = Ditto(self.model, sizes.latent, sizes.hidden, *how)
         self.average = self._averaged()
 
     def _epoch(self, method: str, epoch: int, final: bool, bar: tqdm) -> None:

@@ -80,11 +80,16 @@ class Ditto:
         spread: float,
         dt: float,
         anchor: float = 0.0,
+        cloning: CloneLoss | None = None,
     ) -> None:
-        """`spread`: of the pushes that actions are explored with, in units of the action's scale; `dt`: seconds of a
-            step; `anchor`: weight of the loss of cloning,
-        which DITTO does without."""
-        self.anchor, self._cloning = anchor, CloneLoss(controller.space)
+        """
+        Args:
+            spread: of the pushes that actions are explored with, in units of the action's scale
+            dt: seconds of a step
+            anchor: weight of the loss of cloning, which DITTO does without
+            cloning: that loss; None for a plain one
+        """
+        self.anchor, self._cloning = anchor, cloning or CloneLoss(controller.space)
         self.actor, self.spread, self.kept = controller, spread, math.exp(-dt / CORRELATION)
         where = next(controller.parameters()).device
         self.critic, self.slow = (Critic(latent, recurrent).to(where) for _ in range(2))
@@ -127,12 +132,14 @@ class Ditto:
             logp = self.actor.outputs(z[:-1], h[:-1]).log_softmax(-1)
             advantage = (returns - value[:-1]).detach()
             entropy = -(logp.exp() * logp).sum(-1)
-            gain = (logp * action).sum(-1) * advantage / advantage.std().clamp_min(1e-3) + ENTROPY * entropy
+            scale = advantage[weight > 0].std(unbiased=False).clamp_min(1e-3)  # steps after a dream's end say nothing
+            gain = (logp * action).sum(-1) * advantage / scale + ENTROPY * entropy
         else:
             gain = returns
         actor_loss = -(gain * weight).sum() / weight.sum()
         if self.anchor and recorded is not None:
             z_recorded, h_recorded, chosen = recorded
+            self._cloning.train()  # it may have measured since
             actor_loss = actor_loss + self.anchor * self._cloning(self.actor.outputs(z_recorded, h_recorded), chosen)
         critic_loss = (
             (self.critic(z[:-1].detach(), h[:-1].detach()) - returns.detach()).square() * weight

@@ -1,5 +1,7 @@
 """Where experts were, as latents; dreams that begin there; what is learnt in them; and the pictures of it."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.ditto import Ditto, lambda_returns, similarity
 from dreamdrive.learning.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
 from dreamdrive.learning.imagination import STRIDE, Dreams, Nearest, Setting, expert_latents
+from dreamdrive.models.cloning import CloneLoss
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
@@ -219,6 +222,39 @@ def test_ditto_learns_choices_from_the_returns_alone():
             action = torch.stack([ditto.act(z[t], h[t]) for t in range(4)])
         learnt = ditto.learn(z, h, action, alive, action[..., 2])  # the third is right
     assert learnt["reward"] > 0.9 and (ditto.actor(z[0], h[0]) == 2).float().mean() > 0.9
+
+
+def test_dreams_that_are_over_do_not_weigh_what_is_learnt_of_the_others():
+    """REINFORCE is in units of the advantage's spread, which dreams that are over would make smaller."""
+
+    def loss(over):
+        torch.manual_seed(0)
+        ditto = Ditto(Controller(ControllerConfig(2, 1, "z", 0, DISCRETE)), 2, 1, 1e-2, 0.2, 0.02)
+        z, reward = torch.randn(3, 8, 2), torch.randn(2, 8)
+        action = torch.eye(3)[torch.randint(3, (2, 8))]
+        alive = torch.cat([torch.ones(3, 8), torch.zeros(3, over)], 1)
+        z, action, reward = (torch.cat([part, part[:, :over]], 1) for part in (z, action, reward))
+        return ditto.learn(z, z[..., :1], action, alive, reward)["loss"]
+
+    torch.testing.assert_close(loss(6), loss(0))
+
+
+@pytest.mark.parametrize("space, options", [(DISCRETE, {"smoothing": 0.3}), (BOX, {"kind": "gaussian"})])
+def test_dittos_anchor_is_the_loss_the_clone_was_trained_by(space, options):
+    torch.manual_seed(0)
+    model = Controller(ControllerConfig(2, 1, "z", 0, space))
+    size = model.space.size
+    z, h, experts = torch.randn(3, 4, 2), torch.zeros(3, 4, 1), torch.eye(size)[torch.arange(4) % size]
+    action, alive, reward = torch.zeros(2, 4, size), torch.ones(3, 4), torch.randn(2, 4, requires_grad=True)
+    criterion = CloneLoss(model.space, **options)
+    cloning = criterion.train()(model.outputs(z[0], h[0]), experts)
+    criterion.eval()  # as a validation before it leaves it
+    losses = []
+    for anchor in (0.0, 5.0):
+        torch.manual_seed(1)
+        ditto = Ditto(deepcopy(model), 2, 1, 1e-2, 0.2, 0.02, anchor, criterion)
+        losses.append(ditto.learn(z, h, action, alive, reward, (z[0], h[0], experts))["loss"])
+    torch.testing.assert_close(losses[1] - losses[0], 5 * cloning.detach())
 
 
 def test_nothing_is_learnt_after_the_end_of_a_dream():
