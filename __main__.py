@@ -68,9 +68,9 @@ def call(name: str, words: list[str]) -> None:
     script = importlib.import_module(f"dreamdrive.{command.module}")
     if name == "doctor":  # does without what may be missing
         sys.exit(script.main())
-    from dreamdrive.utils import cli
+    from dreamdrive.utils.script import run
 
-    cli.run(script.main)
+    run(script.main)
 
 
 def usage() -> str:

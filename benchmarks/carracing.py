@@ -36,10 +36,12 @@ from dreamdrive.envs import Step, World, make
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.vae import VAE, to_float
 from dreamdrive.models.world_model import load_vision
-from dreamdrive.utils.cli import add_logdir, parser, positive, positive_float, run
+from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import save_png
 from dreamdrive.utils.workers import WorkerPool
@@ -313,7 +315,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Any]] = {
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument(
         "--sections",
         nargs="+",

@@ -26,9 +26,11 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.nocturne.cone import STYLES, framed, look, render_cones, renderer
 from dreamdrive.envs.nocturne.cone_nocturne import BACKGROUND, ROAD_COLORS, lit
 from dreamdrive.envs.nocturne.scene import ABSENT, OBJECTS, Scene, load_scene
-from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 from dreamdrive.utils.video import save_png
 
 COPIES, EGOS = 16, 4  # of a scene, at different steps; in each: 64 pictures

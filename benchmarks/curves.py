@@ -13,10 +13,11 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.utils.cli import add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.plots import figure
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import RunFolder, parser
 
 RUNS = {
     "z and h": ".",
@@ -62,7 +63,7 @@ def draw(curves: dict[str, dict[str, list[float]]], out: Path, paper: bool = Tru
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument("--out", type=Path, default=Path("docs/results/images/curves.png"), help="picture to write")
     return p.parse_args()
 

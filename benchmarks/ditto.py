@@ -34,9 +34,11 @@ from dreamdrive.learning.imagination import Dreams, Setting
 from dreamdrive.models.cloning import averaged
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.world_model import load_world_model
-from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.device import device
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = RecordingSettings(rollouts=12, max_steps=200, val_fraction=0.2, policy="expert", threads=2)

@@ -31,11 +31,13 @@ from dreamdrive.driving.recording import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.plots import figure
 from dreamdrive.utils.scores import find_score
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.settings import RunFolder, parser
 
 VAL_FRACTION = 0.1
 RECORDING_SEED = 50  # episodes that no other dataset of ours has
@@ -61,7 +63,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # quantiles for 95 % intervals 
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument(
         "--experts",
         type=positive,

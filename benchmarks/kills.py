@@ -32,9 +32,11 @@ import torch
 
 from dreamdrive.data.manifest import ShardEntry, write_manifest
 from dreamdrive.data.shards import Dataset, write_shard
-from dreamdrive.utils.cli import natural, parser, positive, run
+from dreamdrive.utils.argument_types import natural, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a run draws, or notes about itself, is left out: pictures, args.json, locks.

@@ -32,11 +32,13 @@ from PIL import Image
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.classic import quickest_action
-from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.plots import figure
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
 ARROWS, NAMES = ("ArrowLeft", "ArrowDown", "ArrowRight"), ("accelerate left", "do not accelerate", "accelerate right")

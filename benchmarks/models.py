@@ -37,10 +37,12 @@ from dreamdrive.envs.dream import Dream
 from dreamdrive.models.mdrnn import MDRNN, mixture_log_likelihood
 from dreamdrive.models.world_model import Memory, State, Vision, build, latents_at, load_vision, load_world_model
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.plots import figure
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.video import save_png, strip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -451,7 +453,7 @@ def spaced(numbers: np.ndarray, most: int) -> np.ndarray:
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument(
         "--dataset", type=Path, nargs="+", help="folders written by stage 1 (default: those V was trained on)"
     )

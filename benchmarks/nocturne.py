@@ -26,7 +26,9 @@ from dreamdrive.envs.nocturne import Scene, Simulator, features, load_scene, vis
 from dreamdrive.envs.nocturne.pool import scene_files
 from dreamdrive.envs.nocturne.scene import OBJECTS, STEPS
 from dreamdrive.envs.nocturne.simulator import wrap
-from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 COPIES = 256
 VIEWS = 64  # egos asked for at once

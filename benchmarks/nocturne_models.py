@@ -33,10 +33,12 @@ from dreamdrive.envs.nocturne.simulator import Simulator
 from dreamdrive.envs.nocturne.visibility import VIEW_ANGLE
 from dreamdrive.envs.nocturne.world import ANCHOR
 from dreamdrive.models.world_model import Vision, load_vision
-from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.video import save_png, strip
 
 TIMES = (15, 35, 55, 75)  # steps of the log that are looked at
@@ -48,7 +50,7 @@ SHOWN = 10  # cones in the picture
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument("--scenes", type=Path, help="folder of scenes (default: synthetic ones)")
     p.add_argument("--number", type=positive, default=100, help="of scenes, at most")
     p.add_argument(

@@ -21,11 +21,13 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.scripts.demo import call
-from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.scores import find_score
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 DREAM = "--pop-size 32 --n-samples 16 --horizon 300"
 SIMULATOR = "--pop-size 16 --n-samples 2 --most-samples 16"

@@ -40,9 +40,11 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import Starts
-from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.precision import channels_last
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 from dreamdrive.utils.spaces import ActionSpace
 
 ROOT = Path(__file__).resolve().parent.parent

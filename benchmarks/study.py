@@ -21,7 +21,9 @@ from dreamdrive.benchmarks.curves import curve, draw
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.benchmarks.results import MODELS
 from dreamdrive.scripts.demo import call
-from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import RunFolder, parser
 
 EPISODE = 1000  # frames
 SCORINGS = 10  # of the mean, spread over a run
@@ -41,7 +43,7 @@ VARIANTS = {  # population, episodes a candidate, more flags
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument(
         "--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive, in whole episodes"
     )

@@ -31,7 +31,9 @@ from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, ROAD_EDGE, VEHICLE
 from dreamdrive.envs.nocturne.synthetic import scene_bytes
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw
 from dreamdrive.envs.nocturne.synthetic.statistics import interactions_of
-from dreamdrive.utils.cli import natural, parser, positive, run
+from dreamdrive.utils.argument_types import natural, positive
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 COUNTED = ("scenes", "objects", "egos", "collide", "on an edge", "goal missed", "must act", "must react", "must yield")
 

@@ -24,8 +24,10 @@ import numpy as np
 from dreamdrive.benchmarks.models import bootstrap
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.scripts.demo import call
-from dreamdrive.utils.cli import add_logdir, parser, positive, run
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.scores import score_file
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import RunFolder, parser
 
 RATES = {
     "goals, %": "goal_rate",
@@ -48,7 +50,7 @@ class Row:
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    add_logdir(p)
+    RunFolder.add_flags(p)
     p.add_argument("--scenes", type=Path, nargs="+", required=True, help="folders of scenes")
     p.add_argument("--episodes", type=positive, nargs="+", default=[200], help="episodes in each of them")
     p.add_argument("--features", type=Path, help="run that clones feature vectors")

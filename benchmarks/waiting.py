@@ -21,7 +21,9 @@ from dreamdrive.utils.idle_threads import SPINS, USERS
 
 from dreamdrive.benchmarks.racing import Racer, race, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.utils.cli import parser, positive, positive_float, run
+from dreamdrive.utils.argument_types import positive, positive_float
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 USUAL = "as it comes"
 SETTINGS = {

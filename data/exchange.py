@@ -55,9 +55,10 @@ from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
-from dreamdrive.utils.cli import HelpFormatter, add_logdir, parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import HelpFormatter, RunFolder, parser
 from dreamdrive.utils.spaces import ActionSpace
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
@@ -464,12 +465,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     ncps.set_defaults(call=call_ncps)
     saved = kinds.add_parser("checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
     saved.add_argument("dir", type=Path, help="that project's --logdir")
-    add_logdir(saved)
+    RunFolder.add_flags(saved)
     saved.set_defaults(call=call_checkpoint)
     exported = commands.add_parser("export", help="what others can use", formatter_class=HelpFormatter)
     kinds = exported.add_subparsers(dest="kind", required=True)
     small = kinds.add_parser("run", help="a run in half precision", formatter_class=HelpFormatter)
-    add_logdir(small)
+    RunFolder.add_flags(small)
     small.add_argument("--out", type=Path, required=True, help="folder of the new run")
     small.set_defaults(call=call_export)
     return p.parse_args(spelt_out(sys.argv[1:] if argv is None else argv))

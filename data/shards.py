@@ -30,9 +30,10 @@ from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, known_actions
 from dreamdrive.data.manifest import MANIFEST, SCHEMA, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest
 from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
-from dreamdrive.utils.cli import parser, run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 OURS = {MANIFEST, "args.json", ".lock"}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")

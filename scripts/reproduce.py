@@ -16,7 +16,9 @@ from pathlib import Path
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.scripts.demo import call
-from dreamdrive.utils.cli import parser, positive, run
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
 
 DATA, WILD, LOGDIR = Path("datasets/carracing"), Path("datasets/wild"), Path("exp_dir/carracing")
 EPISODES = 100

@@ -140,7 +140,7 @@ def test_it_runs_silently_and_without_a_display():
 def test_a_missing_box2d_names_what_to_install():
     program = (
         'import sys; sys.modules["Box2D"] = None\n'
-        'from dreamdrive.envs import make; from dreamdrive.utils.cli import run; run(lambda: make("carracing"))'
+        'from dreamdrive.envs import make; from dreamdrive.utils.script import run; run(lambda: make("carracing"))'
     )
     done = subprocess.run([sys.executable, "-c", program], env={}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

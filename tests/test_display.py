@@ -17,7 +17,7 @@ from dreamdrive.utils.errors import UserError
 ROOT = Path(__file__).parent.parent
 WINDOW = """
 import sys, time
-from dreamdrive.utils.cli import run
+from dreamdrive.utils.script import run
 from dreamdrive.utils.display import open_display
 
 def main():

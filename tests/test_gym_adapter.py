@@ -206,7 +206,7 @@ def test_area_resize_leaves_an_image_of_the_right_size_alone():
 
 def test_old_gym_is_asked_for_by_name_and_missed_in_one_sentence():
     program = (
-        'import sys; sys.modules["gym"] = None\nfrom dreamdrive.envs import make; from dreamdrive.utils.cli '
+        'import sys; sys.modules["gym"] = None\nfrom dreamdrive.envs import make; from dreamdrive.utils.script '
         'import run; run(lambda: make("gym:old/CartPole-v1"))'
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

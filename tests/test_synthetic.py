@@ -14,7 +14,6 @@ from dreamdrive.envs.nocturne.synthetic import make_scene, scene_bytes
 from dreamdrive.envs.nocturne.synthetic.__main__ import main
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
 from dreamdrive.envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
-from dreamdrive.utils import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 110
@@ -361,7 +360,7 @@ def refusal(monkeypatch, capsys):
     def run(*options):
         monkeypatch.setattr(sys, "argv", ["synthetic", *map(str, options)])
         with pytest.raises(SystemExit) as stopped:
-            cli.run(main)
+            run(main)
         return stopped.value.code, capsys.readouterr().err
 
     return run

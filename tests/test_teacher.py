@@ -457,10 +457,10 @@ KILLS = int(os.environ.get("KILLS", 5))  # each takes the seconds that Python ne
 LESSON = """
 from dreamdrive.tests import test_teacher
 from dreamdrive.teacher import server
-from dreamdrive.utils import cli
+from dreamdrive.utils.script import run
 server.Server = test_teacher.Watchful
 from dreamdrive import trainbc
-cli.run(trainbc.main)
+run(trainbc.main)
 """
 
 

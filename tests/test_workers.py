@@ -144,10 +144,10 @@ def test_a_killed_worker_is_reported_within_five_seconds(tmp_path):
 PARENT = """
 import sys
 from dreamdrive.tests.tiny_work import set_up
-from dreamdrive.utils import cli
+from dreamdrive.utils.script import run
 from dreamdrive.utils.workers import run_tasks
 if __name__ == "__main__":
-    cli.run(lambda: run_tasks(set_up, (sys.argv[1],), [("sleep", 60)] * 2, 2, print))
+    run(lambda: run_tasks(set_up, (sys.argv[1],), [("sleep", 60)] * 2, 2, print))
 """
 
 

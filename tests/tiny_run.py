@@ -17,7 +17,7 @@ import numpy as np
 from dreamdrive.data.episode import Episode
 from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
 from dreamdrive.data.shards import Dataset, write_shard
-from dreamdrive.utils import cli
+from dreamdrive.utils.script import run
 
 ROOT = Path(__file__).resolve().parent.parent
 BOX = {"type": "box", "low": [-1.0, 0.0], "high": [1.0, 1.0]}
@@ -88,7 +88,7 @@ def call(module: str, *options) -> Done:
     sys.argv = [f"{module}.py", *map(str, options)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.run(importlib.import_module(f"dreamdrive.{module}").main)
+            run(importlib.import_module(f"dreamdrive.{module}").main)
     except SystemExit as stop:
         status = stop.code
     finally:

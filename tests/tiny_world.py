@@ -18,8 +18,8 @@ from dreamdrive.data import generation_script
 from dreamdrive.data.episode import Episode
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.envs import Step, World, WorldSpec
-from dreamdrive.utils import cli
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.script import run
 
 SHAPE = (8, 8, 3)
 
@@ -140,4 +140,4 @@ def kill_at(rename: int) -> None:
 if __name__ == "__main__":
     if "KILL_AT" in os.environ:
         kill_at(int(os.environ["KILL_AT"]))
-    cli.run(lambda: generation_script.main(make_world=make))
+    run(lambda: generation_script.main(make_world=make))

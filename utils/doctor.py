@@ -237,7 +237,7 @@ def findings(checks: tuple[Callable[[], Iterator[Finding]], ...]) -> Iterator[Fi
 
 
 def main() -> int:
-    # Not utils.cli.parser: that needs torch, which may be what is missing.
+    # Not utils.settings.parser: that needs torch, which may be what is missing.
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
     p.parse_args()

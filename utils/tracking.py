@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dreamdrive.utils.cli import recorded
 from dreamdrive.utils.settings import Training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +61,7 @@ def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen,
         "stage": folder.name,
         "name": f"{args.logdir.resolve().name}/{folder.name}",
         "counter": counter,
-        "parameters": recorded(args),
+        "parameters": args.recorded(),
         "grace": GRACE,
         "retry": RETRY,
         "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem

@@ -22,8 +22,10 @@ from tqdm import tqdm
 from dreamdrive.envs.nocturne.pool import scene_files
 from dreamdrive.envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, load_scene
 from dreamdrive.envs.nocturne.simulator import Simulator
-from dreamdrive.utils import cli
+from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import HelpFormatter, parser
 from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
@@ -33,16 +35,16 @@ AROUND = 80.0  # metres that the picture from above shows to each side
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = cli.parser(__doc__)
+    p = parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="draw a scene", formatter_class=cli.HelpFormatter)
+    show = commands.add_parser("show", help="draw a scene", formatter_class=HelpFormatter)
     show.add_argument("scene", type=Path, help="JSON file")
     show.add_argument(
         "--ego",
-        type=cli.natural,
+        type=natural,
         help="id of the object whose cone is drawn (default: the first vehicle that moves and is there all the time)",
     )
-    show.add_argument("--t", type=cli.natural, default=20, help=f"step of the log, 0 to {STEPS - 1}")
+    show.add_argument("--t", type=natural, default=20, help=f"step of the log, 0 to {STEPS - 1}")
     show.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
     show.add_argument("--video", type=Path, help="write the whole log as a video instead, e.g. scene.mp4")
     show.add_argument(
@@ -51,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="legible",
         help="of the cone image: the one learners see, or Nocturne's own",
     )
-    check = commands.add_parser("check", help="read every scene of a folder", formatter_class=cli.HelpFormatter)
+    check = commands.add_parser("check", help="read every scene of a folder", formatter_class=HelpFormatter)
     check.add_argument("folder", type=Path, help="folder with JSON files")
     for command in (show, check):
         command.add_argument(
@@ -163,4 +165,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

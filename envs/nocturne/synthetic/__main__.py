@@ -12,6 +12,7 @@ adds to those that are there.
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -19,21 +20,28 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 from tqdm import tqdm
 
 from dreamdrive.envs.nocturne.synthetic import write_scenes
-from dreamdrive.utils import cli
+from dreamdrive.utils.argument_types import natural, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import Settings, flag
 
 COMMAND = "command"
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = cli.parser(__doc__)
-    p.prog = p.prog.replace("__main__.py", "python -m envs.nocturne.synthetic")
-    p.add_argument("--scenes", type=cli.positive, default=500, help="scenes the folder shall hold")
-    p.add_argument("--out", type=Path, default=Path("datasets/scenes"), help="folder of the scenes")
-    p.add_argument("--seed", type=cli.natural, default=0, help="decides every scene")
-    return p.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSettings(Settings):
+    """What the command can be told."""
+
+    scenes: int = flag(500, positive, "scenes the folder shall hold")
+    out: Path = flag(Path("datasets/scenes"), Path, "folder of the scenes")
+    seed: int = flag(0, natural, "decides every scene")
+
+    @classmethod
+    def add_flags(cls, p: argparse.ArgumentParser) -> None:
+        p.prog = p.prog.replace("__main__.py", "python -m envs.nocturne.synthetic")
+        super().add_flags(p)
 
 
 def check_seed(folder: Path, seed: int) -> None:
@@ -49,11 +57,11 @@ def check_seed(folder: Path, seed: int) -> None:
 
 
 def main() -> None:
-    args = parse_args()
+    args = SyntheticSettings.parse(None, __doc__)
     make_folder(args.out)
     with locked(args.out, f"{args.out} is being written by another process: wait for it, or choose another --out"):
         check_seed(args.out, args.seed)
-        cli.write_args(make_folder(args.out / COMMAND), args)
+        args.write(make_folder(args.out / COMMAND))
         made = sum(
             path is not None
             for path in tqdm(
@@ -64,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)
