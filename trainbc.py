@@ -74,6 +74,7 @@ def parse_args(argv: list[str] | None = None) -> CloneSettings | TeachSettings:
         args.check()
     except UserError as error:
         parser("").error(str(error))
+    assert isinstance(args, CloneSettings | TeachSettings), "COMMANDS has no others"
     return args
 
 
@@ -107,14 +108,12 @@ def main() -> None:
         teach(args, STAGE)
         return
     datasets = open_datasets(args.dataset) if args.dataset else None
-    numbers = datasets and len(world_of(datasets[0])["image_shape"]) == 1
-    best = (
-        clone_frames(args, datasets)
-        if args.model
-        else clone_numbers(args, datasets)
-        if numbers
-        else clone_latents(args, datasets)
-    )
+    if args.model:
+        best = clone_frames(args, datasets)
+    elif datasets and len(world_of(datasets[0])["image_shape"]) == 1:
+        best = clone_numbers(args, datasets)
+    else:
+        best = clone_latents(args, datasets)
     print(
         f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
         f"next: python test_controller.py --logdir {args.logdir} --controller bc"
@@ -207,6 +206,7 @@ def clone_frames(args: CloneSettings, datasets: list[Dataset] | None) -> float:
             split: FrameSequences(datasets, split, args.sequence, lanes, args.shift if split == "train" else 0)
             for split in ("train", "val")
         }
+        assert args.model, "frames are seen by one"
         config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
         cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
         with track(args, folder):

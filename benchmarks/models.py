@@ -282,7 +282,7 @@ def dreams(
     states, z, at, actions, truth, owner, real = [], [], [], [], [], [], []
     for i, e in enumerate(episodes):
         latent, action, _ = data.episode(e)
-        times = (
+        times: Sequence[int] | np.ndarray = (
             np.unique(np.linspace(WARM_UP, len(action) - HORIZON, max(1, starts // len(episodes))).astype(int))
             if len(action) >= WARM_UP + HORIZON
             else []
@@ -305,19 +305,19 @@ def dreams(
         )
     begin = Dream(torch.stack(z), State.joined(states))
     # (N, T, A), (N, T, Z), (N, len(SHOWN), H, W, C)
-    actions, truth, real = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))
+    taken, after, shown = torch.stack(actions), torch.stack(truth), torch.from_numpy(np.stack(real))
     drawn = vision.drawn(latents_at(data.latents, torch.tensor(at)), torch.Generator().manual_seed(0))
     drift = {
-        name: drift_of(vision, still[None, :, None].expand(1, -1, HORIZON, -1), truth, real)
+        name: drift_of(vision, still[None, :, None].expand(1, -1, HORIZON, -1), after, shown)
         for name, still in (("frozen frame", begin.z), ("frozen frame, z drawn from its posterior", drawn))
     }
     for temperature in TEMPERATURES:
         free = torch.stack(
-            [dream_along(memory, begin, actions, temperature, seed) for seed in range(SAMPLES if temperature else 1)]
+            [dream_along(memory, begin, taken, temperature, seed) for seed in range(SAMPLES if temperature else 1)]
         )
-        drift[f"dream, temperature {temperature:g}"] = drift_of(vision, free[:1], truth, real)
+        drift[f"dream, temperature {temperature:g}"] = drift_of(vision, free[:1], after, shown)
         if temperature:
-            drift[f"mean of {SAMPLES}, temperature {temperature:g}"] = drift_of(vision, free, truth, real)
+            drift[f"mean of {SAMPLES}, temperature {temperature:g}"] = drift_of(vision, free, after, shown)
     return drift, np.array(owner)
 
 
@@ -401,8 +401,8 @@ def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MD
     for shared in ("vae", "latents"):
         if not (own / shared).exists():
             (own / shared).symlink_to(Path("..") / shared)
-    saved = checkpoint.path(own, "mdrnn", "checkpoint.tar")
-    if saved.exists() and checkpoint.load(saved, "mdrnn")["parents"] != {"vae": vae_digest}:
+    before = checkpoint.path(own, "mdrnn", "checkpoint.tar")
+    if before.exists() and checkpoint.load(before, "mdrnn")["parents"] != {"vae": vae_digest}:
         shutil.rmtree(own / "mdrnn")  # of an earlier V
     flags = [
         f"--{name.replace('_', '-')}={args[name]}"
@@ -438,7 +438,7 @@ def unimodal_model(logdir: Path, datasets: list[Dataset], vae_digest: str) -> MD
     return model.eval()
 
 
-def read_frames(datasets: list[Dataset], chosen: Sequence[int]) -> list[np.ndarray]:
+def read_frames(datasets: list[Dataset], chosen: Sequence[int] | np.ndarray) -> list[np.ndarray]:
     """Frames uint8 (T + 1, H, W, C) of episodes, by their numbers in `Sequences`, ascending."""
     everywhere = [(dataset, e.index) for dataset in datasets for e in dataset.episodes]
     return [
@@ -474,6 +474,8 @@ def main() -> None:
     args = parse_args()
     found = load_world_model(args.logdir, torch.device("cpu"))
     vision, memory, world, parents = found.vision, found.memory, found.world, found.parents
+    if not isinstance(memory, MDRNN):
+        raise UserError(f"M of {args.logdir} is of kind {memory.kind}: mixtures are compared here")
     if world["env"] != "carracing":
         raise UserError(f"{args.logdir} is a run on {world['env']}: road, grass and car are those of carracing only")
     datasets = open_datasets(args.dataset or load_vision(args.logdir, torch.device("cpu"))[1]["datasets"])

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -201,8 +202,11 @@ def end_by_ctrl_c(session: Session) -> Callable[[], None]:
         session.end()
         signal.signal(signal.SIGINT, before)
 
+    def restore() -> None:
+        signal.signal(signal.SIGINT, before)
+
     signal.signal(signal.SIGINT, interrupt)
-    return lambda: signal.signal(signal.SIGINT, before)
+    return restore
 
 
 def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> None:
@@ -240,7 +244,9 @@ def make_world(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
                 "--logdir"
             )
         if args.world == "dream":
-            world = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False)
+            world: World = DreamWorld(
+                args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False
+            )
         else:
             recorded = without_places(known["env"], known.get("options", {}))
             world = make(args.env or known["env"], restart=False, **{**recorded, **asked})
@@ -284,18 +290,17 @@ def make_world(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
                 f"--model {args.model} learns from frames, and {args.env} with these options shows "
                 f"{spec.image_shape[0]} numbers: leave --model away"
             )
-        config = PolicyConfig(spec.image_shape, args.model, args.units, args.width, known["action_space"])
-        return world, PolicyHead(initial(args, config, {}).to(where), known, {}), {}
+        height, width, channels = spec.image_shape
+        sees = PolicyConfig((height, width, channels), args.model, args.units, args.width, known["action_space"])
+        return world, PolicyHead(initial(args, sees, {}).to(where), known, {}), {}
     config = ControllerConfig(spec.image_shape[0], 0, "state", args.hidden, known["action_space"])
     return world, Head(initial(args, config, {}).to(where), known, {}), {}
 
 
-def initial(
-    args: TeachSettings, config: ControllerConfig | PolicyConfig, parents: dict[str, str]
-) -> Controller | Policy:
-    """A head with random weights, or that of `--init`, which may have other sizes than asked for but must see the
-    same."""
-    kind = Policy if isinstance(config, PolicyConfig) else Controller
+def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parents: dict[str, str]) -> Any:
+    """A head, Policy or Controller as `config` says, with random weights, or that of `--init`, which may have other
+    sizes than asked for but must see the same."""
+    kind: Any = Policy if isinstance(config, PolicyConfig) else Controller
     if args.init is None:
         return kind(config)
     stage = "ctrl" if args.init.parent.name == "ctrl" else "bc"
@@ -327,6 +332,7 @@ def remembered(agent: Head, book: Book, only_demonstrations: bool) -> VectorMemo
         else VectorMemory()
     )
     for episode in book.episodes():
+        assert episode.demonstration is not None, "a lesson's episodes have it"
         action = torch.from_numpy(episode.action)
         vectors, seen = agent.controller.space.vector(action), recorded_inputs(agent, episode.obs, action)
         for t, (what, vector) in enumerate(zip(seen, vectors.numpy(), strict=True)):
