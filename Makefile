@@ -3,7 +3,7 @@
 # make demo-nocturne   the same in traffic: synthetic scenes to a driving clone
 # make reproduce   the same, then the scores of docs/results/carracing.md from nothing: many hours; run again, it resumes
 # make extra   setup, and the packages of --track mlflow and --track wandb
-# make test    the same, then the tests
+# make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
 #
 # GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
@@ -42,7 +42,7 @@ reproduce: setup
 $(BROWSER): scripts/setup.sh $(DONE)
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh $@ browser
 
-test: extra $(BROWSER)
+test: lint extra $(BROWSER)
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: setup
