@@ -106,14 +106,15 @@ class Record:
             settings = self.args.fixed()
             self.save("best.tar", generation=len(self.history), best=score, settings=settings)
 
-    def publish(self, mean: Tensor) -> None:
+    def publish(self, search: Search) -> None:
         """Write what the last generation has brought, after `keep_if_best`."""
         self.save(
             "checkpoint.tar",
             settings=self.args.fixed(),
             start=self.start,
             scores=self.scores,
-            mean=mean,
+            mean=search.mean,
+            search=search.state(),
             history=self.history,
             best=self.best,
         )
@@ -171,7 +172,7 @@ def resume(search: Search, record: Record, state: dict) -> None:
     source = record.folder / "checkpoint.tar"
     if not torch.equal(state["start"], record.start):
         raise UserError(f"{source} began from another --init: give the same one, or start afresh with --noreload")
-    search.replay(state["scores"])
+    search.load(state.get("search"), state["scores"])  # an earlier version did not store it
     if not torch.equal(state["mean"], search.mean[-len(state["mean"]) :]):
         raise UserError(
             f"replaying {source} gave another population, so the number of threads or cores, NumPy, pycma or the "
@@ -216,7 +217,7 @@ def evolve(
             scores, search.sigma, seconds, rescored=rescored, simulator=simulator, samples=samples, frames=frames
         )
         record.keep_if_best(search.mean, simulator if args.evaluate_every else rescored)
-        record.publish(search.mean)
+        record.publish(search)
         left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
         print(f"{line(record.history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
         if all_alike(scores) and not warned:

@@ -16,6 +16,7 @@ from dreamdrive.driving.dreaming import Population
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
+from dreamdrive.learning.search_state import load_search, save_search
 from dreamdrive.models.controller import LATENT_FEATURES, Controller
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
@@ -258,8 +259,7 @@ def evolved_weights(controller: Controller, evolve: str) -> int:
 
 
 class Search:
-    """CMA-ES (Hansen 2016, pycma), resumed by replaying the recorded scores: the same seed and scores give the same
-    populations.
+    """CMA-ES (Hansen 2016, pycma): the same seed and scores give the same populations, also after a `load`.
 
     Args:
         start: (N,) weights of the controller to begin with
@@ -275,7 +275,7 @@ class Search:
             )
         self.fixed = start[: len(start) - evolved].double()
         # pycma takes seed 0 as "no seed"; its own random numbers come from a generator nobody else draws from.
-        draw = np.random.RandomState(args.seed + 1)
+        self.draw = draw = np.random.RandomState(args.seed + 1)
         self.es = cma.CMAEvolutionStrategy(
             start[len(self.fixed) :].double().numpy(),
             args.sigma,
@@ -296,6 +296,18 @@ class Search:
     def tell(self, candidates: Tensor, scores: Tensor) -> None:
         """scores (P,) of the candidates just asked for: the higher the better; the sign flips here."""
         self.es.tell(list(candidates[:, len(self.fixed) :].numpy()), (-scores.double()).tolist())
+
+    def state(self) -> dict:
+        """What `load` brings another search of the same settings here with: tensors and plain values."""
+        return save_search(self.es, self.draw)
+
+    def load(self, state: dict | None, scores: Tensor) -> None:
+        """Bring a search that has just been made to where `state` was taken, or, where that is none of this version of
+        pycma, through the generations whose scores (G, P) were recorded."""
+        if state and state["pycma"] == cma.__version__:
+            load_search(self.es, self.draw, state)
+        else:
+            self.replay(scores)
 
     def replay(self, scores: Tensor) -> None:
         """Go through the generations whose scores (G, P) were recorded."""
