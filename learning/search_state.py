@@ -14,12 +14,13 @@ PLAIN = (bool, int, float, type(None), np.generic, np.ndarray)
 def save_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState) -> dict:
     """All that the generations after a `tell` follow from, `draw` being the source of its random numbers."""
     tensors: dict[int, Tensor] = {}  # by id: parts share arrays, and go on sharing them
-    kind, keys, *rest = draw.get_state()
+    kind, keys, position, has_gauss, gauss = draw.get_state(legacy=True)
+    drawn = [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]
     parts = {
         part: {name: _stored(value, tensors) for name, value in vars(_part(es, part)).items() if _storable(value)}
         for part in PARTS
     }
-    return {"pycma": cma.__version__, "parts": parts, "draw": [kind, torch.from_numpy(keys.astype(np.int64)), *rest]}
+    return {"pycma": cma.__version__, "parts": parts, "draw": drawn}
 
 
 def load_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState, state: dict) -> None:
@@ -36,7 +37,7 @@ def _part(es: cma.CMAEvolutionStrategy, name: str) -> object:
     return getattr(es, name) if name else es
 
 
-def _storable(value: object) -> bool:
+def _storable(value) -> bool:
     if type(value) in (list, dict):  # not one of pycma's own kinds of list
         return all(_storable(x) for x in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, (*PLAIN, range))
