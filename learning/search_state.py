@@ -15,7 +15,7 @@ def save_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState) -> di
     """All that the generations after a `tell` follow from, `draw` being the source of its random numbers."""
     tensors: dict[int, Tensor] = {}  # by id: parts share arrays, and go on sharing them
     kind, keys, position, has_gauss, gauss = draw.get_state(legacy=True)
-    drawn = [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]
+    drawn = [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss]
     parts = {
         part: {name: _stored(value, tensors) for name, value in vars(_part(es, part)).items() if _storable(value)}
         for part in PARTS
