@@ -83,9 +83,9 @@ def logdir(tmp_path_factory) -> Path:
 def drive_expert(steps: int) -> tuple[torch.Tensor, dict]:
     """(frames uint8 (N, 64, 64, C), the world as a checkpoint records it)."""
     world = make("carracing")
-    expert = make_policy("expert", world.spec)
+    expert = make_policy("expert", world)
     obs = [world.reset([1])]
-    expert.reset([np.random.default_rng(0)], world)
+    expert.reset(1)
     for _ in range(steps):
         obs.append(world.step(expert.act(obs[-1])).obs)
     spec = world.spec
@@ -234,7 +234,7 @@ def test_a_vnc_screen_shows_the_simulator_what_v_makes_of_it_and_what_m_expected
 @pytest.mark.parametrize("world", ["simulator", "dream"])
 def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, logdir, tmp_path, monkeypatch):
     flags = ("--controller", "human", "--world", world, *(("--horizon", 100_000) if world == "dream" else ()))
-    driven = episode(monkeypatch, logdir, *flags)
+    driven = episode(monkeypatch, logdir, *flags, "--render")
     with rendering(logdir, tmp_path, len(driven.panels), *flags) as (desktop, _):
         desktop.do(
             "key",
