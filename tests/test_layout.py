@@ -129,7 +129,6 @@ def test_functions_and_classes_are_short_but_for_those_with_a_reason(name):
     assert long_ones(name) <= set(LONG), "more than 60 or 150 lines: split it, or say why it should be so long"
 
 
-@pytest.mark.xfail(strict=False, reason="until all of the trunk is in")
 def test_every_reason_is_still_needed():
     assert set(LONG) <= {long for name in SOURCES for long in long_ones(name)}
 
