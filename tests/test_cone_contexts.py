@@ -94,7 +94,7 @@ def test_spawned_processes_draw_the_same_bytes():
 
 def test_a_child_forked_after_drawing_refuses_and_ends():
     out = script("""
-import os
+import os, sys
 t.digest()
 child = os.fork()
 if child == 0:

@@ -14,6 +14,7 @@ from dreamdrive.envs.nocturne.synthetic import make_scene, scene_bytes
 from dreamdrive.envs.nocturne.synthetic.__main__ import main
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
 from dreamdrive.envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
+from dreamdrive.utils.script import run
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 110
@@ -357,13 +358,13 @@ def test_the_command_writes_scenes_goes_on_where_it_was_and_mends_what_is_broken
 def refusal(monkeypatch, capsys):
     """The status and the complaint of the command with wrong options, run in this process."""
 
-    def run(*options):
+    def refused(*options):
         monkeypatch.setattr(sys, "argv", ["synthetic", *map(str, options)])
         with pytest.raises(SystemExit) as stopped:
             run(main)
         return stopped.value.code, capsys.readouterr().err
 
-    return run
+    return refused
 
 
 @pytest.mark.parametrize("options", [("--scenes", "0"), ("--scenes", "few"), ("--seed", "-1"), ("--kinds", "all")])
