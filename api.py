@@ -162,7 +162,9 @@ class Run:
     def dreams(self, num: int = 1, **options: Any) -> DreamWorld:
         """`num` dreams as a world, to be driven like any other: obs are latents, and options `temperature` and
         `horizon`."""
-        return DreamWorld(self.folder, num, self.device, restart=False, observation="latent", **options)
+        return DreamWorld(
+            self.folder, num, self.device, restart=False, observation="latent", model=self.model, **options
+        )
 
     def agent(self, controller: str | None = None) -> Head:
         """The trained driver of this run, to be given to `drive`: its evolved ("ctrl") or its cloned ("bc")

@@ -26,6 +26,7 @@ from dreamdrive.models.world_model import (
     Memory,
     Starts,
     State,
+    WorldModel,
     latents_at,
     load_world_model,
     require_rewards,
@@ -142,6 +143,7 @@ class DreamWorld(World):
         restart: see the restart rule in envs/__init__.py
         observation: "frame", or "latent": then `obs` is z, float32 (B, Z), and nothing is decoded
         rewarded: whether rewards are needed; UserError, then, if M has not learnt any
+        model: V and M of the run on `device`, if they are loaded already
     """
 
     def __init__(
@@ -154,12 +156,13 @@ class DreamWorld(World):
         restart: bool = True,
         observation: str = "frame",
         rewarded: bool = True,
+        model: WorldModel | None = None,
     ) -> None:
         if not 0 <= temperature < float("inf"):
             raise UserError(f"the temperature of a dream must be 0 or more, not {temperature}")
         self.num, self.device, self.temperature = num, torch.device(device), temperature
         self.restart, self.observation = restart, observation
-        self.model = load_world_model(logdir, self.device)
+        self.model = model or load_world_model(logdir, self.device)
         self.vision, self.memory, self.world = self.model.vision, self.model.memory, self.model.world
         if rewarded:
             require_rewards(self.model, logdir)
