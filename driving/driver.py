@@ -126,7 +126,11 @@ def drive(
         # a new tensor: who keeps the last moment's keeps it; those that have ended are frozen, whatever they are told
         action = chosen if len(going) == world.num else moment.action.index_copy(0, going, chosen)
         step = world.step(action)
-        over = (step.terminated | step.truncated)[going] & ~ended[going]
+        over = step.terminated | step.truncated
+        if together:
+            over = over & ~ended
+        elif len(going) < world.num:
+            over = over[going]
         hopeless = torch.zeros_like(over)
         if patience:
             idle = torch.where(step.reward > 0, 0, idle + 1)

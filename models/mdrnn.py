@@ -115,9 +115,10 @@ class MDRNN(Memory):
     def draws(self) -> tuple[int, int]:
         return self.config.mixtures + 1, self.config.latent
 
-    def noise(self, uniform: Tensor, normal: Tensor) -> "Noise":
+    def noise(self, uniform: Tensor, normal: Tensor, copies: int = 1) -> "Noise":
         uniform = uniform.clamp_min(1e-10)
-        return Noise(-(-uniform[:, :-1].log()).log(), normal, uniform[:, -1])
+        gumbel = -(-uniform[:, :-1].log()).log()
+        return Noise(gumbel.repeat(copies, 1), normal.repeat(copies, 1), uniform[:, -1].repeat(copies))
 
     def sample(self, state: State, temperature: float, noise: "Noise") -> Imagined:
         pred = self.predict(state.h)

@@ -225,8 +225,9 @@ class Memory(nn.Module, ABC):
         """How many uniform and how many standard normal numbers it takes to draw one step of one dream."""
 
     @abstractmethod
-    def noise(self, uniform: Tensor, normal: Tensor) -> Any:
-        """All that is random in one step of B dreams, from numbers (B, draws[0]) and (B, draws[1])."""
+    def noise(self, uniform: Tensor, normal: Tensor, copies: int = 1) -> Any:
+        """All that is random in one step of B dreams, from numbers (B, draws[0]) and (B, draws[1]); of `copies` groups
+        of B dreams, it is the same in every group."""
 
     def drawn(self, num: int, generator: torch.Generator, copies: int = 1) -> Any:
         """The noise of `copies` groups of `num` dreams, the same in every group: candidates that are compared then meet
@@ -234,7 +235,7 @@ class Memory(nn.Module, ABC):
         uniforms, normals = self.draws
         uniform = torch.rand(num, uniforms, generator=generator, device=generator.device)
         normal = torch.randn(num, normals, generator=generator, device=generator.device)
-        return self.noise(uniform.repeat(copies, 1), normal.repeat(copies, 1))
+        return self.noise(uniform, normal, copies)
 
     @abstractmethod
     def sample(self, state: State, temperature: float, noise: Any) -> Imagined:

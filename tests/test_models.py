@@ -510,8 +510,8 @@ class Toy(Memory):
     def draws(self):
         return 0, self.config.latent
 
-    def noise(self, uniform, normal):
-        return normal
+    def noise(self, uniform, normal, copies=1):
+        return normal.repeat(copies, 1)
 
     def sample(self, state, temperature, noise):
         output = self.head(state.h)
