@@ -29,7 +29,7 @@ def lines(page: Path) -> list[tuple[str, str]]:
     """Lines of a page, each with what it is part of: "code", "written" (a section that a script writes), "table" or
     "prose"."""
     found, code, written = [], False, False
-    for line in page.read_text().splitlines():
+    for line in page.read_text().replace("\\\n", "").splitlines():  # a command may take several lines
         fence = line.startswith("```")
         code ^= fence
         written = (written or line.startswith("<!-- begin ")) and not line.startswith("<!-- end ")
