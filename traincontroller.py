@@ -3,7 +3,7 @@
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/bc/best.tar           with --init, to begin from a clone
 Writes  exp_dir/ctrl/best.tar         the search's mean that drove the simulator best (without --evaluate-every: whose
-score on fresh starts was highest)
+                              score on fresh starts was highest)
         exp_dir/ctrl/checkpoint.tar   to resume from: run the same command again
         exp_dir/ctrl/metrics.csv, fitness.png, args.json, clock.csv (seconds a generation took)
 

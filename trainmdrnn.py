@@ -215,9 +215,8 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    model.load_state_dict(
-        model.from_config(model.config_dict()).state_dict()
-    )  # initial weights that follow from the seed
+    # initial weights that follow from the seed
+    model.load_state_dict(model.from_config(model.config_dict()).state_dict())
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     history, best, best_epoch = [], math.inf, 0

@@ -172,9 +172,8 @@ def main() -> None:
 def train(args: VAESettings, folder: Path, model: Vision, datasets, world: dict, state: dict | None) -> None:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
-    model.load_state_dict(
-        model.from_config(model.config_dict()).state_dict()
-    )  # initial weights that follow from the seed
+    # initial weights that follow from the seed
+    model.load_state_dict(model.from_config(model.config_dict()).state_dict())
     optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
     settings = {"colour_balance": args.colour_balance, "beta": args.beta}

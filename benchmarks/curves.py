@@ -1,8 +1,8 @@
 """Learning curves of evolution in the simulator: score against frames and against hours, with the figures of Ha &
 Schmidhuber drawn in.
 
-Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv, whichever
-are there
+Reads   <logdir>/ctrl and <logdir>/ablations/{z-only,untrained-m,from-clone}/ctrl: metrics.csv and clock.csv,
+        whichever are there
 Writes  docs/results/images/curves.png
 
     python -m benchmarks.curves --logdir exp_dir/carracing

@@ -1,7 +1,7 @@
 """kill -9 at random moments of every stage, and the same command again: the files end up as if nothing had happened.
 
-Writes  docs/kills.md     a table: what was killed, how often, and whether the files are those of a run that was left
-alone
+Writes  docs/kills.md     a table: what was killed, how often, and whether the files are those of a run that was
+                          left alone
 
     python -m benchmarks.kills --kills 10
 

@@ -284,7 +284,7 @@ def dream(args: Namespace) -> list[Result]:
         Result(
             "4a",
             "dream steps",
-            f"traincontroller.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",
+            f"learning.evolution.dream_fitness, {POPULATION} candidates x {SAMPLES} dreams",
             f"the same models, one dream at a time ({setting})",
             rates["ours"],
             rates[setting],

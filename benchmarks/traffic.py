@@ -1,8 +1,7 @@
 """The score table of Nocturne's world: every kind of driver in scenes that nothing was trained on.
 
 Reads   a run with a clone (--logdir), folders of scenes (--scenes); of a second run, that clones Nocturne's feature
-vector (--features), and a third with an evolved
-        controller (--evolved), if they are given
+        vector (--features), and a third with an evolved controller (--evolved), if they are given
 Writes  <logdir>/scores/<driver>-<folder>.json, its section of docs/results/nocturne.md
 
     python -m benchmarks.traffic --logdir exp_dir/nocturne --scenes datasets/scenes-unseen --episodes 200

@@ -190,7 +190,8 @@ def vae_loss(
     al. 2017).
 
     reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times
-    `weight` (B, 1, H, W) if there is one KL(q || N(0, 1)) summed over Z, at least FREE_BITS * Z per frame
+        `weight` (B, 1, H, W) if there is one
+    KL(q || N(0, 1)): summed over Z, at least FREE_BITS * Z per frame
     """
     squared = (reconstruction.float() - obs).square()
     squared = (squared if weight is None else squared * weight).flatten(1).sum(1).mean()

@@ -1,7 +1,8 @@
 """A world small and quick enough to record by the hundred, and one that fails in every way a simulator can.
 
-python -m tests.tiny_world --env tiny ...        data/generation_script.py with this world; KILL_AT=n kills it \
-    (SIGKILL) at its n-th rename
+    python -m tests.tiny_world --env tiny ...
+
+is data/generation_script.py with this world; KILL_AT=n kills it (SIGKILL) at its n-th rename.
 """
 
 import multiprocessing
@@ -28,9 +29,8 @@ class TinyWorld(World):
     """Noise that drifts with the action; an episode ends by itself after 5 to 60 steps, as its seed says.
 
     Names: "tiny", "tiny-discrete"; "tiny-slow" takes 5 ms a step; "tiny-blind" has no expert; in "tiny-sabotaged" the
-        first worker to find the file
-    named by SABOTAGE does what it says: "kill", "raise" (each once, as it deletes the file), "always raise", or "user
-    error".
+    first worker to find the file named by SABOTAGE does what it says: "kill", "raise" (each once, as it deletes the
+    file), "always raise", or "user error".
     """
 
     def __init__(self, name: str, num: int = 1, max_steps: int = 1000, restart: bool = True):

@@ -1,7 +1,7 @@
 """What a new world takes: this file, and one line in envs/__init__.py. The cursor is to be kept on the middle of a
 line.
 
-python -m dreamdrive.tests.toy_world data.generation_script --env toy ...        a script with this world in it
+    python -m dreamdrive.tests.toy_world data.generation_script --env toy ...        a script with this world in it
 """
 
 import importlib

@@ -3,8 +3,8 @@
     with Viewer("CarRacing", ["simulator", "what V sees", "what M expected"], dt=0.02) as viewer:
         viewer.show([frame, reconstruction, expectation], {"return": 0.0})
         while (wish := viewer.wait()) != "quit":
-            ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, action_space,
-            last_action) viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
+            ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, space, action)
+            viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
 
 Keys: space pauses and continues, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
 others are the driver's. pyglet is imported when a Viewer is made, not before.

@@ -1,10 +1,13 @@
 """Nocturne's cone image, painted as Nocturne paints it: by the same primitives in the same order, with four samples a
 pixel.
 
-1. the square (50, 50, 50)   2. roads, one pixel wide, in the file's order   3. objects, and a white arrow head on each
+1. the square (50, 50, 50)
+2. roads, one pixel wide, in the file's order
+3. objects, and a white arrow head on each
 4. the goal's ring
-5. black where others hide the view   6. traffic lights, then stop signs, 2 m off their place in x and y   7. black
-outside the cone
+5. black where others hide the view
+6. traffic lights, then stop signs, 2 m off their place in x and y
+7. black outside the cone
 
 The cones of a call are the layers of one multisampled texture, so that each is drawn at the same place and comes out
 the same whatever is drawn beside it. Step 7 is worked out once per framing as four bits a pixel, and applied where the
