@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.driving.driver import Driver
+from dreamdrive.driving.driver import Around, Driver
 from dreamdrive.envs import WorldSpec
 
 CALM = (0.6, 1.8)  # seconds between disturbances: time to recover, and to drive well
@@ -14,29 +14,16 @@ BURST = (0.2, 0.6)  # seconds a disturbance lasts: enough to leave the road's mi
 CORRELATION = 0.2  # seconds after which 1/e of a disturbance is left
 
 
-class Disturbed(Driver):
+class Disturbed(Around):
     """A driver whose actions are disturbed, copy by copy, and that is told what was done instead."""
 
     def __init__(self, driver: Driver, disturbances: Sequence["Disturbance"]) -> None:
-        self.driver, self._all = driver, list(disturbances)
-
-    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
-        super().reset(num)
-        self.driver.reset(num, rngs, parameters)
-
-    def see(self, obs: Tensor) -> None:
-        self.driver.see(obs)
+        super().__init__(driver)
+        self._all = list(disturbances)
 
     def choose(self) -> Tensor:
         choice, copies = self.driver.choose().numpy(), self.copies.tolist()
         return torch.from_numpy(np.stack([self._all[b](action) for b, action in zip(copies, choice, strict=True)]))
-
-    def follow(self, action: Tensor) -> None:
-        self.driver.follow(action)
-
-    def keep(self, which: Tensor) -> None:
-        super().keep(which)
-        self.driver.keep(which)
 
 
 class Disturbance:

@@ -62,6 +62,31 @@ class Driver(ABC):
         return action
 
 
+class Around(Driver):
+    """A driver around another, to which it passes on all that it is told; what it answers is the other's, unless a
+    subclass says otherwise."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
+        super().reset(num)
+        self.driver.reset(num, rngs, parameters)
+
+    def see(self, obs: Tensor) -> None:
+        self.driver.see(obs)
+
+    def choose(self) -> Tensor:
+        return self.driver.choose()
+
+    def follow(self, action: Tensor) -> None:
+        self.driver.follow(action)
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        self.driver.keep(which)
+
+
 NOBODY = torch.empty(0, dtype=torch.int64)
 
 
@@ -148,30 +173,26 @@ def drive(
     yield moment
 
 
-class Watched(Driver):
+class Watched(Around):
     """A driver, and another that sees and follows all it does, but is not asked: what V and M make of a drive can so be
     shown whoever drives."""
 
     def __init__(self, driver: Driver, watching: Driver) -> None:
-        self.driver, self.watching = driver, watching
+        super().__init__(driver)
+        self.watching = watching
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
-        super().reset(num)
-        self.driver.reset(num, rngs, parameters)
+        super().reset(num, rngs, parameters)
         self.watching.reset(num)
 
     def see(self, obs: Tensor) -> None:
-        self.driver.see(obs)
+        super().see(obs)
         self.watching.see(obs)
 
-    def choose(self) -> Tensor:
-        return self.driver.choose()
-
     def follow(self, action: Tensor) -> None:
-        self.driver.follow(action)
+        super().follow(action)
         self.watching.follow(action)
 
     def keep(self, which: Tensor) -> None:
         super().keep(which)
-        self.driver.keep(which)
         self.watching.keep(which)

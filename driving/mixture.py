@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.driving.driver import Driver
+from dreamdrive.driving.driver import Around, Driver
 from dreamdrive.driving.policies import TRAINED
 from dreamdrive.envs import World
 from dreamdrive.utils.errors import UserError
@@ -53,7 +53,7 @@ class Mixture(Driver):
         self._rows = {name: torch.tensor([i for i, n in enumerate(of) if n == name]) for name in dict.fromkeys(of)}
 
 
-class Labelled(Driver):
+class Labelled(Around):
     """A mixture, and what the expert does in its place: what the expert itself chose, or what the world's expert says
     where a controller or a clone drives, as DAgger wants it.
 
@@ -62,14 +62,8 @@ class Labelled(Driver):
     """
 
     def __init__(self, mixture: Mixture, world: World) -> None:
+        super().__init__(mixture)
         self.mixture, self.world = mixture, world
-
-    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
-        super().reset(num)
-        self.mixture.reset(num, rngs, parameters)
-
-    def see(self, obs: Tensor) -> None:
-        self.mixture.see(obs)
 
     def choose(self) -> Tensor:
         space, names = self.mixture.space, [self.mixture.names[b] for b in self.copies.tolist()]
@@ -82,13 +76,6 @@ class Labelled(Driver):
             self.label = torch.where(asked.view(-1, *[1] * (choice.ndim - 1)), opinion, choice)
         self.known = torch.tensor([name == "expert" for name in names]) | (asked & (opinion is not None))
         return choice
-
-    def follow(self, action: Tensor) -> None:
-        self.mixture.follow(action)
-
-    def keep(self, which: Tensor) -> None:
-        super().keep(which)
-        self.mixture.keep(which)
 
     def _opinion(self) -> Tensor | None:
         """What the expert would do in the copies that are left (n, ...); None if the world has none."""
