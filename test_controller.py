@@ -42,14 +42,14 @@ from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.scores import FOLDER, score_file
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, flag
-from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
-from dreamdrive.utils.viewer import HELP, Viewer, driving_help, keyboard_action
+from dreamdrive.utils.viewer import HELP, Viewer
 
 TRAINED = ("ctrl", "bc")
 POLICIES = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
@@ -123,8 +123,8 @@ class Human(Blind):
         held: keys that are held
     """
 
-    def __init__(self, space: ActionSpace) -> None:
-        self.space = space
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
         self.held: set[str] = set()
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: torch.Tensor | None = None) -> None:
@@ -132,9 +132,10 @@ class Human(Blind):
         self.action: Any = None  # the last one, as plain numbers
 
     def choose(self) -> torch.Tensor:
-        action = torch.as_tensor(np.asarray(keyboard_action(self.held, self.space, self.action)))
-        self.action = action.tolist()
-        return action[None]
+        action = self.keys.action(self.held, self.action)
+        chosen = torch.as_tensor(np.asarray(self.keys.let_go(self.action) if action is None else action))
+        self.action = chosen.tolist()
+        return chosen[None]
 
 
 class Episode:
@@ -155,14 +156,13 @@ class Episode:
         else:
             self.world = make(env, restart=False, **options)
             self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart]
-        self.space = self.world.spec.space
         self.watching = agent if args.world == "simulator" and isinstance(agent, Agent) else None
         self.panels += ["what V makes of it", "what M expected"] if self.watching else []
         self.driver = self._driver(agent)
 
     def _driver(self, agent: Head | None) -> Driver:
         """The trained controller, a policy, or whoever holds the keys."""
-        self.human = Human(self.space) if self.name == "human" else None
+        self.human = Human(self.world.keyboard()) if self.name == "human" else None
         if self.name in TRAINED:
             assert agent is not None, "a trained controller comes with it"
             return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
@@ -208,7 +208,7 @@ class Episode:
 
 def watch(args: EvaluationSettings, episode: Episode, seeds: list[int]) -> None:
     """Episodes in a window, one a seed, until the last or until the window is closed."""
-    keys = f"{driving_help(episode.space)}    {HELP}" if args.controller == "human" else HELP
+    keys = f"{episode.human.keys.help}    {HELP}" if episode.human else HELP
     with Viewer(
         f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt, help=keys
     ) as viewer:

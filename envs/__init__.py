@@ -16,7 +16,7 @@ from one int, and `seed_b + n` when they were given one by one. With `restart=Fa
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.keys import Keys, usual_keys
 from dreamdrive.utils.spaces import ActionSpace
 
 # The class of each world, by the part of its name before the colon; imported when it is first asked for. Everything
@@ -131,6 +132,7 @@ class World(ABC):
         NUMBERS: the value of its option `observation` that shows numbers; None where it is seen as pictures only
         STANDS_FOR: the simulator whose score counts, of a fast world of ours for training; None for itself
         SCORED_WITH: options that it is scored with
+        keys: what keys do for a person who drives it
     """
 
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
@@ -170,6 +172,16 @@ class World(ABC):
     def action_names(self) -> list[str]:
         """What each choice of a Discrete action space means; empty where nobody knows."""
         return []
+
+    @classmethod
+    def keys(cls, space: ActionSpace) -> Keys:
+        """What keys do for a person who drives such a world, whose action space that is, with names where it has any:
+        by default what the space suggests."""
+        return usual_keys(space)
+
+    def keyboard(self) -> Keys:
+        """The keys of this one."""
+        return self.keys(replace(self.spec.space, names=tuple(self.action_names())))
 
     def outcome(self) -> dict[str, torch.Tensor]:
         """What became of each copy's episode so far besides its return, by name: numbers (B,). A mean over episodes
@@ -244,6 +256,12 @@ def defaults(name: str) -> dict:
     """What the options of the world of that name are unless told otherwise."""
     kind = name.partition(":")[0]
     return {option.name: option.default for option in _load(kind).OPTIONS} if kind in WORLDS else {}
+
+
+def keys(name: str, space: ActionSpace) -> Keys:
+    """The keys of a person who drives the world of that name, or dreams of it, in its action space."""
+    kind = name.partition(":")[0]
+    return (_load(kind) if kind in WORLDS else World).keys(space)
 
 
 def official(name: str) -> str:

@@ -8,6 +8,7 @@ pressed where it begins a life. Rewards are the game's own points.
 
 import difflib
 from collections import deque
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from dreamdrive.envs import Option, World, breakout
 from dreamdrive.envs.gym_adapter import GymWorld, area_resize
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.keys import NOTHING, ChoiceKeys, Keys
+from dreamdrive.utils.spaces import ActionSpace
 
 FRAMES = 4  # a step holds a key for
 FPS = 60
@@ -27,6 +30,10 @@ MAX_STEPS = 27_000  # half an hour of play, as in Mnih et al. 2015
 OBSERVATIONS = {"stack": (SIDE, SIDE, STACK), "picture": (FRAME, FRAME, 3)}
 DRIVERS = {"Breakout": breakout.Driver}
 SIMULATOR = "dreamdrive/Atari-v0"
+# keys, by the parts of ale-py's names
+STICK = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "space": "FIRE"}
+# the order of the parts in a name; of two keys that exclude each other neither counts
+CHORDS = (("up", "down"), ("right", "left"), ("space",))
 
 gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.atari:Game", max_episode_steps=MAX_STEPS)
 
@@ -121,12 +128,47 @@ class Atari(GymWorld):
         """As ale-py spells them: NOOP, FIRE, UPRIGHT, ..."""
         return [key.name for key in self._environments[0].unwrapped.keys]
 
+    @classmethod
+    def keys(cls, space: ActionSpace) -> Keys:
+        return Joystick(space) if space.names else ChoiceKeys(space, {})
+
     def look_away(self) -> None:
         for environment in self._environments:
             environment.unwrapped.blind = True
 
     def _frame(self, copy: int, observation: np.ndarray) -> np.ndarray:
         return observation
+
+
+class Joystick(ChoiceKeys):
+    """Keys that are held together: their names, one after another, are the name of an action."""
+
+    def __init__(self, space: ActionSpace) -> None:
+        super().__init__(space, {})
+        parts = {part for name in space.names for key, part in STICK.items() if part in name}
+        self.listed = {key: part.lower() for key, part in STICK.items() if part in parts} | {NOTHING: "nothing"}
+
+    def action(self, held: Set[str], previous: np.ndarray | int | None) -> int | None:
+        held = held & self.listed.keys()
+        return self._together(held) if held else super().action(held, previous)
+
+    def _together(self, held: Set[str]) -> int:
+        """The game's action that has most of the keys held: all of them, or less the ones it has no name for."""
+        pressed = [
+            next(iter(both), None) if len(both := [key for key in group if key in held]) == 1 else None
+            for group in CHORDS
+        ]
+        for wanted in (
+            pressed,
+            [*pressed[:2], None],
+            [None, *pressed[1:]],
+            [None, None, pressed[2]],
+            [None, pressed[1], None],
+        ):
+            name = "".join(STICK[key] for key in wanted if key) or "NOOP"
+            if name in self.space.names:
+                return self.space.names.index(name)
+        return 0
 
 
 class Game(gymnasium.Env):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from dreamdrive.envs.gym_adapter import GymWorld, area_resize
+from dreamdrive.utils.keys import Keys, driving_keys
+from dreamdrive.utils.spaces import ActionSpace
 
 FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
@@ -36,6 +38,10 @@ class CarRacing(GymWorld):
         # networks see its actions as they are, which are small
         self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None)
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
+
+    @classmethod
+    def keys(cls, space: ActionSpace) -> Keys:
+        return driving_keys(space)
 
     def expert_action(self) -> torch.Tensor:
         """(B, 3) float32: what our driver would do now."""

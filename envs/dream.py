@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs import Step, World, WorldSpec
+from dreamdrive.envs import Step, World, WorldSpec, keys
 from dreamdrive.envs.dream_noise import DreamNoise
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.world_model import (
@@ -33,6 +33,7 @@ from dreamdrive.models.world_model import (
     require_starts,
 )
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.spaces import ActionSpace
 
 DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
@@ -212,6 +213,9 @@ class DreamWorld(World):
             self._terminated, self._truncated = torch.zeros_like(over), torch.zeros_like(over)
             result.obs = self._obs()
         return result
+
+    def keyboard(self) -> Keys:
+        return keys(self.world["env"], self.spec.space)
 
     def render(self, copy: int = 0) -> np.ndarray:
         return self.decode(self.dream.z[copy : copy + 1])[0].cpu().numpy()

@@ -23,7 +23,6 @@ from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
 from dreamdrive.teacher.clone import Clone, recorded_inputs
-from dreamdrive.teacher.keys import Keys
 from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
@@ -133,7 +132,7 @@ def teach(args: TeachSettings, stage: int) -> None:
             keep,
         )
         agent.controller.requires_grad_(False)
-        keys = Keys(world)
+        keys = world.keyboard()
         about = {
             "world": world.spec.name,
             "keys": keys.listed,

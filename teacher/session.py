@@ -24,8 +24,8 @@ from dreamdrive.driving.driver import Driver, Moment, drive
 from dreamdrive.envs import World
 from dreamdrive.teacher.book import Book
 from dreamdrive.teacher.clone import Clone
-from dreamdrive.teacher.keys import Keys
 from dreamdrive.teacher.learner import Learner
+from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.metrics import read_csv, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.seeds import recording_seed

@@ -29,10 +29,11 @@ from dreamdrive.test_controller import Episode, load, parse_args, record
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.keys import usual_keys
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import BACKGROUND, GAP, fit, line_height, with_lines
-from dreamdrive.utils.viewer import HELP, driving_help, text_lines
+from dreamdrive.utils.viewer import HELP, text_lines
 
 ROOT = Path(__file__).parent.parent
 SEED = evaluation_seeds(0, 1)[0]
@@ -263,7 +264,7 @@ def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, l
         return (
             says(screen, place[0].stop, 0, *text_lines(driven.text()))
             and shows(screen[place], driven.images()[0])
-            and says(screen, place[0].stop, 1, f"{driving_help(driven.space)}    {HELP}    [paused]")
+            and says(screen, place[0].stop, 1, f"{driven.human.keys.help}    {HELP}    [paused]")
         )
 
     driven.reset(SEED)
@@ -408,6 +409,9 @@ def test_without_a_trained_run_only_the_simulator_is_shown(tmp_path, monkeypatch
 
 
 def test_the_keys_that_act_are_named_for_every_space():
-    assert driving_help(ActionSpace(2)) == "arrows, 0-1: act" and driving_help(ActionSpace(18)) == "0-9: act"
-    assert driving_help(ActionSpace(low=(-1, 0, 0), high=(1, 1, 1))) == "left, right: steer    up: gas    down: brake"
-    assert driving_help(ActionSpace(low=(-2, -2), high=(2, 2))) == "left, right: number 1    down, up: number 2"
+    def said(**space):
+        return usual_keys(ActionSpace(**space)).help
+
+    assert said(n=2) == "arrows, 0-1: act" and said(n=18) == "0-9: act"
+    assert said(low=(-1, 0, 0), high=(1, 1, 1)) == "left, right: steer    up: gas    down: brake"
+    assert said(low=(-2, -2), high=(2, 2)) == "left, right: number 1    down, up: number 2"

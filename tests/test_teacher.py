@@ -15,13 +15,13 @@ import torch
 
 from dreamdrive.data.shards import Dataset, verify
 from dreamdrive.envs import make
-from dreamdrive.envs.classic import quickest_action
+from dreamdrive.envs.classic import MountainCar, quickest_action
 from dreamdrive.teacher import book, server
-from dreamdrive.teacher.keys import Keys
 from dreamdrive.teacher.memory import WINDOW, FrameMemory
 from dreamdrive.teacher.session import Held
 from dreamdrive.tests.tiny_run import DISCRETE, ROOT, call, command, complaint, contents, variables, write_dataset
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.keys import ChoiceKeys
 from dreamdrive.utils.metrics import read_csv
 
 MOUNTAIN = ("--teacher", "--env", "mountaincar", "--countdown", 0, "--device", "cpu")
@@ -349,7 +349,7 @@ def test_a_clone_that_was_not_taught_is_not_replaced_unasked(trained):
 
 
 def test_keys_mean_what_is_listed():
-    keys = Keys(make("mountaincar", observation="state"))
+    keys = make("mountaincar", observation="state").keyboard()
     assert list(keys.listed.items()) == [
         ("left", "accelerate left"),
         ("down", "do not accelerate"),
@@ -360,7 +360,7 @@ def test_keys_mean_what_is_listed():
         and keys.action({"x"}, None) is None
         and [keys.action({key}, 0) for key in keys.listed] == [0, 1, 2]
     )
-    atari = Keys(make("atari:Pong"))
+    atari = make("atari:Pong").keyboard()
     names = make("atari:Pong").action_names()
     for held, name in (
         ({"right", "space"}, "RIGHTFIRE"),
@@ -371,10 +371,10 @@ def test_keys_mean_what_is_listed():
         ({"up"}, None),
     ):
         assert atari.action(held, 0) == (None if name is None else names.index(name))
-    every = Keys(make("atari:Boxing"))
+    every = make("atari:Boxing").keyboard()
     assert make("atari:Boxing").action_names()[every.action({"up", "right", "space"}, 0)] == "UPRIGHTFIRE"
-    driving = Keys(make("carracing"))
-    traffic = Keys(make("nocturne"))
+    driving = make("carracing").keyboard()
+    traffic = make("nocturne").keyboard()
     assert (
         traffic.listed["up"] == "accelerate" and traffic.action({"up"}, None)[0] > 0 > traffic.action({"down"}, None)[0]
     )
@@ -389,6 +389,21 @@ def test_keys_mean_what_is_listed():
         and driving.action({"n"}, None).tolist() == [0, 0, 0]
         and driving.action({"left"}, None)[0] < 0
     )
+
+
+def test_a_lesson_has_the_keys_that_the_world_declares(script, tmp_path, monkeypatch):
+    class Pressing(Script):
+        def press(self, now: dict) -> set[str]:
+            assert self.about["keys"] == {"j": NAMES[0], "k": NAMES[1], "l": NAMES[2]}
+            return {"l"}
+
+    script(Pressing)
+    own = classmethod(lambda cls, space: ChoiceKeys(space, {"j": 0, "k": 1, "l": 2}))
+    monkeypatch.setattr(MountainCar, "keys", own)
+    done = call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1)
+    assert done.returncode == 0, done.stderr
+    columns, _ = taught(tmp_path)
+    assert (columns["action"] == 2).all() and columns["demonstration"].all()
 
 
 def test_what_is_ordered_is_done_also_where_every_step_is_late(script, tmp_path):

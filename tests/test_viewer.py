@@ -13,8 +13,9 @@ import pytest
 from PIL import ImageGrab
 
 from dreamdrive.tests.vnc import vnc_desktop, wait_for
+from dreamdrive.utils.keys import usual_keys
 from dreamdrive.utils.spaces import ActionSpace
-from dreamdrive.utils.viewer import Viewer, key_name, keyboard_action, text_lines
+from dreamdrive.utils.viewer import Viewer, key_name, text_lines
 
 ROOT = Path(__file__).parent.parent
 RED, GREEN, BLUE = (220, 30, 30), (40, 200, 60), (30, 60, 210)
@@ -189,6 +190,13 @@ def test_nothing_of_pyglet_is_imported_before_a_window_is_wanted():
         "dreamdrive.utils.doctor; sys.exit('pyglet' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, timeout=60).returncode == 0
+
+
+def keyboard_action(held, space, previous=None):
+    """What a person does who drives by the keys that a space suggests."""
+    keys = usual_keys(space)
+    action = keys.action(held, previous)
+    return keys.let_go(previous) if action is None else action
 
 
 def test_steering_is_smooth_and_returns_faster_than_it_turns():

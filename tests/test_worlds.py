@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamdrive import envs, test_controller
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs import fast, make, official, without_places
@@ -217,6 +218,38 @@ def test_a_new_world_is_scored_as_it_declares_and_its_options_are_its_own(tmp_pa
     assert json.loads(path.read_text())["wind"] == 0.0
     said = toy("data.generation_script", "--env", "cartpole", "--wind", 1, "--rootdir", tmp_path / "data")
     assert said.strip() == "error: cartpole has no option wind: only toy does"
+
+
+def test_a_world_declares_its_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(envs, "WORLDS", dict(envs.WORLDS))
+    from dreamdrive.tests.toy_world import LINE
+
+    envs.WORLDS |= LINE
+    keys = make("toy").keyboard()
+    assert keys.listed == {"j": "back", "k": "on", "n": "nothing: all at 0"} and keys.help == "j, k: cursor"
+    assert keys.action({"left"}, None) is None and keys.words(keys.action({"j"}, None)) == "cursor -0.10"
+    assert envs.keys("toy", make("toy").spec.space).listed == keys.listed  # in a dream of it
+    args = test_controller.parse_args(["--env", "toy", "--controller", "human", "--render", "--logdir", str(tmp_path)])
+    driven = test_controller.Episode(args, *test_controller.load(args))
+    driven.reset(0)
+    driven.step({"k"})
+    driven.step({"k", "left"})
+    assert driven.action == pytest.approx([0.2]) and driven.human.keys.listed == keys.listed
+
+
+def test_a_world_that_declares_no_keys_has_those_that_its_actions_suggest():
+    assert list(make("cartpole").keyboard().listed) == ["left", "right"]
+    assert list(make("gym:MountainCarContinuous-v0").keyboard().listed) == ["left", "right", "n"]
+    box = make("carracing-fast").spec.space
+    assert envs.keys("no longer there", box).listed == make("carracing-fast").keyboard().listed
+
+
+def test_the_keys_of_a_game_hold_in_a_window_too():
+    pong = make("atari:Pong")
+    keys, names = pong.keyboard(), pong.action_names()
+    assert [names[keys.action(held, 0)] for held in ({"left"}, {"1"}, {"n"})] == ["LEFT", "FIRE", "NOOP"]
+    assert keys.let_go(3) == 0 and keys.help == "arrows, 0-5: act"
+    assert list(envs.keys("atari:Pong", pong.spec.space).listed) == list("012345")  # a dream knows no names
 
 
 def test_declaring_worlds_imports_no_simulator():

@@ -15,6 +15,7 @@ from dreamdrive import envs
 from dreamdrive.envs import Option, Step, World, WorldSpec
 from dreamdrive.utils import script
 from dreamdrive.utils.argument_types import positive_float
+from dreamdrive.utils.keys import NumberKeys, Push
 
 LINE = {"toy": "dreamdrive.tests.toy_world:Toy"}
 
@@ -48,6 +49,10 @@ class Toy(World):
         over = torch.full((self.num,), self.steps >= self.spec.max_steps)
         obs = self.seen()
         return Step(obs, -self.place.abs(), torch.zeros_like(over), over, {"final_obs": obs})
+
+    @classmethod
+    def keys(cls, space):
+        return NumberKeys(space, {"j": Push(0, -1, "back"), "k": Push(0, 1, "on")}, names=("cursor",))
 
     def expert_action(self):
         return -(self.place + self.wind).clamp(-1, 1)[:, None]

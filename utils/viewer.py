@@ -3,7 +3,7 @@
     with Viewer("CarRacing", ["simulator", "what V sees", "what M expected"], dt=0.02) as viewer:
         viewer.show([frame, reconstruction, expectation], {"return": 0.0})
         while (wish := viewer.wait()) != "quit":
-            ...  # "reset": start an episode; "step": take one step, e.g. by keyboard_action(viewer.held, space, action)
+            ...  # "reset": start an episode; "step": take one step, e.g. by keys.action(viewer.held, action)
             viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
 
 Keys: space pauses and continues, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
@@ -19,7 +19,6 @@ import numpy as np
 
 from dreamdrive.utils.display import open_display
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import GAP, line_height, side_by_side, with_lines
 
 HELP = "space: pause    S: single step    R: reset    Q: quit"
@@ -196,87 +195,3 @@ def value_text(value) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.1f}"
     return " ".join(f"{float(v):+.2f}" for v in np.asarray(value).ravel())
-
-
-STEER = 0.1  # how far of its way to full lock the wheel turns in a step; back to the middle it goes twice as fast
-BRAKE = 0.8  # full braking blocks the wheels
-# the keys that lower and raise each number of an action
-PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("z", "w"))
-BICYCLE = (("down", "up"), ("right", "left"))  # the same of acceleration and steering
-# scale of an action space that is acceleration (m/s^2) and steering (rad, to the left): envs/nocturne/world.py
-TYPICAL = (2.0, 0.1)
-# what the arrows mean in a Discrete(n), after the order gymnasium gives these actions; digits choose any action
-# directly
-DISCRETE: dict[int, dict[str | None, int]] = {
-    2: {"left": 0, "right": 1},  # CartPole
-    3: {"left": 0, "right": 2, None: 1},  # MountainCar, Acrobot
-    5: {"right": 1, "left": 2, "up": 3, "down": 4},  # CarRacing
-}
-
-
-def keyboard_action(held: set[str], space: ActionSpace, previous: np.ndarray | int | None = None):
-    """The action the held keys ask for, in `space`; `previous` is the action before it, None at an episode's start.
-
-    Driving, a box with low (-x, 0, 0): left and right steer smoothly, up is gas, down brakes. Nocturne's: up and down
-    accelerate and brake, left and right steer. Other boxes: left / right move the first number, down / up the second, A
-    / D and Z / W the next two, smoothly. Discrete(n): digits choose an action; arrows too for n = 2, 3 and 5.
-    Returns float32 (A,) or an int.
-    """
-    if space.discrete:
-        return discrete_action(held, space.n, None if previous is None else int(previous))
-    low, high = space.bounds
-    target = np.zeros_like(low)
-    if is_driving(space):
-        steer = ("right" in held) - ("left" in held)
-        target[:] = steer * high[0], ("up" in held) * high[1], ("down" in held) * BRAKE * high[2]
-        smooth = slice(0, 1)
-    else:
-        for i, (less, more) in enumerate(pairs_of(space)):
-            target[i] = (
-                high[i] if more in held and less not in held else low[i] if less in held and more not in held else 0
-            )
-        smooth = slice(0, len(low))
-    target = space.clip(target)
-    before = space.clip(np.zeros_like(low)) if previous is None else np.asarray(previous, np.float32)
-    returning = np.abs(target) < np.abs(before)
-    pace = STEER * space.half_range * np.where(returning, 2, 1)
-    target[smooth] = np.clip(target, before - pace, before + pace)[smooth]
-    return target
-
-
-def driving_help(space: ActionSpace) -> str:
-    """Which keys `keyboard_action` obeys in that space."""
-    if space.discrete:
-        return f"{'arrows, ' if space.n in DISCRETE else ''}0-{min(space.n, 10) - 1}: act"
-    if is_driving(space):
-        return "left, right: steer    up: gas    down: brake"
-    if is_bicycle(space):
-        return "up, down: accelerate, brake    left, right: steer"
-    return "    ".join(f"{less}, {more}: number {i + 1}" for i, (less, more) in enumerate(pairs_of(space)))
-
-
-def is_driving(space: ActionSpace) -> bool:
-    """Whether a box is steering to both sides, gas and brake."""
-    return len(space.low) == 3 and space.low[0] < 0 and space.low[1:] == (0, 0)
-
-
-def is_bicycle(space: ActionSpace) -> bool:
-    """Whether a box is acceleration and steering, as Nocturne has them."""
-    return space.scale == TYPICAL and space.center is None
-
-
-def pairs_of(space: ActionSpace) -> tuple[tuple[str, str], ...]:
-    """For each number of a box's actions the keys that lower and raise it; for four at most."""
-    return BICYCLE if is_bicycle(space) else PAIRS[: space.size]
-
-
-def discrete_action(held: set[str], n: int, previous: int | None) -> int:
-    """See `keyboard_action`. With no key down: the neutral action where there is one, else the previous."""
-    for digit in sorted(k for k in held if k.isdigit() and int(k) < n):
-        return int(digit)
-    arrows = DISCRETE.get(n, {})
-    for name, action in arrows.items():
-        if name in held:
-            return action
-    neutral = arrows.get(None, 0)
-    return previous if n == 2 and previous is not None else neutral

@@ -25,6 +25,8 @@ from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.keys import Keys, NumberKeys, Push, usual_keys
+from dreamdrive.utils.spaces import ActionSpace
 
 SIZES = (64, 128)
 KINDS = ("continuous", "discrete")
@@ -200,6 +202,10 @@ class Nocturne(World):
     def truncate(self, copies: Sequence[int]) -> None:
         self._truncated[copies], self.over[copies] = True, True
 
+    @classmethod
+    def keys(cls, space: ActionSpace) -> Keys:
+        return usual_keys(space) if space.discrete else traffic_keys(space)
+
     def expert_action(self) -> Tensor:
         """What leads the ego back to its logged path and pace, shaped like `action`; on the log, what the log does."""
         return self._as_action(corrective_action(self.sim, self._copies, self.egos))
@@ -337,6 +343,17 @@ def check_options(
             f"choose {SIZES[0]} or {SIZES[1]} pixels, "
             f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps"
         )
+
+
+def traffic_keys(space: ActionSpace) -> Keys:
+    """Those of acceleration and steering; headings grow to the left."""
+    pushes = {
+        "left": Push(1, 1, "steer left"),
+        "right": Push(1, -1, "steer right"),
+        "up": Push(0, 1, "accelerate"),
+        "down": Push(0, -1, "brake"),
+    }
+    return NumberKeys(space, pushes, names=("accelerate", "steer"), nothing="nothing: roll on")
 
 
 class NocturneEnv(gym.Env):
