@@ -29,7 +29,8 @@ The first word says what is done, `trainbc.py dagger --help` what that takes:
              exp_dir/bc/taught, snapshots and lesson.png
 
 dagger and ditto begin with the clone of the first --epochs epochs that drove best. --method dagger, --method ditto and
---teacher are other spellings of these words. The run itself, epoch by epoch, is learning/cloning.py.
+--teacher are other spellings of these words. The run itself, epoch by epoch, is learning/cloning.py, and what each of
+these words does in an epoch learning/cloning_methods.py.
 """
 
 import sys
@@ -43,7 +44,9 @@ from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import NumberSteps
 from dreamdrive.learning.cloning import STAGE, Cloning
+from dreamdrive.learning.cloning_methods import Recorded
 from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
+from dreamdrive.learning.dream_report import report
 from dreamdrive.learning.imagination import Dreams, Setting
 from dreamdrive.models.controller import ControllerConfig
 from dreamdrive.models.policy import PolicyConfig
@@ -142,10 +145,11 @@ def clone_latents(args: CloneSettings, datasets: list[Dataset] | None) -> float:
         config = ControllerConfig(
             model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, world["action_space"]
         )
-        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, parents, dreams, state)
+        recorded = Recorded(datasets, steps["train"], steps["val"], world, parents, dreams)
+        cloning = Cloning(args, folder, asdict(config), recorded, state)
         with track(args, folder):
             cloning.run()
-            cloning.report()
+            report(folder, args, dreams)
     return cloning.best
 
 
@@ -170,7 +174,8 @@ def clone_numbers(args: CloneSettings, datasets: list[Dataset]) -> float:
         steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
         steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
         config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
-        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
+        recorded = Recorded(datasets, steps["train"], steps["val"], world, {})
+        cloning = Cloning(args, folder, asdict(config), recorded, state)
         with track(args, folder):
             cloning.run()
     return cloning.best
@@ -208,7 +213,8 @@ def clone_frames(args: CloneSettings, datasets: list[Dataset] | None) -> float:
         }
         assert args.model, "frames are seen by one"
         config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
-        cloning = Cloning(args, folder, asdict(config), datasets, steps, world, {}, None, state)
+        recorded = Recorded(datasets, steps["train"], steps["val"], world, {})
+        cloning = Cloning(args, folder, asdict(config), recorded, state)
         with track(args, folder):
             cloning.run()
     return cloning.best

@@ -4,6 +4,7 @@ streamed."""
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,23 @@ from dreamdrive.models.controller import Controller
 from dreamdrive.models.world_model import Latents, Vision, joined_latents, latents_at
 
 SCALE_STEPS = 16_384  # that the spread of observed numbers is measured on
+
+
+class Labelled(Protocol):
+    """Steps with the expert's action, for heads of one kind: Steps and NumberSteps for controllers,
+    data.sequences.FrameSequences for policies."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def batches(self, epoch: int, rng: np.random.Generator | None) -> Iterator[Any]:
+        """All of them once, shuffled with `rng`, or in order."""
+
+    def deployed(self, model: Any) -> Any:
+        """The head that acts on what a driver sees."""
+
+    def scale(self) -> dict[str, Tensor]:
+        """What a resumed run must have the same."""
 
 
 @dataclass

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.shards import Dataset
+from dreamdrive.driving.agent import make_head
 from dreamdrive.driving.dreaming import dream_on
-from dreamdrive.learning.imagination import ExpertLatents
+from dreamdrive.learning.cloning_settings import CloneSettings
+from dreamdrive.learning.imagination import Dreams, ExpertLatents, random_action
 from dreamdrive.models.world_model import Memory, Vision
+from dreamdrive.utils import checkpoint
 from dreamdrive.utils.plots import figure
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
@@ -19,6 +22,44 @@ from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
 HEIGHT, WIDTH = 192, 288  # of a panel of the film
 PICTURE, SMALL = 128, 10  # of the strip: height of a picture, and of the letters below it
+
+
+def report(folder: Path, args: CloneSettings, dreams: Dreams) -> None:
+    """Judge the clone of `folder`/best.tar, and those to compare it with, in the dream: a line of text, and all
+    pictures."""
+    world = dreams.model.world
+    space = ActionSpace.from_dict(world["action_space"])
+    best, last = (checkpoint.load(folder / name, "bc") for name in ("best.tar", "checkpoint.tar"))
+
+    def clone(weights: dict) -> Callable[[Tensor, Tensor], Tensor]:
+        model = make_head(best["config"]).to(dreams.where)
+        model.load_state_dict(weights)
+        return dreams.act(model)
+
+    drivers: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {"clone": clone(best["model"])}
+    if args.method != "bc":
+        drivers[f"clone before {args.method}"] = clone(last["cloned"]["model"])
+    drivers["random"] = random_action(space, dreams.where, args.seed)
+    drivers["what was really done"] = None
+    judged = {name: dreams.judge(act) for name, act in drivers.items()}
+    print(
+        "likeness to the expert in the dream: "
+        + ", ".join(f"{name} {found.likeness:.3f}" for name, found in judged.items())
+    )
+    plot_distances(folder / "distance.png", {name: found.distance for name, found in judged.items()}, world["dt"])
+    plot_relation(folder / "dream-and-reality.png", last["history"])
+    film(
+        folder,
+        dreams.vision,
+        dreams.memory,
+        dreams.experts["val"],
+        dreams.datasets,
+        clone(best["model"]),
+        space,
+        world["dt"],
+        args.temperature,
+        args.seed,
+    )
 
 
 def recorded_frames(datasets: Sequence[Dataset], first: int, end: int) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_a_smoothed_clone_is_trained(trained, tmp_path):
 
 def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeypatch):
     run = copy_run(trained, tmp_path / "run")
-    monkeypatch.setattr("dreamdrive.trainbc.Cloning.report", lambda *_: None)
+    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)
     # CartPole has none, and that would be said first
     monkeypatch.setattr("dreamdrive.learning.cloning.require_expert", lambda *_: None)
     dagger = ("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--method", "dagger", "--horizon", 5)
@@ -163,11 +163,11 @@ def test_dreams_begin_after_all_cloning_that_was_done(trained, tmp_path, method)
 
 def test_the_epoch_that_a_run_was_stopped_after_is_scored_if_it_becomes_the_last(trained, tmp_path, monkeypatch):
     """Before the dream, which begins with the best that was scored, and at the end."""
-    monkeypatch.setattr("dreamdrive.trainbc.Cloning.report", lambda *_: None)
+    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)
     run, straight, keep = copy_run(trained, tmp_path / "run"), copy_run(trained, tmp_path / "straight"), Cloning._keep
 
-    def keep_and_stop(self, epoch):
-        keep(self, epoch)
+    def keep_and_stop(self):
+        keep(self)
         raise UserError("stopped")
 
     def go_on(logdir, epochs, dreamt, *more, stop=False):
