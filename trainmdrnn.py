@@ -12,7 +12,6 @@ Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the lat
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -24,12 +23,13 @@ from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets, require_validation
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
+from dreamdrive.learning.fitting import Fit
 from dreamdrive.models.world_model import Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.script import run
@@ -95,7 +95,7 @@ def run_epoch(
             files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
             raise UserError(
                 f"the loss became {loss} in batch {number} of {bar.desc} ({files}): "
-                "check the data with `python -m data.shards verify`, or lower --learning-rate"
+                "check the data with `dreamdrive data verify`, or lower --learning-rate"
             )
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
@@ -215,93 +215,38 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    # initial weights that follow from the seed
-    model.load_state_dict(model.from_config(model.config_dict()).state_dict())
-    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
-    history, best, best_epoch = [], math.inf, 0
+    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, {"parents": parents}, datasets)
     if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
+        fit.resume(state)
     args.write(folder)
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
     if args.epochs == 0 and not state:
-        best = run_epoch(
-            model,
-            data,
-            validation,
-            args,
-            torch.Generator().manual_seed(args.seed),
-            None,
-            tqdm(desc="untrained", unit="step"),
-        )["loss"]
-        checkpoint.save(
-            folder / "best.tar",
-            "mdrnn",
-            model.config_dict(),
-            model.state_dict(),
-            parents,
-            kind=model.kind,
-            epoch=0,
-            datasets=datasets,
-            best=best,
-            starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict(),
-        )
-    for epoch in range(len(history) + 1, args.epochs + 1):
-        if best_epoch and epoch - best_epoch > args.patience:
-            print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
-            break
+        keep_untrained(args, fit, model, data, validation)
+    for epoch in fit.epochs(args.epochs, args.patience):
         rng = seed_everything(args.seed, STAGE, epoch)
         with tqdm(total=len(data.action), desc=f"epoch {epoch} of {args.epochs}", unit="step") as bar:
             draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            learnt = run_epoch(model, data, data.cut("train", args.seq_len, rng), args, draw, optimizer, bar)
-            measured = run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, bar)
-        scheduler.step(measured["loss"])
-        history.append(
-            {
-                "epoch": epoch,
-                **learnt,
-                **{f"val_{k}": v for k, v in measured.items()},
-                "learning_rate": optimizer.param_groups[0]["lr"],
-            }
-        )
-        print(line(history[-1]))
-        common: dict[str, Any] = {
-            "kind": model.kind,
-            "config": model.config_dict(),
-            "model": model.state_dict(),
-            "parents": parents,
-            "epoch": epoch,
-            "datasets": datasets,
-        }
-        if measured["loss"] < best:
-            best, best_epoch = measured["loss"], epoch
-            checkpoint.save(
-                folder / "best.tar", "mdrnn", **common, best=best, starts=dream_starts(model, data, rng).to_dict()
-            )
+            learnt = run_epoch(model, data, data.cut("train", args.seq_len, rng), args, draw, fit.optimizer, bar)
+            measured = measure(model, data, validation, args, bar)
+        if fit.add(learnt, measured):
+            fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
         save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
-        checkpoint.save(
-            folder / "checkpoint.tar",
-            "mdrnn",
-            **common,
-            best=best,
-            best_epoch=best_epoch,
-            history=history,
-            optimizer=optimizer.state_dict(),
-            scheduler=scheduler.state_dict(),
-        )
-        write_csv(folder / "metrics.csv", history)
-        curves(
-            folder / "loss.png",
-            history,
-            "epoch",
-            [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")],
-            "M",
-        )
-    return best
+        fit.keep()
+        panels = [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")]
+        curves(folder / "loss.png", fit.history, "epoch", panels, "M")
+    return fit.best
+
+
+def measure(model: Memory, data: Sequences, validation: np.ndarray, args: MDRNNSettings, bar: tqdm) -> dict[str, float]:
+    """Losses over the validation windows, by the same draws of z each time."""
+    return run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, bar)
+
+
+def keep_untrained(args: MDRNNSettings, fit: Fit, model: Memory, data: Sequences, validation: np.ndarray) -> None:
+    """best.tar of an M with the weights it was made with, for the ablation."""
+    fit.best = measure(model, data, validation, args, tqdm(desc="untrained", unit="step"))["loss"]
+    fit.keep_best(starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -22,13 +21,15 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
+from dreamdrive.data.shards import Dataset
+from dreamdrive.learning.fitting import Fit
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural_float, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.script import run
@@ -129,9 +130,10 @@ def save_samples(model: Vision, frames: torch.Tensor, path: Path) -> None:
     )
 
 
-def balanced(stream: FrameStream, balance: float) -> torch.Tensor:
-    """Weights of colours, from a few thousand frames."""
-    return colour_weights(torch.cat(list(stream.epoch(0, BALANCED_FRAMES))), balance)
+def balanced(stream: FrameStream, balance: float, model: Vision) -> torch.Tensor:
+    """Weights of colours, from a few thousand frames, where `model` is."""
+    weights = colour_weights(torch.cat(list(stream.epoch(0, BALANCED_FRAMES))), balance)
+    return weights.to(next(model.parameters()).device)
 
 
 def main() -> None:
@@ -169,85 +171,37 @@ def main() -> None:
     )
 
 
-def train(args: VAESettings, folder: Path, model: Vision, datasets, world: dict, state: dict | None) -> None:
+def train(
+    args: VAESettings, folder: Path, model: Vision, datasets: Sequence[Dataset], world: dict, state: dict | None
+) -> None:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
-    # initial weights that follow from the seed
-    model.load_state_dict(model.from_config(model.config_dict()).state_dict())
-    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=HALVED_AFTER)
-    settings = {"colour_balance": args.colour_balance, "beta": args.beta}
-    history, best, best_epoch = [], math.inf, 0
+    about, sources = {"parents": {}, "world": world}, [str(dataset.root) for dataset in datasets]
+    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, sources)
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        history, best, best_epoch = state["history"], state["best"], state["best_epoch"]
+        fit.resume(state)
     args.write(folder)
     stream = FrameStream(datasets, "train", args.batch_size, args.seed)
     validation = FrameStream(datasets, "val", args.batch_size, args.seed)
     samples = next(validation.epoch(0, args.batch_size))[:10]
-    if args.colour_balance:
-        where = next(model.parameters()).device
-        model.weigh(args.beta, balanced(stream, args.colour_balance).to(where))
-    else:
-        model.weigh(args.beta, None)
-    for epoch in range(len(history) + 1, args.epochs + 1):
-        if epoch - best_epoch > args.patience and best_epoch:
-            print(f"no progress in {args.patience} epochs: stopped at epoch {epoch - 1}")
-            break
+    model.weigh(args.beta, balanced(stream, args.colour_balance, model) if args.colour_balance else None)
+    for epoch in fit.epochs(args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), optimizer, args.precision, bar)
+            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), fit.optimizer, args.precision, bar)
             measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
-        scheduler.step(measured["loss"])
-        history.append(
-            {
-                "epoch": epoch,
-                **learnt,
-                **{f"val_{k}": v for k, v in measured.items()},
-                "learning_rate": optimizer.param_groups[0]["lr"],
-            }
-        )
-        print(line(history[-1]))
-        common: dict[str, Any] = {
-            "kind": model.kind,
-            "config": model.config_dict(),
-            "model": model.state_dict(),
-            "parents": {},
-            "world": world,
-            "epoch": epoch,
-            "datasets": [str(d.root) for d in datasets],
-        }
-        if measured["loss"] < best:
-            best, best_epoch = measured["loss"], epoch
-            checkpoint.save(folder / "best.tar", "vae", **common, best=best)
+        if fit.add(learnt, measured):
+            fit.keep_best()
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        checkpoint.save(
-            folder / "checkpoint.tar",
-            "vae",
-            **common,
-            best=best,
-            best_epoch=best_epoch,
-            history=history,
-            settings=settings,
-            optimizer=optimizer.state_dict(),
-            scheduler=scheduler.state_dict(),
-        )
-        write_csv(folder / "metrics.csv", history)
-        curves(
-            folder / "loss.png",
-            history,
-            "epoch",
-            [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")],
-            "V",
-        )
+        fit.keep(settings={"colour_balance": args.colour_balance, "beta": args.beta})
+        panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
+        curves(folder / "loss.png", fit.history, "epoch", panels, "V")
 
 
 if __name__ == "__main__":

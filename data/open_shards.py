@@ -170,6 +170,6 @@ def reading(path: Path) -> Iterator[None]:
 
 def _remedy(path: Path) -> str:
     return (
-        f"`python -m data.shards verify {path.parent}` says what is wrong; delete what is damaged and run the "
-        "generation command again"
+        f"`dreamdrive data verify {path.parent}` says what is wrong; delete what is damaged and run the generation "
+        "command again"
     )

@@ -132,7 +132,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
     shutil.rmtree(run.logdir / "latents")
     longer = ("--epochs", 3, "--epoch-frames", 10_000) if module == "trainvae" else ("--epochs", 3)
     said = refused(module, run.logdir, "--dataset", run.data, *longer)
-    assert str(victim) in said and f"`python -m data.shards verify {run.data}` says what is wrong" in said
+    assert str(victim) in said and f"`dreamdrive data verify {run.data}` says what is wrong" in said
 
 
 # Numbers
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_epoch_and_batch_and_neve
     assert "the loss became " in said and " in batch " in said and " of epoch " in said
     if module == "trainmdrnn":
         assert "epoch 1 of 4" in said if fresh else "epoch 3 of 4" in said
-        assert f"{spoilt}/shard_0000" in said and ", episode " in said and "python -m data.shards verify" in said
+        assert f"{spoilt}/shard_0000" in said and ", episode " in said and "dreamdrive data verify" in said
     assert before == {name: content for name, content in trained_part(run.logdir).items() if name.endswith(".tar")}
 
 

@@ -189,7 +189,7 @@ def test_a_damaged_shard_is_named_and_no_latents_are_made_of_it(tmp_path, vae):
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 16
     victim.write_bytes(content)
-    with pytest.raises(UserError, match=f"{victim} cannot be used .*python -m data.shards verify"):
+    with pytest.raises(UserError, match=f"{victim} cannot be used .*dreamdrive data verify"):
         cache_latents(tmp_path / "run", vae, V, open_datasets([dataset.root]), CPU)
     assert len(list((tmp_path / "run" / "latents").glob("*.h5"))) == 1, "that of the sound shard before it"
 

@@ -39,8 +39,6 @@ LONG = {
     "teacher/lesson.py: teach": "a lesson from start to end",
     "teacher/server.py: Server": "a protocol: every message of the page",
     "teacher/session.py: Session": "a protocol: every order of the teacher",
-    "trainmdrnn.py: train": "a stage from start to end",
-    "trainvae.py: train": "a stage from start to end",
     "utils/spaces.py: ActionSpace": "all that an action is: 41 branches on its kind were elsewhere",
 }
 

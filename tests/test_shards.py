@@ -219,7 +219,7 @@ def damage_never_passes(dataset, damaged_copies):
         try:
             found = read_everything(path, dataset.manifest)
         except UserError as error:
-            assert str(path) in str(error) and "data.shards verify" in str(error)
+            assert str(path) in str(error) and "dreamdrive data verify" in str(error)
             refused += 1
         else:
             for name, values in truth.items():
