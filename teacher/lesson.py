@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +36,9 @@ from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import flag, say_inherited
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
+
+if TYPE_CHECKING:
+    from dreamdrive.teacher.server import Server
 
 # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single
 # pass must be enough
@@ -81,55 +84,18 @@ class TeachSettings(HeadSettings, flags.WorldSettings):
 
 def teach(args: TeachSettings, stage: int) -> None:
     """Serve a lesson until it is over, or until Ctrl-C; resume the one before."""
-    try:
-        from dreamdrive.teacher.server import Server
-    except ImportError as error:
-        raise UserError(
-            f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip "
-            "install -r requirements.txt`"
-        ) from None
+    page = page_server()
     torch.set_num_threads(1)  # one core is for the picture
     seed_everything(args.seed, stage)
-    source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
-    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
-    args, inherited = args.resume(before)
-    say_inherited({source: inherited})
+    args = resumed(args)
     world, agent, parents = make_world(args)
     agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        config = agent.controller.config_dict()
-        state = lesson_before(args, config, parents)
+        state = lesson_before(args, agent.controller.config_dict(), parents)
         book = Book(folder, world, world.spec.name, args.seed, args.noreload)
         args.write(folder)
-        training = type(agent.controller)(agent.controller.config).to(agent.device)
-        training.load_state_dict(agent.controller.state_dict())
-        memory = remembered(agent, book, args.train_only_from_demonstration)
-
-        def keep(learner: Learner) -> None:
-            common = {
-                "config": config,
-                "parents": parents,
-                "world": agent.world,
-                "epoch": learner.steps,
-                "samples": session.samples,
-            }
-            plain = learner.newest[0]
-            checkpoint.save(make_folder(folder / SNAPSHOTS) / f"{learner.steps:06d}.tar", "bc", model=plain, **common)
-            checkpoint.save(folder / "checkpoint.tar", "bc", model=plain, learner=learner.state(), **common)
-            checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
-
-        rate = args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"]
-        learner = Learner(
-            training,
-            memory,
-            rate,
-            args.weight_decay,
-            args.seed,
-            args.batch_size,
-            args.average,
-            state and state["learner"],
-            args.init is None,
-            keep,
+        learner = make_learner(
+            args, agent, book, state, lambda learner: keep(folder, learner, agent, parents, session.samples)
         )
         agent.controller.requires_grad_(False)
         keys = world.keyboard()
@@ -139,7 +105,7 @@ def teach(args: TeachSettings, stage: int) -> None:
             "two_views": world.seen_apart,
             "only": args.train_only_from_demonstration,
         }
-        server = Server(args.host, args.port, about)
+        server = page(args.host, args.port, about)
         session = Session(
             folder,
             world,
@@ -154,26 +120,90 @@ def teach(args: TeachSettings, stage: int) -> None:
             server.tell,
         )
         server.session = session
-        learner.start()
-        # nothing is left but to learn what a killed process had not
-        over = args.trials is not None and book.trial >= args.trials
-        if over:
-            print(f"{folder} has {book.trial} trials already: give more --trials, or none to teach until Ctrl-C")
-        else:
-            server.start()
-        as_before = end_by_ctrl_c(session)
-        with track(args, folder, "trial"):
-            try:
-                session.run()
-            finally:
-                as_before()
-                if not over:
-                    server.stop()
-                learner.finish(all_of_it=args.trials is not None)
-                world.close()
-            if learner.failure is not None:
-                raise learner.failure
+        hold(args, session, server)
     report(folder, session, learner, args.logdir)
+
+
+def page_server() -> "type[Server]":
+    """What serves the page; UserError where its package is missing."""
+    try:
+        from dreamdrive.teacher.server import Server
+    except ImportError as error:
+        raise UserError(
+            f"--teacher needs the package aiohttp, which cannot be imported here ({error}): run `make setup`, or `pip "
+            "install -r requirements.txt`"
+        ) from None
+    return Server
+
+
+def resumed(args: TeachSettings) -> TeachSettings:
+    """The settings with what may not change as it is in the lesson before, if there was one."""
+    source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
+    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
+    args, inherited = args.resume(before)
+    say_inherited({source: inherited})
+    return args
+
+
+def make_learner(
+    args: TeachSettings, agent: Head, book: Book, state: dict | None, keep: Callable[[Learner], None]
+) -> Learner:
+    """What learns: a copy of the agent's head, from all samples of the trials that are over. `state`: the content of
+    checkpoint.tar to resume from."""
+    head = agent.controller
+    training = type(head)(head.config).to(agent.device)
+    training.load_state_dict(head.state_dict())
+    return Learner(
+        training,
+        remembered(agent, book, args.train_only_from_demonstration),
+        args.learning_rate or RATES[isinstance(training, Controller) and training.config.features == "state"],
+        args.weight_decay,
+        args.seed,
+        args.batch_size,
+        args.average,
+        state and state["learner"],
+        args.init is None,
+        keep,
+    )
+
+
+def keep(folder: Path, learner: Learner, agent: Head, parents: dict[str, str], samples: int) -> None:
+    """Write the newest snapshot, under its own name and as best.tar, and all there is to resume from."""
+    common = {
+        "config": agent.controller.config_dict(),
+        "parents": parents,
+        "world": agent.world,
+        "epoch": learner.steps,
+        "samples": samples,
+    }
+    plain = learner.newest[0]
+    checkpoint.save(make_folder(folder / SNAPSHOTS) / f"{learner.steps:06d}.tar", "bc", model=plain, **common)
+    checkpoint.save(folder / "checkpoint.tar", "bc", model=plain, learner=learner.state(), **common)
+    checkpoint.save(folder / "best.tar", "bc", model=plain, **common)
+
+
+def hold(args: TeachSettings, session: Session, server: "Server") -> None:
+    """Hold the lesson: the page is served and the learner learns until there are trials enough, or Ctrl-C."""
+    folder, learner = session.folder, session.learner
+    learner.start()
+    # nothing is left but to learn what a killed process had not
+    over = args.trials is not None and session.book.trial >= args.trials
+    if over:
+        print(f"{folder} has {session.book.trial} trials already: give more --trials, or none to teach until Ctrl-C")
+    else:
+        server.start()
+    as_before = end_by_ctrl_c(session)
+    with track(args, folder, "trial"):
+        try:
+            session.run()
+        finally:
+            as_before()
+            if not over:
+                server.stop()
+            learner.finish(all_of_it=args.trials is not None)
+            session.world.close()
+        if learner.failure is not None:
+            raise learner.failure
 
 
 def lesson_before(args: TeachSettings, config: dict, parents: dict[str, str]) -> dict | None:
@@ -225,35 +255,57 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
 def make_world(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
     """The world, one copy; a clone that acts in it, new or as `--init` says; and the digests of V and M,
     if it sees through them."""
-    where = device(args.device)
-    asked = dict(args.options)
-    latents = (
-        not args.model
-        and asked.get("observation") not in ("state", "features")
-        and checkpoint.path(args.logdir, "mdrnn").exists()
-    )
-    if args.world == "dream" and not latents:
+    numbers = dict(args.options).get("observation") in ("state", "features")
+    if not args.model and not numbers and checkpoint.path(args.logdir, "mdrnn").exists():
+        return world_of_latents(args)
+    if args.world == "dream":
         raise UserError(f"{args.logdir} has no V and M to dream with: train them first, or use --world simulator")
-    if latents:
-        model = load_world_model(args.logdir, where)
-        known, parents = model.world, model.parents
-        if args.env and official(args.env) != known["env"]:
-            raise UserError(
-                f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another "
-                "--logdir"
-            )
-        if args.world == "dream":
-            world: World = DreamWorld(
-                args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False
-            )
-        else:
-            recorded = without_places(known["env"], known.get("options", {}))
-            world = make(args.env or known["env"], restart=False, **{**recorded, **asked})
-        config = ControllerConfig(
-            model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, known["action_space"]
+    return world_alone(args)
+
+
+def world_of_latents(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
+    """`make_world` where the run has V and M: the world they were trained on, or their dream."""
+    where = device(args.device)
+    model = load_world_model(args.logdir, where)
+    known, parents = model.world, model.parents
+    if args.env and official(args.env) != known["env"]:
+        raise UserError(
+            f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another --logdir"
         )
-        agent = Agent(model, initial(args, config, parents).to(where), {})
-        return world, agent, parents
+    if args.world == "dream":
+        world: World = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False)
+    else:
+        recorded = without_places(known["env"], known.get("options", {}))
+        world = make(args.env or known["env"], restart=False, **{**recorded, **dict(args.options)})
+    config = ControllerConfig(
+        model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, known["action_space"]
+    )
+    return world, Agent(model, initial(args, config, parents).to(where), {}), parents
+
+
+def world_alone(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
+    """`make_world` without V and M: the clone sees frames by its --model, or the world's numbers."""
+    world, where = seen_as_asked(args), device(args.device)
+    spec = world.spec
+    known: dict[str, Any] = {
+        "env": official(spec.name),
+        "image_shape": list(spec.image_shape),
+        "action_space": spec.plain_action_space,
+        "dt": float(spec.dt),
+        "max_steps": spec.max_steps,
+        "options": spec.options,
+    }
+    if args.model:
+        height, width, channels = spec.image_shape
+        sees = PolicyConfig((height, width, channels), args.model, args.units, args.width, known["action_space"])
+        return world, PolicyHead(initial(args, sees, {}).to(where), known, {}), {}
+    config = ControllerConfig(spec.image_shape[0], 0, "state", args.hidden, known["action_space"])
+    return world, Head(initial(args, config, {}).to(where), known, {}), {}
+
+
+def seen_as_asked(args: TeachSettings) -> World:
+    """The world of --env, one copy, which shows frames to a --model, and its numbers where it has some and there is
+    none; UserError where it shows the other kind."""
     if args.env is None:
         raise UserError(
             f"--teacher needs a world: give --env, e.g. mountaincar, or a --logdir that has V and M ({args.logdir} has "
@@ -264,36 +316,22 @@ def make_world(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
             f"--features {args.features} is of V's and M's latents, and {args.logdir} has no V and M: leave --features "
             "away"
         )
-    numbers = world_class(args.env).NUMBERS
-    if not args.model and "observation" not in asked and numbers:
-        asked["observation"] = numbers
+    asked, numbers = dict(args.options), world_class(args.env).NUMBERS
+    if not args.model and numbers:
+        asked.setdefault("observation", numbers)
     world = make(args.env, restart=False, **asked)
-    if not args.model and world.spec.pictures:
-        world.close()
-        raise UserError(
-            f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has "
-            "V and M"
-        )
-    spec = world.spec
-    known = {
-        "env": official(spec.name),
-        "image_shape": list(spec.image_shape),
-        "action_space": spec.plain_action_space,
-        "dt": float(spec.dt),
-        "max_steps": spec.max_steps,
-        "options": spec.options,
-    }
+    if bool(args.model) == world.spec.pictures:
+        return world
+    world.close()
     if args.model:
-        if not spec.pictures:
-            raise UserError(
-                f"--model {args.model} learns from frames, and {args.env} with these options shows "
-                f"{spec.image_shape[0]} numbers: leave --model away"
-            )
-        height, width, channels = spec.image_shape
-        sees = PolicyConfig((height, width, channels), args.model, args.units, args.width, known["action_space"])
-        return world, PolicyHead(initial(args, sees, {}).to(where), known, {}), {}
-    config = ControllerConfig(spec.image_shape[0], 0, "state", args.hidden, known["action_space"])
-    return world, Head(initial(args, config, {}).to(where), known, {}), {}
+        raise UserError(
+            f"--model {args.model} learns from frames, and {args.env} with these options shows "
+            f"{world.spec.image_shape[0]} numbers: leave --model away"
+        )
+    raise UserError(
+        f"{args.env} is seen as pictures: say what is to look at them, --model mlp or cfc, or a --logdir that has "
+        "V and M"
+    )
 
 
 def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parents: dict[str, str]) -> Any:

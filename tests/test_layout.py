@@ -35,8 +35,6 @@ LONG = {
     "envs/nocturne/world.py: Nocturne": "a world: spec, episodes, reward, pictures",
     "teacher/book.py: Book": "a journal: written, read back, checked",
     "teacher/learner.py: Learner": "a training beside a lesson: its thread and what the thread shares",
-    "teacher/lesson.py: make_world": "the options of a lesson's world",
-    "teacher/lesson.py: teach": "a lesson from start to end",
     "teacher/server.py: Server": "a protocol: every message of the page",
     "teacher/session.py: Session": "a protocol: every order of the teacher",
     "utils/spaces.py: ActionSpace": "all that an action is: 41 branches on its kind were elsewhere",
