@@ -91,9 +91,8 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     def check(self) -> None:
         super().check()
-        if self.world == "dream" and self.options:
-            name = next(iter(self.options)).replace("_", "-")
-            raise UserError(f"--{name} is for --world simulator: leave it away, or give that")
+        if self.world == "dream":
+            self.refuse_options()
         if self.world == "dream" and self.controller in ("expert", *REFERENCES):
             name = self.controller if self.controller == "expert" else f'the driver "{self.controller}"'
             raise UserError(

@@ -157,11 +157,12 @@ def clone_numbers(args: CloneSettings, datasets: list[Dataset]) -> float:
     """Clone what the world's numbers say; returns the best score in the simulator."""
     require_validation(datasets)
     world = world_of(datasets[0])
-    if args.was_given("features"):
-        raise UserError(
-            f"--features {args.features} is for latents, and {datasets[0].root} holds numbers, which the clone sees as "
-            "they are: leave --features away"
-        )
+    for name in ("features", "temperature", "horizon"):
+        if args.was_given(name):
+            raise UserError(
+                f"--{name} {getattr(args, name)} is for latents, and {datasets[0].root} holds numbers, which the clone "
+                f"sees as they are: leave --{name} away"
+            )
     if args.method != "bc":
         raise UserError(
             f"--method {args.method} dreams, and {datasets[0].root} holds numbers, of which there is no V and no M: "

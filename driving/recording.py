@@ -53,7 +53,7 @@ MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for h
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
 # follow from those, and from what is installed
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
-# what alone --checkpoint is for
+# what alone --logdir and --checkpoint are for
 TRAINED = (
     "a --policy that has a controller or a clone in it",
     lambda args: bool(set(policies.parse_mixture(args.policy)) & set(policies.TRAINED)),
@@ -96,7 +96,7 @@ class RecordingSettings(flags.WorldSettings):
         f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
     )
     logdir: Path = flag(
-        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it"
+        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it", where=TRAINED
     )
     checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
 

@@ -30,6 +30,12 @@ class WorldSettings(Settings):
     def of(cls, found: argparse.Namespace) -> Self:
         return replace(super().of(found), options=given(found))
 
+    def refuse_options(self) -> None:
+        """UserError where one was given, for settings that drive in no simulator."""
+        if self.options:
+            name = next(iter(self.options)).replace("_", "-")
+            raise UserError(f"--{name} is for --world simulator: leave it away, or give that")
+
     def recorded(self) -> dict[str, Any]:
         values = super().recorded()
         del values["options"]

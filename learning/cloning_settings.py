@@ -15,6 +15,11 @@ AVERAGE = {"model": 500, "ditto": 100}
 DREAMING = "in the dream, after cloning"  # heading of flags
 # what alone some flags are for
 FRAMES = ("--model", lambda args: args.model is not None)
+LATENTS = ("cloning without --model", lambda args: args.model is None)
+DREAMT = (
+    "--method ditto, or dagger in the dream",
+    lambda args: args.method == "ditto" or (args.method == "dagger" and args.world == "dream"),
+)
 DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simulator")
 
 
@@ -38,7 +43,6 @@ class HeadSettings(Training):
         where=FRAMES,
     )
     weight_decay: float = flag(1e-2, natural_float, "AdamW's")
-    temperature: float = flag(0.0, natural_float, "of the dream", group=DREAMING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +95,11 @@ class CloneSettings(HeadSettings):
     )
     n_samples: int = flag(8, positive, "episodes of such a score")
     max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
-    horizon: int = flag(24, positive, "steps of a dream, which begins where an expert was", group=DREAMING)
-    dreams: int = flag(256, positive, "at once", group=DREAMING)
+    temperature: float = flag(0.0, natural_float, "of the dream", group=DREAMING, where=LATENTS)
+    horizon: int = flag(
+        24, positive, "steps of a dream, which begins where an expert was", group=DREAMING, where=LATENTS
+    )
+    dreams: int = flag(256, positive, "at once", group=DREAMING, where=DREAMT)
 
 
 @dataclass(frozen=True, kw_only=True)

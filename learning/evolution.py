@@ -30,6 +30,10 @@ APART = 8  # every so manyth frame that dreams may start from is kept for scorin
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
 # P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
 SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
+# what alone some flags are for
+DREAM = ("--world dream", lambda args: args.world == "dream")
+SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
+EVALUATED = ("--evaluate-every above 0", lambda args: args.evaluate_every > 0)
 STALE = 3  # evaluations without a better mean after which candidates drive more episodes
 
 
@@ -68,6 +72,7 @@ class EvolutionSettings(Training):
         f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell "
         "enough while all drive badly",
         fixed=True,
+        where=SIMULATOR,
     )
     give_up: int = flag(
         0,
@@ -75,13 +80,14 @@ class EvolutionSettings(Training):
         "in the simulator a candidate's episode ends after so many steps without a reward above 0, the rest counting "
         "like its last step; 0: never",
         fixed=True,
+        where=SIMULATOR,
     )
     generations: int = flag(100, positive, "evolve up to this generation; more than before resumes the search")
     target_return: float = flag(math.inf, float, "stop when the score best.tar is chosen by reaches it")
     sigma: float = flag(0.1, positive_float, "initial step size of CMA-ES", fixed=True)
     diagonal: bool = flag(False, help="separable CMA-ES: faster steps for many parameters", fixed=True)
-    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)
-    horizon: int = flag(1000, positive, "steps of a dream", fixed=True)
+    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True, where=DREAM)
+    horizon: int = flag(1000, positive, "steps of a dream", fixed=True, where=DREAM)
     evaluate_every: int = flag(
         10,
         natural,
@@ -89,13 +95,14 @@ class EvolutionSettings(Training):
         "the clone itself; 0 for none",
         fixed=True,
     )
-    selection_episodes: int = flag(32, positive, "of such a drive", fixed=True)
+    selection_episodes: int = flag(32, positive, "of such a drive", fixed=True, where=EVALUATED)
     init: Path | None = flag(None, Path, "begin from this clone, e.g. exp_dir/bc/best.tar")
     evolve: str = flag(
         "all",
         help="all weights of the controller, or those of its last layer, the rest as in --init",
         choices=("all", "last"),
         fixed=True,
+        where=("--init", lambda args: args.init is not None),
     )
     max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
     display: bool = flag(True, help="show a progress bar")
@@ -107,6 +114,7 @@ class EvolutionSettings(Training):
         return self.resume(before, SIZES[world])
 
     def check(self) -> None:
+        super().check()
         if self.pop_size == 1:
             raise UserError("--pop-size 1 is not possible: CMA-ES compares at least 2 candidates")
         episodes = (self.generations + 1) * self.most_episodes if self.world == "simulator" else 0

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # pass must be enough
 RATES = (1e-3, 1e-2)
 SNAPSHOTS = "snapshots"
+DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
 FLAGS = {
     "features": "--features or --model",
     "hidden": "--hidden",
@@ -57,14 +58,21 @@ FLAGS = {
 class TeachSettings(HeadSettings, flags.WorldSettings):
     """What a lesson can be told."""
 
-    hidden: int = flag(128, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
+    hidden: int = flag(
+        128,
+        natural,
+        "width of a hidden layer; 0 for the linear head evolution uses",
+        fixed=True,
+        where=("a lesson without --model", lambda args: args.model is None),
+    )
     batch_size: int = flag(BATCH, positive, "samples")
     learning_rate: float | None = flag(
         None, learning_rate, f"AdamW's (default: {RATES[0]:g}, for numbers {RATES[1]:g})"
     )
     average: int = flag(AVERAGE, positive, "training steps over which the weights that drive are averaged")
     world: str = flag("simulator", help="where to teach", choices=("dream", "simulator"))
-    horizon: int = flag(DREAM_STEPS, positive, "steps of a dream")
+    temperature: float = flag(0.0, natural_float, "of the dream", where=DREAM)
+    horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)
     env: str | None = flag(
         None, help="the world, where --logdir has no V and M, e.g. mountaincar, carracing, nocturne, atari:Breakout"
     )
@@ -80,6 +88,11 @@ class TeachSettings(HeadSettings, flags.WorldSettings):
     )
     port: int = flag(8080, port, "of the page")
     countdown: float = flag(3.0, natural_float, "seconds before a trial")
+
+    def check(self) -> None:
+        super().check()
+        if self.world == "dream":
+            self.refuse_options()
 
 
 def teach(args: TeachSettings, stage: int) -> None:

@@ -11,6 +11,7 @@ from dreamdrive.tests.tiny_run import (
     ROOT,
     TINY,
     Done,
+    budget,
     call,
     command,
     complaint,
@@ -42,7 +43,7 @@ def refused():
 
     def run(module, logdir, *options):
         before = trained_part(logdir) if logdir.is_dir() else None
-        said = complaint(call(module, "--logdir", logdir, *TINY.get(module, ()), *options))
+        said = complaint(call(module, *budget(module, "--logdir", logdir, *options)))
         assert (trained_part(logdir) if logdir.is_dir() else None) == before
         return said
 
@@ -154,6 +155,15 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
         ("traincontroller", ("--max-workers", 0), "--max-workers: 0 is not possible"),
         ("traincontroller", ("--sigma", 0), "--sigma: 0.0 is not possible"),
         ("traincontroller", ("--world", "moon"), "--world: invalid choice: 'moon'"),
+        ("traincontroller", ("--world", "simulator", "--horizon", 20), "--horizon is for --world dream: leave it away"),
+        ("traincontroller", ("--world", "simulator", "--temperature", 1), "--temperature is for --world dream"),
+        ("traincontroller", ("--give-up", 50), "--give-up is for --world simulator"),
+        ("traincontroller", ("--most-samples", 4), "--most-samples is for --world simulator"),
+        ("traincontroller", ("--selection-episodes", 4), "--selection-episodes is for --evaluate-every above 0"),
+        ("traincontroller", ("--evolve", "last"), "--evolve is for --init"),
+        ("data.generation_script", ("--logdir", "run"), "--logdir is for a --policy that has a controller or a clone"),
+        ("trainbc", ("--dreams", 8), "--dreams is for --method ditto, or dagger in the dream"),
+        ("trainbc", ("--model", "cfc", "--horizon", 8), "--horizon is for cloning without --model"),
         ("trainbc", ("--epochs", 0), "--epochs: 0 is not possible"),
         ("test_controller", ("--episodes", 0), "--episodes: 0 is not possible"),
         ("test_controller", ("--episodes", 20_000), "choose fewer --episodes"),
@@ -168,7 +178,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
 def test_an_impossible_number_or_choice_is_refused_in_one_sentence(module, options, said, trained, tmp_path):
     where = ("--rootdir", tmp_path / "data") if module == "data.generation_script" else ("--logdir", trained.logdir)
     before = trained_part(trained.logdir)
-    assert said in complaint(call(module, *where, *TINY.get(module, ()), *options))
+    assert said in complaint(call(module, *budget(module, *where, *options)))
     assert trained_part(trained.logdir) == before and not (tmp_path / "data").exists()
 
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 import dreamdrive
 from dreamdrive import __main__
-from dreamdrive.tests.tiny_run import ROOT, TINY, call, contents, user, variables, write_dataset
+from dreamdrive.tests.tiny_run import ROOT, TINY, budget, call, contents, user, variables, write_dataset
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
@@ -225,7 +225,7 @@ def test_a_users_own_envs_and_utils_are_found_by_every_stage(own_project, tmp_pa
     user("trainvae.py", *TINY["trainvae"], "--dataset", data, "--logdir", logdir, **how)
     user("trainmdrnn.py", *TINY["trainmdrnn"], "--logdir", logdir, **how)
     simulator = ("--world", "simulator", "--generations", 1)
-    user("traincontroller.py", *TINY["traincontroller"], *simulator, "--logdir", logdir, **how)
+    user("traincontroller.py", *budget("traincontroller", *simulator, "--logdir", logdir), **how)
     user("trainbc.py", *TINY["trainbc"], "--logdir", logdir, **how)
     user("test_controller.py", "--logdir", logdir, "--episodes", 2, "--max-workers", 2, **how)
 

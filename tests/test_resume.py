@@ -16,7 +16,7 @@ import torch
 from dreamdrive.benchmarks import kills
 from dreamdrive.learning import evolution
 from dreamdrive.learning.evolution import Search
-from dreamdrive.tests.tiny_run import ROOT, TINY, call, command, complaint, contents, copy_run, tiny, variables
+from dreamdrive.tests.tiny_run import ROOT, TINY, budget, call, command, complaint, contents, copy_run, tiny, variables
 from dreamdrive.utils import checkpoint
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_within_seconds_with_status_130_and_the_run_can_go_on(module
     world = ("--world", "simulator") if module == "traincontroller" else ()
     folder = run.logdir / FOLDERS[module]
     before = (folder / "metrics.csv").stat().st_mtime_ns
-    options = (*TINY[module], "--logdir", run.logdir, "--noreload", *data, *world)
+    options = budget(module, "--logdir", run.logdir, "--noreload", *data, *world)
     process = subprocess.Popen(
         command(f"{module}.py", *options, LENGTH[module], 1000),
         cwd=ROOT,

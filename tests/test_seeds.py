@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run
+from dreamdrive.tests.tiny_run import budget, call, complaint, contents, copy_run
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import (
     LATE,
@@ -93,7 +93,7 @@ def test_stage_1_refuses_at_once(options, said, tmp_path):
 def test_who_chooses_by_the_simulator_refuses_before_the_first_epoch(stage, options, said, trained, tmp_path):
     run = copy_run(trained, tmp_path / "run")
     before = contents(run.logdir)
-    done = call(stage, *TINY[stage], "--logdir", run.logdir, *options)
+    done = call(stage, *budget(stage, "--logdir", run.logdir, *options))
     assert said in complaint(done) and contents(run.logdir) == before
 
 
