@@ -15,6 +15,7 @@ reality, on seeds kept for choosing; the search itself learns nothing from that.
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -39,6 +40,7 @@ from dreamdrive.learning.evolution import (
     samples_now,
 )
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
@@ -56,15 +58,15 @@ def start_controller(
 ) -> Controller:
     """The controller evolution begins from: zeros, or the clone of --init."""
     if args.init is None:
-        controller = Controller(ControllerConfig(latent, recurrent, args.features, 0, space))
+        controller: Controller = make_head(asdict(ControllerConfig(latent, recurrent, args.features, 0, space)))
         set_parameters(controller, torch.zeros_like(parameter_vector(controller)))
         return controller
     saved = checkpoint.load(args.init, "bc")
     checkpoint.check_parents(saved, parents, args.init, "bc")
-    config = ControllerConfig(**saved["config"])
-    if config.features != args.features:
-        raise UserError(f"{args.init} sees {config.features}, not {args.features}: use --features {config.features}")
-    controller = Controller(config)
+    features = saved["config"]["features"]
+    if features != args.features:
+        raise UserError(f"{args.init} sees {features}, not {args.features}: use --features {features}")
+    controller = make_head(saved["config"])
     controller.load_state_dict(saved["model"])
     return controller
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dreamdrive.driving.driver import Driver
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.lanes import LANES, filled
-from dreamdrive.models.policy import FRAMES, WITHOUT_LATENTS, Policy, PolicyConfig
+from dreamdrive.models.policy import WITHOUT_LATENTS, Policy
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.spaces import ActionSpace
@@ -44,11 +45,6 @@ def world_trained_on(logdir: Path) -> dict | None:
         if path.exists() and (world := checkpoint.load(path, stage).get("world")):
             return world
     return None
-
-
-def make_head(config: dict) -> Any:
-    """The untrained head of a checkpoint's config: a Policy where it sees frames, else a Controller."""
-    return Policy(PolicyConfig(**config)) if config["features"] == FRAMES else Controller(ControllerConfig(**config))
 
 
 def _head(saved: dict, device: torch.device) -> Any:

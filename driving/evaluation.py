@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamdrive.driving.agent import ALONE, Agent, DreamHead, Head, make_head
+from dreamdrive.driving.agent import ALONE, Agent, DreamHead, Head
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.controller import Controller, set_parameters
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import FRAMES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool

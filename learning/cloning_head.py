@@ -7,9 +7,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from dreamdrive.driving.agent import make_head
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.models.cloning import CloneLoss, averaged, run_epoch, run_sequences
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.device import device
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamdrive.models.controller import LATENT_FEATURES
+from dreamdrive.models.heads import latent_features
 from dreamdrive.models.policy import MEMORIES
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.settings import Training, flag
@@ -27,7 +27,7 @@ DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simul
 class HeadSettings(Training):
     """Of whatever trains a clone: what it sees, its sizes, and how it learns."""
 
-    features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
+    features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=latent_features(), fixed=True)
     hidden: int = flag(0, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
     model: str | None = flag(
         None,

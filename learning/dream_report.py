@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.shards import Dataset
-from dreamdrive.driving.agent import make_head
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.learning.imagination import Dreams, ExpertLatents, random_action
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.plots import figure

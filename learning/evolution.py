@@ -17,7 +17,8 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
 from dreamdrive.learning.search_state import load_search, save_search
-from dreamdrive.models.controller import LATENT_FEATURES, Controller
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.heads import latent_features
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
@@ -50,7 +51,7 @@ class EvolutionSettings(Training):
         fixed=True,
     )
     features: str = flag(
-        "zh", help="what the controller sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True
+        "zh", help="what the controller sees: z alone, or z and h", choices=latent_features(), fixed=True
     )
     pop_size: int = flag(  # None until `sized`, and so is n_samples
         None,

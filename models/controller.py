@@ -1,15 +1,12 @@
 """C: the head that turns (z, h) into an action; linear as in the paper, or with one hidden layer."""
 
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from dreamdrive.utils.spaces import ActionSpace
-
-LATENT_FEATURES = ("z", "zh")
-FEATURES = (*LATENT_FEATURES, "state")
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class ControllerConfig:
     Fields:
         latent, recurrent: Z and R
         features: "z" for z alone, "zh" for z and h, "state" for an observation that is Z numbers itself, without V and
-            M
+            M; or those of a head of another kind (models/heads.py)
         hidden: width of a hidden tanh layer; 0 for a linear head
         action_space: as `utils.spaces.ActionSpace.to_dict` writes it
     """
@@ -29,14 +26,6 @@ class ControllerConfig:
     features: str
     hidden: int
     action_space: dict
-
-    def __post_init__(self) -> None:
-        if self.features not in FEATURES:
-            raise ValueError(f'features must be {", ".join(FEATURES)}, not "{self.features}"')
-
-    @property
-    def inputs(self) -> int:
-        return self.latent + (self.recurrent if self.features == "zh" else 0)
 
     @property
     def outputs(self) -> int:
@@ -49,15 +38,25 @@ class Controller(nn.Module):
     def __init__(self, config: ControllerConfig) -> None:
         super().__init__()
         self.config, self.space = config, ActionSpace.from_dict(config.action_space)
-        sizes = [config.inputs, *([config.hidden] if config.hidden else []), config.outputs]
+        sizes = [self.width, *([config.hidden] if config.hidden else []), config.outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    @classmethod
+    def from_config(cls, config: dict) -> Self:
+        """The inverse of `config_dict`, untrained."""
+        return cls(ControllerConfig(**config))
+
+    @property
+    def width(self) -> int:
+        """How many numbers the first layer sees."""
+        return self.config.latent + (self.config.recurrent if self.config.features == "zh" else 0)
 
     @property
     def linears(self) -> list[nn.Linear]:
         return cast(list[nn.Linear], list(self.layers))
 
     def inputs(self, z: Tensor, h: Tensor) -> Tensor:
-        """z (..., Z), h (..., R) -> (..., inputs)."""
+        """z (..., Z), h (..., R) -> (..., width)."""
         return torch.cat([z, h], -1) if self.config.features == "zh" else z
 
     def outputs(self, z: Tensor, h: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ class Controller(nn.Module):
         return features
 
     def config_dict(self) -> dict:
-        """Plain values from which `Controller(ControllerConfig(**values))` rebuilds the model."""
+        """Plain values from which `from_config` rebuilds the model."""
         return asdict(self.config)
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,11 @@ class Policy(nn.Module):
         self.memory = make_memory(config.memory, 2 * config.units, config.units)
         self.head = nn.Linear(config.units, config.outputs)
 
+    @classmethod
+    def from_config(cls, config: dict) -> Self:
+        """The inverse of `config_dict`, untrained."""
+        return cls(PolicyConfig(**{**config, "image_shape": tuple(config["image_shape"])}))
+
     def initial_state(self, num: int) -> Tensor:
         """What is remembered at an episode's start, zeros (num, S)."""
         return self.head.weight.new_zeros(num, self.config.units * (2 if self.config.memory == "lstm" else 1))
@@ -99,7 +105,7 @@ class Policy(nn.Module):
         return self.head(remembered), state
 
     def config_dict(self) -> dict:
-        """Plain values from which `Policy(PolicyConfig(**values))` rebuilds the model."""
+        """Plain values from which `from_config` rebuilds the model."""
         return {**asdict(self.config), "image_shape": list(self.config.image_shape)}
 
 

@@ -57,7 +57,7 @@ class Learner(threading.Thread):
         self._optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay)
         self._scaled = isinstance(model, Controller) and model.config.features == "state"
         self._least = batch if self._scaled else 1  # samples to begin with
-        numbers = model.config.inputs if isinstance(model, Controller) and self._scaled else 0
+        numbers = model.width if isinstance(model, Controller) and self._scaled else 0
         self._mean, self._spread = torch.zeros(numbers), torch.ones(numbers)
         self.steps, self.loss, self._kept = 0, math.nan, bool(saved)
         self.failure: BaseException | None = None

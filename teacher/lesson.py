@@ -8,7 +8,7 @@ exp_dir/bc/metrics.csv, lesson.png  one row a trial
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from dreamdrive.envs import World, flags, make, official, without_places, world_
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.learning.cloning_settings import HeadSettings
 from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
@@ -350,9 +351,8 @@ def seen_as_asked(args: TeachSettings) -> World:
 def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parents: dict[str, str]) -> Any:
     """A head, Policy or Controller as `config` says, with random weights, or that of `--init`, which may have other
     sizes than asked for but must see the same."""
-    kind: Any = Policy if isinstance(config, PolicyConfig) else Controller
     if args.init is None:
-        return kind(config)
+        return make_head(asdict(config))
     stage = "ctrl" if args.init.parent.name == "ctrl" else "bc"
     saved = checkpoint.load(args.init, stage)
     checkpoint.check_parents(saved, parents, args.init, stage)
@@ -361,11 +361,7 @@ def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parent
             f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see "
             "--features, --model and --observation"
         )
-    model = kind(
-        type(config)(
-            **{**saved["config"], **({"image_shape": tuple(saved["config"]["image_shape"])} if kind is Policy else {})}
-        )
-    )
+    model = make_head(saved["config"])
     same_actions = model.space.same_actions(ActionSpace.from_dict(config.action_space))
     if not same_actions or getattr(model.config, "image_shape", None) != getattr(config, "image_shape", None):
         raise UserError(f"{args.init} was trained in another world: its actions or frames are of another kind")

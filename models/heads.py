@@ -1,0 +1,33 @@
+"""Heads: what makes actions of what is seen. One is a class and a line in HEADS, and `--features` then has its name.
+
+    head = make_head(checkpoint["config"])      # untrained, of the sizes and the kind that the config says
+
+A head that sees latents is a Controller that sees more of them, or less, or does all that one does.
+"""
+
+from typing import Any
+
+from dreamdrive.models.controller import Controller
+from dreamdrive.models.policy import FRAMES, WITHOUT_LATENTS, Policy
+from dreamdrive.utils.errors import UserError
+
+# by what they see, the `features` of their configs: z, z and h, a world's own numbers, or frames
+HEADS: dict[str, type[Controller] | type[Policy]] = {
+    "z": Controller,
+    "zh": Controller,
+    "state": Controller,
+    FRAMES: Policy,
+}
+
+
+def make_head(config: dict) -> Any:
+    """The untrained head of a checkpoint's config."""
+    features = config["features"]
+    if features not in HEADS:
+        raise UserError(f'there is no head that sees "{features}": there are those that see {", ".join(HEADS)}')
+    return HEADS[features].from_config(config)
+
+
+def latent_features() -> tuple[str, ...]:
+    """What a head can be told to see of V and M."""
+    return tuple(features for features in HEADS if features not in WITHOUT_LATENTS)
