@@ -21,11 +21,12 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreamdrive.tests.tiny_run import ROOT, copy_run, tiny, user, variables
+from dreamdrive.tests.tiny_run import ROOT, TINY, call, complaint, copy_run, tiny, user, variables
 from dreamdrive.utils import tracking
+from dreamdrive.utils.follower import without_secrets
 from dreamdrive.utils.metrics import write_csv
 from dreamdrive.utils.settings import Training
-from dreamdrive.utils.trackers import TRACKERS, without_secrets
+from dreamdrive.utils.trackers import TRACKERS
 from dreamdrive.utils.tracking import track
 
 PATIENCE = 240  # seconds that a loaded machine is given
@@ -570,6 +571,29 @@ def test_secrets_are_not_printed(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_tracker_is_one_class_and_one_line(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    command = ("-m", "dreamdrive.tests.toy_tracker", "trainmdrnn", *TINY["trainmdrnn"], "--track", "lines")
+    first = user(*command, "--logdir", run.logdir, "--epochs", 1, "--noreload")
+    assert f"tracking: see it with cat {run.logdir}/lines.txt" in first.stderr
+    user(*command, "--logdir", run.logdir, "--epochs", 2)
+    losses = [float(row["loss"]) for row in table(run.logdir / "mdrnn")]
+    said = (run.logdir / "lines.txt").read_text().splitlines()
+    kept = [line for line in said if "bytes" not in line]
+    assert kept == [
+        "begins after step 0, epochs 1",
+        f"1: loss {losses[0]:g}",
+        "1: finished",
+        "begins after step 1, epochs 2",
+        f"2: loss {losses[1]:g}",
+        "2: finished",
+    ]
+    assert any(line.startswith("2: pictures/loss, ") for line in said)
+    assert "choose from none, tensorboard, mlflow, wandb" in complaint(
+        call("trainmdrnn", "--logdir", run.logdir, "--track", "lines")
+    ).replace("'", "")
+
+
 def test_as_a_user_would(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     done = user(

@@ -12,8 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dreamdrive.utils.settings import Training
+from dreamdrive.utils.trackers import TRACKERS
 
-ROOT = Path(__file__).resolve().parent.parent
 GRACE = 20  # seconds that the end of a training waits at most
 RETRY = 30  # seconds until a tracker that failed is tried again
 
@@ -21,7 +21,7 @@ RETRY = 30  # seconds until a tracker that failed is tried again
 @contextlib.contextmanager
 def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None]:
     """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training
-    never waits for (utils.trackers).
+    never waits for (utils.follower).
 
     Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter`
     is the column of metrics.csv that numbers its rows, from 1.
@@ -52,10 +52,12 @@ def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None
 def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
     """The process, and the thread that repeats what it says."""
     (folder / "tracking").mkdir(exist_ok=True)
+    kind = TRACKERS[args.track]
     marker = folder / "tracking" / ".lock"
     marker.touch()
     job = {
         "tracker": args.track,
+        "class": f"{kind.__module__}:{kind.__name__}",
         "folder": str(folder),
         "logdir": str(args.logdir),
         "stage": folder.name,
@@ -68,7 +70,7 @@ def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen,
         "resumed": not args.noreload and (folder / "checkpoint.tar").exists(),
     }
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "dreamdrive.utils.trackers", json.dumps(job)],
+        [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
