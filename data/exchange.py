@@ -33,7 +33,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -451,28 +451,13 @@ CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
-    imported = commands.add_parser("import", help="what other projects made", formatter_class=HelpFormatter)
-    kinds = imported.add_subparsers(dest="kind", required=True)
-    npz = kinds.add_parser("npz", help="rollouts to a dataset", formatter_class=HelpFormatter)
-    npz.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
-    npz.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
-    npz.add_argument("--val-fraction", type=share, default=0.1, help="share of the episodes kept for validation")
-    npz.set_defaults(call=call_npz)
-    ncps = kinds.add_parser("ncps", help="Atari demonstrations of ncps to a dataset", formatter_class=HelpFormatter)
-    ncps.add_argument("dir", type=Path, help="folder that holds train_*.npz and val_*.npz")
-    ncps.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
-    ncps.add_argument("--game", default="Breakout", help="that was played, spelt as in gymnasium")
-    ncps.set_defaults(call=call_ncps)
-    saved = kinds.add_parser("checkpoint", help="trained models to a run", formatter_class=HelpFormatter)
-    saved.add_argument("dir", type=Path, help="that project's --logdir")
-    RunFolder.add_flags(saved)
-    saved.set_defaults(call=call_checkpoint)
-    exported = commands.add_parser("export", help="what others can use", formatter_class=HelpFormatter)
-    kinds = exported.add_subparsers(dest="kind", required=True)
-    small = kinds.add_parser("run", help="a run in half precision", formatter_class=HelpFormatter)
-    RunFolder.add_flags(small)
-    small.add_argument("--out", type=Path, required=True, help="folder of the new run")
-    small.set_defaults(call=call_export)
+    for command, about in (("import", "what other projects made"), ("export", "what others can use")):
+        one = commands.add_parser(command, help=about, formatter_class=HelpFormatter)
+        kinds = one.add_subparsers(dest="kind", required=True)
+        for name, exchange in EXCHANGES[command].items():
+            words = kinds.add_parser(name, help=exchange.help, formatter_class=HelpFormatter)
+            exchange.add_flags(words)
+            words.set_defaults(call=exchange.call)
     return p.parse_args(spelt_out(sys.argv[1:] if argv is None else argv))
 
 
@@ -486,12 +471,39 @@ def spelt_out(words: list[str]) -> list[str]:
     return words
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Something to import or to export.
+
+    Fields:
+        help: what becomes of what
+        add_flags: adds its flags to a parser
+        call: does it, and gives what is to be said of it
+    """
+
+    help: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    call: Callable[[argparse.Namespace], str]
+
+
+def npz_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="folder that holds the rollouts, at any depth")
+    p.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
+    p.add_argument("--val-fraction", type=share, default=0.1, help="share of the episodes kept for validation")
+
+
 def call_npz(args: argparse.Namespace) -> str:
     manifest = import_npz(args.dir, args.out, args.val_fraction)
     return (
         f"{args.out}: {len(manifest.episodes)} episodes. The frame of the reset is missing there, so each episode "
         "begins one step later: its first action was dropped, and actions beyond the last frame were cut off."
     )
+
+
+def ncps_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="folder that holds train_*.npz and val_*.npz")
+    p.add_argument("--out", type=Path, required=True, help="folder of the new dataset")
+    p.add_argument("--game", default="Breakout", help="that was played, spelt as in gymnasium")
 
 
 def call_ncps(args: argparse.Namespace) -> str:
@@ -503,6 +515,11 @@ def call_ncps(args: argparse.Namespace) -> str:
     )
 
 
+def checkpoint_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="that project's --logdir")
+    RunFolder.add_flags(p)
+
+
 def call_checkpoint(args: argparse.Namespace) -> str:
     stages = import_checkpoint(args.dir, args.logdir)
     return (
@@ -511,13 +528,29 @@ def call_checkpoint(args: argparse.Namespace) -> str:
     )
 
 
-def call_export(args: argparse.Namespace) -> str:
+def run_flags(p: argparse.ArgumentParser) -> None:
+    RunFolder.add_flags(p)
+    p.add_argument("--out", type=Path, required=True, help="folder of the new run")
+
+
+def call_run(args: argparse.Namespace) -> str:
     stages = export(args.logdir, args.out)
     size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
     return (
         f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
         f"test_controller.py --logdir {args.out}`"
     )
+
+
+# By command and name. One of your own is a function that does it, one that adds its flags, and a line here.
+EXCHANGES = {
+    "import": {
+        "npz": Exchange("rollouts to a dataset", npz_flags, call_npz),
+        "ncps": Exchange("Atari demonstrations of ncps to a dataset", ncps_flags, call_ncps),
+        "checkpoint": Exchange("trained models to a run", checkpoint_flags, call_checkpoint),
+    },
+    "export": {"run": Exchange("a run in half precision", run_flags, call_run)},
+}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ them and must compute the same; exports of runs."""
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dreamdrive.data.exchange import export, import_checkpoint, import_ncps, import_npz, read_rollout, read_sequence
+from dreamdrive.data.exchange import (
+    EXCHANGES,
+    Exchange,
+    export,
+    import_checkpoint,
+    import_ncps,
+    import_npz,
+    read_rollout,
+    read_sequence,
+)
 from dreamdrive.data.shards import Dataset, verify
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.tests.tiny_run import call, complaint
+from dreamdrive.tests.tiny_run import call, complaint, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
 
 
 class TheirEncoder(nn.Module):
@@ -235,6 +246,32 @@ def test_an_exported_run_is_half_as_large_and_drives_and_dreams_almost_the_same(
         z.append(agent.z)
     torch.testing.assert_close(*z, rtol=0.02, atol=0.02)
     assert DreamWorld(tmp_path / "small", 2, "cpu").reset(0).float().std() > 0
+
+
+def test_an_export_is_two_functions_and_one_line(tmp_path, monkeypatch):
+    """Of a dataset here: the actions of each of its episodes, as a text file."""
+
+    def flags(p):
+        p.add_argument("--dataset", type=Path, required=True, help="folder written by stage 1")
+        p.add_argument("--out", type=Path, required=True, help="folder of the new files")
+
+    def write(args):
+        episodes = [Dataset.open(args.dataset).episode(e) for e in range(2)]
+        for i, episode in enumerate(episodes):
+            np.savetxt(make_folder(args.out) / f"{i}.txt", episode.action)
+        return f"{args.out}: {len(episodes)} files"
+
+    write_dataset(tmp_path / "data", [5, 7])
+    command = ("data.exchange", "export", "text", "--dataset", tmp_path / "data", "--out", tmp_path / "text")
+    assert "argument kind: invalid choice: 'text'" in complaint(call(*command))
+    monkeypatch.setitem(EXCHANGES["export"], "text", Exchange("actions to text", flags, write))
+    done = call(*command)
+    assert (done.returncode, done.stdout.strip()) == (0, f"{tmp_path / 'text'}: 2 files"), done.stderr
+    for i, steps in enumerate((5, 7)):
+        read = np.loadtxt(tmp_path / "text" / f"{i}.txt")
+        np.testing.assert_allclose(read, Dataset.open(tmp_path / "data").episode(i).action)
+        assert read.shape == (steps, 2)
+    assert "text" in call("data.exchange", "export", "--help").stdout
 
 
 def test_an_export_without_v_or_onto_another_run_is_refused(trained, tmp_path):
