@@ -594,6 +594,13 @@ def test_a_tracker_is_one_class_and_one_line(trained, tmp_path):
     ).replace("'", "")
 
 
+def test_a_tracker_that_cannot_be_loaded_is_reported(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(TRACKERS, "gone", "dreamdrive.tests.no_such_file:Gone")
+    folder = training(options("gone", tmp_path), 2)
+    (sentence,) = said(capfd)
+    assert "Gone cannot be used (ModuleNotFoundError" in sentence and len(table(folder)) == 2
+
+
 def test_as_a_user_would(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     done = user(

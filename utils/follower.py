@@ -44,8 +44,7 @@ class Follower:
 
     def __init__(self, job: dict, out: int) -> None:
         self.job, self.out, self.folder = job, out, Path(job["folder"])
-        module, self.name = job["class"].split(":")
-        self.kind: type[Tracker] = getattr(importlib.import_module(module), self.name)
+        self.module, self.name = job["class"].split(":")
         self.file = self.folder / "tracking" / f"{job['tracker']}.json"
         self.kept = json.loads(self.file.read_text()) if job["resumed"] and self.file.exists() else {"step": 0}
         self.tracker: Tracker | None = None
@@ -63,6 +62,11 @@ class Follower:
 
     def run(self) -> int:
         """The exit status: 0 if the tracker has everything."""
+        try:
+            self.kind: type[Tracker] = getattr(importlib.import_module(self.module), self.name)
+        except (ImportError, AttributeError) as error:
+            self.say(f"{self.name} cannot be used ({reason(error)}); training continues without it")
+            return 1
         ended, failed_at = False, -math.inf
         while not ended:
             ended = self.ended.wait(GLANCE)

@@ -206,4 +206,9 @@ class WandB(Tracker):
         self.run.finish({"finished": 0, "failed": 1, "killed": 255}[status])
 
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+# the class of each, by its name for --track
+TRACKERS = {
+    "tensorboard": "dreamdrive.utils.trackers:TensorBoard",
+    "mlflow": "dreamdrive.utils.trackers:MLflow",
+    "wandb": "dreamdrive.utils.trackers:WandB",
+}

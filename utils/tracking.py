@@ -52,12 +52,11 @@ def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None
 def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
     """The process, and the thread that repeats what it says."""
     (folder / "tracking").mkdir(exist_ok=True)
-    kind = TRACKERS[args.track]
     marker = folder / "tracking" / ".lock"
     marker.touch()
     job = {
         "tracker": args.track,
-        "class": f"{kind.__module__}:{kind.__name__}",
+        "class": TRACKERS[args.track],
         "folder": str(folder),
         "logdir": str(args.logdir),
         "stage": folder.name,
