@@ -4,11 +4,13 @@ Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc; or those of 
         name: its scores then go to exp_dir/<name>/scores
 Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, min, median, max, episodes, returns by
                                                                     seed, versions, command, checkpoints
+        exp_dir/scores/<controller>-<env>-<trial>-simulator.json    the same, with --perturb or --obs-noise
         a video, with --record
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
     python test_controller.py --logdir exp_dir --controller bc --render
     python test_controller.py --logdir carracing
+    python test_controller.py --logdir carracing --perturb bars
 
 --render opens a window (no score is written): what the simulator shows, what V makes of it, what M expected.
 Keys: space pause, S single step, R reset, Q quit; with --controller human left and right steer, up is gas, down brakes.
@@ -22,7 +24,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -34,7 +36,7 @@ from dreamdrive.driving.agent import Agent, DreamHead, Head, load_agent, world_t
 from dreamdrive.driving.driver import Driver, Watched, drive
 from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
 from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
-from dreamdrive.envs import World, flags, make, official, without_places, world_class
+from dreamdrive.envs import World, flags, make, official, trials, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.world_model import load_world_model
@@ -44,7 +46,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.metrics import line
-from dreamdrive.utils.scores import FOLDER, score_file
+from dreamdrive.utils.scores import FOLDER, score_file, trial_name
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, flag
@@ -64,6 +66,8 @@ SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(RunFolder, flags.WorldSettings):
     """What stage 5 can be told."""
+
+    TRIALS: ClassVar[bool] = True
 
     controller: str | None = flag(
         None,
@@ -297,7 +301,9 @@ def report(
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
     assert args.controller, "parse_args has chosen one"
-    target = score_file(runs.results(args.logdir), args.controller, env, args.world)
+    trial = {name: value for name, value in trials(args.options).items() if value}
+    where += f" ({trial_name(trial)})" if trial else ""
+    target = score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
@@ -314,6 +320,7 @@ def report(
         **overall,
         "episodes": len(seeds),
         "env": env,
+        **trial,
         "returns": dict(zip(map(str, seeds), returns, strict=True)),
         **detail,
         "versions": versions,
@@ -322,7 +329,7 @@ def report(
     }
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
     print(
-        f"{args.controller} in {'the ' + where if where == args.world else where}: {summary['mean']:.1f} +- "
+        f"{args.controller} in {'the ' + where if env == official(env) else where}: {summary['mean']:.1f} +- "
         f"{summary['std']:.1f} over {len(seeds)} episodes "
         f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}"
     )

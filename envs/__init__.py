@@ -55,6 +55,7 @@ class Option:
         default: what it is unless told otherwise; None where `help` says that
         choices: its possible values, or None
         place: it says where a world is found, not what it is: a run drives in other places than it was trained in
+        trial: it is for scores alone, of drivers that were trained without it; its flag is test_controller.py's
     """
 
     name: str
@@ -63,6 +64,7 @@ class Option:
     default: Any = None
     choices: tuple | None = None
     place: bool = False
+    trial: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,19 +276,30 @@ def fast(name: str) -> str:
     return next((ours for ours in WORLDS if _load(ours).STANDS_FOR == name), name)
 
 
-def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
-    """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
+def trials(options: dict) -> dict:
+    """Those of some options that are trials, of whatever world."""
+    found = {name for name, by_kind in all_options().items() if any(option.trial for option in by_kind.values())}
+    return {option: value for option, value in options.items() if option in found}
 
-    Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
-    those of single worlds are declared in their classes. UserError for one that it does not have.
-    """
-    kind, _, variant = name.partition(":")
+
+def require_options(name: str, options: dict) -> None:
+    """UserError where the world of that name does not have one of the options, but another world does."""
+    kind = name.partition(":")[0]
     own = {option.name for option in _load(kind).OPTIONS} if kind in WORLDS else set()
     for option in options:
         theirs = [] if option in own or option in COMMON else list(all_options().get(option, {}))
         if theirs:
             verb = "does" if len(theirs) == 1 else "do"
             raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
-    found = world_class(name)
+
+
+def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
+    """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
+
+    Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
+    those of single worlds are declared in their classes. UserError for one that it does not have.
+    """
+    require_options(name, options)
+    variant, found = name.partition(":")[2], world_class(name)
     build: Callable[..., World] = found
     return build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)

@@ -9,13 +9,17 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs.gym_adapter import GymWorld, area_resize
+from dreamdrive.envs import Option
+from dreamdrive.envs.gym_adapter import Advance, GymWorld, area_resize
+from dreamdrive.utils.argument_types import natural_float
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, driving_keys
 from dreamdrive.utils.spaces import ActionSpace
 
 FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
 SIMULATOR = "dreamdrive/CarRacing-v3"
+PERTURBATIONS = ("colour", "bars", "blob", "physics")  # see envs/carracing_perturbed.py
 
 # imports Box2D when it is made, not before
 gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)
@@ -31,13 +35,42 @@ class CarRacing(GymWorld):
     """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake
     0 to 1."""
 
-    OPTIONS, VARIANT, NUMBERS = (), "", None
+    VARIANT, NUMBERS = "", None
+    OPTIONS = (
+        Option(
+            "perturb",
+            "something that the driver was not trained for: other colours of road and field, black bars at the sides, "
+            "a red square beside the road, or another grip, steering, gas and brake",
+            str,
+            choices=PERTURBATIONS,
+            trial=True,
+        ),
+        Option("obs_noise", "spread of noise on pixels, grey levels", natural_float, default=0.0, trial=True),
+    )
 
-    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
+    def __init__(
+        self,
+        num: int = 1,
+        device: str | torch.device = "cpu",
+        max_steps: int = 1000,
+        restart: bool = True,
+        perturb: str | None = None,
+        obs_noise: float = 0.0,
+    ) -> None:
+        if perturb not in (None, *PERTURBATIONS):
+            raise UserError(f'CarRacing has no perturbation "{perturb}": choose {", ".join(PERTURBATIONS)}')
         super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
+        options = {"perturb": perturb, "obs_noise": obs_noise}
+        options = {name: value for name, value in options.items() if value}
         # networks see its actions as they are, which are small
-        self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None)
+        self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None, options=options)
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
+        self._perturbation = None
+        if options:
+            from dreamdrive.envs.carracing_perturbed import Perturbation  # which imports pygame and Box2D
+
+            self._perturbation = Perturbation(perturb, obs_noise, num)
+        self.seen_apart = bool(options)  # the simulator's own picture is without bars, blob and noise
 
     @classmethod
     def keys(cls, space: ActionSpace) -> Keys:
@@ -58,7 +91,24 @@ class CarRacing(GymWorld):
 
     def _start(self, copy: int, seed: int) -> Any:
         self._drivers[copy] = None
-        return super()._start(copy, seed)
+        if self._perturbation is None:
+            return super()._start(copy, seed)
+        simulator = self._environments[copy].unwrapped
+        self._perturbation.prepare(copy, seed, simulator)
+        observation = super()._start(copy, seed)
+        self._perturbation.begin(copy, seed, simulator)
+        return observation
+
+    def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
+        if self._perturbation is not None:
+            action = self._perturbation.action(copy, np.asarray(action))
+        return super()._advance(copy, action)
+
+    def _show(self, copies: list[int], frames: torch.Tensor) -> None:
+        if self._perturbation is not None:
+            seconds = [self._environments[copy].unwrapped.t for copy in copies]
+            frames = self._perturbation.seen(copies, frames, seconds)
+        super()._show(copies, frames)
 
     def _frame(self, copy: int, observation: np.ndarray) -> np.ndarray:
         return frame(observation)

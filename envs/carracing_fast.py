@@ -15,8 +15,10 @@ class CarRacingFast(CarRacing):
 
     STANDS_FOR = "carracing"
 
-    def __init__(self, num: int = 1, device: str | torch.device = "cpu", max_steps: int = 1000, restart: bool = True):
-        super().__init__(num, device, max_steps, restart)  # says what to install where Box2D or pygame is missing, ...
+    def __init__(self, num: int = 1, device: str | torch.device = "cpu", *arguments, **options):
+        super().__init__(
+            num, device, *arguments, **options
+        )  # says what to install where Box2D or pygame is missing, ...
         from dreamdrive.envs import carracing_picture  # ... which this cannot do without either
 
         super().look_away()

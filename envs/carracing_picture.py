@@ -99,12 +99,13 @@ def pyramid(texels: np.ndarray) -> list[Tensor]:
 
 
 @lru_cache(maxsize=1)
-def playfield() -> tuple[Tensor, pygame.Surface]:
-    """The field without a track: texture (N,) int32, and as painted."""
+def playfield(colour: tuple[int, ...]) -> tuple[Tensor, pygame.Surface]:
+    """The field without a track, grass of that colour between its lighter squares: texture (N,) int32, and as
+    painted."""
     surface = pygame.Surface(canvas((SIDE, SIDE)), depth=32)
     end = official.PLAYFIELD
     field = [
-        ([(end, end), (end, -end), (-end, -end), (-end, end)], (102, 204, 102)),
+        ([(end, end), (end, -end), (-end, -end), (-end, end)], colour),
         *((patch, (102, 230, 102)) for patch in grass_patches()),
     ]
     return torch.cat([level.flatten() for level in pyramid(paint(field, (0, 0), (SIDE, SIDE), surface))]), surface
@@ -112,7 +113,7 @@ def playfield() -> tuple[Tensor, pygame.Surface]:
 
 def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
     """Paint a simulator's track into out (N,) int32."""
-    empty, field = playfield()
+    empty, field = playfield(tuple(simulator.bg_color.tolist()))
     out.copy_(empty)
     points = np.array([polygon for polygon, _ in simulator.road_poly])  # (M, 4, 2)
     texel = (points.reshape(-1, 2) + REACH) / TEXEL

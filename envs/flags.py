@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from dreamdrive.envs import Option, all_options, defaults, without_places
+from dreamdrive.envs import Option, all_options, defaults, require_options, trials, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Settings
 
@@ -17,18 +17,21 @@ class WorldSettings(Settings):
 
     Attributes:
         options: those of `envs.make` that were given, as plain values
+        TRIALS: whether options that are trials are flags of the script, too
     """
+
+    TRIALS: ClassVar[bool] = False
 
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def add_flags(cls, p: argparse.ArgumentParser) -> None:
         super().add_flags(p)
-        add_to(p)
+        add_to(p, cls.TRIALS)
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
-        return replace(super().of(found), options=given(found))
+        return replace(super().of(found), options=given(found, cls.TRIALS))
 
     def refuse_options(self) -> None:
         """UserError where one was given, for settings that drive in no simulator."""
@@ -39,21 +42,21 @@ class WorldSettings(Settings):
     def recorded(self) -> dict[str, Any]:
         values = super().recorded()
         del values["options"]
-        return values | {name: self.options.get(name) for name in declared()}
+        return values | {name: self.options.get(name) for name in declared(self.TRIALS)}
 
 
-def declared() -> dict[str, dict[str, Option]]:
+def declared(with_trials: bool = False) -> dict[str, dict[str, Option]]:
     """The options that are flags: name -> kind of world -> the option."""
     found = {
-        name: {kind: option for kind, option in by_kind.items() if option.help}
+        name: {kind: option for kind, option in by_kind.items() if option.help and option.trial <= with_trials}
         for name, by_kind in all_options().items()
     }
     return {name: by_kind for name, by_kind in found.items() if by_kind}
 
 
-def add_to(p: argparse.ArgumentParser) -> None:
+def add_to(p: argparse.ArgumentParser, with_trials: bool = False) -> None:
     """Add all of them."""
-    for name, by_kind in declared().items():
+    for name, by_kind in declared(with_trials).items():
         _add(p, name, by_kind)
 
 
@@ -76,9 +79,9 @@ def _add(p: argparse.ArgumentParser, name: str, by_kind: dict[str, Option]) -> N
     )
 
 
-def given(found: argparse.Namespace) -> dict[str, Any]:
+def given(found: argparse.Namespace, with_trials: bool = False) -> dict[str, Any]:
     """The options that were given, as plain values."""
-    values = {name: getattr(found, name) for name in declared()}
+    values = {name: getattr(found, name) for name in declared(with_trials)}
     return {
         name: value if isinstance(value, (int, float)) else str(value)
         for name, value in values.items()
@@ -88,11 +91,14 @@ def given(found: argparse.Namespace) -> dict[str, Any]:
 
 def check(run: Path, world: dict, asked: dict[str, Any], inherits: bool) -> None:
     """UserError where the options `asked` say that the world is another than the one ("env", "options") that the run in
-    folder `run` was trained on. Where it is found may differ. `inherits`: what is not given is as the run has it."""
+    folder `run` was trained on. Where it is found may differ, and so may trials. `inherits`: what is not given is as
+    the run has it."""
+    tried = trials(asked)
+    require_options(world["env"], tried)
     trained = defaults(world["env"]) | world.get("options", {})
     for name, value in without_places(world["env"], asked).items():
         there = trained.get(name)
-        if value != there:
+        if value != there and name not in tried:
             word = name.replace("_", "-")
             remedy = f"give --{'' if there else 'no-'}{word}" if isinstance(there, bool) else f"give --{word} {there}"
             raise UserError(
