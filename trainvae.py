@@ -7,6 +7,9 @@ Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
         exp_dir/latents/             posterior of every frame of the datasets
 
     python trainvae.py --dataset datasets/carracing --epochs 20
+
+With --augment the frames that V is trained on are changed at random, and it is to reconstruct those that they were
+(learning/augmentation.py); validation and cached latents are of frames as they are.
 """
 
 import math
@@ -22,6 +25,7 @@ from tqdm import tqdm
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
 from dreamdrive.data.shards import Dataset
+from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
@@ -70,6 +74,12 @@ class VAESettings(Fitting):
         "weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
         fixed=True,
     )
+    augment: bool = flag(
+        False,
+        help="train on frames that have been given other colours, bars, blobs and noise, to be seen as they were "
+        "before",
+        fixed=True,
+    )
     epoch_frames: int = flag(100_000, positive, "frames an epoch takes (the whole dataset at most)")
     batch_size: int = flag(64, positive, "frames")
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
@@ -83,16 +93,22 @@ class VAESettings(Fitting):
 
 
 def run_epoch(
-    model: Vision, batches: Iterable[torch.Tensor], optimizer: torch.optim.Optimizer | None, precision: str, bar: tqdm
+    model: Vision,
+    batches: Iterable[torch.Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    precision: str,
+    bar: tqdm,
+    augment: bool = False,
 ) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the
-    losses."""
+    losses. `augment`: frames are changed before V sees them, not where they are compared with what it makes of
+    them."""
     where = next(model.parameters()).device
     mean = Mean()
     for number, batch in enumerate(batches):
         batch = batch.to(where)
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
-            output = model(batch)
+            output = model(changed(batch) if augment else batch)
         with torch.set_grad_enabled(optimizer is not None):
             losses = model.loss(batch, output)
         loss = losses["loss"].item()
@@ -156,7 +172,7 @@ def main() -> None:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        args, inherited = args.resume(state and state["config"] | state.get("settings", {}))
+        args, inherited = args.resume(state and state["config"] | {"augment": False} | state.get("settings", {}))
         say_inherited({folder / "checkpoint.tar": inherited})
         config = {"latent": args.latent, "channels": channels, "size": height, "grid": args.grid}
         model = build("vae", config).to(where, memory_format=torch.channels_last)
@@ -192,14 +208,15 @@ def train(
         seed_everything(args.seed, STAGE, epoch)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            learnt = run_epoch(model, stream.epoch(epoch, args.epoch_frames), fit.optimizer, args.precision, bar)
+            frames = stream.epoch(epoch, args.epoch_frames)
+            learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment)
             measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
         if fit.add(learnt, measured):
             fit.keep_best()
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings={"colour_balance": args.colour_balance, "beta": args.beta})
+        fit.keep(settings={"colour_balance": args.colour_balance, "beta": args.beta, "augment": args.augment})
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")
 
