@@ -93,6 +93,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
     p.add_argument("--out", type=Path, help="document to write the section into (docs/results/<world>.md)")
     args = p.parse_args()
+    args.options = RecordingSettings.parse(shlex.split(args.record), None).options
     args.seeds *= len(args.experts) if len(args.seeds) == 1 else 1
     if len(args.seeds) != len(args.experts):
         p.error(
@@ -128,9 +129,7 @@ def rollouts(experts: int, validates: Callable[[int], bool]) -> int:
 
 def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     """Flags of stage 1 that record `experts` episodes to train on."""
-    recorded = f"--env {fast(world)} --policy expert {args.record}"
-    order = RecordingSettings.parse(shlex.split(recorded), None)
-    simulator = make(order.env, **order.options)
+    simulator = make(fast(world), **args.options)
     by_place = simulator.held_out(recording_seed(RECORDING_SEED, 0)) is not None
     total = rollouts(
         experts,
@@ -140,7 +139,8 @@ def recording(args: argparse.Namespace, world: str, experts: int) -> str:
     )
     simulator.close()
     kept = "" if by_place else f" --val-fraction {VAL_FRACTION}"
-    return f"{recorded} --rollouts {total}{kept} --seed {RECORDING_SEED}".replace("  ", " ")
+    recorded = f"--env {fast(world)} --policy expert {args.record}".rstrip()
+    return f"{recorded} --rollouts {total}{kept} --seed {RECORDING_SEED}"
 
 
 def cell(

@@ -65,16 +65,25 @@ class Labelled(Around):
         super().__init__(mixture)
         self.mixture, self.world = mixture, world
 
+    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
+        super().reset(num, rngs, parameters)
+        names = self.mixture.names
+        self._experts = torch.tensor([name == "expert" for name in names])  # (n,) bool, and so is the next
+        self._asked = torch.tensor([name in TRAINED for name in names])
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        self._experts, self._asked = self._experts[which], self._asked[which]
+
     def choose(self) -> Tensor:
-        space, names = self.mixture.space, [self.mixture.names[b] for b in self.copies.tolist()]
+        space = self.mixture.space
         choice = torch.from_numpy(space.clip(self.mixture.choose().numpy()))
-        opinion = self._opinion() if set(names) & set(TRAINED) else None
-        asked = torch.tensor([name in TRAINED for name in names])
-        self.label = choice
+        opinion = self._opinion() if self._asked.any() else None
+        self.label, self.known = choice, self._experts
         if opinion is not None:
             opinion = torch.from_numpy(space.clip(opinion.numpy()))
-            self.label = torch.where(asked.view(-1, *[1] * (choice.ndim - 1)), opinion, choice)
-        self.known = torch.tensor([name == "expert" for name in names]) | (asked & (opinion is not None))
+            self.label = torch.where(self._asked.view(-1, *[1] * (choice.ndim - 1)), opinion, choice)
+            self.known = self._experts | self._asked
         return choice
 
     def _opinion(self) -> Tensor | None:

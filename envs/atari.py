@@ -149,8 +149,8 @@ class Joystick(ChoiceKeys):
         self.listed = {key: part.lower() for key, part in STICK.items() if part in parts} | {NOTHING: "nothing"}
 
     def action(self, held: Set[str], previous: np.ndarray | int | None) -> int | None:
-        held = held & self.listed.keys()
-        return self._together(held) if held else super().action(held, previous)
+        together = held & self.listed.keys()
+        return self._together(together) if together else super().action(held, previous)
 
     def _together(self, held: Set[str]) -> int:
         """The game's action that has most of the keys held: all of them, or less the ones it has no name for."""

@@ -7,6 +7,7 @@
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,10 +27,15 @@ PATIENCE = 1e-3  # steps: value iteration has settled when nothing changes by mo
 AHEAD = 4  # steps that are looked ahead exactly
 
 
-class CartPole(GymWorld):
-    """`num` CartPole-v1; action (B,): 0 pushes to the left, 1 to the right; a reward of 1 a step, for at most 500."""
+class Classic(GymWorld):
+    """One of gymnasium's own environments, under a name of ours.
+
+    NAME, ID: ours and gymnasium's
+    """
 
     VARIANT = ""
+    NAME: ClassVar[str]
+    ID: ClassVar[str]
 
     def __init__(
         self,
@@ -39,8 +45,14 @@ class CartPole(GymWorld):
         restart: bool = True,
         observation: str = "picture",
     ) -> None:
-        super().__init__("CartPole-v1", num, device, max_steps, restart, observation=observation)
-        self.spec = replace(self.spec, name="cartpole")
+        super().__init__(self.ID, num, device, max_steps, restart, observation=observation)
+        self.spec = replace(self.spec, name=self.NAME)
+
+
+class CartPole(Classic):
+    """`num` CartPole-v1; action (B,): 0 pushes to the left, 1 to the right; a reward of 1 a step, for at most 500."""
+
+    NAME, ID = "cartpole", "CartPole-v1"
 
     def action_names(self) -> list[str]:
         return ["push left", "push right"]
@@ -50,22 +62,11 @@ class CartPole(GymWorld):
         return self._tensor((np.stack(self._states) @ BALANCE > 0).astype(np.int64))
 
 
-class MountainCar(GymWorld):
+class MountainCar(Classic):
     """`num` MountainCar-v0; action (B,): 0 to the left, 1 nothing, 2 to the right; a reward of -1 a step, for at most
     200."""
 
-    VARIANT = ""
-
-    def __init__(
-        self,
-        num: int = 1,
-        device: str | torch.device = "cpu",
-        max_steps: int | None = None,
-        restart: bool = True,
-        observation: str = "picture",
-    ) -> None:
-        super().__init__("MountainCar-v0", num, device, max_steps, restart, observation=observation)
-        self.spec = replace(self.spec, name="mountaincar")
+    NAME, ID = "mountaincar", "MountainCar-v0"
 
     def action_names(self) -> list[str]:
         return ["accelerate left", "do not accelerate", "accelerate right"]

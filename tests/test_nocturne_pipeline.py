@@ -9,7 +9,7 @@ from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs.nocturne.pool import INDEX, FolderPool
 from dreamdrive.envs.nocturne.synthetic import write_scenes
-from dreamdrive.tests.tiny_run import call, tiny
+from dreamdrive.tests.tiny_run import call, record_nocturne, tiny
 from dreamdrive.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -20,22 +20,7 @@ def run(tmp_path_factory):
     """A folder with scenes, a dataset of them and a run trained on it with tiny budgets."""
     folder = tmp_path_factory.mktemp("nocturne")
     list(write_scenes(folder / "scenes", 3, seed=0))
-    generation_script.main(
-        [
-            "--env",
-            "nocturne",
-            "--scenes",
-            str(folder / "scenes"),
-            "--policy",
-            "expert=0.8,brown=0.2",
-            "--action-noise",
-            "0.1",
-            "--rootdir",
-            str(folder / "data"),
-            "--threads",
-            "1",
-        ]
-    )
+    record_nocturne(folder, "--policy", "expert=0.8,brown=0.2")
     tiny("trainvae", "--dataset", folder / "data", "--logdir", folder / "run", "--colour-balance", 0.5)
     tiny("trainmdrnn", "--logdir", folder / "run")
     tiny("trainbc", "--logdir", folder / "run")

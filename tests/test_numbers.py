@@ -17,7 +17,7 @@ from dreamdrive.driving.agent import Agent, Head, load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector
-from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, record_nocturne, write_dataset
 from dreamdrive.tests.tiny_scene import car, scene_of, write
 
 LENGTHS = [5, 40, 1, 17]  # episode 3 is for validation
@@ -74,24 +74,7 @@ def run(tmp_path_factory):
     (folder / "scenes").mkdir()
     for k in range(6):
         write(folder / "scenes", scene_of([car(speed=4.0 + k), car(y=8.0, speed=5.0)]), f"{k}.json")
-    done = call(
-        "data.generation_script",
-        "--env",
-        "nocturne",
-        "--scenes",
-        folder / "scenes",
-        "--observation",
-        "features",
-        "--policy",
-        "expert",
-        "--action-noise",
-        0.1,
-        "--rootdir",
-        folder / "data",
-        "--threads",
-        1,
-    )
-    assert done.returncode == 0, done.stderr
+    record_nocturne(folder, "--policy", "expert", "--observation", "features")
     done = call(
         "trainbc",
         "--dataset",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -269,22 +270,16 @@ def test_episodes_driven_together_have_the_returns_they_have_alone():
         assert evaluator.steps == sum(together) + sum(together[:8])  # CartPole's reward is 1 a step
 
 
-def test_a_random_driver_needs_nothing_trained(tmp_path):
-    done = call(
-        "test_controller",
-        "--logdir",
-        tmp_path,
-        "--controller",
-        "random",
-        "--env",
-        "gym:CartPole-v1",
-        "--episodes",
-        2,
-        "--max-workers",
-        1,
-    )
+def random_driver(folder: Path, env: str, episodes: int) -> dict:
+    """The score of the random driver, filed in `folder`."""
+    flags = ("--env", env, "--episodes", episodes, "--max-workers", 1)
+    done = call("test_controller", "--logdir", folder, "--controller", "random", *flags)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "scores" / "random-gym:CartPole-v1-simulator.json").read_text())
+    return json.loads((folder / "scores" / f"random-{env}-simulator.json").read_text())
+
+
+def test_a_random_driver_needs_nothing_trained(tmp_path):
+    found = random_driver(tmp_path, "gym:CartPole-v1", 2)
     assert found["checkpoints"] == {} and len(found["returns"]) == 2 and found["mean"] >= 8
 
 
@@ -480,23 +475,6 @@ def test_all_stages_run_on_carracing(tmp_path):
 
 
 def test_a_score_in_the_fast_world_never_takes_the_place_of_the_official_one(tmp_path):
-    for env, name in (
-        ("carracing", "random-carracing-simulator.json"),
-        ("carracing-fast", "random-carracing-fast-simulator.json"),
-    ):
-        done = call(
-            "test_controller",
-            "--logdir",
-            tmp_path,
-            "--controller",
-            "random",
-            "--env",
-            env,
-            "--episodes",
-            1,
-            "--max-workers",
-            1,
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads((tmp_path / "scores" / name).read_text())["env"] == env
+    for env in ("carracing", "carracing-fast"):
+        assert random_driver(tmp_path, env, 1)["env"] == env
     assert len(list((tmp_path / "scores").iterdir())) == 2

@@ -570,7 +570,6 @@ def test_secrets_are_not_printed(monkeypatch):
     )
 
 
-@pytest.mark.slow
 def test_a_tracker_is_one_class_and_one_line(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     command = ("-m", "dreamdrive.tests.toy_tracker", "trainmdrnn", *TINY["trainmdrnn"], "--track", "lines")
@@ -601,6 +600,7 @@ def test_a_tracker_that_cannot_be_loaded_is_reported(tmp_path, monkeypatch, capf
     assert "Gone cannot be used (ModuleNotFoundError" in sentence and len(table(folder)) == 2
 
 
+@pytest.mark.slow
 def test_as_a_user_would(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     done = user(

@@ -109,6 +109,13 @@ def tiny(module: str, *options) -> Done:
     return done
 
 
+def record_nocturne(folder: Path, *options) -> None:
+    """Record the scenes in `folder`/scenes as `folder`/data; `options` say who drives, and what is seen."""
+    place = ("--scenes", folder / "scenes", "--rootdir", folder / "data")
+    done = call("data.generation_script", "--env", "nocturne", *place, "--action-noise", 0.1, "--threads", 1, *options)
+    assert done.returncode == 0, done.stderr
+
+
 def complaint(done: Done) -> str:
     """The one sentence a script refused with: beside progress bars nothing else is on stderr, no traceback either, and
     the status says failure."""
