@@ -1,7 +1,7 @@
 """Frames changed at random, from which V learns to see what was there before (trainvae.py --augment).
 
-The objective is that of a denoising VAE (Im, Ahn, Memisevic & Bengio 2017, "Denoising Criterion for Variational
-Auto-Encoding Framework", arXiv 1511.06406, eq. 5): with x~ drawn from what may become of a frame x,
+The objective is the lower bound of a denoising VAE (Im, Ahn, Memisevic & Bengio 2017, "Denoising Criterion for
+Variational Auto-Encoding Framework", arXiv 1511.06406): with x~ drawn from what may become of a frame x,
 
     E_{q(z | x~)} [log p(x | z)] - KL(q(z | x~) || p(z))
 
