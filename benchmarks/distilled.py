@@ -41,7 +41,7 @@ from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds, seed_everything
-from dreamdrive.utils.settings import RunFolder, command_line, parser
+from dreamdrive.utils.settings import RunFolder, parser
 
 BATCH, LEARNING_RATE, LAST = 64, 3e-4, 0.05  # which falls to this share of it
 
@@ -119,7 +119,11 @@ def main() -> None:
         print(rows[-1], flush=True)
     head = ["changed", "mean +- std", "95 % interval of the mean", "min", "median", "episodes"]
     text = table([*head, "latents moved before", "after"], rows)
-    write_section(args.out, "distilled", f"{text}\n\n{circumstances()}\n\n```\n{command_line()}\n```")
+    command = (
+        f"python -m benchmarks.distilled --logdir {args.logdir} --dataset {' '.join(map(str, args.dataset))} "
+        f"--frames {args.frames} --controller {args.controller} --episodes {args.episodes}"
+    )
+    write_section(args.out, "distilled", f"{text}\n\n{circumstances()}\n\n```\n{command}\n```")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from dreamdrive import trainvae
+from dreamdrive.benchmarks.distilled import divergence
+from dreamdrive.benchmarks.perturbed import moved
 from dreamdrive.learning import augmentation
 from dreamdrive.learning.augmentation import changed
-from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.models.vae import VAE, Posterior, VAEConfig
 from dreamdrive.tests.test_resume import of_stage
 from dreamdrive.tests.tiny_run import call, complaint, copy_run, tiny
 from dreamdrive.utils import checkpoint
@@ -79,6 +81,16 @@ def test_v_sees_the_changed_frame_and_is_to_make_the_one_that_it_was(monkeypatch
         trainvae.run_epoch(model, [frames], None, "fp32", bar, augment)
     assert [int(batch[0, 0, 0, 0]) for batch in seen] == [150, 100]
     assert all(torch.equal(batch, frames) for batch in compared)
+
+
+def test_how_far_latents_move_and_what_pulls_them_back():
+    found, wanted = (Posterior(torch.randn(5, 4), torch.randn(5, 4) / 2) for _ in range(2))
+    normal = [torch.distributions.Normal(p.mu, p.logsigma.exp()) for p in (found, wanted)]
+    expected = torch.distributions.kl_divergence(*normal).sum(1).mean()
+    assert torch.allclose(divergence(found, wanted), expected) and divergence(found, found).abs() < 1e-6
+    frames = torch.randint(0, 256, (300, 64, 64, 3), dtype=torch.uint8)
+    model = VAE(VAEConfig(latent=4))
+    assert moved(model, frames, frames) == 0 and 1.3 < moved(model, frames, frames.roll(1, 0)) < 1.5
 
 
 def test_an_augmented_v_is_resumed_as_it_began(trained, tmp_path):
