@@ -56,7 +56,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import Parser, Training, all_spellings, parser, say_inherited
+from dreamdrive.utils.settings import Parser, Training, parser, refuse_others, say_inherited
 from dreamdrive.utils.tracking import track
 
 COMMANDS: dict[str, type[Training]] = {
@@ -65,13 +65,18 @@ COMMANDS: dict[str, type[Training]] = {
     "ditto": DittoSettings,
     "teach": TeachSettings,
 }
-SPELLINGS = {"clone": "--method bc", "dagger": "--method dagger", "ditto": "--method ditto", "teach": "--teacher"}
+SPELLINGS = {
+    "clone": "cloning without --teacher",
+    "dagger": "--method dagger",
+    "ditto": "--method ditto",
+    "teach": "--teacher",
+}
 
 
 def parse_args(argv: list[str] | None = None) -> CloneSettings | TeachSettings:
     """The settings of a command line, of the kind that its first word or its older spelling names."""
     name, words = command(sys.argv[1:] if argv is None else argv)
-    refuse_others(name, words)
+    refuse_others(name, words, COMMANDS, SPELLINGS)
     args = COMMANDS[name].parse(words, __doc__)
     try:
         args.check()
@@ -92,17 +97,6 @@ def command(words: list[str]) -> tuple[str, list[str]]:
     if old.teacher and old.method:
         p.error("--method is for cloning without --teacher: leave it away, or give that")
     return "teach" if old.teacher else {None: "clone", "bc": "clone"}.get(old.method, old.method), left
-
-
-def refuse_others(name: str, words: list[str]) -> None:
-    """End with a sentence where one of the words is a flag of other commands."""
-    spelled = {kind: all_spellings(settings) for kind, settings in COMMANDS.items()}
-    for word in words:
-        flag = word.partition("=")[0]
-        kinds = [kind for kind, flags in spelled.items() if flag in flags]
-        if kinds and name not in kinds:
-            what = "cloning without --teacher" if "clone" in kinds else " or ".join(SPELLINGS[kind] for kind in kinds)
-            parser("").error(f"{flag} is for {what.replace(' or --method', ' or')}: leave it away, or give that")
 
 
 def main() -> None:

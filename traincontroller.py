@@ -1,19 +1,25 @@
-"""Stage 4a: evolve C, the controller, by CMA-ES in the dream or in the simulator.
+"""Stage 4a: train C, the controller: evolve it by CMA-ES in the dream or in the simulator, or with --method
+actor-critic let it learn by gradients through short dreams.
 
 Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/bc/best.tar           with --init, to begin from a clone
-Writes  exp_dir/ctrl/best.tar         the search's mean that drove the simulator best (without --evaluate-every: whose
-                              score on fresh starts was highest)
+        exp_dir/latents/              by actor-critic: dreams begin from any recorded moment
+Writes  exp_dir/ctrl/best.tar         what drove the simulator best: of the search its mean (without --evaluate-every:
+                              whose score on fresh starts was highest), of actor-critic the actor (without: the last)
         exp_dir/ctrl/checkpoint.tar   to resume from: run the same command again
         exp_dir/ctrl/metrics.csv, fitness.png, args.json, clock.csv (seconds a generation took)
 
     python traincontroller.py --logdir exp_dir --world dream --pop-size 64 --n-samples 16 --generations 100
+    python traincontroller.py --logdir exp_dir --method actor-critic --updates 4000
+
+--method is cma unless given; `traincontroller.py --method actor-critic --help` says what that takes.
 
 A dream can be gamed (Ha & Schmidhuber 2018, section 4.5), so a controller evolved in it is chosen by how it drives in
 reality, on seeds kept for choosing; the search itself learns nothing from that.
 """
 
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +32,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
-from dreamdrive.envs import fast
+from dreamdrive.envs import fast, world_class
+from dreamdrive.learning.actor_training import ActorRun, ActorSettings, moments_of
 from dreamdrive.learning.evolution import (
     STAGE,
     DreamFitness,
@@ -49,8 +56,21 @@ from dreamdrive.utils.metrics import line, read_csv, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
-from dreamdrive.utils.settings import say_inherited
+from dreamdrive.utils.settings import Parser, Training, refuse_others, say_inherited
 from dreamdrive.utils.tracking import track
+
+METHODS: dict[str, type[Training]] = {"cma": EvolutionSettings, "actor-critic": ActorSettings}
+
+
+def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettings:
+    """The settings of a command line, of the kind that --method names."""
+    p = Parser(add_help=False, allow_abbrev=False)
+    p.add_argument("--method", choices=tuple(METHODS), default="cma")
+    found, words = p.parse_known_args(sys.argv[1:] if argv is None else argv)
+    refuse_others(found.method, words, METHODS, {name: f"--method {name}" for name in METHODS})
+    args = METHODS[found.method].parse(words, __doc__)
+    assert isinstance(args, EvolutionSettings | ActorSettings), "METHODS has no others"
+    return args
 
 
 def start_controller(
@@ -135,12 +155,53 @@ class Record:
 
 
 def main() -> None:
-    args = EvolutionSettings.parse(None, __doc__)
+    args = parse_args()
+    best, best_in = train_actor(args) if isinstance(args, ActorSettings) else train_by_search(args)
+    print(
+        f"{args.logdir / 'ctrl/best.tar'}: {best:.1f} in the {best_in}; next: python test_controller.py --logdir "
+        f"{args.logdir} --controller ctrl"
+    )
+
+
+def resumable(args: EvolutionSettings | ActorSettings, parents: dict[str, str]) -> dict | None:
+    """checkpoint.tar of this method to resume from, if there is one."""
+    adopt, actor = (args.adopt, True) if isinstance(args, ActorSettings) else (False, False)
+    state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload, adopt)
+    if state and ("learner" in state) != actor:
+        raise UserError(
+            f"{args.logdir / 'ctrl/checkpoint.tar'} is of --method {'cma' if actor else 'actor-critic'}: give that, "
+            "use another --logdir, or start afresh with --noreload"
+        )
+    return state
+
+
+def train_actor(args: ActorSettings) -> tuple[float, str]:
+    """Actor and critic in the dream; (score of best.tar, where)."""
+    where = device(args.device)
+    args.check()
+    model = load_world_model(args.logdir, where)
+    world = model.world
+    with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
+        state = resumable(args, model.parents)
+        args, inherited = args.resume(state and state["settings"])
+        say_inherited({folder / "checkpoint.tar": inherited})
+        moments, spread = moments_of(args, model)
+        actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, spread, state)
+        driver = DriverSpec("agent", args.logdir, actors.driver.config_dict())
+        workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
+        with track(args, folder, "updates"), workers as evaluator:
+            actors.run(evaluator)
+        actors.plot()
+    return actors.best, "simulator" if args.evaluate_every else "dream"
+
+
+def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
+    """Evolution; (score of best.tar, where)."""
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     world, parents, sizes = model.world, model.parents, model.memory.config
     with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
-        state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload)
+        state = resumable(args, parents)
         args, inherited = args.sized(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
         controller = start_controller(args, sizes.latent, sizes.hidden, world["action_space"], parents)
@@ -162,11 +223,7 @@ def main() -> None:
             fitness = SimulatorFitness(args, evaluator)
         with track(args, folder, "generation"), evaluator:
             evolve(args, search, fitness, evaluator, record)
-    best_in = "simulator" if args.evaluate_every else args.world
-    print(
-        f"{folder / 'best.tar'}: {record.best:.1f} in the {best_in}; next: python test_controller.py --logdir "
-        f"{args.logdir} --controller ctrl"
-    )
+    return record.best, "simulator" if args.evaluate_every else args.world
 
 
 def resume(search: Search, record: Record, state: dict) -> None:

@@ -41,9 +41,9 @@ from dreamdrive.utils.video import save_png, strip
 
 STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate
+KEPT = ("best", "last")
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
-LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
 WARM_UP = 32  # real steps M has seen when a dream begins
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
@@ -67,6 +67,14 @@ class MDRNNSettings(Fitting):
     epochs: int = flag(
         30, natural, "train up to this epoch; more than before resumes; 0 keeps M untrained, for the ablation"
     )
+    updates: int | None = flag(None, positive, "updates of an epoch (default: those of one pass over the train split)")
+    anneal: bool = flag(
+        False,
+        help="let the learning rate fall evenly to a tenth, over the epochs on the datasets of now, and train all of "
+        "them",
+    )
+    keep: str = flag("best", help="what best.tar holds: the lowest validation loss, or the last epoch", choices=KEPT)
+    adopt: bool = flag(False, help="resume although V has been trained on since: M continues on its latents of now")
     temperature: float = flag(1.0, natural_float, "of the dream in the strip; 0 for no randomness")
 
 
@@ -107,14 +115,6 @@ def run_epoch(
         bar.update(int(steps))
         bar.set_postfix(loss=f"{mean.result()['loss']:.3f}")
     return mean.result()
-
-
-def reward_spread(data: Sequences) -> float:
-    """Standard deviation of the rewards of the train split, which M learns rewards in units of: else the losses of
-    latents and end would drown in those of large rewards, or small ones in them. 1 where all are alike."""
-    train = torch.from_numpy(np.repeat(data.train, data.steps))
-    spread = float(data.reward[train].double().std(unbiased=False))
-    return spread if spread > LEAST_SPREAD else 1.0
 
 
 @torch.inference_mode()
@@ -159,6 +159,15 @@ def save_strip(model: Memory, vision: Vision, data: Sequences, temperature: floa
 
 def main() -> None:
     args = MDRNNSettings.parse(None, __doc__)
+    best = train_memory(args)
+    print(
+        f"{checkpoint.path(args.logdir, 'mdrnn')}: validation loss {best:.4f}; next: python traincontroller.py "
+        f"--logdir {args.logdir}, python trainbc.py --logdir {args.logdir}"
+    )
+
+
+def train_memory(args: MDRNNSettings) -> float:
+    """The whole stage; the validation loss of best.tar."""
     where = device(args.device)
     vision, saved = load_vision(args.logdir, where)
     owner = str(checkpoint.path(args.logdir, "vae"))
@@ -167,7 +176,7 @@ def main() -> None:
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
-        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload)
+        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
         args, inherited = args.resume(state and state["config"])
         say_inherited(
             {
@@ -183,10 +192,11 @@ def main() -> None:
             "hidden": args.hidden,
             "mixtures": args.mixtures,
             "reward": args.include_reward,
-            "reward_scale": state["config"].get("reward_scale", 1.0) if state else reward_spread(data),
+            # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
+            "reward_scale": state["config"].get("reward_scale", 1.0) if state else data.reward_spread(),
         }
         with track(args, folder):
-            best = train(
+            return train(
                 args,
                 folder,
                 build("mdrnn", config).to(where),
@@ -196,10 +206,6 @@ def main() -> None:
                 [str(d.root) for d in datasets],
                 state,
             )
-    print(
-        f"{folder / 'best.tar'}: validation loss {best:.4f}; next: python traincontroller.py --logdir {args.logdir}, "
-        f"python trainbc.py --logdir {args.logdir}"
-    )
 
 
 def train(
@@ -215,7 +221,9 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, {"parents": parents}, datasets)
+    fit = Fit(
+        "mdrnn", folder, model, args.learning_rate, HALVED_AFTER, {"parents": parents}, datasets, args.keep == "last"
+    )
     if state:
         fit.resume(state)
     args.write(folder)
@@ -225,9 +233,14 @@ def train(
         keep_untrained(args, fit, model, data, validation)
     for epoch in fit.epochs(args.epochs, args.patience):
         rng = seed_everything(args.seed, STAGE, epoch)
-        with tqdm(total=len(data.action), desc=f"epoch {epoch} of {args.epochs}", unit="step") as bar:
-            draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            learnt = run_epoch(model, data, data.cut("train", args.seq_len, rng), args, draw, fit.optimizer, bar)
+        if args.anneal:
+            fit.anneal(args.learning_rate, epoch, args.epochs)
+        draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        cuts = epoch_cuts(args, data, rng)
+        with tqdm(
+            total=args.seq_len * (len(cuts) + len(validation)), desc=f"epoch {epoch} of {args.epochs}", unit="step"
+        ) as bar:
+            learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar)
             measured = measure(model, data, validation, args, bar)
         if fit.add(learnt, measured):
             fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
@@ -236,6 +249,17 @@ def train(
         panels = [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")]
         curves(folder / "loss.png", fit.history, "epoch", panels, "M")
     return fit.best
+
+
+def epoch_cuts(args: MDRNNSettings, data: Sequences, rng: np.random.Generator) -> np.ndarray:
+    """The windows of an epoch, (N, 2): of one pass, or of as many as its updates take."""
+    cuts = data.cut("train", args.seq_len, rng)
+    if args.updates is None:
+        return cuts
+    wanted = args.updates * args.batch_size
+    while len(cuts) < wanted:
+        cuts = np.concatenate([cuts, data.cut("train", args.seq_len, rng)])
+    return cuts[:wanted]
 
 
 def measure(model: Memory, data: Sequences, validation: np.ndarray, args: MDRNNSettings, bar: tqdm) -> dict[str, float]:

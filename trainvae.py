@@ -154,6 +154,15 @@ def balanced(stream: FrameStream, balance: float, model: Vision) -> torch.Tensor
 
 def main() -> None:
     args = VAESettings.parse(None, __doc__)
+    best = train_vision(args)
+    print(
+        f"{checkpoint.path(args.logdir, 'vae')}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: "
+        f"python trainmdrnn.py --logdir {args.logdir}"
+    )
+
+
+def train_vision(args: VAESettings) -> dict:
+    """The whole stage; the content of best.tar."""
     where = device(args.device)
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
@@ -181,10 +190,7 @@ def main() -> None:
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)
-    print(
-        f"{folder / 'best.tar'}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: python trainmdrnn.py "
-        f"--logdir {args.logdir}"
-    )
+    return best
 
 
 def train(

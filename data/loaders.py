@@ -22,6 +22,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
+LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
 
@@ -287,6 +288,13 @@ class Sequences:
         frames = slice(self.frame_offset[e], self.frame_offset[e] + self.steps[e] + 1)
         steps = slice(self.step_offset[e], self.step_offset[e] + self.steps[e])
         return self.vision.z(latents_at(self.latents, frames)), self.action[steps], self.expert_action[steps]
+
+    def reward_spread(self) -> float:
+        """Standard deviation of the rewards of the train split; 1 where all are alike. Rewards are learnt in units of
+        it."""
+        train = torch.from_numpy(np.repeat(self.train, self.steps))
+        spread = float(self.reward[train].double().std(unbiased=False))
+        return spread if spread > LEAST_SPREAD else 1.0
 
     def known_in(self, e: int) -> Tensor:
         """(T,) bool: where the expert's action is known in one episode."""

@@ -18,6 +18,7 @@ from dreamdrive.utils.spaces import ActionSpace
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
+LATER = ("give_up", "skip")  # fields that are in the file where they are not 0
 SHARD_NAME = re.compile(r"shard_\d{5,7}\.h5")
 
 
@@ -58,6 +59,8 @@ class Manifest:
         policies: names that `policy` of an episode can have
         controller: digests of the trained run that drove "controller" episodes, or empty
         options: what else `envs.make` needs to build the world, as plain values
+        give_up: steps without a reward above 0 after which an episode was ended; 0 for never
+        skip: episodes of the seed that were left out
         by_place: whether validation has places of its own (`World.held_out`), instead of every n-th episode
         shards, episodes: what is there, sorted
     """
@@ -77,11 +80,16 @@ class Manifest:
     controller: dict | None = None
     options: dict = field(default_factory=dict)
     by_place: bool = False
+    give_up: int = 0
+    skip: int = 0
     shards: tuple[ShardEntry, ...] = ()
     episodes: tuple[EpisodeEntry, ...] = ()
 
     def to_json(self) -> dict:
         value = {"schema": SCHEMA, **asdict(self)}
+        for name in LATER:
+            if not value[name]:
+                del value[name]  # a manifest without it is the one that older versions write and read
         value["episodes"] = [{"return" if k == "score" else k: v for k, v in e.items()} for e in value["episodes"]]
         return value
 
@@ -91,7 +99,7 @@ class Manifest:
         value = dict(value)
         if value.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
-        for name, before in (("options", {}), ("by_place", False)):
+        for name, before in (("options", {}), ("by_place", False), *((later, 0) for later in LATER)):
             value.setdefault(name, before)  # in older manifests
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")

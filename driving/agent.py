@@ -66,7 +66,7 @@ class Head(Driver):
     def __init__(self, controller: Controller | None, world: dict, parents: dict[str, str]) -> None:
         self.controller: Any = controller  # of a PolicyHead its Policy; None where V and M only watch
         self.world, self.parents = world, parents
-        self.device: torch.device = controller.linears[0].weight.device if controller else torch.device("cpu")
+        self.device: torch.device = next(controller.parameters()).device if controller else torch.device("cpu")
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
         super().reset(num)

@@ -47,6 +47,7 @@ class Dreamt:
         action: (T, B, A) as vectors
         alive: (T + 1, B) 1 until the dream's end, 0 after it
         reward: (T, B) that M expects
+        ending: (T, B) how likely a step was to be the dream's last
     """
 
     z: Tensor
@@ -54,17 +55,26 @@ class Dreamt:
     action: Tensor
     alive: Tensor
     reward: Tensor
+    ending: Tensor
 
 
 def dream_on(
-    memory: Memory, begun: Dream, steps: int, act: Act, temperature: float, generator: torch.Generator
+    memory: Memory,
+    begun: Dream,
+    steps: int,
+    act: Act,
+    temperature: float,
+    generator: torch.Generator,
+    mortal: bool = True,
 ) -> Dreamt:
-    """Dream on for `steps` steps, T, from `begun`; with gradients where they are switched on."""
-    dreams, seen, done = Dreams(memory, begun, temperature, steps, generator, whole=True), [], []
+    """Dream on for `steps` steps, T, from `begun`; with gradients where they are switched on. `mortal`: whether ends
+    are drawn."""
+    dreams = Dreams(memory, begun, temperature, steps, generator, whole=True, mortal=mortal)
+    seen, done = [], []
     for moment in drive(dreams, Latent(act, dreams), None, together=True):
         seen.append((dreams.dream.z, dreams.dream.h, dreams.alive))
         if moment.step is not None:
-            done.append((moment.action, moment.step.reward))
+            done.append((moment.action, moment.step.reward, dreams.ending))
     z, h, alive = (torch.stack(values) for values in zip(*seen, strict=True))
-    action, reward = (torch.stack(values) for values in zip(*done, strict=True))
-    return Dreamt(z, h, action, alive, reward)
+    action, reward, ending = (torch.stack(values) for values in zip(*done, strict=True))
+    return Dreamt(z, h, action, alive, reward, ending)

@@ -14,6 +14,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.actor import ACTOR
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import FRAMES
@@ -64,9 +65,10 @@ class Evaluator:
     def __init__(
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
-        self.steps = 0  # driven so far
+        self.steps = 0  # of the simulator, driven so far
         self.workers = workers
-        self._sees_frames = spec.head is not None and spec.head["features"] == FRAMES
+        # of a head of these kinds copies cannot have parameters of their own
+        self._shared = spec.head is not None and (spec.head["features"] == FRAMES or spec.head.get("head") == ACTOR)
         self._pool = WorkerPool(_driving, (env, spec, str(device), options or {}), workers)
 
     def __enter__(self) -> "Evaluator":
@@ -95,7 +97,7 @@ class Evaluator:
         size = -(-len(tasks) // (rounds * self.workers))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         head = tasks[0][0]
-        large = head is not None and (self._sees_frames or head.numel() >= LARGE)
+        large = head is not None and (self._shared or head.numel() >= LARGE)
         # of all tasks, not of a group: what is computed must not depend on these
         alike = large and all(p is head for p, _ in tasks)
         found: list[list[Driven]] = [[] for _ in groups]
@@ -146,7 +148,7 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
             left = world.spec.max_steps - moment.steps
             hopeless = moment.drove[moment.hopeless]
             total[hopeless] += moment.step.reward[hopeless] * left  # what is left counts like the last step
-            driven += len(moment.drove)
+            driven += world.spec.repeat * len(moment.drove)
             share += (len(moment.drove) + float(moment.over.sum()) * left) / world.spec.max_steps
             if moment.steps % REPORT_EVERY == 0 or not len(moment.going):
                 report(share)

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from dreamdrive.driving.driver import Driver
 from dreamdrive.envs import World
+from dreamdrive.models.actor import Controls
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 BROWN_DT = 1 / 50  # seconds; as in ctallec/world-models
 HOLD = 0.9  # probability that a random discrete action is kept for another step
+# of actions that are held: seconds, the most that an episode's controls are off their middle, and their spreads
+HELD, MEAN, SPREADS = (0.16, 0.64), 0.5, (0.15, 0.8)
 GOLDEN = (5**0.5 - 1) / 2
 REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
 TRAINED = {"controller": "ctrl", "clone": "bc"}  # in a run: evolved, or cloned
-NAMES = ("brown", "white", "expert", *REFERENCES, *TRAINED)
+NAMES = ("brown", "white", "held", "expert", *REFERENCES, *TRAINED)
 
 
 def make_policy(name: str, world: World) -> Driver:
@@ -34,6 +37,8 @@ def make_policy(name: str, world: World) -> Driver:
         return Reference(world, name)
     if name == "brown":
         return Sticky(space) if space.discrete else Brown(space)
+    if name == "held":
+        return Sticky(space) if space.discrete else Held(world)
     if name == "white":
         return White(space)
     raise UserError(f'there is no policy "{name}": choose {", ".join(NAMES)}')
@@ -89,6 +94,40 @@ class Brown(Drawn):
             return self.fresh()
         change = np.sqrt(BROWN_DT) * np.stack([rng.standard_normal(self.space.shape) for rng in self.rngs])
         return self.space.clip(before + change)
+
+
+class Held(Drawn):
+    """Controls (models.actor.Controls) that are held for a while, then drawn afresh around what the episode is about:
+    each copy's have a mean and a spread of their own. It gets about, as Brownian motion does not where gas and brake
+    are both down most of the time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.spec.space)
+        self.controls = Controls(self.space, world.OPPOSED)
+        least, most = (max(1, round(seconds / world.spec.dt)) for seconds in HELD)
+        self.bounds = least, most + 1
+
+    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
+        super().reset(num, rngs, parameters)
+        size = self.controls.size
+        self.mean = np.stack([rng.uniform(-MEAN, MEAN, size) for rng in self.rngs])  # (n, C)
+        self.spread = np.stack([rng.uniform(*SPREADS, size) for rng in self.rngs])
+        self.left = np.zeros(num, np.int64)  # (n,) steps that the action is held for
+
+    def keep(self, which: Tensor) -> None:
+        super().keep(which)
+        kept = which.cpu().numpy()
+        self.mean, self.spread, self.left = self.mean[kept], self.spread[kept], self.left[kept]
+
+    def draw(self, before: np.ndarray | None) -> np.ndarray:
+        action = np.zeros((self.num, self.space.size), np.float32) if before is None else before.copy()
+        for row in np.flatnonzero(self.left == 0):
+            rng = self.rngs[row]
+            self.left[row] = rng.integers(*self.bounds)
+            drawn = rng.normal(self.mean[row], self.spread[row]).clip(-1, 1).astype(np.float32)
+            action[row] = self.space.action(self.controls(torch.from_numpy(drawn))).numpy()
+        self.left -= 1
+        return action
 
 
 class Sticky(Drawn):

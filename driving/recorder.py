@@ -34,6 +34,8 @@ class Recipe:
     logdir: Path
     options: dict = field(default_factory=dict)
     checkpoint: str = "best.tar"
+    give_up: int = 0
+    skip: int = 0
 
 
 class Recorder:
@@ -53,21 +55,22 @@ class Recorder:
         """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i),
         whatever is recorded beside it."""
         seed, world = self.recipe.seed, self._world(len(indices))
-        names = [draw_policy(self.recipe.mixture, seed, i) for i in indices]
-        seeds = [recording_seed(seed, i) for i in indices]
+        numbers = [self.recipe.skip + i for i in indices]  # among all episodes of the seed
+        names = [draw_policy(self.recipe.mixture, seed, i) for i in numbers]
+        seeds = [recording_seed(seed, i) for i in numbers]
         mixture = Mixture({name: self._driver(name, world) for name in dict.fromkeys(names)}, names, self.space)
         labelled = Labelled(mixture, world)
-        disturbances = [self._disturbance(name, world, i) for name, i in zip(names, indices, strict=True)]
+        disturbances = [self._disturbance(name, world, i) for name, i in zip(names, numbers, strict=True)]
         taped, unreported = [Tape() for _ in indices], 0
-        rngs = [np.random.default_rng([seed, i, 0]) for i in indices]
-        for moment in drive(world, Disturbed(labelled, disturbances), seeds, rngs):
+        rngs = [np.random.default_rng([seed, i, 0]) for i in numbers]
+        for moment in drive(world, Disturbed(labelled, disturbances), seeds, rngs, patience=self.recipe.give_up):
             if moment.step is None:
                 for tape, obs in zip(taped, moment.obs, strict=True):
                     tape.frames.append(obs.numpy().copy())
                 continue
             for row, b in enumerate(moment.drove.tolist()):
                 label = labelled.label[row].numpy() if labelled.known[row] else unknown_action(self.space)
-                taped[b].add(moment.action[b], label, moment.step, b)
+                taped[b].add(moment.action[b], label, moment.step, b, bool(moment.hopeless[row]))
             unreported += len(moment.drove)
             if unreported >= REPORT_EVERY or not len(moment.going):
                 report(unreported)
@@ -100,10 +103,10 @@ class Tape:
         self.frames: list[np.ndarray] = []
         self.rows: list[tuple[Any, ...]] = []
 
-    def add(self, action: Tensor, label: np.ndarray, step: Step, copy: int) -> None:
-        """A step of copy number `copy`, and the frame it led to."""
+    def add(self, action: Tensor, label: np.ndarray, step: Step, copy: int, hopeless: bool) -> None:
+        """A step of copy number `copy`, and the frame it led to; `hopeless`: its episode was given up there."""
         self.frames.append(step.obs[copy].numpy().copy())
-        ends = bool(step.terminated[copy]), bool(step.truncated[copy])
+        ends = bool(step.terminated[copy]), bool(step.truncated[copy]) or hopeless
         self.rows.append((action.numpy().copy(), label, float(step.reward[copy]), *ends))
 
     def episode(self, index: int, seed: int, policy: int, held_out: bool | None) -> Episode:

@@ -50,7 +50,7 @@ SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
 VAL_FRACTION = 0.1
 MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for hours
 # may not differ when a dataset is resumed
-MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "val_fraction")
+MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "give_up", "skip", "val_fraction")
 # follow from those, and from what is installed
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
 # what alone --logdir and --checkpoint are for
@@ -78,7 +78,8 @@ class RecordingSettings(flags.WorldSettings):
     threads: int = flag(os.cpu_count(), positive, "worker processes")
     policy: str = flag(
         "brown",
-        help="the driver: brown, white, expert, controller (evolved), clone, or shares such as brown=0.5,expert=0.5",
+        help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "
+        "or shares such as brown=0.5,expert=0.5",
     )
     action_noise: float = flag(
         0.0,
@@ -90,6 +91,10 @@ class RecordingSettings(flags.WorldSettings):
     max_steps: int | None = flag(
         None, positive, f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})"
     )
+    give_up: int = flag(
+        0, natural, "an episode ends after so many steps without a reward above 0, as if it had been too long; 0: never"
+    )
+    skip: int = flag(0, natural, "leave out so many episodes of the seed, which another dataset has")
     val_fraction: float | None = flag(
         None,
         share,
@@ -102,7 +107,7 @@ class RecordingSettings(flags.WorldSettings):
 
     def check(self) -> None:
         super().check()
-        require_seeds(self.seed, self.rollouts or 1)
+        require_seeds(self.seed, self.skip + (self.rollouts or 1))
 
 
 # One shard, in a worker
@@ -172,6 +177,8 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
         controller=trained,
         options=spec.options,
         by_place=by_place,
+        give_up=args.give_up,
+        skip=args.skip,
     )
 
 
@@ -314,6 +321,8 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.logdir,
         args.options,
         args.checkpoint,
+        args.give_up,
+        args.skip,
     )
     folder = make_folder(args.rootdir)
     with locked(
@@ -322,7 +331,7 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
         args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)
-        require_seeds(args.seed, rollouts)
+        require_seeds(args.seed, args.skip + rollouts)
         manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)

@@ -24,6 +24,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, usual_keys
 from dreamdrive.utils.spaces import ActionSpace
@@ -42,6 +43,7 @@ WORLDS = {
 
 
 COMMON = ("max_steps", "restart")  # options of all worlds
+REPEAT = "repeat"  # the option of those that can hold an action
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class WorldSpec:
         action_scale: typical size of each component of a Box, which networks see actions in units of; None for 1
         options: what else `make` needs to build the same world again, as plain values
         action_center: where these units begin; None for 0
+
+    A step is what an action leads to: where one is held for several steps of the simulator (--repeat), these are one
+    step here.
     """
 
     name: str
@@ -102,9 +107,17 @@ class WorldSpec:
         return ActionSpace.from_gym(self.action_space, self.action_scale, self.action_center)
 
     @property
+    def repeat(self) -> int:
+        """How many steps of the simulator an action is held for; the last step of an episode may have fewer."""
+        return self.options.get(REPEAT, 1)
+
+    @property
     def plain_action_space(self) -> dict:
         """The action space as manifests and checkpoints hold it."""
         return self.space.to_dict()
+
+
+HOLD = Option(REPEAT, "steps of the simulator that an action is held for", positive, default=1)
 
 
 @dataclass
@@ -135,6 +148,7 @@ class World(ABC):
         STANDS_FOR: the simulator whose score counts, of a fast world of ours for training; None for itself
         SCORED_WITH: options that it is scored with
         keys: what keys do for a person who drives it
+        OPPOSED: pairs of numbers of an action that nobody wants at once, as gas and brake
     """
 
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
@@ -142,6 +156,7 @@ class World(ABC):
     NUMBERS: ClassVar[str | None] = None
     STANDS_FOR: ClassVar[str | None] = None
     SCORED_WITH: ClassVar[dict[str, Any]] = {}
+    OPPOSED: ClassVar[tuple[tuple[int, int], ...]] = ()
 
     spec: WorldSpec
     num: int
@@ -203,6 +218,11 @@ class World(ABC):
         """A picture for people of one copy, uint8 (h, w, 3), at whatever size the simulator draws; by default the frame
         itself."""
         raise UserError(f"{self.spec.name} has no picture of its own")
+
+    def hold(self, steps: int) -> None:
+        """Every action is held for so many steps of the simulator from now on, which are one step of the world: its
+        reward is theirs together, and nothing is seen between them. For worlds that have the option HOLD."""
+        raise UserError(f"{self.spec.name} cannot hold an action: leave --{REPEAT} away")
 
     def look_away(self) -> None:  # noqa: B027  most worlds draw for nothing, then
         """Nobody looks at obs from now on, so a world may save itself the drawing; all else stays as it is."""
@@ -297,9 +317,16 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
     """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
 
     Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
-    those of single worlds are declared in their classes. UserError for one that it does not have.
+    those of single worlds are declared in their classes, among them `repeat` (see World.hold). UserError for one that
+    it does not have.
     """
     require_options(name, options)
     variant, found = name.partition(":")[2], world_class(name)
+    repeat = options.pop(REPEAT, 1)
+    if repeat > 1 and options.get("max_steps"):
+        options["max_steps"] *= repeat  # of the simulator
     build: Callable[..., World] = found
-    return build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)
+    world = build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)
+    if repeat > 1:
+        world.hold(repeat)
+    return world

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import Option
+from dreamdrive.envs import HOLD, Option
 from dreamdrive.envs.gym_adapter import Advance, GymWorld, area_resize
 from dreamdrive.utils.argument_types import natural_float
 from dreamdrive.utils.errors import UserError
@@ -37,6 +37,7 @@ class CarRacing(GymWorld):
 
     VARIANT, NUMBERS = "", None
     OPTIONS = (
+        HOLD,
         Option(
             "perturb",
             "something that the driver was not trained for: other colours of road and field, black bars at the sides, "
@@ -47,6 +48,7 @@ class CarRacing(GymWorld):
         ),
         Option("obs_noise", "spread of noise on pixels, grey levels", natural_float, default=0.0, trial=True),
     )
+    OPPOSED = ((1, 2),)
 
     def __init__(
         self,
@@ -109,6 +111,15 @@ class CarRacing(GymWorld):
             seconds = [self._environments[copy].unwrapped.t for copy in copies]
             frames = self._perturbation.seen(copies, frames, seconds)
         super()._show(copies, frames)
+
+    def _held(self, copy: int, action: np.ndarray | int) -> Advance:
+        simulator = self._environments[copy].unwrapped
+        if self._repeat == 1 or simulator.blind:
+            return super()._held(copy, action)
+        simulator.blind = True  # drawing is what costs, and only the last picture is looked at
+        advance = super()._held(copy, action)
+        simulator.blind = False
+        return advance._replace(observation=simulator._render("state_pixels"))
 
     def _frame(self, copy: int, observation: np.ndarray) -> np.ndarray:
         return frame(observation)

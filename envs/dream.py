@@ -23,6 +23,7 @@ from dreamdrive.envs import Step, World, WorldSpec, keys
 from dreamdrive.envs.dream_noise import DreamNoise
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.world_model import (
+    Imagined,
     Memory,
     Starts,
     State,
@@ -73,8 +74,9 @@ class Dream:
         return Dream(self.z.repeat(times, 1), self.state.repeat(times))
 
 
-def begin(starts: Starts, index: Tensor, normal: Tensor) -> Dream:
-    """Dreams from the starts number `index` (B,), z drawn with standard normal numbers (B, starts.vision.draws)."""
+def begin(starts: Starts, index: Tensor, normal: Tensor | None) -> Dream:
+    """Dreams from the starts number `index` (B,), z drawn with standard normal numbers (B, starts.vision.draws), or
+    without them the likeliest."""
     return Dream(starts.vision.z(latents_at(starts.latents, index), normal), starts.state.take(index))
 
 
@@ -83,9 +85,15 @@ def step(memory: Memory, dream: Dream, action: Tensor, temperature: float, noise
 
     The end is drawn at the probability M gives it; at temperature 0 it comes where M gives it more than one half.
     """
+    dream, imagined = imagine(memory, dream, action, temperature, noise)
+    return dream, imagined.reward, imagined.ended
+
+
+def imagine(memory: Memory, dream: Dream, action: Tensor, temperature: float, noise: Any) -> tuple[Dream, Imagined]:
+    """As `step`, with all that M says of it."""
     _, state = memory.observe(dream.z[:, None], action[:, None], dream.state)
     imagined = memory.sample(state, temperature, noise)
-    return Dream(imagined.z, state), imagined.reward, imagined.ended
+    return Dream(imagined.z, state), imagined
 
 
 class Dreams(World):
@@ -94,6 +102,7 @@ class Dreams(World):
 
     Attributes:
         dream: the present moment        alive: (B,) 1 until a dream's end, 0 after it
+        ending: (B,) how likely the last step was to be the dream's last
     """
 
     def __init__(
@@ -105,15 +114,17 @@ class Dreams(World):
         generator: torch.Generator,
         groups: int = 1,
         whole: bool = False,
+        mortal: bool = True,
     ) -> None:
         """
         Args:
             horizon: steps after which dreams are truncated
             groups: of dreams, one after another, that all meet the same noise
             whole: no dream is said to have ended before the horizon; `alive` says it
+            mortal: whether ends are drawn; without that no dream ends before the horizon, and `ending` says all
         """
         self.memory, self.begun, self.temperature, self.horizon = memory, begun, temperature, horizon
-        self.generator, self.groups, self.whole = generator, groups, whole
+        self.generator, self.groups, self.whole, self.mortal = generator, groups, whole, mortal
         self.num, self.device = len(begun.z), begun.z.device
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensor:
@@ -123,9 +134,11 @@ class Dreams(World):
 
     def step(self, action: Tensor) -> Step:
         noise = self.memory.drawn(self.num // self.groups, self.generator, self.groups)
-        self.dream, reward, ended = step(self.memory, self.dream, action, self.temperature, noise)
-        reward, self.alive, self.steps = reward * self.alive, self.alive * ~ended, self.steps + 1
-        over = torch.zeros_like(ended) if self.whole else self.alive == 0
+        self.dream, imagined = imagine(self.memory, self.dream, action, self.temperature, noise)
+        reward, self.ending, self.steps = imagined.reward * self.alive, imagined.ending, self.steps + 1
+        if self.mortal:
+            self.alive = self.alive * ~imagined.ended
+        over = torch.zeros_like(imagined.ended) if self.whole else self.alive == 0
         return Step(self.dream.z, reward, over, torch.full_like(over, self.steps >= self.horizon) & ~over)
 
 

@@ -10,6 +10,7 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +18,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import Option, Step, World, WorldSpec
+from dreamdrive.envs import HOLD, REPEAT, Option, Step, World, WorldSpec
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -45,6 +46,7 @@ class GymWorld(World):
 
     OPTIONS: ClassVar[tuple[Option, ...]] = (
         Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),
+        HOLD,
     )
     VARIANT = "<id>"
     NUMBERS: ClassVar[str | None] = "state"
@@ -80,6 +82,7 @@ class GymWorld(World):
         self.spec = WorldSpec(
             f"gym:{id}", shape, space.to_gym(), 1 / fps, limit, space.scale, options, action_center=space.center
         )
+        self._repeat, self._limit = 1, limit
         self._seen = True
         self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
         self._states: list[np.ndarray] = [np.empty(0, np.float32)] * num  # empty where observations are images
@@ -88,6 +91,15 @@ class GymWorld(World):
     def state(self) -> torch.Tensor | None:
         """The latest observations (B, S) float32 of an environment whose observation is not an image, else None."""
         return self._tensor(np.stack(self._states)) if self._states[0].size else None
+
+    def hold(self, steps: int) -> None:
+        self._repeat = steps
+        self.spec = replace(
+            self.spec,
+            dt=self.spec.dt * steps,
+            max_steps=-(-self._limit // steps),
+            options={**self.spec.options, REPEAT: steps},
+        )
 
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
         """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one
@@ -113,11 +125,9 @@ class GymWorld(World):
         going = np.flatnonzero(~(self._terminated | self._truncated)).tolist()
         reward, observations = np.zeros(self.num, np.float32), []
         for copy in going:
-            advance = self._advance(copy, actions[copy])
-            reward[copy], self._terminated[copy] = advance.reward, advance.terminated
+            advance = self._held(copy, actions[copy])
+            reward[copy], self._terminated[copy], self._truncated[copy] = advance[1:]
             observations.append(advance.observation)
-            self._steps[copy] += 1
-            self._truncated[copy] = advance.truncated or self._steps[copy] >= self.spec.max_steps
         self._look(going, observations)
         terminated, truncated, final_obs = self._terminated.copy(), self._truncated.copy(), self._frames.clone()
         over = np.flatnonzero(terminated | truncated).tolist() if self.restart else []
@@ -195,6 +205,18 @@ class GymWorld(World):
             result = environment.reset()
         new_form = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
         return result[0] if new_form else result
+
+    def _held(self, copy: int, action: np.ndarray | int) -> Advance:
+        """Step one copy for as long as an action is held, or until its episode is over."""
+        reward = 0.0
+        for _ in range(self._repeat):
+            advance = self._advance(copy, action)
+            reward += advance.reward
+            self._steps[copy] += 1
+            truncated = advance.truncated or self._steps[copy] >= self._limit
+            if advance.terminated or truncated:
+                break
+        return Advance(advance.observation, reward, advance.terminated, truncated)
 
     def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
         """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in

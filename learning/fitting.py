@@ -11,14 +11,17 @@ from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import line, write_csv
 
+ANNEALED_TO = 0.1  # of the learning rate
+
 
 class Fit:
     """A model, and what trains it.
 
     Attributes:
-        optimizer: Adam, whose learning rate is halved after some epochs without progress
+        optimizer: Adam, whose learning rate is halved after some epochs without progress, unless it is annealed
         history: rows of metrics.csv
-        best, best_epoch: lowest validation loss, and its epoch; 0 before there is one
+        best, best_epoch: lowest validation loss, and its epoch; 0 before there is one on the datasets of now
+        began: the epochs that were over when training on the datasets and parents of now began
     """
 
     def __init__(
@@ -30,38 +33,53 @@ class Fit:
         halved_after: int,
         about: dict,
         datasets: list[str],
+        last: bool = False,
     ) -> None:
         """The model's weights are drawn here, as torch's seed says. `about`: what else its checkpoints say, before the
-        epoch and the datasets."""
+        epoch and the datasets. `last`: the last epoch is what is kept, not the best."""
+        self.last, self.annealed = last, False
         self.stage, self.folder, self.model, self.about, self.datasets = stage, folder, model, about, datasets
         model.load_state_dict(model.from_config(model.config_dict()).state_dict())
         self.optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=halved_after)
         self.history: list[dict] = []
-        self.best, self.best_epoch = math.inf, 0
+        self.best, self.best_epoch, self.began = math.inf, 0, 0
 
     def resume(self, state: dict) -> None:
         """Continue from the content of checkpoint.tar."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
-        self.history, self.best, self.best_epoch = state["history"], state["best"], state["best_epoch"]
+        self.history = state["history"]
+        if state["datasets"] == self.datasets and state["parents"] == self.about["parents"]:
+            self.best, self.best_epoch, self.began = state["best"], state["best_epoch"], state.get("began", 0)
+        else:  # losses are of other data
+            self.began = len(self.history)
+
+    def anneal(self, rate: float, epoch: int, last: int) -> None:
+        """Set the learning rate of an epoch: `rate` in the first one on the datasets of now, and evenly less in each
+        one after it, to ANNEALED_TO of that."""
+        self.annealed = True
+        gone = (epoch - 1 - self.began) / (last - self.began)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (1 - (1 - ANNEALED_TO) * gone)
 
     def epochs(self, last: int, patience: int) -> Iterator[int]:
         """The epochs up to the `last` that are left; they end after `patience` of them without progress."""
         for epoch in range(len(self.history) + 1, last + 1):
-            if self.best_epoch and epoch - self.best_epoch > patience:
+            if self.best_epoch and epoch - self.best_epoch > patience and not self.annealed:
                 print(f"no progress in {patience} epochs: stopped at epoch {epoch - 1}")
                 return
             yield epoch
 
     def add(self, learnt: dict[str, float], measured: dict[str, float]) -> bool:
-        """An epoch is over, with these losses in training and in validation; returns whether it is the best."""
-        self._scheduler.step(measured["loss"])
+        """An epoch is over, with these losses in training and in validation; returns whether it is to be kept."""
+        if not self.annealed:
+            self._scheduler.step(measured["loss"])
         row = {"epoch": len(self.history) + 1, **learnt, **{f"val_{name}": loss for name, loss in measured.items()}}
         self.history.append({**row, "learning_rate": self.optimizer.param_groups[0]["lr"]})
         print(line(self.history[-1]))
-        better = measured["loss"] < self.best
+        better = self.last or measured["loss"] < self.best
         if better:
             self.best, self.best_epoch = measured["loss"], len(self.history)
         return better
@@ -78,6 +96,7 @@ class Fit:
             **self._common(),
             best=self.best,
             best_epoch=self.best_epoch,
+            began=self.began,
             history=self.history,
             **more,
             optimizer=self.optimizer.state_dict(),

@@ -266,7 +266,7 @@ class Dreams:
                 reward = similarity(experts.embed(z, h)[1:], experts.embed(*experts.after(chosen, horizon))[1:])
             at = known[torch.from_numpy(rng.integers(len(known), size=num)).to(self.where)]
             recorded = experts.z[at], experts.h[at], experts.action[at]
-            mean.add(ditto.learn(z, h, dreamt.action, dreamt.alive, reward, recorded))
+            mean.add(ditto.imitate(z, h, dreamt.action, dreamt.alive, reward, recorded))
             if average:
                 average.update_parameters(ditto.actor)
             bar.update(num * horizon)

@@ -67,6 +67,10 @@ class Controller(nn.Module):
         """z (..., Z), h (..., R) -> action (..., A) float32, or (...) int64."""
         return self.space.action(self.outputs(z, h))
 
+    def explored(self, z: Tensor, h: Tensor, push: Tensor) -> Tensor:
+        """The action as a vector (B, A), its numbers pushed by `push` (B, A); a box."""
+        return self.space.vector(self.space.action(self.outputs(z, h) + push))
+
     def population_action(self, parameters: Tensor, z: Tensor, h: Tensor) -> Tensor:
         """Actions of P candidates at once: parameters (P, n), z (P, S, Z), h (P, S, R) -> (P, S, A) or (P, S)."""
         weights, start = [], 0
@@ -92,11 +96,11 @@ class Controller(nn.Module):
         return asdict(self.config)
 
 
-def parameter_vector(controller: Controller) -> Tensor:
+def parameter_vector(controller: nn.Module) -> Tensor:
     """All parameters as one vector (n,): weights and bias of each layer in turn."""
     return nn.utils.parameters_to_vector(controller.parameters()).detach()
 
 
-def set_parameters(controller: Controller, vector: Tensor) -> None:
+def set_parameters(controller: nn.Module, vector: Tensor) -> None:
     """The inverse of `parameter_vector`."""
     nn.utils.vector_to_parameters(vector.to(torch.float32), controller.parameters())

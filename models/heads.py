@@ -7,22 +7,24 @@ A head that sees latents is a Controller that sees more of them, or less, or doe
 
 from typing import Any
 
+from dreamdrive.models.actor import ACTOR, Actor
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.policy import FRAMES, WITHOUT_LATENTS, Policy
 from dreamdrive.utils.errors import UserError
 
 # by what they see, the `features` of their configs: z, z and h, a world's own numbers, or frames
-HEADS: dict[str, type[Controller] | type[Policy]] = {
+HEADS: dict[str, type[Controller] | type[Policy] | type[Actor]] = {
     "z": Controller,
     "zh": Controller,
     "state": Controller,
     FRAMES: Policy,
+    ACTOR: Actor,  # of actor-critic, whose configs say it by `head`; it sees latents
 }
 
 
 def make_head(config: dict) -> Any:
     """The untrained head of a checkpoint's config."""
-    features = config["features"]
+    features = config.get("head", config["features"])
     if features not in HEADS:
         raise UserError(f'there is no head that sees "{features}": there are those that see {", ".join(HEADS)}')
     return HEADS[features].from_config(config)
@@ -30,4 +32,4 @@ def make_head(config: dict) -> Any:
 
 def latent_features() -> tuple[str, ...]:
     """What a head can be told to see of V and M."""
-    return tuple(features for features in HEADS if features not in WITHOUT_LATENTS)
+    return tuple(features for features in HEADS if features not in (*WITHOUT_LATENTS, ACTOR))

@@ -12,7 +12,8 @@ from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.steps import Steps
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
-from dreamdrive.learning.ditto import Ditto, lambda_returns, similarity
+from dreamdrive.learning.actor_critic import lambda_returns
+from dreamdrive.learning.ditto import Ditto, similarity
 from dreamdrive.learning.dream_report import PICTURE, STRIP_STRIDE, recorded_frames, says, with_actions
 from dreamdrive.learning.imagination import STRIDE, Dreams, Nearest, Setting, expert_latents
 from dreamdrive.models.cloning import CloneLoss
@@ -196,7 +197,7 @@ def test_ditto_learns_to_do_what_the_expert_did():
             actions.append(ditto.act(z[-1], torch.zeros(32, 1)))
             z.append(actions[-1])
         z, alive = torch.stack(z), torch.ones(5, 32)
-        learnt = ditto.learn(
+        learnt = ditto.imitate(
             z, torch.zeros(5, 32, 1), torch.stack(actions), alive, similarity(z[1:], wanted.expand(4, 32, 2))
         )
     assert learnt["reward"] > 0.8
@@ -220,7 +221,7 @@ def test_ditto_learns_choices_from_the_returns_alone():
         ditto.begin(64, generator)
         with torch.no_grad():
             action = torch.stack([ditto.act(z[t], h[t]) for t in range(4)])
-        learnt = ditto.learn(z, h, action, alive, action[..., 2])  # the third is right
+        learnt = ditto.imitate(z, h, action, alive, action[..., 2])  # the third is right
     assert learnt["reward"] > 0.9 and (ditto.actor(z[0], h[0]) == 2).float().mean() > 0.9
 
 
@@ -234,7 +235,7 @@ def test_dreams_that_are_over_do_not_weigh_what_is_learnt_of_the_others():
         action = torch.eye(3)[torch.randint(3, (2, 8))]
         alive = torch.cat([torch.ones(3, 8), torch.zeros(3, over)], 1)
         z, action, reward = (torch.cat([part, part[:, :over]], 1) for part in (z, action, reward))
-        return ditto.learn(z, z[..., :1], action, alive, reward)["loss"]
+        return ditto.imitate(z, z[..., :1], action, alive, reward)["loss"]
 
     torch.testing.assert_close(loss(6), loss(0))
 
@@ -253,7 +254,7 @@ def test_dittos_anchor_is_the_loss_the_clone_was_trained_by(space, options):
     for anchor in (0.0, 5.0):
         torch.manual_seed(1)
         ditto = Ditto(deepcopy(model), 2, 1, 1e-2, 0.2, 0.02, anchor, criterion)
-        losses.append(ditto.learn(z, h, action, alive, reward, (z[0], h[0], experts))["loss"])
+        losses.append(ditto.imitate(z, h, action, alive, reward, (z[0], h[0], experts))["loss"])
     torch.testing.assert_close(losses[1] - losses[0], 5 * cloning.detach())
 
 
@@ -270,7 +271,7 @@ def test_nothing_is_learnt_after_the_end_of_a_dream():
         reward = action.sum(-1) * torch.tensor([1.0, late, late])[:, None]
         found.append(
             (
-                ditto.learn(torch.zeros(4, 8, 2), torch.zeros(4, 8, 1), action, alive, reward),
+                ditto.imitate(torch.zeros(4, 8, 2), torch.zeros(4, 8, 1), action, alive, reward),
                 ditto.actor.layers[0].bias.tolist(),
             )
         )

@@ -104,9 +104,10 @@ def load_parent(logdir: Path, stage: str) -> dict:
     return load(path(logdir, stage), stage)
 
 
-def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) -> dict | None:
+def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool, adopt: bool = False) -> dict | None:
     """checkpoint.tar of this stage to resume from, or None for a fresh start; UserError if it was trained on other
-    parents, or where a fresh start would replace a best.tar that there is no checkpoint.tar of.
+    parents, unless it is to `adopt` those that are there now, or where a fresh start would replace a best.tar that
+    there is no checkpoint.tar of.
 
     A fresh start by --noreload removes nothing until the first new checkpoint replaces the old one.
     """
@@ -123,7 +124,8 @@ def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool) ->
             )
         return None
     checkpoint = load(source, stage)
-    check_parents(checkpoint, parents, source, stage)
+    if not adopt:
+        check_parents(checkpoint, parents, source, stage)
     return checkpoint
 
 

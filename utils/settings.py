@@ -14,7 +14,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -228,6 +228,22 @@ def all_spellings(settings: type[Settings]) -> set[str]:
     p = argparse.ArgumentParser()
     settings.add_flags(p)
     return set(p._option_string_actions)
+
+
+def refuse_others(
+    name: str, words: Sequence[str], kinds: Mapping[str, type[Settings]], spellings: dict[str, str]
+) -> None:
+    """End with a sentence where one of the words of a command line for kind `name` of a stage is a flag of other kinds
+    alone. `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
+    spelled = {kind: all_spellings(settings) for kind, settings in kinds.items()}
+    for word in words:
+        flag = word.partition("=")[0]
+        theirs = [kind for kind, flags in spelled.items() if flag in flags]
+        if theirs and name not in theirs:
+            first = next(iter(kinds))
+            what = [spellings[first]] if first in theirs else [spellings[kind] for kind in theirs]
+            said = " or ".join(what).replace(" or --method", " or")
+            parser("").error(f"{flag} is for {said}: leave it away, or give that")
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,225 @@
+"""A run of stage 4a by actor-critic: what the actor dreams from, how long it learns, how it is scored, kept and
+resumed."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dreamdrive.data.latents import cache_latents, load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.driving.evaluation import Evaluator
+from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.moments import Moments, recorded_moments
+from dreamdrive.models.actor import LATENT_FEATURES, Actor, ActorConfig, Critic
+from dreamdrive.models.cloning import averaged
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.world_model import WorldModel, require_rewards
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.seeds import require_seeds, seed_everything, selection_seeds
+from dreamdrive.utils.settings import Training, flag
+
+STAGE = 4
+ROW = 50  # updates between two rows of metrics.csv, from each of which a run resumes
+AVERAGED = 50  # updates over which the weights that drive are averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorSettings(Training):
+    """What stage 4a by actor-critic can be told."""
+
+    adopt: bool = flag(
+        False, help="resume although V or M has been trained on since: the actor continues in the M that is there now"
+    )
+    seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
+    features: str = flag("zh", help="what the actor sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
+    hidden: int = flag(128, positive, "width of the hidden layers of actor and critic", fixed=True)
+    layers: int = flag(2, positive, "how many there are", fixed=True)
+    updates: int = flag(4000, positive, f"learn up to this update, in rows of {ROW}; more than before resumes")
+    dreams: int = flag(64, positive, "dreams of an update")
+    horizon: int = flag(12, positive, "steps of a dream")
+    temperature: float = flag(1.0, natural_float, "of the dream")
+    early: float = flag(0.2, share, "share of the dreams that begin where episodes do; the others, anywhere")
+    discount: float = flag(0.97, positive_float, "gamma, of a step")
+    mix: float = flag(0.95, natural_float, "lambda of the returns")
+    spread: float = flag(0.2, natural_float, "of what is added to controls (-1 to 1) to explore")
+    penalty: float = flag(0.1, natural_float, "weight of the squares of controls beyond what tanh tells apart")
+    entropy: float = flag(3e-3, natural_float, "what a nat of it is worth, where actions are choices")
+    actor_rate: float = flag(7e-4, learning_rate, "of the actor's Adam")
+    critic_rate: float = flag(1e-3, learning_rate, "of the critic's Adam")
+    evaluate_every: int = flag(
+        500, natural, "updates between two scores in the simulator, by which best.tar is chosen; 0: the last is kept"
+    )
+    selection_episodes: int = flag(16, positive, "of such a score")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    display: bool = flag(True, help="show a progress bar")
+
+    def check(self) -> None:
+        super().check()
+        if self.discount > 1 or self.mix > 1:
+            raise UserError(
+                f"--discount {self.discount:g} and --mix {self.mix:g} are not possible: both must be 1 or less"
+            )
+        if self.evaluate_every:
+            require_seeds(self.seed, self.selection_episodes)
+
+    @property
+    def how(self) -> How:
+        return How(
+            self.actor_rate,
+            self.critic_rate,
+            self.discount,
+            self.mix,
+            self.spread,
+            entropy=self.entropy,
+            penalty=self.penalty,
+        )
+
+
+class ActorRun:
+    """A run, from the beginning or from the content of checkpoint.tar.
+
+    Attributes:
+        learner: actor and critic        average: of the actor's weights, which drives
+        history: rows of metrics.csv     best: score of best.tar, in the simulator
+    """
+
+    def __init__(
+        self,
+        args: ActorSettings,
+        folder: Path,
+        model: WorldModel,
+        moments: Moments,
+        opposed: tuple[tuple[int, int], ...],
+        unit: float,
+        state: dict | None,
+    ) -> None:
+        """`unit`: what rewards are learnt in, of a run that begins."""
+        require_rewards(model, args.logdir)
+        self.args, self.folder, self.model, self.moments = args, folder, model, moments
+        self.memory, sizes = model.memory, model.memory.config
+        self.device = next(model.memory.parameters()).device
+        seed_everything(args.seed, STAGE)
+        config = ActorConfig(
+            sizes.latent, sizes.hidden, args.features, args.hidden, args.layers, model.world["action_space"], opposed
+        )
+        actor = Actor(config).to(self.device)
+        critic = Critic(sizes.latent, sizes.hidden, args.hidden, args.layers).to(self.device)
+        self.learner = ActorCritic(actor, critic, args.how)
+        self.average = averaged(actor, AVERAGED)
+        self.unit, self.history, self.best = unit, [], -math.inf
+        if state:
+            checkpoint.check_config(state, actor.config_dict(), {})
+            actor.load_state_dict(state["actor"])
+            self.learner.load_state_dict(state["learner"])
+            self.average.load_state_dict(state["average"])
+            self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
+        self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
+
+    @property
+    def updates(self) -> int:
+        """So far."""
+        return ROW * len(self.history)
+
+    @property
+    def driver(self) -> Actor:
+        return cast(Actor, self.average.module)
+
+    def run(self, evaluator: Evaluator) -> None:
+        """Learn up to update `args.updates`."""
+        args, left = self.args, self.args.updates - self.updates
+        args.write(self.folder)
+        frames = self.history[-1]["frames"] if self.history else 0  # of the simulator, before this command
+        with tqdm(
+            total=max(left, 0), desc="actor-critic", unit="update", disable=not args.display, dynamic_ncols=True
+        ) as bar:
+            while self.updates < args.updates:
+                row = self._learn(bar)
+                done = self.updates + ROW
+                due = args.evaluate_every and (done % args.evaluate_every < ROW or done >= args.updates)
+                row["simulator"] = self.score(evaluator) if due else None
+                row["frames"] = frames + evaluator.steps
+                self.history.append(row)
+                self._keep()
+                if due:
+                    bar.write(line(row))
+
+    def score(self, evaluator: Evaluator) -> float:
+        """The driver's mean return in the simulator, always on the same seeds."""
+        seeds, parameters = selection_seeds(self.args.seed, self.args.selection_episodes), parameter_vector(self.driver)
+        return float(np.mean(evaluator.returns([(parameters.cpu(), seed) for seed in seeds])))
+
+    def _learn(self, bar: tqdm) -> dict:
+        """The next ROW updates; their row."""
+        args, mean = self.args, Mean()
+        rng = seed_everything(args.seed, STAGE, len(self.history) + 1)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
+        for _ in range(ROW):
+            mean.add(self._update(generator), 1)
+            bar.update(1)
+        bar.set_postfix(reward=f"{mean.result()['reward']:.3f}")
+        return {"updates": self.updates + ROW, **mean.result()}
+
+    def _update(self, generator: torch.Generator) -> dict:
+        args, learner = self.args, self.learner
+        learner.begin(args.dreams, generator)
+        begun = self.moments.begin(args.dreams, args.early, generator)
+        with torch.set_grad_enabled(not learner.actor.space.discrete):
+            dreamt = dream_on(self.memory, begun, args.horizon, learner.act, args.temperature, generator, mortal=False)
+        survival = 1 - dreamt.ending
+        weight = torch.cat([torch.ones_like(survival[:1]), survival[:-1].detach()]).cumprod(0)
+        learnt = learner.learn(dreamt.z, dreamt.h, dreamt.action, dreamt.reward / self.unit, survival, weight)
+        self.average.update_parameters(learner.actor)
+        learnt["reward"] = learnt["reward"] * self.unit
+        return {**learnt, "range": learner.range * self.unit}
+
+    def _keep(self) -> None:
+        """Write what was learnt up to this row."""
+        score = self.history[-1]["simulator"]
+        common = {"updates": self.updates, "settings": self.args.fixed()}
+        if not self.args.evaluate_every or (score is not None and score > self.best):
+            self.best = self.history[-1]["reward"] if score is None else score
+            critic = self.learner.slow.state_dict()
+            self._save("best.tar", self.driver.state_dict(), **common, best=self.best, critic=critic, unit=self.unit)
+        self._save(
+            "checkpoint.tar",
+            self.driver.state_dict(),
+            **common,
+            actor=self.learner.actor.state_dict(),
+            average=self.average.state_dict(),
+            learner=self.learner.state_dict(),
+            unit=self.unit,
+            history=self.history,
+            best=self.best,
+        )
+        write_csv(self.folder / "metrics.csv", self.history)
+
+    def _save(self, name: str, weights: dict, **more) -> None:
+        config = self.learner.actor.config_dict()
+        checkpoint.save(self.folder / name, "ctrl", config, weights, self.model.parents, **more)
+
+    def plot(self) -> None:
+        """fitness.png."""
+        shown = [("reward",), ("critic_loss",), *([("simulator",)] if self.args.evaluate_every else [])]
+        curves(self.folder / "fitness.png", self.history, "updates", shown, "actor and critic in the dream")
+
+
+def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:
+    """Where dreams of the run may begin: the recorded moments of what M was trained on; and the spread of the rewards
+    there."""
+    folders = checkpoint.load_parent(args.logdir, "mdrnn")["datasets"]
+    datasets = open_datasets(folders, model.world, str(checkpoint.path(args.logdir, "vae")))
+    where = next(model.memory.parameters()).device
+    cache_latents(args.logdir, model.vision, model.parents["vae"], datasets, where)
+    data = load_sequences(args.logdir, model.vision, model.parents["vae"], datasets)
+    return recorded_moments(data, model.memory).to(where), data.reward_spread()

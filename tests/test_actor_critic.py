@@ -1,0 +1,193 @@
+"""Actor and critic in the dream: what they learn from, that it repeats and resumes, and who may drive with it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamdrive.data.latents import load_sequences
+from dreamdrive.data.loaders import open_datasets
+from dreamdrive.driving.agent import load_agent, make_head
+from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.moments import EARLY, recorded_moments
+from dreamdrive.models.actor import Actor, ActorConfig, Critic
+from dreamdrive.models.lanes import LANES
+from dreamdrive.models.world_model import load_world_model
+from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, Done, TinyRun, call, complaint, copy_run
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.metrics import read_csv
+
+CAR = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
+SCALED = {"type": "box", "low": [-4.0, 2.0], "high": [4.0, 6.0], "scale": [4.0, 2.0], "center": [0.0, 4.0]}
+ACTOR = ("--method", "actor-critic", "--hidden", 16, "--dreams", 8, "--horizon", 4, "--evaluate-every", 0)
+
+
+def tiny_actor(logdir: Path, *options, fails: bool = False) -> Done:
+    done = call("traincontroller", "--logdir", logdir, *ACTOR, "--device", "cpu", "--max-workers", 1, *options)
+    assert fails or done.returncode == 0, done.stderr
+    return done
+
+
+def without_ctrl(run: TinyRun, folder: Path) -> TinyRun:
+    """A copy of a run in which no controller was trained yet."""
+    copied = copy_run(run, folder)
+    shutil.rmtree(copied.logdir / "ctrl")
+    return copied
+
+
+def actor(space: dict, opposed=(), latent: int = 2) -> Actor:
+    torch.manual_seed(0)
+    return Actor(ActorConfig(latent, 1, "zh", 16, 2, space, opposed))
+
+
+@pytest.mark.parametrize(
+    "space, opposed, controls, vectors",
+    [
+        (CAR, ((1, 2),), [[-1, 1], [0.5, -0.25], [0, 0]], [[-1, 1, 0], [0.5, 0, 0.25], [0, 0, 0]]),
+        (CAR, (), [[1, -1, 0]], [[1, 0, 0.5]]),
+        (SCALED, (), [[-1, 0.5]], [[-1, 0.5]]),
+    ],
+)
+def test_controls_reach_from_one_end_of_an_action_to_the_other(space, opposed, controls, vectors):
+    model = actor(space, opposed)
+    assert model.config.controls == len(controls[0])
+    torch.testing.assert_close(model.controls(torch.tensor(controls).float()), torch.tensor(vectors).float())
+
+
+def test_a_control_that_is_pushed_over_its_end_still_learns():
+    model = actor(CAR, ((1, 2),))
+    z, h = torch.zeros(1, 2), torch.zeros(1, 1)
+    pushed = model.explored(z, h, torch.full((1, 2), 3.0))
+    assert pushed.tolist() == [[1.0, 1.0, 0.0]]
+    pushed.sum().backward()
+    assert model.layers[-1].bias.grad.abs().sum() > 0
+
+
+def learnt(space: dict, reward, updates: int, how: How, opposed=()) -> tuple[Actor, dict]:
+    """An actor whose actions become z in the next step."""
+    model = actor(space, opposed, latent=ActorConfig(0, 0, "z", 1, 1, space).controls)
+    size = model.space.size
+    learner = ActorCritic(model, Critic(size, 1, 16, 2), how)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(updates):
+        learner.begin(32, generator)
+        with torch.set_grad_enabled(not model.space.discrete):
+            z, h, actions = [torch.zeros(32, size)], torch.zeros(32, 1), []
+            for _ in range(4):
+                actions.append(learner.act(z[-1], h))
+                z.append(actions[-1])
+        z, action = torch.stack(z), torch.stack(actions)
+        ones = torch.ones(4, 32)
+        found = learner.learn(z, torch.zeros(5, 32, 1), action, reward(action), ones, ones)
+    return model, found
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_numbers_are_learnt_through_the_dream_in_whatever_units_rewards_are(unit):
+    wanted = torch.tensor([0.4, 0.6, 0.0])
+    how = How(actor_rate=1e-2, critic_rate=1e-2, spread=0.1)
+    model, _ = learnt(CAR, lambda a: -unit * (a - wanted).square().sum(-1), 400, how, ((1, 2),))
+    torch.testing.assert_close(model(torch.zeros(3), torch.zeros(1)), wanted, atol=0.12, rtol=0)
+
+
+def test_choices_are_learnt_from_returns():
+    model, found = learnt(DISCRETE, lambda a: 10 * a[..., 2], 300, How(actor_rate=1e-2, critic_rate=1e-2))
+    assert found["reward"] > 9 and int(model(torch.zeros(3), torch.zeros(1))) == 2
+
+
+def test_what_ends_is_worth_no_more_than_it_brought():
+    """A step that is sure to be the last hands on nothing of what the critic expects after it."""
+    learner = ActorCritic(actor(DISCRETE), Critic(2, 1, 16, 2), How())
+    with torch.no_grad():
+        learner.slow.layers[-1].bias.fill_(100.0)
+    seen = {}
+    learner.unit = lambda returns, advantage, weight: seen.setdefault("returns", returns) * 0 + 1
+    z, action = torch.zeros(3, 4, 2), torch.eye(3)[torch.zeros(2, 4, dtype=torch.long)]
+    survival = torch.tensor([[1.0], [0.0]]).expand(2, 4)
+    learner.learn(z, z[..., :1], action, torch.ones(2, 4), survival, torch.ones(2, 4))
+    assert seen["returns"][1].tolist() == [1.0] * 4 and (seen["returns"][0] < 10).all()
+
+
+@pytest.mark.parametrize("space", [BOX, DISCRETE])
+def test_what_an_actor_does_depends_on_nobody_beside_it(space):
+    model = actor(space).eval()
+    z, h = torch.randn(4 * LANES, 2), torch.randn(4 * LANES, 1)
+    with torch.inference_mode():
+        together = model.outputs(z, h)
+        parts = torch.cat([model.outputs(a, b) for a, b in zip(z.split(LANES), h.split(LANES), strict=True)])
+    assert torch.equal(together, parts)
+
+
+def test_an_actor_is_rebuilt_from_what_its_checkpoint_says():
+    model = actor(CAR, ((1, 2),))
+    again = make_head(model.config_dict())
+    again.load_state_dict(model.state_dict())
+    z, h = torch.randn(5, 2), torch.randn(5, 1)
+    assert torch.equal(again(z, h), model(z, h))
+
+
+def test_moments_have_ms_state_of_now(trained):
+    model = load_world_model(trained.logdir, torch.device("cpu"))
+    data = load_sequences(trained.logdir, model.vision, model.parents["vae"], open_datasets([trained.data]))
+    moments = recorded_moments(data, model.memory)
+    train = data.episodes("train")
+    assert len(moments) == data.steps[train].sum() and len(moments.early) == sum(
+        min(int(steps), EARLY) for steps in data.steps[train]
+    )
+    z, action, _ = data.episode(train[0])
+    h, _ = model.memory.observe(z[None, :5], action[None, :5])
+    rows = (moments.starts.vision.z(moments.starts.latents) == z[5]).all(1).nonzero()[:, 0]
+    assert any(torch.allclose(moments.starts.state.h[row], h[0, -1], atol=1e-6) for row in rows)
+    few = recorded_moments(data, model.memory, most=len(moments) // 3)
+    assert len(few.early) == len(moments.early) and len(few) < 0.6 * len(moments)
+
+
+def test_the_run_learns_repeats_and_resumes(trained, tmp_path):
+    whole, parts = (without_ctrl(trained, tmp_path / name) for name in ("whole", "parts"))
+    tiny_actor(whole.logdir, "--updates", 100)
+    tiny_actor(parts.logdir, "--updates", 50)
+    tiny_actor(parts.logdir, "--updates", 100)
+    best = [(run.logdir / "ctrl" / "best.tar").read_bytes() for run in (whole, parts)]
+    assert best[0] == best[1]
+    rows = read_csv(whole.logdir / "ctrl" / "metrics.csv")
+    assert [row["updates"] for row in rows] == ["50", "100"] and rows == read_csv(parts.logdir / "ctrl/metrics.csv")
+    assert isinstance(load_agent(whole.logdir).controller, Actor)
+    assert (whole.logdir / "ctrl" / "fitness.png").stat().st_size > 5000
+    shorter = tiny_actor(parts.logdir, "--updates", 100, "--hidden", 8, fails=True)
+    assert "the run to resume has hidden 16, not 8" in complaint(shorter)
+    scored = call("test_controller", "--logdir", whole.logdir, "--episodes", 2, "--max-workers", 1)
+    assert scored.returncode == 0 and "ctrl in the simulator" in scored.stdout
+
+
+def test_an_actor_continues_in_another_m_only_when_told(trained, tmp_path):
+    run = without_ctrl(trained, tmp_path / "run")
+    tiny_actor(run.logdir, "--updates", 50)
+    call("trainmdrnn", *TINY["trainmdrnn"], "--logdir", run.logdir, "--epochs", 3)
+    assert "was trained on mdrnn" in complaint(tiny_actor(run.logdir, "--updates", 100, fails=True))
+    tiny_actor(run.logdir, "--updates", 100, "--adopt")
+    saved = checkpoint.load_parent(run.logdir, "ctrl")
+    assert saved["updates"] == 100
+    assert saved["parents"]["mdrnn"] == checkpoint.load_parent(run.logdir, "mdrnn")["digest"]
+
+
+def test_the_two_methods_do_not_mix(trained, tmp_path):
+    run = copy_run(trained, tmp_path / "run")
+    assert "is of --method cma: give that" in complaint(tiny_actor(run.logdir, fails=True))
+    fresh = without_ctrl(trained, tmp_path / "fresh")
+    tiny_actor(fresh.logdir, "--updates", 50)
+    said = complaint(call("traincontroller", "--logdir", fresh.logdir, *TINY["traincontroller"]))
+    assert "is of --method actor-critic: give that" in said
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--pop-size", 4, "--method", "actor-critic"), "--pop-size is for --method cma: leave it away"),
+        (("--updates", 4), "--updates is for --method actor-critic: leave it away"),
+        (("--method", "actor-critic", "--discount", 1.5), "--discount 1.5 and --mix 0.95 are not possible"),
+        (("--method", "sarsa"), "invalid choice: 'sarsa'"),
+    ],
+)
+def test_what_means_nothing_is_refused(trained, flags, said):
+    assert said in complaint(call("traincontroller", "--logdir", trained.logdir, *flags))

@@ -1,0 +1,90 @@
+"""train.py: all stages in rounds, resumed to the same bytes, and the choice between rounds."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from dreamdrive.tests.tiny_run import call, complaint, user
+from dreamdrive.utils import checkpoint
+
+TINY = (
+    *("--env", "cartpole", "--repeat", 2, "--random", 10, "--episodes", 4, "--latent", 8, "--vision-epochs", 1),
+    *("--memory-updates", 6, "--memory-more", 3, "--actor-updates", 50, "--actor-more", 50, "--horizon", 4),
+    *("--candidates", 2, "--selection-episodes", 2, "--max-workers", 1, "--device", "cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two rounds after the first."""
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    user("train.py", *TINY, "--rounds", 2, "--vision-every", 2, "--vision-more", 1, "--logdir", folder)
+    return folder
+
+
+def said(run, name: str) -> dict:
+    return json.loads((run / "rounds" / name).read_text())
+
+
+def test_a_round_records_with_the_driver_of_the_one_before(run):
+    for number in (1, 2):
+        manifest = json.loads((run / f"rounds/{number:02d}/clean/manifest.json").read_text())
+        digests = said(run, f"{number - 1:02d}.json")["digests"]
+        assert manifest["controller"] == digests and manifest["policy"] == "controller"
+    seeds = [
+        episode["seed"]
+        for folder in sorted((run / "rounds").glob("0?/*/manifest.json"))
+        for episode in json.loads(folder.read_text())["episodes"]
+    ]
+    assert len(set(seeds)) == len(seeds) == 10 + 2 * 4, "no two episodes are of one seed"
+
+
+def test_what_is_said_of_a_round_is_what_its_folder_holds(run):
+    frames = [said(run, f"{number:02d}.json")["frames"] for number in range(3)]
+    assert 0 < frames[0] < frames[1] < frames[2] and all(count % 2 == 0 for count in frames)
+    for number in range(3):
+        own = run / f"rounds/{number:02d}"
+        for stage, digest in said(run, f"{number:02d}.json")["digests"].items():
+            assert checkpoint.load_parent(own, stage)["digest"] == digest
+    vision = [said(run, f"{number:02d}.json")["digests"]["vae"] for number in range(3)]
+    assert vision[0] == vision[1] != vision[2], "V learns on in every second round"
+    memory = checkpoint.load(run / "mdrnn/checkpoint.tar", "mdrnn")
+    assert len(memory["history"]) == 9 and memory["epoch"] == 9
+    assert checkpoint.load_parent(run, "ctrl")["updates"] == 150
+
+
+def test_the_best_of_the_rounds_that_recorded_best_and_the_last_is_chosen(run):
+    chosen = said(run, "chosen.json")
+    assert len(chosen["rounds"]) == 2 and 2 in chosen["rounds"] and chosen["frames"] > 0
+    means = {number: sum(values) for number, values in chosen["returns"].items()}
+    assert max(means, key=means.__getitem__) == str(chosen["best"])
+    best, own = run / "rounds/best/ctrl/best.tar", run / f"rounds/{chosen['best']:02d}/ctrl/best.tar"
+    assert os.path.samefile(best, own)
+    scored = call("test_controller", "--logdir", run / "rounds/best", "--episodes", 2, "--max-workers", 1)
+    assert scored.returncode == 0 and "ctrl in the simulator" in scored.stdout
+    assert (run / "rounds/curve.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_run_in_pieces_is_the_same_to_the_byte(run, tmp_path):
+    """Stopped between rounds, and in the middle of one: after M has learnt on, and the actor has not."""
+    pieces = tmp_path / "pieces"
+    flags = (*TINY, "--vision-every", 2, "--vision-more", 1, "--logdir", pieces)
+    user("train.py", *flags, "--rounds", 1)
+    shutil.copytree(pieces / "ctrl", tmp_path / "ctrl")
+    user("train.py", *flags, "--rounds", 2)
+    (pieces / "rounds/02.json").unlink()
+    shutil.rmtree(pieces / "ctrl")
+    shutil.copytree(tmp_path / "ctrl", pieces / "ctrl")
+    user("train.py", *flags, "--rounds", 2)
+    for path in sorted(run.rglob("*")):
+        if path.suffix in (".tar", ".h5") and path.name != "checkpoint.tar":
+            assert path.read_bytes() == (pieces / path.relative_to(run)).read_bytes(), path
+    assert [said(pieces, f"0{n}.json") for n in range(3)] == [said(run, f"0{n}.json") for n in range(3)]
+
+
+def test_another_setting_is_refused(run):
+    done = call("train", *TINY, "--rounds", 2, "--vision-every", 2, "--vision-more", 1, "--logdir", run, "--seed", 1)
+    assert "is of a run with seed 0, not 1: give the same, or another --logdir" in complaint(done)
