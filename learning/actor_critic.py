@@ -48,7 +48,7 @@ class How:
     spread: float = 0.2
     kept: float = 0.0
     entropy: float = 3e-3
-    penalty: float = 0.1
+    penalty: float = 0.02
     free: float = 1.5
 
 

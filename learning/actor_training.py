@@ -53,7 +53,7 @@ class ActorSettings(Training):
     discount: float = flag(0.97, positive_float, "gamma, of a step")
     mix: float = flag(0.95, natural_float, "lambda of the returns")
     spread: float = flag(0.2, natural_float, "of what is added to controls (-1 to 1) to explore")
-    penalty: float = flag(0.1, natural_float, "weight of the squares of controls beyond what tanh tells apart")
+    penalty: float = flag(0.02, natural_float, "weight of the squares of controls beyond what tanh tells apart")
     entropy: float = flag(3e-3, natural_float, "what a nat of it is worth, where actions are choices")
     actor_rate: float = flag(7e-4, learning_rate, "of the actor's Adam")
     critic_rate: float = flag(1e-3, learning_rate, "of the critic's Adam")

@@ -26,7 +26,8 @@ def make_head(config: dict) -> Any:
     """The untrained head of a checkpoint's config."""
     features = config.get("head", config["features"])
     if features not in HEADS:
-        raise UserError(f'there is no head that sees "{features}": there are those that see {", ".join(HEADS)}')
+        others = ", ".join(name for name in HEADS if name != ACTOR)
+        raise UserError(f'there is no head that sees "{features}": there are those that see {others}')
     return HEADS[features].from_config(config)
 
 
