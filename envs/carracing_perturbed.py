@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.envs.box2d.car_racing import WINDOW_H
 from torch import Tensor
 
 from dreamdrive.envs.carracing import FRAME
@@ -49,8 +50,7 @@ def blob(frames: Tensor, t: Tensor) -> Tensor:
     scale = zoom(t)  # window pixels a unit of length
     left, bottom = CAR_X + BLOB_X * scale, CAR_Y + BLOB_Y * scale
     column = covered(left / PIXEL_W, (left + BLOB_SIDE * scale) / PIXEL_W)
-    height = FRAME * PIXEL_H * 96 / 84  # of the window
-    row = covered((height - bottom - BLOB_SIDE * scale) / PIXEL_H, (height - bottom) / PIXEL_H)
+    row = covered((WINDOW_H - bottom - BLOB_SIDE * scale) / PIXEL_H, (WINDOW_H - bottom) / PIXEL_H)
     return over(frames, row[:, :, None] * column[:, None, :], RED)
 
 
