@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,9 +35,10 @@ from tqdm import tqdm
 
 from dreamdrive.driving.agent import Agent, DreamHead, Head, load_agent, world_trained_on
 from dreamdrive.driving.driver import Driver, Watched, drive
-from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
+from dreamdrive.driving.evaluation import PLAN, Driven, DriverSpec, Evaluator, dream_returns
+from dreamdrive.driving.planning import METHODS, Plan, load_planner
 from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
-from dreamdrive.envs import World, flags, make, official, trials, without_places, world_class
+from dreamdrive.envs import REPEAT, World, flags, make, official, trials, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.world_model import load_world_model
@@ -60,6 +62,7 @@ PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
 
 DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
+PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)
 SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 
 
@@ -71,10 +74,10 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     controller: str | None = flag(
         None,
-        help="the driver: the evolved or the cloned controller, uniformly random actions, the simulator's own expert, "
-        "the log's own actions or constant "
-        "velocity (nocturne), or you by keyboard (default: ctrl, or bc where there is no other)",
-        choices=(*TRAINED, "random", "expert", *REFERENCES, "human"),
+        help="the driver: the evolved or the cloned controller, a search in M's dream at every step, uniformly random "
+        "actions, the simulator's own expert, the log's own actions or constant velocity (nocturne), or you by "
+        "keyboard (default: ctrl, or bc where there is no other)",
+        choices=(*TRAINED, PLAN, "random", "expert", *REFERENCES, "human"),
     )
     world: str = flag("simulator", help="where to drive", choices=("simulator", "dream"))
     env: str | None = flag(
@@ -91,7 +94,16 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
     )
     temperature: float = flag(1.0, natural_float, "of the dream", where=DREAM)
     horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)
+    plan: str = flag("mppi", help="how it searches, see driving/planning.py", choices=METHODS, where=PLANNED)
+    candidates: int = flag(64, positive, "sequences of actions it tries at once", where=PLANNED)
+    iterations: int = flag(2, positive, "how often, each time around what was better", where=PLANNED)
+    ahead: int = flag(12, positive, "steps it looks ahead", where=PLANNED)
+    dreams: int = flag(1, positive, "that a sequence is tried in, drawn at temperature 1 if several", where=PLANNED)
     max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+
+    @property
+    def planned(self) -> Plan:
+        return Plan(self.plan, self.candidates, self.iterations, self.ahead, self.dreams, float(self.dreams > 1))
 
     def check(self) -> None:
         super().check()
@@ -103,6 +115,8 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
                 f"{'the expert' if name == 'expert' else name} reads the simulator's state, which a dream does not "
                 "have: use --world simulator"
             )
+        if self.world == "dream" and self.controller == PLAN:
+            raise UserError("to plan is to dream from what is seen in the simulator: use --world simulator")
         if self.controller == "human" and not self.render:
             raise UserError("a human needs a window to drive in: add --render")
         if self.render and self.record:
@@ -166,7 +180,7 @@ class Episode:
     def _driver(self, agent: Head | None) -> Driver:
         """The trained controller, a policy, or whoever holds the keys."""
         self.human = Human(self.world.keyboard()) if self.name == "human" else None
-        if self.name in TRAINED:
+        if self.name in (*TRAINED, PLAN):
             assert agent is not None, "a trained controller comes with it"
             return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
         driver = self.human or make_policy(POLICIES[self.name], self.world)
@@ -259,7 +273,9 @@ def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None,
             args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
         )
         return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
-    if controller is None:
+    if args.controller == PLAN:
+        driver = DriverSpec(PLAN, args.logdir, plan=args.planned)
+    elif controller is None:
         driver = DriverSpec(POLICIES[args.controller])
     else:
         driver = DriverSpec("agent", args.logdir, controller.config_dict())
@@ -270,7 +286,12 @@ def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None,
         ) as evaluator,
         tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
     ):
-        return evaluator.episodes([(parameters, seed) for seed in seeds], bar)
+        began = time.monotonic()
+        episodes = evaluator.episodes([(parameters, seed) for seed in seeds], bar)
+        if args.controller == PLAN:
+            rate = evaluator.steps / options.get(REPEAT, 1) / (time.monotonic() - began)
+            print(f"{rate:.1f} actions a second by {evaluator.workers} workers")
+        return episodes
 
 
 def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
@@ -361,6 +382,9 @@ def trained(args: EvaluationSettings) -> tuple[dict, Head | None]:
                 "simulator"
             )
         return agent.world, agent
+    if args.controller == PLAN:
+        planner = load_planner(args.logdir, args.planned, torch.device("cpu"))
+        return planner.world, planner
     if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
         trained_on = world_trained_on(args.logdir)
         return trained_on or {"env": official(args.env or "carracing"), "options": args.options}, None
@@ -379,7 +403,9 @@ def main() -> None:
         record(args.record, Episode(args, env, options, agent), seeds[0])
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes = score(args, env, options, agent, seeds)
-    report(args, env, seeds, episodes, agent.parents if agent is not None and args.controller in TRAINED else {})
+    report(
+        args, env, seeds, episodes, agent.parents if agent is not None and args.controller in (*TRAINED, PLAN) else {}
+    )
 
 
 if __name__ == "__main__":

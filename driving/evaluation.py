@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dreamdrive.driving.agent import ALONE, Agent, DreamHead, Head
 from dreamdrive.driving.driver import drive
+from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
@@ -21,6 +22,7 @@ from dreamdrive.models.policy import FRAMES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool
 
+PLAN = "plan"  # the driver that plans
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
 LARGE = 100_000  # parameters of a head that is sent and held once, where all episodes have the same
@@ -31,14 +33,16 @@ class DriverSpec:
     """Who is to drive.
 
     Fields:
-        name: "agent", or a policy of driving/policies.py: "white", "brown", "expert"
+        name: "agent", PLAN, or a policy of driving/policies.py: "white", "brown", "expert"
         logdir: the run whose V and M an agent sees with
         head: config of the agent's controller; its parameters come with each task
+        plan: how to plan, of a driver called PLAN
     """
 
     name: str
     logdir: Path | None = None
     head: dict | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
     """Set up a worker: worlds, a driver, and the function that drives some episodes: (parameters, seeds, patience) ->
     (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
-    agent = _agent(spec, torch.device(device)) if spec.name == "agent" else None
+    agent = _agent(spec, torch.device(device)) if spec.name in ("agent", PLAN) else None
 
     def episodes(task: tuple, report: Callable) -> tuple[list[Driven], int]:
         parameters, seeds, patience = task
@@ -138,8 +142,9 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
                 worlds[len(seeds)].look_away()
         world = worlds[len(seeds)]
         driver = agent or make_policy(spec.name, world)
-        rngs = [np.random.default_rng([seed, 1]) for seed in seeds] if agent is None else []
-        own = _give(agent, parameters) if agent else None
+        trained = agent is not None and spec.name != PLAN
+        rngs = [] if trained else [np.random.default_rng([seed, 1]) for seed in seeds]
+        own = _give(agent, parameters) if agent and trained else None
         total, driven, share = torch.zeros(len(seeds), dtype=torch.float64, device=device), 0, 0.0
         for moment in drive(world, driver, seeds, rngs, own, patience):
             if moment.step is None:
@@ -163,7 +168,9 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
 
 
 def _agent(spec: DriverSpec, device: torch.device) -> Head:
-    """The agent with a head that has no parameters yet."""
+    """The agent with a head that has no parameters yet, or the planner."""
+    if spec.plan is not None and spec.logdir is not None:
+        return load_planner(spec.logdir, spec.plan, device)
     assert spec.head is not None, "an agent has a head"
     head = make_head(spec.head).to(device).eval()
     if head.config.features in ALONE:
