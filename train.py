@@ -210,7 +210,7 @@ class Rounds:
         args = self.args
         if number == 0:
             told: dict[str, dict] = {
-                "random": {"policy": "held", "rollouts": args.random},
+                "random": {"policy": "brown=0.5,held=0.5", "rollouts": args.random},
                 "expert": {"policy": "expert", "rollouts": args.expert, "skip": args.random},
             }
             return {kind: plan for kind, plan in told.items() if plan["rollouts"]}
