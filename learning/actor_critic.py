@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dreamdrive.models.actor import Actor
 from dreamdrive.models.controller import Controller
+from dreamdrive.utils.errors import UserError
 
 CLIP = 1.0  # of the gradient's norm
 SLOW = 0.02  # share of the critic that its slow copy, from which returns are bootstrapped, takes over at each update
@@ -111,7 +112,7 @@ class ActorCritic:
     ) -> dict[str, Tensor]:
         """One update from dreams z (T + 1, B, Z), h (T + 1, B, R), of their steps the actions (T, B, A), rewards
         (T, B), survival (T, B), how likely the dream continues after them, and weight (T, B); `more`: what else the
-        actor is to lower."""
+        actor is to lower. UserError, and nothing learnt, where a gradient is not finite."""
         value = self.slow(z, h)
         returns = lambda_returns(reward, self.how.discount * survival, value, self.how.mix)
         advantage = (returns - value[:-1]).detach()
@@ -125,7 +126,12 @@ class ActorCritic:
         for loss, optimizer in zip((actor_loss, critic_loss), self.optimizers, strict=True):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+            norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+            if not torch.isfinite(norm):  # before it is in the weights
+                raise UserError(
+                    f"a loss became {float(loss.detach()):g} and its gradient {float(norm):g}: lower the learning "
+                    "rates (--actor-rate and --critic-rate; of ditto --dream-rate), or train M longer"
+                )
             optimizer.step()
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.critic.parameters(), strict=True):

@@ -16,6 +16,7 @@ from dreamdrive.models.lanes import LANES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, Done, TinyRun, call, complaint, copy_run
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
 
 CAR = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
@@ -107,6 +108,15 @@ def test_what_ends_is_worth_no_more_than_it_brought():
     survival = torch.tensor([[1.0], [0.0]]).expand(2, 4)
     learner.learn(z, z[..., :1], action, torch.ones(2, 4), survival, torch.ones(2, 4))
     assert seen["returns"][1].tolist() == [1.0] * 4 and (seen["returns"][0] < 10).all()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_is_not_learnt():
+    learner = ActorCritic(actor(DISCRETE), Critic(2, 1, 16, 2), How())
+    before = [parameter.clone() for parameter in learner.actor.parameters()]
+    z, action, ones = torch.zeros(3, 4, 2), torch.eye(3)[torch.zeros(2, 4, dtype=torch.long)], torch.ones(2, 4)
+    with pytest.raises(UserError, match="a loss became nan .*: lower the learning rates"):
+        learner.learn(z, z[..., :1], action, torch.full((2, 4), torch.nan), ones, ones)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.actor.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("space", [BOX, DISCRETE])
