@@ -208,12 +208,12 @@ class GymWorld(World):
 
     def _held(self, copy: int, action: np.ndarray | int) -> Advance:
         """Step one copy for as long as an action is held, or until its episode is over."""
-        reward = 0.0
+        reward, limit = 0.0, min(self._limit, self._repeat * self.spec.max_steps)
         for _ in range(self._repeat):
             advance = self._advance(copy, action)
             reward += advance.reward
             self._steps[copy] += 1
-            truncated = advance.truncated or self._steps[copy] >= self._limit
+            truncated = advance.truncated or self._steps[copy] >= limit
             if advance.terminated or truncated:
                 break
         return Advance(advance.observation, reward, advance.terminated, truncated)

@@ -4,6 +4,7 @@ apart from damage."""
 import errno
 import os
 import resource
+import subprocess
 import threading
 
 import h5py
@@ -15,7 +16,7 @@ from dreamdrive.data.loaders import FrameStream, open_datasets
 from dreamdrive.data.open_shards import Shard, most_open
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
-from dreamdrive.tests.tiny_run import TINY, call, complaint, write_dataset
+from dreamdrive.tests.tiny_run import ROOT, TINY, call, command, complaint, variables, write_dataset
 from dreamdrive.utils.errors import UserError
 
 LENGTHS = [5, 40, 1, 17, 33, 2, 16, 20]  # episodes 3 and 7 are for validation
@@ -129,13 +130,16 @@ def test_threads_may_read_at_once_with_one_file_open(dataset, monkeypatch):
     assert not wrong and len(files_open(dataset)) == 1
 
 
-def test_a_hundred_shards_are_trained_on_with_64_files(tmp_path, few_files):
+def test_a_hundred_shards_are_trained_on_with_64_files(tmp_path):
     space = {"type": "discrete", "n": 2}
     data = write_dataset(tmp_path / "data", [6] * 100, per_shard=1, space=space, env="gym:CartPole-v1")
     assert sum(len(batch) for batch in FrameStream([data], "train", 16, 0).epoch(0, 10**9)) == 75 * 7
-    assert len(FrameSequences([data], "val", 4, 2)) == 25 * 6 and len(files_open(data)) <= 16
+    assert len(FrameSequences([data], "val", 4, 2)) == 25 * 6
     options = ("--model", "mlp", "--dataset", data.root, "--logdir", tmp_path / "run", "--epochs", 1, "--width", 2)
-    done = call("trainbc", *TINY["trainbc"], *options, "--units", 4, "--sequence", 6)
+    words = command("trainbc.py", *TINY["trainbc"], *options, "--units", 4, "--sequence", 6)
+    # in a process of its own: what other tests have left open would count here
+    limited = ["bash", "-c", 'ulimit -n 64; exec "$@"', "-", *words]
+    done = subprocess.run(limited, cwd=ROOT, env=variables(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
 
 
