@@ -12,6 +12,7 @@ A run (learning/cloning.py) goes through its methods one after another:
 
 import contextlib
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class Epoch:
     about: dict
 
 
-class Method:
+class Method(ABC):
     """What trains a head for some epochs of a run.
 
     Attributes:
@@ -96,26 +97,26 @@ class Method:
         return self.first + self.epochs
 
     @property
+    @abstractmethod
     def pace(self) -> int:
         """Steps that an epoch learns from."""
-        raise NotImplementedError
 
     def begin(self) -> None:
         """Before the first epoch of it."""
         self.head.begin(self.averaged_steps)
 
+    @abstractmethod
     def learn(self, epoch: Epoch) -> dict[str, float]:
         """Train the head for an epoch; returns what there is to say of it."""
-        raise NotImplementedError
 
-    def scored(self, mean_return: float) -> None:
+    def scored(self, mean_return: float) -> None:  # noqa: B027  most do not care
         """The head that drives had this mean return in the simulator."""
 
     def state(self) -> dict:
         """What checkpoint.tar has of it beside the head."""
         return {}
 
-    def resume(self, state: dict) -> None:
+    def resume(self, state: dict) -> None:  # noqa: B027  most have nothing else
         """Continue from the content of checkpoint.tar, as the head does."""
 
 
@@ -190,9 +191,9 @@ class Dagger(Improvement):
             learnt = self.head.fit(steps.batches(epoch.number, epoch.rng), epoch.bar)
         return {**learnt, "steps": len(steps)}
 
+    @abstractmethod
     def enlarged(self, epoch: Epoch) -> Labelled:
         """The recorded steps and those that the clone drifted into, up to this epoch."""
-        raise NotImplementedError
 
 
 class DreamDagger(Dagger):
