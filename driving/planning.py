@@ -68,7 +68,6 @@ class Planner(Agent):
     def __init__(self, model: WorldModel, plan: Plan, critic: Critic | None = None, unit: float = 1.0) -> None:
         super().__init__(model, None, {})
         self.plan, self.critic, self.unit = plan, critic, unit
-        self.device = next(model.memory.parameters()).device
         opposed = world_class(model.world["env"]).OPPOSED
         self.controls = None if self._space.discrete else Controls(self._space, opposed).to(self.device)
         self.size = self._space.size if self.controls is None else self.controls.size  # C

@@ -84,10 +84,8 @@ class ActorCritic:
 
     def begin(self, dreams: int, generator: torch.Generator) -> None:
         """Before so many dreams: what is explored is drawn with `generator`."""
-        config = self.actor.config
-        size = self.actor.space.size - len(getattr(config, "opposed", ()))
         self._generator = generator
-        self._push = torch.randn(dreams, size, generator=generator, device=generator.device)
+        self._push = torch.randn(dreams, self.actor.config.outputs, generator=generator, device=generator.device)
 
     def act(self, z: Tensor, h: Tensor) -> Tensor:
         """What the actor tries, as a vector (B, A); z (B, Z), h (B, R)."""

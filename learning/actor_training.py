@@ -119,7 +119,6 @@ class ActorRun:
         self.average = averaged(actor, AVERAGED)
         self.unit, self.history, self.best = unit, [], -math.inf
         if state:
-            checkpoint.check_config(state, actor.config_dict(), {})
             actor.load_state_dict(state["actor"])
             self.learner.load_state_dict(state["learner"])
             self.average.load_state_dict(state["average"])

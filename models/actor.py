@@ -49,7 +49,7 @@ class ActorConfig:
         return self.latent + (self.recurrent if self.features == "zh" else 0)
 
     @property
-    def controls(self) -> int:
+    def outputs(self) -> int:
         """C: how many outputs there are; one for each choice where actions are choices."""
         return ActionSpace.from_dict(self.action_space).size - len(self.opposed)
 
@@ -99,7 +99,7 @@ class Actor(nn.Module):
     def __init__(self, config: ActorConfig) -> None:
         super().__init__()
         self.config, self.space = config, ActionSpace.from_dict(config.action_space)
-        self.layers = wide_layers(config.inputs, config.hidden, config.layers, config.controls)
+        self.layers = wide_layers(config.inputs, config.hidden, config.layers, config.outputs)
         with torch.no_grad():
             self.layers[-1].get_parameter("weight").mul_(FIRST_OUTPUTS)
             self.layers[-1].get_parameter("bias").zero_()

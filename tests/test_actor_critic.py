@@ -52,7 +52,7 @@ def actor(space: dict, opposed=(), latent: int = 2) -> Actor:
 )
 def test_controls_reach_from_one_end_of_an_action_to_the_other(space, opposed, controls, vectors):
     model = actor(space, opposed)
-    assert model.config.controls == len(controls[0])
+    assert model.config.outputs == len(controls[0])
     torch.testing.assert_close(model.controls(torch.tensor(controls).float()), torch.tensor(vectors).float())
 
 
@@ -67,7 +67,7 @@ def test_a_control_that_is_pushed_over_its_end_still_learns():
 
 def learnt(space: dict, reward, updates: int, how: How, opposed=()) -> tuple[Actor, dict]:
     """An actor whose actions become z in the next step."""
-    model = actor(space, opposed, latent=ActorConfig(0, 0, "z", 1, 1, space).controls)
+    model = actor(space, opposed, latent=ActorConfig(0, 0, "z", 1, 1, space).outputs)
     size = model.space.size
     learner = ActorCritic(model, Critic(size, 1, 16, 2), how)
     generator = torch.Generator().manual_seed(0)
