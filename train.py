@@ -31,7 +31,7 @@ from dreamdrive.data.manifest import MANIFEST, Manifest, read_manifest
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.recording import RecordingSettings, generate
-from dreamdrive.envs import REPEAT, fast, flags
+from dreamdrive.envs import REPEAT, fast, flags, world_class
 from dreamdrive.learning.actor_training import ActorSettings
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.traincontroller import train_actor
@@ -51,7 +51,9 @@ from dreamdrive.utils.settings import RunFolder, flag
 STAGES = ("vae", "mdrnn", "ctrl")
 RECENT = 3  # rounds whose episodes count twice when M and the actor learn
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
-FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in all others
+FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
+ACTOR_RATE = 7e-4
+SETTLING = 8  # rounds after which learning rates are 0.7 of what they were: they fall as 1 / sqrt(1 + round / SETTLING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +62,22 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
 
     env: str = flag("carracing-fast", help="world to learn, as stage 1 takes it", fixed=True)
     rounds: int = flag(12, natural, "rounds after the first one; more than before resumes")
-    random: int = flag(32, natural, "random episodes to begin with", fixed=True)
+    random: int = flag(64, natural, "random episodes to begin with", fixed=True)
     expert: int = flag(0, natural, "episodes of the world's expert to begin with", fixed=True)
     episodes: int = flag(8, positive, "episodes of a round, half of them disturbed", fixed=True)
     action_noise: float = flag(0.3, natural_float, "of the disturbed ones, as stage 1 takes it", fixed=True)
     give_up: int = flag(30, natural, "steps without a reward above 0 that end an episode; 0: never", fixed=True)
+    mirror: bool = flag(
+        True, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
+    )
     latent: int = flag(32, positive, "Z, numbers V compresses a frame to", fixed=True)
-    vision_epochs: int = flag(20, natural, "of V in the first round; 0: V is there already", fixed=True)
-    vision_every: int = flag(0, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
-    vision_more: int = flag(5, positive, "epochs of V then", fixed=True)
+    grid: bool = flag(False, help="V's latents as a grid over the frame, as trainvae.py has it", fixed=True)
+    colour_balance: float = flag(0.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    beta: float = flag(1.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    vision_epochs: int = flag(12, natural, "of V in the first round; 0: V is there already", fixed=True)
+    vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
+    vision_last: int = flag(8, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
+    vision_more: int = flag(2, positive, "epochs of V then", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in the first round", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
     actor_updates: int = flag(500, positive, "of the actor in the first round", fixed=True)
@@ -86,8 +95,12 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
 
     def learns_vision(self, number: int) -> bool:
         """Whether V learns in a round."""
-        again = bool(self.vision_every) and number % self.vision_every == 0
+        again = bool(self.vision_every) and number % self.vision_every == 0 and number <= self.vision_last
         return bool(self.vision_epochs) and (number == 0 or again)
+
+    @property
+    def mirrored(self) -> bool:
+        return self.mirror and world_class(self.env).MIRROR is not None
 
     def vision(self, number: int, datasets: tuple[Path, ...]) -> VAESettings:
         more = self.vision_more * (number // self.vision_every) if self.vision_every else 0
@@ -98,10 +111,14 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             dataset=datasets,
             latent=self.latent,
             epochs=self.vision_epochs + more,
+            grid=self.grid,
+            colour_balance=self.colour_balance,
+            beta=self.beta,
+            mirror=self.mirrored,
         )
 
     def memory(self, number: int, datasets: tuple[Path, ...]) -> MDRNNSettings:
-        updates, rate = (self.memory_more, RATE) if number else (self.memory_updates, FIRST_RATE)
+        updates, rate = (self.memory_more, RATE * settled(number)) if number else (self.memory_updates, FIRST_RATE)
         return MDRNNSettings(
             logdir=self.logdir,
             seed=self.seed,
@@ -114,6 +131,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             anneal=True,
             keep="last",
             adopt=True,
+            mirror=self.mirrored,
         )
 
     def actor(self, number: int) -> ActorSettings:
@@ -123,10 +141,16 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             device=self.device,
             adopt=True,
             horizon=self.horizon,
+            actor_rate=ACTOR_RATE * settled(number),
             updates=self.actor_updates + number * self.actor_more,
             evaluate_every=0,
             max_workers=self.max_workers,
         )
+
+
+def settled(number: int) -> float:
+    """The share of a learning rate that is left in a round."""
+    return (1 + number / SETTLING) ** -0.5
 
 
 class Rounds:

@@ -81,14 +81,20 @@ def start_controller(
         controller: Controller = make_head(asdict(ControllerConfig(latent, recurrent, args.features, 0, space)))
         set_parameters(controller, torch.zeros_like(parameter_vector(controller)))
         return controller
-    saved = checkpoint.load(args.init, "bc")
-    checkpoint.check_parents(saved, parents, args.init, "bc")
-    features = saved["config"]["features"]
-    if features != args.features:
-        raise UserError(f"{args.init} sees {features}, not {args.features}: use --features {features}")
-    controller = make_head(saved["config"])
-    controller.load_state_dict(saved["model"])
-    return controller
+    return load_clone(args.init, args.features, parents)
+
+
+def load_clone(path: Path, features: str, parents: dict[str, str]) -> Controller:
+    """The clone of --init, which must be of the same V and M and see the same."""
+    saved = checkpoint.load(path, "bc")
+    checkpoint.check_parents(saved, parents, path, "bc")
+    if saved["config"]["features"] != features:
+        raise UserError(
+            f"{path} sees {saved['config']['features']}, not {features}: use --features {saved['config']['features']}"
+        )
+    clone = make_head(saved["config"])
+    clone.load_state_dict(saved["model"])
+    return clone
 
 
 class Record:
@@ -186,7 +192,8 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
         args, inherited = args.resume(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
         moments, spread = moments_of(args, model)
-        actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, spread, state)
+        clone = load_clone(args.init, args.features, model.parents) if args.init else None
+        actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, spread, state, clone)
         driver = DriverSpec("agent", args.logdir, actors.driver.config_dict())
         workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
         with track(args, folder, "updates"), workers as evaluator:

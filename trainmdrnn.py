@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
-from dreamdrive.data.loaders import Sequences, open_datasets, require_validation
+from dreamdrive.data.loaders import Sequences, open_datasets, require_validation, with_mirrored
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
@@ -57,6 +57,9 @@ class MDRNNSettings(Fitting):
     )
     include_reward: bool = flag(
         True, help="make the reward part of the loss", names=("--include_reward", "--include-reward"), fixed="reward"
+    )
+    mirror: bool = flag(
+        False, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
     hidden: int = flag(256, positive, "R, size of the LSTM", fixed=True)
     mixtures: int = flag(5, positive, "K, Gaussians in the mixture", fixed=True)
@@ -177,13 +180,16 @@ def train_memory(args: MDRNNSettings) -> float:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
-        args, inherited = args.resume(state and state["config"])
+        args, inherited = args.resume(state and {**state["config"], "mirror": state.get("mirror", False)})
         say_inherited(
             {
                 checkpoint.path(args.logdir, "vae"): {} if args.dataset else {"dataset": saved["datasets"]},
                 folder / "checkpoint.tar": inherited,
             }
         )
+        sources = [str(dataset.root) for dataset in datasets]
+        if args.mirror:
+            datasets = with_mirrored(datasets)
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
         config = {
@@ -196,16 +202,7 @@ def train_memory(args: MDRNNSettings) -> float:
             "reward_scale": state["config"].get("reward_scale", 1.0) if state else data.reward_spread(),
         }
         with track(args, folder):
-            return train(
-                args,
-                folder,
-                build("mdrnn", config).to(where),
-                vision,
-                data,
-                parents,
-                [str(d.root) for d in datasets],
-                state,
-            )
+            return train(args, folder, build("mdrnn", config).to(where), vision, data, parents, sources, state)
 
 
 def train(
@@ -221,9 +218,8 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    fit = Fit(
-        "mdrnn", folder, model, args.learning_rate, HALVED_AFTER, {"parents": parents}, datasets, args.keep == "last"
-    )
+    about = {"parents": parents, **({"mirror": True} if args.mirror else {})}
+    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, args.keep == "last")
     if state:
         fit.resume(state)
     args.write(folder)

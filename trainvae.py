@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
-from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, world_of
+from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, with_mirrored, world_of
 from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
@@ -79,6 +79,9 @@ class VAESettings(Fitting):
         help="train on frames that have been given other colours, bars, blobs and noise, to be seen as they were "
         "before",
         fixed=True,
+    )
+    mirror: bool = flag(
+        False, help="train on all frames in a mirror, too, where the world is the same there", fixed=True
     )
     epoch_frames: int = flag(100_000, positive, "frames an epoch takes (the whole dataset at most)")
     batch_size: int = flag(64, positive, "frames")
@@ -181,12 +184,16 @@ def train_vision(args: VAESettings) -> dict:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        args, inherited = args.resume(state and state["config"] | {"augment": False} | state.get("settings", {}))
+        before = state and state["config"] | {"augment": False, "mirror": False} | state.get("settings", {})
+        args, inherited = args.resume(before)
         say_inherited({folder / "checkpoint.tar": inherited})
         config = {"latent": args.latent, "channels": channels, "size": height, "grid": args.grid}
         model = build("vae", config).to(where, memory_format=torch.channels_last)
+        sources = [str(dataset.root) for dataset in datasets]
+        if args.mirror:
+            datasets = with_mirrored(datasets)
         with track(args, folder):
-            train(args, folder, model, datasets, world, state)
+            train(args, folder, model, datasets, sources, world, state)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)
@@ -194,11 +201,18 @@ def train_vision(args: VAESettings) -> dict:
 
 
 def train(
-    args: VAESettings, folder: Path, model: Vision, datasets: Sequence[Dataset], world: dict, state: dict | None
+    args: VAESettings,
+    folder: Path,
+    model: Vision,
+    datasets: Sequence[Dataset],
+    sources: list[str],
+    world: dict,
+    state: dict | None,
 ) -> None:
-    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar. `sources`:
+    the folders of the datasets, as checkpoints are to name them."""
     seed_everything(args.seed, STAGE)
-    about, sources = {"parents": {}, "world": world}, [str(dataset.root) for dataset in datasets]
+    about = {"parents": {}, "world": world}
     fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, sources)
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
@@ -222,7 +236,7 @@ def train(
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings={"colour_balance": args.colour_balance, "beta": args.beta, "augment": args.augment})
+        fit.keep(settings={name: getattr(args, name) for name in ("colour_balance", "beta", "augment", "mirror")})
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")
 

@@ -1,5 +1,5 @@
 """The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one
-file a shard.
+file a shard; <...>-mirror.h5 of its frames in a mirror.
 
 A file names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again,
 and a dataset that has grown costs only its new shards.
@@ -38,14 +38,15 @@ def cache_latents(
 
 
 def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
-    todo = [(d, s) for d in datasets for s in d.shards if _read(_file(folder, s), vision, vae_digest, s) is None]
-    for leftover in set(folder.iterdir()) - {_file(folder, s) for d in datasets for s in d.shards}:
+    wanted = {_file(folder, d, s): (d, s) for d in datasets for s in d.shards}
+    todo = {path: (d, s) for path, (d, s) in wanted.items() if _read(path, vision, vae_digest, s) is None}
+    for leftover in set(folder.iterdir()) - set(wanted):
         if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not _is_of(leftover, vae_digest)):
             leftover.unlink(missing_ok=True)
-    with tqdm(total=sum(s.frames for _, s in todo), desc="latents", unit="frame", disable=not todo) as bar:
-        for dataset, entry in todo:
+    with tqdm(total=sum(s.frames for _, s in todo.values()), desc="latents", unit="frame", disable=not todo) as bar:
+        for path, (dataset, entry) in todo.items():
             latents = _encode(vision, dataset, entry, device, bar)
-            _write(_file(folder, entry), latents, vae_digest, entry)
+            _write(path, latents, vae_digest, entry)
 
 
 def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
@@ -58,10 +59,11 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
     for dataset in datasets:
         episodes = {e.index: e for e in dataset.episodes}
         for entry in dataset.shards:
-            latents = _read(_file(folder, entry), vision, vae_digest, entry)
+            path = _file(folder, dataset, entry)
+            latents = _read(path, vision, vae_digest, entry)
             if latents is None:
                 raise UserError(
-                    f"{_file(folder, entry)} was whole a moment ago and is not any more: run the same command again, "
+                    f"{path} was whole a moment ago and is not any more: run the same command again, "
                     "which makes it anew"
                 )
             with dataset.open_shard(entry) as shard:
@@ -95,8 +97,8 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
     )
 
 
-def _file(folder: Path, entry: ShardEntry) -> Path:
-    return folder / f"{entry.sha256[:16]}.h5"
+def _file(folder: Path, dataset: Dataset, entry: ShardEntry) -> Path:
+    return folder / f"{entry.sha256[:16]}{'-mirror' if dataset.mirror else ''}.h5"
 
 
 @torch.inference_mode()

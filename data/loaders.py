@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.manifest import frame_bytes
+from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.data.shards import Dataset
-from dreamdrive.envs import official, without_places
+from dreamdrive.envs import official, without_places, world_class
 from dreamdrive.models.world_model import Latents, Vision, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
@@ -68,6 +69,16 @@ def check_world(dataset: Dataset, world: dict, owner: str) -> Dataset:
                 "give --dataset one of that environment, or use another --logdir"
             )
     return replace(dataset, manifest=replace(dataset.manifest, action_space=world["action_space"]))
+
+
+def with_mirrored(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Those of one world, and then all of them in a mirror: twice the data, and as much of what is rare on one side as
+    on the other. UserError where the world is another one there."""
+    manifest = datasets[0].manifest
+    turns = world_class(manifest.env).MIRROR
+    if turns is None:
+        raise UserError(f"{datasets[0].root} is of {manifest.env}, which is another world in a mirror: use --no-mirror")
+    return [*datasets, *(replace(dataset, mirror=Mirror(turns)) for dataset in datasets)]
 
 
 def require_validation(datasets: Sequence[Dataset]) -> None:

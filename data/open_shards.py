@@ -18,23 +18,26 @@ import numpy as np
 
 from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, reason
+from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.shard_layout import check_members, check_sizes
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
 # what h5py raises on damaged files
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+ACTIONS = ("action", "expert_action")  # columns
 MOST_OPEN, SHARE = 64, 4  # shards kept open: so many, and one part in so many of the files that a process may open
 
 
-def open_shard(path: Path, manifest: Manifest) -> "Shard":
-    """A shard of a dataset, checked against its manifest before any data is read; UserError if anything is amiss."""
+def open_shard(path: Path, manifest: Manifest, mirror: Mirror | None = None) -> "Shard":
+    """A shard of a dataset, seen in a mirror if there is one, checked against its manifest before any data is read;
+    UserError if anything is amiss."""
     path = Path(path)
     entry = next((s for s in manifest.shards if s.file == path.name), None)
     if entry is None:
         raise UserError(f"{path} is not listed in {path.parent / MANIFEST}: {_remedy(path)}")
     with reading(path):
-        return Shard(path, manifest, entry)
+        return Shard(path, manifest, entry, mirror)
 
 
 class Shard:
@@ -46,8 +49,14 @@ class Shard:
             last
     """
 
-    def __init__(self, path: Path, manifest: Manifest | None = None, entry: ShardEntry | None = None):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest | None = None,
+        entry: ShardEntry | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self.path, self._mirror = path, mirror
         if entry is not None and os.path.getsize(path) != entry.bytes:
             raise ValueError(f"it has {os.path.getsize(path)} bytes instead of {entry.bytes}")
         self._file = h5py.File(path, "r", locking=False)
@@ -77,13 +86,15 @@ class Shard:
         if not 0 <= start <= stop <= self.frame_offsets[-1]:
             raise IndexError(f"frames {start} to {stop} are outside the shard's {self.frame_offsets[-1]}")
         with reading(self.path):
-            return self._file["obs"][start:stop]
+            frames = self._file["obs"][start:stop]
+        return self._mirror.frames(frames) if self._mirror else frames
 
     def column(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """The values of a member other than obs; all of them, or some rows."""
         assert name in STEP_COLUMNS + TAUGHT_COLUMNS + EPISODE_COLUMNS, name
         with reading(self.path):
-            return self._file[name][rows]
+            values = self._file[name][rows]
+        return self._mirror.actions(values) if self._mirror and name in ACTIONS else values
 
     def episode_frames(self, row: int, first: int = 0, end: int | None = None) -> np.ndarray:
         """Frames `first` to `end` (exclusive; the episode's end without one) of the shard's episode number `row`."""
@@ -136,18 +147,19 @@ class OpenShards:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, Shard] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, Mirror | None], Shard] = OrderedDict()
 
     @contextmanager
-    def borrow(self, path: Path, manifest: Manifest) -> Iterator[Shard]:
+    def borrow(self, path: Path, manifest: Manifest, mirror: Mirror | None = None) -> Iterator[Shard]:
         """A shard of a dataset, which nobody closes meanwhile."""
+        key = path, mirror
         with self._lock:
-            if path not in self._open:
+            if key not in self._open:
                 while len(self._open) >= most_open():
                     self._open.popitem(last=False)[1].close()
-                self._open[path] = open_shard(path, manifest)
-            self._open.move_to_end(path)
-            yield self._open[path]
+                self._open[key] = open_shard(path, manifest, mirror)
+            self._open.move_to_end(key)
+            yield self._open[key]
 
 
 def most_open() -> int:

@@ -28,6 +28,7 @@ import numpy as np
 
 from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, known_actions
 from dreamdrive.data.manifest import MANIFEST, SCHEMA, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest
+from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.errors import UserError
@@ -47,11 +48,13 @@ class Dataset:
         root: its folder
         manifest: what it is
         digest: sha256 of the manifest's content, and so of all its shards
+        mirror: what it is seen in, if in any
     """
 
     root: Path
     manifest: Manifest
     digest: str
+    mirror: Mirror | None = None
     _shards: OpenShards = field(default_factory=OpenShards, repr=False, compare=False)
 
     @staticmethod
@@ -66,7 +69,7 @@ class Dataset:
                 "run the data/generation_script.py command that began it again to record the rest"
             )
         content = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
-        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest(), shards or OpenShards())
+        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest(), None, shards or OpenShards())
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
@@ -77,7 +80,7 @@ class Dataset:
         return self.manifest.episodes
 
     def open_shard(self, entry: ShardEntry) -> Shard:
-        return open_shard(self.root / entry.file, self.manifest)
+        return open_shard(self.root / entry.file, self.manifest, self.mirror)
 
     def episode(self, i: int) -> Episode:
         """Episode `i` of the dataset; nothing else of its shard is read."""
@@ -108,7 +111,7 @@ class Dataset:
         if not 0 <= i < len(self.episodes):
             raise IndexError(f"episode {i} is outside the {len(self.episodes)} of {self.root}")
         entry = self.shards[bisect_right(self.shards, i, key=lambda shard: shard.first) - 1]
-        with self._shards.borrow(self.root / entry.file, self.manifest) as shard:
+        with self._shards.borrow(self.root / entry.file, self.manifest, self.mirror) as shard:
             yield shard, i - entry.first
 
 

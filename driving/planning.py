@@ -6,7 +6,9 @@ action of what came out best, and begins the next step's search with the rest of
     rmhc    mutate some actions of the best sequence so far and keep what is better (random-mutation hill climbing, as
             in Olesen et al. 2020, arXiv 2011.11293)
 
-It also tells what an M is worth: a driver that has learnt nothing drives as well as M foresees.
+Where the run has an actor, what it would do in the dream is one of the sequences tried, and its critic says what the
+end of each is worth. Without, a plan tells what an M is worth: a driver that has learnt nothing drives as well as M
+foresees.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from torch import Tensor
 from dreamdrive.driving.agent import Agent
 from dreamdrive.envs import world_class
 from dreamdrive.envs.dream import Dream, imagine
-from dreamdrive.models.actor import Controls, Critic
+from dreamdrive.models.actor import Actor, Controls, Critic
 from dreamdrive.models.world_model import WorldModel, load_world_model, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -62,12 +64,15 @@ class Planner(Agent):
     Attributes:
         plan: how
         critic: says what the end of a dream is worth, in units of `unit`; None where nobody has learnt that
+        actor: proposes a sequence; None where there is none
         mean: (n, H, C) controls, or scores of choices, that the next search begins with
     """
 
-    def __init__(self, model: WorldModel, plan: Plan, critic: Critic | None = None, unit: float = 1.0) -> None:
+    def __init__(
+        self, model: WorldModel, plan: Plan, critic: Critic | None = None, unit: float = 1.0, actor: Actor | None = None
+    ) -> None:
         super().__init__(model, None, {})
-        self.plan, self.critic, self.unit = plan, critic, unit
+        self.plan, self.critic, self.unit, self.actor = plan, critic, unit, actor
         opposed = world_class(model.world["env"]).OPPOSED
         self.controls = None if self._space.discrete else Controls(self._space, opposed).to(self.device)
         self.size = self._space.size if self.controls is None else self.controls.size  # C
@@ -91,8 +96,9 @@ class Planner(Agent):
     @torch.inference_mode()
     def choose(self) -> Tensor:
         spread = torch.full_like(self.mean, SPREAD)
+        proposed = self._proposed()
         for _ in range(self.plan.iterations):
-            tried = self._candidates(spread)
+            tried = self._candidates(spread, proposed)
             returns = self._returns(self._vectors(tried))
             self.mean, spread = getattr(self, f"_{self.plan.method}")(tried, returns, spread)
         best = self._vectors(self.mean[None, :, :1])[0, :, 0]
@@ -102,14 +108,28 @@ class Planner(Agent):
         super().follow(action)
         self.mean = torch.cat([self.mean[:, 1:], self.mean[:, -1:]], 1)
 
-    def _candidates(self, spread: Tensor) -> Tensor:
-        """(N, n, H, C) sequences to try; the first is what the search has come to."""
+    def _candidates(self, spread: Tensor, proposed: Tensor | None) -> Tensor:
+        """(N, n, H, C) sequences to try; the first is what the search has come to, the second what the actor would do
+        (n, H, C)."""
         if self.plan.method == "rmhc":
             mutated = self._drawn(lambda rng, shape: rng.random(shape[:2])) < MUTATED
             tried = torch.where(mutated[..., None], self._fresh(torch.full_like(spread, SPREAD)), self.mean)
         else:
             tried = self._fresh(spread)
-        return torch.cat([self.mean[None], tried[1:]])
+        known = self.mean[None] if proposed is None else torch.stack([self.mean, proposed])
+        return torch.cat([known, tried[len(known) :]])
+
+    def _proposed(self) -> Tensor | None:
+        """(n, H, C): the actor's controls, or scores of choices, in the likeliest dream from here."""
+        if self.actor is None:
+            return None
+        found, dream = [], Dream(self._z, self._state)  # lanes that nobody drives, too: see models/lanes.py
+        for _ in range(self.plan.steps):
+            raw = self.actor.raw(dream.z, dream.h)
+            found.append(raw if self.controls is None else raw.tanh())
+            action = self._vectors(found[-1])
+            dream, _ = imagine(self.memory, dream, action, 0.0, self.memory.noise(*self._still(len(action)), 1))
+        return torch.stack(found, 1)[: len(self.mean)]
 
     def _fresh(self, spread: Tensor) -> Tensor:
         """(N, n, H, C) sequences around the mean: of choices the largest score is drawn (Gumbel's trick)."""
@@ -150,9 +170,8 @@ class Planner(Agent):
     def _noise(self, num: int) -> Any:
         """Of one step of D dreams of each of `num` copies, the same for all candidates."""
         uniforms, normals = self.memory.draws
-        if not self.plan.temperature:  # nothing is drawn
-            uniform, normal = torch.full((self.plan.dreams * num, uniforms), 0.5), torch.zeros(1, normals)
-            normal = normal.expand(len(uniform), -1)
+        if not self.plan.temperature:
+            uniform, normal = self._still(self.plan.dreams * num)
         else:
             drawn = [
                 (rng.random((self.plan.dreams, uniforms)), rng.standard_normal((self.plan.dreams, normals)))
@@ -162,6 +181,14 @@ class Planner(Agent):
                 torch.from_numpy(np.stack(part, 1)).float().flatten(0, 1) for part in zip(*drawn, strict=True)
             )
         return self.memory.noise(uniform.to(self.device), normal.to(self.device), self.plan.candidates)
+
+    def _still(self, num: int) -> tuple[Tensor, Tensor]:
+        """What is drawn for a step of `num` dreams where nothing is left to chance."""
+        uniforms, normals = self.memory.draws
+        return (
+            torch.full((num, uniforms), 0.5, device=self.device),
+            torch.zeros(1, normals, device=self.device).expand(num, -1),
+        )
 
     def _mppi(self, tried: Tensor, returns: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread of the next search from sequences (N, n, H, C) and their returns (N, n)."""
@@ -194,6 +221,8 @@ def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
     config = saved["config"]
     critic = Critic(config["latent"], config["recurrent"], config["hidden"], config["layers"])
     critic.load_state_dict(saved["critic"])
-    planner = Planner(model, plan, critic.to(device).eval(), saved["unit"])
+    actor = Actor.from_config(config)
+    actor.load_state_dict(saved["model"])
+    planner = Planner(model, plan, critic.to(device).eval(), saved["unit"], actor.to(device).eval())
     planner.parents["ctrl"] = saved["digest"]
     return planner

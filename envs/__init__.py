@@ -149,6 +149,8 @@ class World(ABC):
         SCORED_WITH: options that it is scored with
         keys: what keys do for a person who drives it
         OPPOSED: pairs of numbers of an action that nobody wants at once, as gas and brake
+        MIRROR: of a world that is the same with left and right swapped, what each number of an action is multiplied by
+            there, or what each choice becomes; None for any other
     """
 
     OPTIONS: ClassVar[tuple[Option, ...]] = ()
@@ -157,6 +159,7 @@ class World(ABC):
     STANDS_FOR: ClassVar[str | None] = None
     SCORED_WITH: ClassVar[dict[str, Any]] = {}
     OPPOSED: ClassVar[tuple[tuple[int, int], ...]] = ()
+    MIRROR: ClassVar[tuple[float, ...] | None] = None
 
     spec: WorldSpec
     num: int

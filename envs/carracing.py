@@ -49,6 +49,7 @@ class CarRacing(GymWorld):
         Option("obs_noise", "spread of noise on pixels, grey levels", natural_float, default=0.0, trial=True),
     )
     OPPOSED = ((1, 2),)
+    MIRROR = (-1.0, 1.0, 1.0)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class CartPole(Classic):
     """`num` CartPole-v1; action (B,): 0 pushes to the left, 1 to the right; a reward of 1 a step, for at most 500."""
 
     NAME, ID = "cartpole", "CartPole-v1"
+    MIRROR = (1, 0)
 
     def action_names(self) -> list[str]:
         return ["push left", "push right"]

@@ -12,14 +12,15 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
-from dreamdrive.data.loaders import open_datasets
+from dreamdrive.data.loaders import open_datasets, with_mirrored
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import Moments, recorded_moments
 from dreamdrive.models.actor import LATENT_FEATURES, Actor, ActorConfig, Critic
 from dreamdrive.models.cloning import averaged
-from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.controller import Controller, parameter_vector
 from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
@@ -45,6 +46,13 @@ class ActorSettings(Training):
     features: str = flag("zh", help="what the actor sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
     hidden: int = flag(128, positive, "width of the hidden layers of actor and critic", fixed=True)
     layers: int = flag(2, positive, "how many there are", fixed=True)
+    init: Path | None = flag(None, Path, "begin as this clone drives, e.g. exp_dir/bc/best.tar")
+    anchor: float = flag(
+        0.0,
+        natural_float,
+        "what it costs to act otherwise than the clone of --init does",
+        where=("an actor that begins as a clone, with --init", lambda args: args.init is not None),
+    )
     updates: int = flag(4000, positive, f"learn up to this update, in rows of {ROW}; more than before resumes")
     dreams: int = flag(64, positive, "dreams of an update")
     horizon: int = flag(12, positive, "steps of a dream")
@@ -90,7 +98,7 @@ class ActorRun:
     """A run, from the beginning or from the content of checkpoint.tar.
 
     Attributes:
-        learner: actor and critic        average: of the actor's weights, which drives
+        actor: that learns        learner: it and its critic        average: of the actor's weights, which drives
         history: rows of metrics.csv     best: score of best.tar, in the simulator
     """
 
@@ -103,8 +111,9 @@ class ActorRun:
         opposed: tuple[tuple[int, int], ...],
         unit: float,
         state: dict | None,
+        clone: Controller | None = None,
     ) -> None:
-        """`unit`: what rewards are learnt in, of a run that begins."""
+        """`unit`: what rewards are learnt in, of a run that begins. `clone`: that of `args.init`."""
         require_rewards(model, args.logdir)
         self.args, self.folder, self.model, self.moments = args, folder, model, moments
         self.memory, sizes = model.memory, model.memory.config
@@ -113,7 +122,12 @@ class ActorRun:
         config = ActorConfig(
             sizes.latent, sizes.hidden, args.features, args.hidden, args.layers, model.world["action_space"], opposed
         )
-        actor = Actor(config).to(self.device)
+        self.actor = actor = Actor(config).to(self.device)
+        self.anchor = Anchor(clone.to(self.device)) if clone else None
+        if self.anchor and not state:
+            generator = torch.Generator(self.device).manual_seed(args.seed)
+            left = self.anchor.teach(actor, moments, generator, args.display)
+            print(f"the actor begins as {args.init}: {left:.4g} from it")
         critic = Critic(sizes.latent, sizes.hidden, args.hidden, args.layers).to(self.device)
         self.learner = ActorCritic(actor, critic, args.how)
         self.average = averaged(actor, AVERAGED)
@@ -177,7 +191,11 @@ class ActorRun:
             dreamt = dream_on(self.memory, begun, args.horizon, learner.act, args.temperature, generator, mortal=False)
         survival = 1 - dreamt.ending
         weight = torch.cat([torch.ones_like(survival[:1]), survival[:-1].detach()]).cumprod(0)
-        learnt = learner.learn(dreamt.z, dreamt.h, dreamt.action, dreamt.reward / self.unit, survival, weight)
+        more = None
+        if self.anchor and args.anchor:
+            more = args.anchor * self.anchor.distance(self.actor, dreamt.z[:-1].detach(), dreamt.h[:-1].detach())
+        reward = dreamt.reward / self.unit
+        learnt = learner.learn(dreamt.z, dreamt.h, dreamt.action, reward, survival, weight, more)
         self.average.update_parameters(learner.actor)
         learnt["reward"] = learnt["reward"] * self.unit
         return {**learnt, "range": learner.range * self.unit}
@@ -216,8 +234,10 @@ class ActorRun:
 def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:
     """Where dreams of the run may begin: the recorded moments of what M was trained on; and the spread of the rewards
     there."""
-    folders = checkpoint.load_parent(args.logdir, "mdrnn")["datasets"]
-    datasets = open_datasets(folders, model.world, str(checkpoint.path(args.logdir, "vae")))
+    learnt = checkpoint.load_parent(args.logdir, "mdrnn")
+    datasets = open_datasets(learnt["datasets"], model.world, str(checkpoint.path(args.logdir, "vae")))
+    if learnt.get("mirror"):
+        datasets = with_mirrored(datasets)
     where = next(model.memory.parameters()).device
     cache_latents(args.logdir, model.vision, model.parents["vae"], datasets, where)
     data = load_sequences(args.logdir, model.vision, model.parents["vae"], datasets)

@@ -9,9 +9,12 @@ import torch
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.driving.agent import load_agent, make_head
+from dreamdrive.learning import anchor
 from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import EARLY, recorded_moments
 from dreamdrive.models.actor import Actor, ActorConfig, Critic
+from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.lanes import LANES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, Done, TinyRun, call, complaint, copy_run
@@ -188,6 +191,39 @@ def test_the_two_methods_do_not_mix(trained, tmp_path):
     tiny_actor(fresh.logdir, "--updates", 50)
     said = complaint(call("traincontroller", "--logdir", fresh.logdir, *TINY["traincontroller"]))
     assert "is of --method actor-critic: give that" in said
+
+
+@pytest.mark.parametrize("space, opposed", [(CAR, ((1, 2),)), (SCALED, ()), (DISCRETE, ())])
+def test_an_actor_is_nowhere_from_a_clone_that_acts_alike(space, opposed):
+    model = actor(space, opposed)
+    clone = Controller(ControllerConfig(2, 1, "zh", 0, space))
+    z, h = torch.randn(64, 2), torch.randn(64, 1)
+    far = Anchor(clone).distance(model, z, h)
+    target = clone.outputs(z, h) if model.space.discrete else model.space.vector(clone(z, h))
+    wanted = target.softmax(-1) if model.space.discrete else target
+    entropy = -(wanted * wanted.log()).sum(-1).mean() if model.space.discrete else 0.0
+    model.outputs = lambda z, h: target
+    assert torch.allclose(Anchor(clone).distance(model, z, h), torch.as_tensor(entropy), atol=1e-6)
+    assert far > entropy + 1e-3 and not any(weight.requires_grad for weight in clone.parameters())
+
+
+def test_the_actor_begins_as_a_clone_and_is_held_to_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(anchor, "UPDATES", 400)
+    found = {}
+    for name, weight in (("free", 0), ("held", 1000)):
+        run = without_ctrl(trained, tmp_path / name)
+        clone = run.logdir / "bc" / "best.tar"
+        done = tiny_actor(run.logdir, "--updates", 50, "--init", clone, *(("--anchor", weight) if weight else ()))
+        assert f"the actor begins as {clone}: " in done.stdout
+        agent = load_agent(run.logdir, "ctrl")
+        z, h = torch.randn(500, agent.controller.config.latent), torch.zeros(500, agent.controller.config.recurrent)
+        with torch.no_grad():
+            found[name] = float(Anchor(load_agent(run.logdir, "bc").controller).distance(agent.controller, z, h))
+    assert found["held"] < found["free"]
+    refused = tiny_actor(run.logdir, "--anchor", 1, fails=True)
+    assert "--anchor is for an actor that begins as a clone, with --init" in complaint(refused)
+    other = tiny_actor(run.logdir, "--noreload", "--init", trained.logdir / "ctrl/best.tar", fails=True)
+    assert "best.tar" in complaint(other)
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,30 @@ def planner(model, plan: Plan, num: int = 3, first: int = 0) -> Planner:
     return made
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_best_action_is_found(model, method):
+def in_a_car(model, plan: Plan) -> Planner:
+    """A planner of a car's actions in the M that is Told."""
     car = {**model.world, "env": "carracing"}
     car["action_space"] = ActionSpace(0, (-1.0, 0.0, 0.0), (1.0, 1.0, 1.0)).to_dict()
-    known = type(model)(model.vision, model.memory, car, None, {})
-    made = planner(known, Plan(method, candidates=256, iterations=8, steps=3))
+    made = planner(type(model)(model.vision, model.memory, car, None, {}), plan)
     made.memory, made._z, made._state = Told(), torch.zeros(3, 3), State(torch.zeros(3, 3))
-    found = made.choose()
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_best_action_is_found(model, method):
+    found = in_a_car(model, Plan(method, candidates=256, iterations=8, steps=3)).choose()
     assert found.shape == (3, 3) and (found - WANTED).abs().max() < 0.2
     assert len(found.unique(dim=0)) == 3, "each copy draws its own numbers"
+
+
+def test_what_the_actor_would_do_is_tried(model):
+    class Knowing:
+        def raw(self, z, h):
+            return torch.tensor([0.6, 0.25]).atanh().expand(len(z), 2)
+
+    made = in_a_car(model, Plan("rmhc", candidates=16, iterations=1, steps=3))
+    made.actor = Knowing()
+    assert torch.allclose(made.choose(), WANTED.expand(3, 3)), "steering, gas and brake, the best there are"
 
 
 @pytest.mark.parametrize("method", ["cem", "rmhc"])
@@ -82,7 +96,8 @@ def test_a_plan_is_scored_and_uses_the_critic_that_is_there(trained, tmp_path):
     assert load_planner(run.logdir, Plan("cem"), CPU).critic is None, "evolution has none"
     actor = ("--method", "actor-critic", "--hidden", 16, "--dreams", 8, "--horizon", 4, "--evaluate-every", 0)
     call("traincontroller", "--logdir", run.logdir, *actor, "--updates", 50, "--noreload", "--device", "cpu")
-    assert load_planner(run.logdir, Plan("cem"), CPU).critic is not None
+    found = load_planner(run.logdir, Plan("cem"), CPU)
+    assert found.critic is not None and found.actor is not None
     how = ("--controller", "plan", "--plan", "cem", "--candidates", 16, "--ahead", 3, "--iterations", 1)
     done = call("test_controller", "--logdir", run.logdir, *how, "--episodes", 2, "--max-workers", 1)
     assert done.returncode == 0 and "actions a second by 1 workers" in done.stdout

@@ -53,6 +53,7 @@ def test_what_is_said_of_a_round_is_what_its_folder_holds(run):
     memory = checkpoint.load(run / "mdrnn/checkpoint.tar", "mdrnn")
     assert len(memory["history"]) == 9 and memory["epoch"] == 9
     assert checkpoint.load_parent(run, "ctrl")["updates"] == 150
+    assert memory["mirror"] and checkpoint.load(run / "vae/checkpoint.tar", "vae")["settings"]["mirror"]
 
 
 def test_the_best_of_the_rounds_that_recorded_best_and_the_last_is_chosen(run):
