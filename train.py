@@ -78,6 +78,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
     vision_last: int = flag(8, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
     vision_more: int = flag(2, positive, "epochs of V then", fixed=True)
+    window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in the first round", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
     actor_updates: int = flag(500, positive, "of the actor in the first round", fixed=True)
@@ -127,6 +128,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             epochs=PARTS * (number + 1),
             updates=-(-updates // PARTS),
             batch_size=8,
+            seq_len=self.window,
             learning_rate=rate,
             anneal=True,
             keep="last",

@@ -219,10 +219,10 @@ def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
         return Planner(model, plan)
     checkpoint.check_parents(saved, model.parents, path, "ctrl")
     config = saved["config"]
-    critic = Critic(config["latent"], config["recurrent"], config["hidden"], config["layers"])
-    critic.load_state_dict(saved["critic"])
     actor = Actor.from_config(config)
     actor.load_state_dict(saved["model"])
+    critic = Critic.beside(actor.config)
+    critic.load_state_dict(saved["critic"])
     planner = Planner(model, plan, critic.to(device).eval(), saved["unit"], actor.to(device).eval())
     planner.parents["ctrl"] = saved["digest"]
     return planner

@@ -45,7 +45,7 @@ class ActorSettings(Training):
     seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
     features: str = flag("zh", help="what the actor sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
     hidden: int = flag(128, positive, "width of the hidden layers of actor and critic", fixed=True)
-    layers: int = flag(2, positive, "how many there are", fixed=True)
+    layers: int = flag(2, natural, "how many there are; 0 for a linear actor", fixed=True)
     init: Path | None = flag(None, Path, "begin as this clone drives, e.g. exp_dir/bc/best.tar")
     anchor: float = flag(
         0.0,
@@ -128,7 +128,7 @@ class ActorRun:
             generator = torch.Generator(self.device).manual_seed(args.seed)
             left = self.anchor.teach(actor, moments, generator, args.display)
             print(f"the actor begins as {args.init}: {left:.4g} from it")
-        critic = Critic(sizes.latent, sizes.hidden, args.hidden, args.layers).to(self.device)
+        critic = Critic.beside(config).to(self.device)
         self.learner = ActorCritic(actor, critic, args.how)
         self.average = averaged(actor, AVERAGED)
         self.unit, self.history, self.best = unit, [], -math.inf

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import cma
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from dreamdrive.driving.dreaming import Population
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
-from dreamdrive.learning.search_state import load_search, save_search
+from dreamdrive.learning.search_state import load_search, pycma_version, save_search
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.heads import latent_features
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
@@ -282,6 +281,8 @@ class Search:
                 f"CMA-ES with all correlations of {evolved:,} weights needs more than a machine has: use --evolve "
                 "last, or --diagonal"
             )
+        import cma  # see search_state.py
+
         self.fixed = start[: len(start) - evolved].double()
         # pycma takes seed 0 as "no seed"; its own random numbers come from a generator nobody else draws from.
         self.draw = draw = np.random.RandomState(args.seed + 1)
@@ -313,7 +314,7 @@ class Search:
     def load(self, state: dict | None, scores: Tensor) -> None:
         """Bring a search that has just been made to where `state` was taken, or, where that is none of this version of
         pycma, through the generations whose scores (G, P) were recorded."""
-        if state and state["pycma"] == cma.__version__:
+        if state and state["pycma"] == pycma_version():
             load_search(self.es, self.draw, state)
         else:
             self.replay(scores)

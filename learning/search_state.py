@@ -1,17 +1,21 @@
 """The state of pycma's search as tensors and plain values, so that it can be stored without pickles and is resumed
 without repeating any arithmetic: that comes out differently with another number of threads."""
 
-import cma
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import cma  # which draws in matplotlib: seconds that no worker of ours should spend
 
 # the objects, by their names in the search, that change from one generation to the next
 PARTS = ("", "sm", "adapt_sigma", "sigma_vec", "fit")
 PLAIN = (bool, int, float, type(None), np.generic, np.ndarray)
 
 
-def save_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState) -> dict:
+def save_search(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState) -> dict:
     """All that the generations after a `tell` follow from, `draw` being the source of its random numbers."""
     tensors: dict[int, Tensor] = {}  # by id: parts share arrays, and go on sharing them
     kind, keys, position, has_gauss, gauss = draw.get_state(legacy=True)
@@ -20,10 +24,16 @@ def save_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState) -> di
         part: {name: _stored(value, tensors) for name, value in vars(_part(es, part)).items() if _storable(value)}
         for part in PARTS
     }
-    return {"pycma": cma.__version__, "parts": parts, "draw": drawn}
+    return {"pycma": pycma_version(), "parts": parts, "draw": drawn}
 
 
-def load_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState, state: dict) -> None:
+def pycma_version() -> str:
+    import cma
+
+    return cma.__version__
+
+
+def load_search(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState, state: dict) -> None:
     """Bring a search that has just been made with the same settings to where `save_search` was called."""
     es.ask()  # which makes what a search has from its first generation on
     arrays: dict[int, np.ndarray] = {}
@@ -33,7 +43,7 @@ def load_search(es: cma.CMAEvolutionStrategy, draw: np.random.RandomState, state
     draw.set_state((kind, keys.numpy().astype(np.uint32), *rest))
 
 
-def _part(es: cma.CMAEvolutionStrategy, name: str) -> object:
+def _part(es: "cma.CMAEvolutionStrategy", name: str) -> object:
     return getattr(es, name) if name else es
 
 

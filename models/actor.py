@@ -15,6 +15,7 @@ from dreamdrive.utils.spaces import ActionSpace
 
 LATENT_FEATURES = ("z", "zh")
 ACTOR = "actor"  # the `head` of its checkpoints
+LAYERS = 2  # of the critic beside a linear actor
 FIRST_OUTPUTS = 0.01  # what the last layer's weights begin with, in the usual ones: to do almost nothing
 
 
@@ -25,7 +26,7 @@ class ActorConfig:
     Fields:
         latent, recurrent: Z and R
         features: "z" for z alone, "zh" for z and h
-        hidden, layers: width and number of the hidden layers
+        hidden, layers: width and number of the hidden layers; none for a linear actor
         action_space: as `utils.spaces.ActionSpace.to_dict` writes it
         opposed: pairs of numbers of a box that share a control
         head: always ACTOR
@@ -146,6 +147,11 @@ class Critic(nn.Module):
         super().__init__()
         self.layers = wide_layers(latent + recurrent, hidden, layers, 1, normalised)
         nn.init.zeros_(self.layers[-1].get_parameter("weight"))
+
+    @classmethod
+    def beside(cls, actor: ActorConfig) -> "Critic":
+        """The critic of an actor, of the same width and depth; a linear actor's has LAYERS."""
+        return cls(actor.latent, actor.recurrent, actor.hidden, actor.layers or LAYERS)
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """z (..., Z), h (..., R) -> (...)."""

@@ -29,6 +29,19 @@ from dreamdrive.utils.settings import parser
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A driver that is scored.
+
+    Fields:
+        controller: as --controller has it        title: what the table calls it        logdir: the run it is of
+    """
+
+    controller: str
+    title: str
+    logdir: Path
+
+
+@dataclass(frozen=True)
 class Demo:
     """What is shown of a world.
 
@@ -36,7 +49,7 @@ class Demo:
         title: of the table of scores
         logdir: the run
         stages: commands, in order
-        drivers: who is scored, by --controller: what the table calls them
+        drivers: who is scored
         scoring: more options of test_controller.py
         columns: of the table: title and what stands there, from a score's JSON
         pictures: below the run's folder, that are worth looking at
@@ -45,7 +58,7 @@ class Demo:
     title: str
     logdir: Path
     stages: tuple[str, ...]
-    drivers: dict[str, str]
+    drivers: tuple[Shown, ...]
     scoring: str
     columns: dict[str, Callable[[dict], str]]
     pictures: tuple[str, ...]
@@ -56,7 +69,7 @@ def rate(name: str) -> Callable[[dict], str]:
     return lambda score: f"{100 * score[name]:.0f} %"
 
 
-DATA, LOGDIR = Path("datasets/demo"), Path("exp_dir/demo")
+DATA, LOGDIR, DREAM = Path("datasets/demo"), Path("exp_dir/demo"), Path("exp_dir/demo-dream")
 CARRACING = Demo(
     "CarRacing-v3, official",
     LOGDIR,
@@ -65,17 +78,23 @@ CARRACING = Demo(
         f"--action-noise 0.6 --rootdir {DATA} --threads 2",
         f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
         f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-        f"traincontroller.py --logdir {LOGDIR} --world simulator --pop-size 16 --n-samples 2 --generations 10 "
-        "--evaluate-every 5 --max-workers 2",
         f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
+        f"train.py --logdir {DREAM} --env carracing-fast --repeat 4 --random 32 --rounds 4 --vision-every 0 "
+        "--memory-updates 6000 --memory-more 2000 --actor-more 300 --candidates 2 --selection-episodes 8 "
+        "--max-workers 2",
     ),
-    {"random": "random driver", "ctrl": "evolved controller", "bc": "cloned controller", "expert": "expert"},
+    (
+        Shown("random", "random driver", LOGDIR),
+        Shown("ctrl", "learnt in the dream, no expert", DREAM / "rounds" / "best"),
+        Shown("bc", "cloned controller", LOGDIR),
+        Shown("expert", "expert", LOGDIR),
+    ),
     "--episodes 10",
     {
         "mean +- std": lambda score: f"{score['mean']:.1f} +- {score['std']:.1f}",
         "episodes": lambda score: str(score["episodes"]),
     },
-    ("vae/samples", "mdrnn/dreams", "ctrl/fitness.png", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
+    ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4", "../demo-dream/rounds/curve.png"),
 )
 SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (
     Path(p)
@@ -95,7 +114,12 @@ NOCTURNE = Demo(
         f"trainbc.py --logdir {TRAFFIC_LOGDIR} --hidden 256 --epochs 20 --evaluate-every 5 --n-samples 48 "
         "--max-workers 2",
     ),
-    {"random": "random driver", "constant": "constant velocity", "bc": "cloned controller", "expert": "expert"},
+    (
+        Shown("random", "random driver", TRAFFIC_LOGDIR),
+        Shown("constant", "constant velocity", TRAFFIC_LOGDIR),
+        Shown("bc", "cloned controller", TRAFFIC_LOGDIR),
+        Shown("expert", "expert", TRAFFIC_LOGDIR),
+    ),
     f"--env nocturne --scenes {TEST} --episodes 80",
     {
         "goals": rate("goal_rate"),
@@ -131,11 +155,14 @@ def call(command: str) -> str:
     )
 
 
-def table(demo: Demo, scores: dict[str, dict]) -> str:
-    """The scores as text."""
+def table(demo: Demo, scores: list[dict]) -> str:
+    """The scores of its drivers as text."""
     rows = [
         [demo.title, *demo.columns],
-        *([demo.drivers[name], *(column(score) for column in demo.columns.values())] for name, score in scores.items()),
+        *(
+            [driver.title, *(column(score) for column in demo.columns.values())]
+            for driver, score in zip(demo.drivers, scores, strict=True)
+        ),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -151,12 +178,12 @@ def main() -> None:
     demo = DEMOS[world]
     began = time.monotonic()
     costs = [call(command) for command in demo.stages]
-    for name in demo.drivers:
-        video = f" --record {demo.logdir / 'drive.mp4'}" if name == "bc" else ""
-        costs.append(
-            call(f"test_controller.py --logdir {demo.logdir} --controller {name} {demo.scoring} --max-workers 2{video}")
-        )
-    scores = {name: json.loads(score_file(demo.logdir, name, world, "simulator").read_text()) for name in demo.drivers}
+    scores = []
+    for driver in demo.drivers:
+        who = f"--logdir {driver.logdir} --controller {driver.controller}"
+        video = f" --record {demo.logdir / 'drive.mp4'}" if driver.controller == "bc" else ""
+        costs.append(call(f"test_controller.py {who} {demo.scoring} --max-workers 2{video}"))
+        scores.append(json.loads(score_file(driver.logdir, driver.controller, world, "simulator").read_text()))
     print(f"\n{table(demo, scores)}\n\npictures and videos:")
     for picture in demo.pictures:
         path = demo.logdir / picture

@@ -9,6 +9,7 @@ import torch
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.driving.agent import load_agent, make_head
+from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.learning import anchor
 from dreamdrive.learning.actor_critic import ActorCritic, How
 from dreamdrive.learning.anchor import Anchor
@@ -130,6 +131,14 @@ def test_what_an_actor_does_depends_on_nobody_beside_it(space):
         together = model.outputs(z, h)
         parts = torch.cat([model.outputs(a, b) for a, b in zip(z.split(LANES), h.split(LANES), strict=True)])
     assert torch.equal(together, parts)
+
+
+def test_a_linear_actor_has_a_critic_that_is_not(trained, tmp_path):
+    run = without_ctrl(trained, tmp_path / "run")
+    tiny_actor(run.logdir, "--updates", 50, "--layers", 0)
+    linear = load_agent(run.logdir).controller
+    assert [type(part) for part in linear.layers] == [torch.nn.Linear]
+    assert len(list(load_planner(run.logdir, Plan("cem"), torch.device("cpu")).critic.layers)) > 1
 
 
 def test_an_actor_is_rebuilt_from_what_its_checkpoint_says():
