@@ -94,10 +94,11 @@ def learnt(folder: Path, args: argparse.Namespace) -> Learnt:
     chosen = folder / "rounds" / "chosen.json"
     if not chosen.exists():
         raise UserError(f"{chosen} is not there: give the --logdir of a `python train.py` that has ended")
-    paths = sorted((folder / "rounds").glob("[0-9][0-9].json"))
-    rounds = [json.loads(path.read_text()) for path in paths]
-    best, last = (score(folder / "rounds" / name, args) for name in ("best", paths[-1].stem))
-    return Learnt(folder, rounds[0]["settings"]["seed"], rounds, json.loads(chosen.read_text()), best, last)
+    choice = json.loads(chosen.read_text())
+    names = [f"{number:02d}" for number in range(max(choice["rounds"]) + 1)]
+    rounds = [json.loads((folder / "rounds" / f"{name}.json").read_text()) for name in names]
+    best, last = (score(folder / "rounds" / name, args) for name in ("best", names[-1]))
+    return Learnt(folder, rounds[0]["settings"]["seed"], rounds, choice, best, last)
 
 
 def interval(s: dict) -> str:

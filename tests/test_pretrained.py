@@ -8,7 +8,8 @@ from dreamdrive.tests.tiny_run import ROOT, call
 from dreamdrive.utils import checkpoint
 
 WHOLE = ("vae", "mdrnn", "ctrl", "bc")
-STAGES = {"carracing": WHOLE, "nocturne": WHOLE, "breakout": ("bc",)}
+DREAMT = ("vae", "mdrnn", "ctrl")
+STAGES = {"carracing": WHOLE, "carracing-dream": DREAMT, "nocturne": WHOLE, "breakout": ("bc",)}
 RUNS = {name: ROOT / "pretrained" / name for name in STAGES}
 MOST_BYTES = 12e6
 
@@ -60,6 +61,14 @@ def test_it_drives_as_well_as_is_said(logdir, controller):
             and score["collision_rate"] < 0.2
             and score["goal_rate"] <= score["goal_rate_position"]
         )
+
+
+@pytest.mark.slow
+def test_what_learnt_in_the_dream_alone_drives(tmp_path):
+    logdir = borrowed("carracing-dream", tmp_path)
+    done = call("test_controller", "--logdir", logdir, "--episodes", 8, "--max-workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((logdir / "scores" / "ctrl-carracing-simulator.json").read_text())["mean"] >= 850
 
 
 @pytest.mark.slow
