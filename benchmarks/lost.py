@@ -1,5 +1,5 @@
-"""What a driver of CarRacing loses on its worst tracks: where it was when it came to its last new piece of road, how
-fast, and what it saw before and after.
+"""What a driver of CarRacing loses on its worst tracks: the longest time without a new piece of road, where that began,
+how fast it was there, and what it saw before and after.
 
 Reads   a run, and its score on the official CarRacing-v3 (`python test_controller.py --logdir exp_dir`)
 Writes  a picture, a row a track: frames around that moment
@@ -41,14 +41,16 @@ class Lost:
 
     Fields:
         seed: of the track        score: of the drive
-        seconds: to the last new piece of road        speed: there, in the simulator's units a second
-        steering: there, on average over half a second, -1 (left) to 1
+        since: seconds after which the longest time without a new piece of road began        lasted: how long that was
+        speed: of the car then, in the simulator's units a second
+        steering: then, on average over half a second, -1 (left) to 1
         frames: around it, uint8 (H, W, 3) each
     """
 
     seed: int
     score: float
-    seconds: float
+    since: float
+    lasted: float
     speed: float
     steering: float
     frames: list[np.ndarray]
@@ -88,21 +90,30 @@ def driven(args: argparse.Namespace, seed: int) -> Lost:
             speeds.append(float(np.linalg.norm(hull.linearVelocity)))
             steering.append(float(moment.action[0, 0]))
             rewards.append(float(moment.step.reward[0]))
-    last, dt = int(np.flatnonzero(np.array(rewards) > 0)[-1]), world.spec.dt
+    dt, found = world.spec.dt, np.append(np.flatnonzero(np.array(rewards) > 0), len(rewards))
+    longest = int(np.diff(found).argmax())
+    last, gap = int(found[longest]), int(found[longest + 1] - found[longest])
     first, end, stride = last - round(BEFORE / dt), last + round(AFTER / dt), max(1, round(EVERY / dt))
     shown = [frames[min(max(0, i), len(frames) - 1)] for i in range(first, end, stride)]
     half = max(1, round(0.5 / dt))
     steered = float(np.mean(steering[max(0, last - half) : last + 1]))
-    return Lost(seed, sum(rewards), last * dt, speeds[last], steered, shown)
+    return Lost(seed, sum(rewards), last * dt, gap * dt, speeds[last], steered, shown)
 
 
 def main() -> None:
     args = parse_args()
     found = [driven(args, seed) for seed in worst(args)]
     save_png(args.out, strip([(f"{one.seed}: {one.score:.0f}", one.frames) for one in found], height=64))
-    head = ["track", "score", "last new road after", "speed there", "steering there"]
+    head = ["track", "score", "no new road from", "for", "speed then", "steering then"]
     rows = [
-        [str(one.seed), f"{one.score:.0f}", f"{one.seconds:.1f} s", f"{one.speed:.0f}", f"{one.steering:+.2f}"]
+        [
+            str(one.seed),
+            f"{one.score:.0f}",
+            f"{one.since:.1f} s on",
+            f"{one.lasted:.1f} s",
+            f"{one.speed:.0f}",
+            f"{one.steering:+.2f}",
+        ]
         for one in found
     ]
     print(f"{table(head, rows)}\n{args.out}")

@@ -186,7 +186,7 @@ def main() -> None:
         scores.append(json.loads(score_file(driver.logdir, driver.controller, world, "simulator").read_text()))
     print(f"\n{table(demo, scores)}\n\npictures and videos:")
     for picture in demo.pictures:
-        path = demo.logdir / picture
+        path = Path(os.path.normpath(demo.logdir / picture))
         print(f"  {max(path.glob('*.png')) if path.is_dir() else path}")
     print("\ntime and peak memory of a process:", *costs, sep="\n")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
