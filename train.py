@@ -11,7 +11,7 @@ Writes  exp_dir/rounds/<NN>/            the round's datasets, and vae, mdrnn and
         exp_dir/vae, mdrnn, ctrl        as after the last round
         exp_dir/rounds/curve.png        scores against frames
 
-    python train.py --env carracing-fast --repeat 4 --rounds 12 --logdir exp_dir/rounds-0
+    python train.py --env carracing-fast --repeat 4 --rounds 20 --logdir exp_dir/rounds-0
 
 Run again it resumes, wherever it was stopped; a larger --rounds adds rounds.
 """
@@ -61,7 +61,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     """What it can be told."""
 
     env: str = flag("carracing-fast", help="world to learn, as stage 1 takes it", fixed=True)
-    rounds: int = flag(12, natural, "rounds after the first one; more than before resumes")
+    rounds: int = flag(20, natural, "rounds after the first one; more than before resumes")
     random: int = flag(64, natural, "random episodes to begin with", fixed=True)
     expert: int = flag(0, natural, "episodes of the world's expert to begin with", fixed=True)
     episodes: int = flag(8, positive, "episodes of a round, half of them disturbed", fixed=True)

@@ -60,5 +60,5 @@ def test_a_stage_that_trains_refuses_a_shipped_run(elsewhere):
 
 def test_a_name_that_is_neither_is_told_with_those_there_are(elsewhere):
     said = complaint(call("test_controller", "--logdir", "carrcing"))
-    assert "no folder carrcing" in said and "breakout, carracing, nocturne" in said
+    assert "no folder carrcing" in said and "breakout, carracing, carracing-dream, nocturne" in said
     assert "came with" not in complaint(call("test_controller"))
