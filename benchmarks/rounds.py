@@ -21,7 +21,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.utils import runs
+from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.plots import figure
@@ -82,9 +82,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def score(folder: Path, args: argparse.Namespace) -> dict:
-    """The score of a round's driver, measured if it is not there."""
+    """The score of a round's driver, measured if it is not there, or is another driver's: more rounds choose anew."""
     path = score_file(runs.results(folder), "ctrl", ENV, "simulator")
-    if not path.exists() or json.loads(path.read_text())["episodes"] != args.episodes:
+    said = json.loads(path.read_text()) if path.exists() else {"episodes": 0, "checkpoints": {}}
+    driver = checkpoint.load_parent(folder, "ctrl")["digest"]
+    if said["episodes"] != args.episodes or said["checkpoints"].get("ctrl") != driver:
         flags = ("--logdir", folder, "--episodes", args.episodes, "--max-workers", args.max_workers)
         subprocess.run([sys.executable, ROOT / "test_controller.py", *map(str, flags)], check=True)
     return json.loads(path.read_text())

@@ -25,7 +25,7 @@ from dreamdrive.utils.files import raise_if_unreadable
 
 # what h5py raises on damaged files
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
-ACTIONS = ("action", "expert_action")  # columns
+ACTIONS = ("action", "expert_action", "clone_action")  # columns
 MOST_OPEN, SHARE = 64, 4  # shards kept open: so many, and one part in so many of the files that a process may open
 
 
