@@ -77,7 +77,9 @@ def with_mirrored(datasets: Sequence[Dataset]) -> list[Dataset]:
     manifest = datasets[0].manifest
     turns = world_class(manifest.env).MIRROR
     if turns is None:
-        raise UserError(f"{datasets[0].root} is of {manifest.env}, which is another world in a mirror: leave --mirror away")
+        raise UserError(
+            f"{datasets[0].root} is of {manifest.env}, which is another world in a mirror: leave --mirror away"
+        )
     return [*datasets, *(replace(dataset, mirror=Mirror(turns)) for dataset in datasets)]
 
 
