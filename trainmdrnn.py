@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
-from dreamdrive.data.loaders import Sequences, open_datasets, require_validation, with_mirrored
+from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, require_validation, with_mirrored
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
@@ -187,7 +187,6 @@ def train_memory(args: MDRNNSettings) -> float:
                 folder / "checkpoint.tar": inherited,
             }
         )
-        sources = [str(dataset.root) for dataset in datasets]
         if args.mirror:
             datasets = with_mirrored(datasets)
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
@@ -202,7 +201,8 @@ def train_memory(args: MDRNNSettings) -> float:
             "reward_scale": state["config"].get("reward_scale", 1.0) if state else data.reward_spread(),
         }
         with track(args, folder):
-            return train(args, folder, build("mdrnn", config).to(where), vision, data, parents, sources, state)
+            model = build("mdrnn", config).to(where)
+            return train(args, folder, model, vision, data, parents, folders_of(datasets), state)
 
 
 def train(

@@ -23,7 +23,15 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
-from dreamdrive.data.loaders import FrameStream, check_world, open_datasets, require_validation, with_mirrored, world_of
+from dreamdrive.data.loaders import (
+    FrameStream,
+    check_world,
+    folders_of,
+    open_datasets,
+    require_validation,
+    with_mirrored,
+    world_of,
+)
 from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
@@ -189,11 +197,10 @@ def train_vision(args: VAESettings) -> dict:
         say_inherited({folder / "checkpoint.tar": inherited})
         config = {"latent": args.latent, "channels": channels, "size": height, "grid": args.grid}
         model = build("vae", config).to(where, memory_format=torch.channels_last)
-        sources = [str(dataset.root) for dataset in datasets]
         if args.mirror:
             datasets = with_mirrored(datasets)
         with track(args, folder):
-            train(args, folder, model, datasets, sources, world, state)
+            train(args, folder, model, datasets, world, state)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         cache_latents(args.logdir, model, best["digest"], datasets, where)
@@ -201,19 +208,12 @@ def train_vision(args: VAESettings) -> dict:
 
 
 def train(
-    args: VAESettings,
-    folder: Path,
-    model: Vision,
-    datasets: Sequence[Dataset],
-    sources: list[str],
-    world: dict,
-    state: dict | None,
+    args: VAESettings, folder: Path, model: Vision, datasets: Sequence[Dataset], world: dict, state: dict | None
 ) -> None:
-    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar. `sources`:
-    the folders of the datasets, as checkpoints are to name them."""
+    """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     about = {"parents": {}, "world": world}
-    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, sources)
+    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, folders_of(datasets))
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:

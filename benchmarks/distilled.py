@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamdrive.benchmarks.perturbed import CHANGES, EVERY, FAST, ROOT, STEPS, TRACKS, frames, moved
-from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
 from dreamdrive.data.loaders import FrameStream, open_datasets
 from dreamdrive.driving.agent import Agent, load_agent
 from dreamdrive.driving.driver import drive
@@ -110,9 +110,8 @@ def main() -> None:
     rows = []
     for (name, options), after in zip(CHANGES.items(), pairs, strict=True):
         values = returns(agent, options, args.episodes)
-        half = 1.96 * values.std() / len(values) ** 0.5
-        interval = f"{values.mean() - half:.0f} to {values.mean() + half:.0f}"
-        figures = [f"{values.mean():.1f} +- {values.std():.1f}", interval, f"{values.min():.0f}"]
+        around = interval(float(values.mean()), float(values.std()), len(values))
+        figures = [f"{values.mean():.1f} +- {values.std():.1f}", around, f"{values.min():.0f}"]
         same = name == "physics"  # the frames are of other states
         distances = ["" if same else f"{moved(v, pairs[0], after):.2f}" for v in (vision, taught)]
         rows.append([name, *figures, f"{np.median(values):.0f}", str(len(values)), *distances])

@@ -25,7 +25,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import torch
 from torch import Tensor
 
-from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
 from dreamdrive.envs import make
 from dreamdrive.models.world_model import Vision, load_vision
 from dreamdrive.utils import runs
@@ -116,9 +116,8 @@ def scores(args: argparse.Namespace) -> tuple[str, list[str]]:
     for name, options in CHANGES.items():
         s, command = score(args, options)
         commands.append(command)
-        half = 1.96 * s["std"] / s["episodes"] ** 0.5
-        interval = f"{s['mean'] - half:.0f} to {s['mean'] + half:.0f}"
-        figures = [f"{s['mean']:.1f} +- {s['std']:.1f}", interval, *(f"{s[key]:.0f}" for key in ("min", "median"))]
+        around = interval(s["mean"], s["std"], s["episodes"])
+        figures = [f"{s['mean']:.1f} +- {s['std']:.1f}", around, *(f"{s[key]:.0f}" for key in ("min", "median"))]
         rows.append([name, *figures, str(s["episodes"]), *PAPER.get(name, ("", ""))])
     head = ["changed", "mean +- std", "95 % interval of the mean", "min", "median", "episodes"]
     return table([*head, "World Models, theirs", "AttentionAgent, theirs"], rows), commands

@@ -37,6 +37,12 @@ def circumstances() -> str:
     )
 
 
+def interval(mean: float, std: float, count: int) -> str:
+    """The 95 % interval of a mean over so many episodes, by the normal distribution, in whole points."""
+    half = 1.96 * std / count**0.5
+    return f"{mean - half:.0f} to {mean + half:.0f}"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it can be read as text, too; the first column to the left, the others to the
     right."""

@@ -20,7 +20,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 
-from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
@@ -103,11 +103,6 @@ def learnt(folder: Path, args: argparse.Namespace) -> Learnt:
     return Learnt(folder, rounds[0]["settings"]["seed"], rounds, choice, best, last)
 
 
-def interval(s: dict) -> str:
-    half = 1.96 * s["std"] / s["episodes"] ** 0.5
-    return f"{s['mean'] - half:.0f} to {s['mean'] + half:.0f}"
-
-
 def draw(found: list[Learnt], out: Path) -> None:
     """The learning curves, others' points beside them."""
     with figure(out, 9, 4.6) as drawn:
@@ -135,7 +130,7 @@ def main() -> None:
         [
             f"seed {one.seed}, round {name}",
             f"{s['mean']:.1f} +- {s['std']:.1f}",
-            interval(s),
+            interval(s["mean"], s["std"], s["episodes"]),
             *(f"{s[key]:.0f}" for key in ("min", "median")),
             f"{one.rounds[-1]['frames']:,}",
             f"{one.chosen['frames']:,}" if "last" not in name else "",
@@ -147,7 +142,8 @@ def main() -> None:
     text = (
         f"{table(head, rows)}\n\n{args.episodes} official tracks each.\n\n"
         f"![scores against frames of the simulator]({image.relative_to(args.out.parent)})\n\n"
-        f"Lines: undisturbed episodes that each round recorded, mean of {SMOOTHED} rounds. {circumstances()}"
+        f"Lines: undisturbed episodes that each round recorded, mean of {SMOOTHED} rounds. Frames of EPLS "
+        f"are estimated from the rollouts it says. {circumstances()}"
     )
     write_section(args.out, "rounds", text)
     print(f"{args.out}: {len(found)} runs")

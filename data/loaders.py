@@ -83,6 +83,11 @@ def with_mirrored(datasets: Sequence[Dataset]) -> list[Dataset]:
     return [*datasets, *(replace(dataset, mirror=Mirror(turns)) for dataset in datasets)]
 
 
+def folders_of(datasets: Sequence[Dataset]) -> list[str]:
+    """Of datasets, as checkpoints name them; those in a mirror are not told apart from what they show."""
+    return [str(dataset.root) for dataset in datasets if dataset.mirror is None]
+
+
 def require_validation(datasets: Sequence[Dataset]) -> None:
     """UserError unless both splits have an episode."""
     for split in ("train", "val"):

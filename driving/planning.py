@@ -124,11 +124,11 @@ class Planner(Agent):
         if self.actor is None:
             return None
         found, dream = [], Dream(self._z, self._state)  # lanes that nobody drives, too: see models/lanes.py
+        noise = self.memory.noise(*self._still(len(dream.z)), 1)
         for _ in range(self.plan.steps):
             raw = self.actor.raw(dream.z, dream.h)
             found.append(raw if self.controls is None else raw.tanh())
-            action = self._vectors(found[-1])
-            dream, _ = imagine(self.memory, dream, action, 0.0, self.memory.noise(*self._still(len(action)), 1))
+            dream, _ = imagine(self.memory, dream, self._vectors(found[-1]), 0.0, noise)
         return torch.stack(found, 1)[: len(self.mean)]
 
     def _fresh(self, spread: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Demo:
         drivers: who is scored
         scoring: more options of test_controller.py
         columns: of the table: title and what stands there, from a score's JSON
-        pictures: below the run's folder, that are worth looking at
+        pictures: that are worth looking at; of a folder of them the last
     """
 
     title: str
@@ -61,7 +61,7 @@ class Demo:
     drivers: tuple[Shown, ...]
     scoring: str
     columns: dict[str, Callable[[dict], str]]
-    pictures: tuple[str, ...]
+    pictures: tuple[Path, ...]
 
 
 def rate(name: str) -> Callable[[dict], str]:
@@ -69,6 +69,7 @@ def rate(name: str) -> Callable[[dict], str]:
     return lambda score: f"{100 * score[name]:.0f} %"
 
 
+PICTURES = ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4")  # of a run
 DATA, LOGDIR, DREAM = Path("datasets/demo"), Path("exp_dir/demo"), Path("exp_dir/demo-dream")
 CARRACING = Demo(
     "CarRacing-v3, official",
@@ -94,7 +95,7 @@ CARRACING = Demo(
         "mean +- std": lambda score: f"{score['mean']:.1f} +- {score['std']:.1f}",
         "episodes": lambda score: str(score["episodes"]),
     },
-    ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4", "../demo-dream/rounds/curve.png"),
+    (*(LOGDIR / name for name in PICTURES), DREAM / "rounds" / "curve.png"),
 )
 SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (
     Path(p)
@@ -128,7 +129,7 @@ NOCTURNE = Demo(
         "ADE": lambda score: f"{score['ade']:.1f} m",
         "episodes": lambda score: str(score["episodes"]),
     },
-    ("vae/samples", "mdrnn/dreams", "bc/dream.png", "bc/dream.mp4", "drive.mp4"),
+    tuple(TRAFFIC_LOGDIR / name for name in PICTURES),
 )
 DEMOS = {"carracing": CARRACING, "nocturne": NOCTURNE}
 
@@ -185,8 +186,7 @@ def main() -> None:
         costs.append(call(f"test_controller.py {who} {demo.scoring} --max-workers 2{video}"))
         scores.append(json.loads(score_file(driver.logdir, driver.controller, world, "simulator").read_text()))
     print(f"\n{table(demo, scores)}\n\npictures and videos:")
-    for picture in demo.pictures:
-        path = Path(os.path.normpath(demo.logdir / picture))
+    for path in demo.pictures:
         print(f"  {max(path.glob('*.png')) if path.is_dir() else path}")
     print("\ntime and peak memory of a process:", *costs, sep="\n")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
