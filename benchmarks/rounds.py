@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 def score(folder: Path, args: argparse.Namespace) -> dict:
     """The score of a round's driver, measured if it is not there, or is another driver's: more rounds choose anew."""
     path = score_file(runs.results(folder), "ctrl", ENV, "simulator")
-    said = json.loads(path.read_text()) if path.exists() else {"episodes": 0, "checkpoints": {}}
+    said: dict = json.loads(path.read_text()) if path.exists() else {"episodes": 0, "checkpoints": {}}
     driver = checkpoint.load_parent(folder, "ctrl")["digest"]
     if said["episodes"] != args.episodes or said["checkpoints"].get("ctrl") != driver:
         flags = ("--logdir", folder, "--episodes", args.episodes, "--max-workers", args.max_workers)
