@@ -4,6 +4,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dreamdrive.envs.carracing import CarRacing
@@ -28,6 +29,7 @@ class CarRacingFast(CarRacing):
         self._textures = torch.empty(0, carracing_picture.TEXELS, dtype=torch.int32, device=self.device)
         self._slot: dict[int, int] = {}  # of a seed's texture
         self._track: list[int | None] = [None] * num  # seed of the track each copy drives on
+        self._road = [Road() for _ in range(num)]
 
     def look_away(self) -> None:
         self._seen = False
@@ -38,6 +40,8 @@ class CarRacingFast(CarRacing):
         if self._seen and seed not in self._slot:
             self._slot[seed] = self._free_slot()
             self._picture.track_texture(self._environments[copy].unwrapped, self._textures[self._slot[seed]])
+        if self._seen:
+            self._road[copy] = Road(self._environments[copy].unwrapped)
         return observation
 
     def _free_slot(self) -> int:
@@ -70,4 +74,36 @@ class CarRacingFast(CarRacing):
         poses = torch.tensor(state, device=self.device)
         tracks = [track for copy in copies if (track := self._track[copy]) is not None]
         slots = torch.tensor([self._slot[track] for track in tracks], device=self.device)
-        self._show(copies, self._picture.draw(self._textures, slots, poses[:, :3], poses[:, 3], poses[:, 4]))
+        lost = self._tensor(np.stack([self._road[copy].lost() for copy in copies]))
+        self._show(copies, self._picture.draw(self._textures, slots, lost, poses[:, :3], poses[:, 3], poses[:, 4]))
+
+
+class Road:
+    """The colours of a track's pieces of road, which the simulator changes in place where a car comes, against those
+    that its texture was painted with."""
+
+    def __init__(self, simulator: Any = None) -> None:
+        """Of a simulator that was reset just now; without one, of no track."""
+        from dreamdrive.envs.carracing_picture import NINTH, PIECES, numbered, numbers, packed
+
+        tiles = simulator.road if simulator else []
+        self._packed, self._lost = packed, np.zeros(PIECES, np.int32)
+        self._numbers = numbers(len(tiles))
+        self._colours = np.array([tile.color for tile in tiles]).reshape(-1, 3)  # all in one piece: quick to look at
+        if simulator:
+            mine = {id(tile.color): colour for tile, colour in zip(tiles, self._colours, strict=True)}
+            simulator.road_poly = [(points, mine.get(id(colour), colour)) for points, colour in simulator.road_poly]
+            for tile, colour in zip(tiles, self._colours, strict=True):
+                tile.color = colour
+        self._seen = self._colours.copy()
+        self._painted = numbered(packed(self._seen), self._numbers & -NINTH)
+        self._lost[self._numbers] = self._painted - packed(self._seen)
+
+    def lost(self) -> np.ndarray:
+        """By how much what is painted is more than the colours are now, by a piece's number: (PIECES,) int32, in the
+        bytes of a texel."""
+        if not np.array_equal(self._colours, self._seen):
+            changed = np.flatnonzero((self._colours != self._seen).any(1))
+            self._seen[changed] = self._colours[changed]
+            self._lost[self._numbers[changed]] = self._painted[changed] - self._packed(self._colours[changed])
+        return self._lost

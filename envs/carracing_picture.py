@@ -1,5 +1,6 @@
 """CarRacing's frames drawn by us, those of many copies at once: each track painted once as a texture, looked up through
-the camera, the car on top.
+the camera, the car on top. A texel says which piece of road it is of, too: pieces change their colour where a car comes,
+and each copy takes that from what is painted.
 
 The official simulator draws a window of 1000 x 800 pixels, scales it to 96 x 96, and stage 1 crops and scales that to
 64 x 64. All of this is linear but for rounding, so a frame's pixel is the mean of the window over 15.6 x 10.9 pixels:
@@ -7,6 +8,7 @@ that is what textures and sprites are filtered for (tests/test_carracing_fast.py
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pygame
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from dreamdrive.envs.carracing import FRAME, PICTURE_ROWS
 from dreamdrive.envs.carracing_simulator import grass_patches
+from dreamdrive.utils.errors import UserError
 
 # a frame's pixel, in pixels of the window
 PIXEL_W, PIXEL_H = official.WINDOW_W / FRAME, official.WINDOW_H * PICTURE_ROWS / official.STATE_H / FRAME
@@ -35,6 +38,10 @@ STARTS = [sum(size**2 for size in SIZES[:level]) for level in range(LEVELS)]  # 
 TEXELS = sum(size**2 for size in SIZES)
 ALIGNED = 1 << (LEVELS - 1)
 AT_ONCE = 64  # frames drawn together: their coordinates stay in the processor's cache
+# A texel is an int32 of four bytes: the number of its piece of road, red, green, blue. The number's ninth bit is red's
+# lowest, and where the other eight are 0, the texel is of no piece.
+PIECES = 512
+NINTH = 256
 
 # The car, in frame pixels around the place it is always at
 ROWS, COLUMNS = slice(49, 61), slice(29, 35)
@@ -64,6 +71,36 @@ def shades() -> np.ndarray:
     return np.array(found, np.uint8)
 
 
+def numbers(pieces: int) -> np.ndarray:
+    """The number of each piece of road, (pieces,) int32; UserError where there are too many to be told apart."""
+    index = np.arange(pieces, dtype=np.int32)
+    found = 1 + index % 255 + index // 255 * NINTH
+    if pieces and found[-1] >= PIECES:
+        raise UserError(f"carracing-fast draws tracks of up to {2 * 255} pieces of road, not {pieces}: use carracing")
+    return found
+
+
+def packed(colours: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of a simulator, as scaling the window leaves them, in the bytes of a texel, (n,) int32."""
+    red, green, blue = shades()[colours.astype(int)].astype(np.uint32).T
+    return (red << 8 | green << 16 | blue << 24).view(np.int32)
+
+
+def numbered(texels: Any, number: Any) -> Any:
+    """Texels of pieces of road with their numbers, int32."""
+    return texels & ~(2 * NINTH - 1) | number
+
+
+def number_texels(polygons: list, corner: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Which piece of road the texels are of, (h, w) int32, in the part of the texture that begins at texel `corner` (x,
+    y): polygons [(points, number), ...], 0 for what covers the road and is none."""
+    surface = pygame.Surface(tuple(size), depth=32)
+    for points, number in polygons:
+        place = (np.asarray(points, float) + REACH) / TEXEL - corner
+        pygame.draw.polygon(surface, (0, number >> 8, number & 255), place - 0.5)
+    return (pygame.surfarray.pixels2d(surface).T & 0xFFFF).astype(np.int32)
+
+
 def paint(polygons: list, corner: tuple[int, int], size: tuple[int, int], ground: pygame.Surface) -> np.ndarray:
     """Polygons [(points, colour), ...] painted on `ground`, and filtered: texels (h, w, 4) uint8, RGB and nothing, of
     the part of the texture that begins at texel `corner` (x, y). Colours are painted as scaling the window would have
@@ -91,11 +128,11 @@ def canvas(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def pyramid(texels: np.ndarray) -> list[Tensor]:
-    """Texels (h, w, 4) uint8 of `paint` at every level: (h, w) int32, a pixel each."""
+    """Texels (h, w, 4) uint8 of `paint` at every level: (h, w) int32, each of no piece."""
     found = [Image.fromarray(texels, "RGBX")]
     while len(found) < LEVELS:
         found.append(found[-1].reduce(2))
-    return [torch.from_numpy(np.array(level).view(np.int32)[..., 0]) for level in found]
+    return [torch.from_numpy(np.array(level).view(np.int32)[..., 0]) << 8 for level in found]
 
 
 @lru_cache(maxsize=1)
@@ -120,10 +157,17 @@ def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
     low = np.maximum(np.floor(texel.min(0)).astype(int) - 2, 0) // ALIGNED * ALIGNED
     high = np.minimum(-(-(np.ceil(texel.max(0)).astype(int) + 2) // ALIGNED) * ALIGNED, SIDE)
     ground = field.subsurface((*(FINE * low), *canvas(high - low))).copy()
+    number = dict(zip(map(id, (tile.color for tile in simulator.road)), numbers(len(simulator.road)), strict=True))
+    pieces = [(polygon, int(number.get(id(colour), 0))) for polygon, colour in simulator.road_poly]
+    piece = torch.from_numpy(number_texels(pieces, low, high - low))
     for level, texels in enumerate(pyramid(paint(simulator.road_poly, low, high - low, ground))):
         whole = out[STARTS[level] : STARTS[level] + SIZES[level] ** 2].view(SIZES[level], SIZES[level])
         x, y = low >> level
-        whole[y : y + texels.shape[0], x : x + texels.shape[1]] = texels
+        step = 1 << level
+        mine = piece[step >> 1 :: step, step >> 1 :: step]
+        whole[y : y + texels.shape[0], x : x + texels.shape[1]] = torch.where(
+            mine > 0, numbered(texels, mine), texels
+        )
 
 
 @lru_cache(maxsize=1)
@@ -182,12 +226,13 @@ def _stripe(phase: float) -> tuple[float, float]:
     return (np.sign(c1) if s1 > 0 else c1), (np.sign(c2) if s2 > 0 else c2)
 
 
-def draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
+def draw(textures: Tensor, texture: Tensor, lost: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
     """Frames uint8 (B, 64, 64, 3).
 
     Args:
         textures: (T, N) int32, of `track_texture`
         texture: (B,) int64, which of them each copy drives on
+        lost: (B, PIECES) int32, what is to be taken from the texels of each piece of road
         pose: (B, 3) float32, x, y and angle of the hull
         t: (B,) float32, seconds since the reset
         steering: (B,) float32, angle of the front wheels against the hull
@@ -195,12 +240,12 @@ def draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: T
     return torch.cat(
         [
             _draw(textures, *parts)
-            for parts in zip(*(x.split(AT_ONCE) for x in (texture, pose, t, steering)), strict=True)
+            for parts in zip(*(x.split(AT_ONCE) for x in (texture, lost, pose, t, steering)), strict=True)
         ]
     )
 
 
-def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
+def _draw(textures: Tensor, texture: Tensor, lost: Tensor, pose: Tensor, t: Tensor, steering: Tensor) -> Tensor:
     where = textures.device
     scale = zoom(t)
     level = torch.log2(FULL_ZOOM / scale).round().long().clamp(0, LEVELS - 1)
@@ -216,11 +261,14 @@ def _draw(textures: Tensor, texture: Tensor, pose: Tensor, t: Tensor, steering: 
     x = torch.minimum(x.clamp_min_(0), last).int()
     y = torch.minimum(y.clamp_min_(0), last).int()
     first = texture * textures.shape[1] + start
+    copy = torch.arange(len(pose), dtype=torch.int32, device=where)
     index = y.mul_(size[:, None, None]).add_(x)  # (B, FRAME, FRAME), of a pixel in its level
     # a third of the time where it fits
     index = index.add_(first.int()[:, None, None]) if textures.numel() < 2**31 else index + first[:, None, None]
-    pixels = textures.view(-1).index_select(0, index.view(-1))
-    frames = pixels.view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., :3].contiguous()
+    pixels = textures.view(-1).index_select(0, index.view(-1)).view(len(pose), -1)
+    piece = (pixels & PIECES - 1).add_(PIECES * copy[:, None])
+    pixels -= lost.view(-1).index_select(0, piece.view(-1)).view_as(pixels)
+    frames = pixels.view(torch.uint8).view(len(pose), FRAME, FRAME, 4)[..., 1:].contiguous()
 
     sprites = car_sprites().to(where)
     step = (t * official.FPS).round().long()

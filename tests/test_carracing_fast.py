@@ -7,7 +7,8 @@ import torch
 
 from dreamdrive.benchmarks.carracing import LIMITS, STATES, frame_pairs, masks, side_by_side
 from dreamdrive.envs import make
-from dreamdrive.envs.carracing_picture import car_sprites, shades
+from dreamdrive.envs.carracing_picture import car_sprites, numbers, shades
+from dreamdrive.utils.errors import UserError
 
 
 def pose(world):
@@ -82,3 +83,28 @@ def test_shades_and_sprites_are_what_they_say():
     sprites = car_sprites()
     share = sprites[..., 3]
     assert 0 <= share.min() and share.max() == 1 and (sprites[..., :3].amax(-1) <= 255 * share + 1e-3).all()
+
+
+def test_road_that_was_driven_on_changes_its_colour_as_officially_in_each_copy():
+    def ahead(world, t):
+        return torch.tensor([[0.0, 0.1, 0.0]])
+
+    before = make("carracing-fast", num=2, restart=False)
+    before.reset([3, 3])
+    for _ in range(60):
+        before.step(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.1, 0.0]]))
+    *_, (expected, got, _, world) = side_by_side(3, 60, ahead)
+    driven, new = (slice(62, 64), slice(28, 35)), (slice(20, 44), slice(28, 35))
+    for part in (driven, new):
+        error = np.abs(expected.obs[0].numpy().astype(int) - got.obs[0].numpy())[part]
+        assert error.mean() < 0.7, error
+    assert torch.equal(before._frames[1], got.obs[0])  # whoever else drives on the same texture
+    assert got.obs[0][driven].float().mean() < got.obs[0][new].float().mean() - 1
+    assert any(tile.road_visited for tile in world._environments[0].unwrapped.road)
+
+
+def test_every_piece_of_road_has_a_number_of_its_own():
+    found = numbers(500)
+    assert len(set(found.tolist())) == 500 and (found & 255).all() and found.max() < 512
+    with pytest.raises(UserError, match="up to 510 pieces of road, not 511"):
+        numbers(511)
