@@ -74,16 +74,19 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     grid: bool = flag(False, help="V's latents as a grid over the frame, as trainvae.py has it", fixed=True)
     colour_balance: float = flag(0.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
     beta: float = flag(1.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    fine_shades: bool = flag(True, help="of V, as trainvae.py takes it", fixed=True)
+    returns: float = flag(8.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
     vision_epochs: int = flag(12, natural, "of V in the first round; 0: V is there already", fixed=True)
     vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
     vision_last: int = flag(8, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
-    vision_more: int = flag(2, positive, "epochs of V then", fixed=True)
+    vision_more: int = flag(4, positive, "epochs of V then", fixed=True)
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
-    memory_updates: int = flag(9000, positive, "of M in the first round", fixed=True)
+    memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
-    actor_updates: int = flag(500, positive, "of the actor in the first round", fixed=True)
+    actor_updates: int = flag(500, positive, "of the actor in rounds in which V learns", fixed=True)
     actor_more: int = flag(350, positive, "of the actor in every other", fixed=True)
     horizon: int = flag(12, positive, "steps of a dream", fixed=True)
+    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)
     selection_episodes: int = flag(16, positive, "that rounds are chosen by in the end")
     candidates: int = flag(4, positive, "rounds that are compared then: the last, and those that recorded best")
     seed: int = flag(0, natural, "decides everything random in the run")
@@ -115,11 +118,16 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             grid=self.grid,
             colour_balance=self.colour_balance,
             beta=self.beta,
+            fine_shades=self.fine_shades,
+            returns=self.returns,
+            anneal=True,
+            keep="last",
             mirror=self.mirrored,
         )
 
     def memory(self, number: int, datasets: tuple[Path, ...]) -> MDRNNSettings:
-        updates, rate = (self.memory_more, RATE * settled(number)) if number else (self.memory_updates, FIRST_RATE)
+        updates = self.memory_updates if self.learns_vision(number) or not number else self.memory_more
+        rate = RATE * settled(number) if number else FIRST_RATE
         return MDRNNSettings(
             logdir=self.logdir,
             seed=self.seed,
@@ -143,8 +151,11 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             device=self.device,
             adopt=True,
             horizon=self.horizon,
+            temperature=self.temperature,
             actor_rate=ACTOR_RATE * settled(number),
-            updates=self.actor_updates + number * self.actor_more,
+            updates=sum(
+                self.actor_updates if self.learns_vision(k) or not k else self.actor_more for k in range(number + 1)
+            ),
             evaluate_every=0,
             max_workers=self.max_workers,
         )

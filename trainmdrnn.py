@@ -41,7 +41,6 @@ from dreamdrive.utils.video import save_png, strip
 
 STAGE = 3
 HALVED_AFTER = 3  # epochs without progress, the learning rate
-KEPT = ("best", "last")
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
@@ -71,12 +70,6 @@ class MDRNNSettings(Fitting):
         30, natural, "train up to this epoch; more than before resumes; 0 keeps M untrained, for the ablation"
     )
     updates: int | None = flag(None, positive, "updates of an epoch (default: those of one pass over the train split)")
-    anneal: bool = flag(
-        False,
-        help="let the learning rate fall evenly to a tenth, over the epochs on the datasets of now, and train all of "
-        "them",
-    )
-    keep: str = flag("best", help="what best.tar holds: the lowest validation loss, or the last epoch", choices=KEPT)
     adopt: bool = flag(False, help="resume although V has been trained on since: M continues on its latents of now")
     temperature: float = flag(1.0, natural_float, "of the dream in the strip; 0 for no randomness")
 

@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import (
+    RETURN_STEPS,
     FrameStream,
+    ReturnStream,
     check_world,
     folders_of,
     open_datasets,
@@ -54,6 +56,8 @@ STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
+TOLD = ("colour_balance", "beta", "returns", "augment", "mirror")  # settings that are not V's sizes
+NEVER_TOLD = {"augment": False, "mirror": False, "fine_shades": False, "returns": 0.0}  # of a run begun before these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,19 @@ class VAESettings(Fitting):
         "weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
         fixed=True,
     )
+    fine_shades: bool = flag(
+        False,
+        help="let the encoder see fine shades beside the colours, so that it can tell what differs by a few grey "
+        "levels",
+        fixed=True,
+    )
+    returns: float = flag(
+        0.0,
+        natural_float,
+        f"weight of what V guesses, from its latents, the rewards of the next {RETURN_STEPS} steps to be: above 0 they "
+        "keep what rewards depend on, however few pixels show it; 8 does for CarRacing",
+        fixed=True,
+    )
     augment: bool = flag(
         False,
         help="train on frames that have been given other colours, bars, blobs and noise, to be seen as they were "
@@ -105,23 +122,23 @@ class VAESettings(Fitting):
 
 def run_epoch(
     model: Vision,
-    batches: Iterable[torch.Tensor],
+    batches: Iterable[torch.Tensor | tuple[torch.Tensor, torch.Tensor]],
     optimizer: torch.optim.Optimizer | None,
     precision: str,
     bar: tqdm,
     augment: bool = False,
 ) -> dict[str, float]:
-    """One pass over `batches` of uint8 frames, colours weighted; trains with an optimizer, else measures. Mean of the
-    losses. `augment`: frames are changed before V sees them, not where they are compared with what it makes of
-    them."""
+    """One pass over `batches` of uint8 frames, alone or with their returns; trains with an optimizer, else measures.
+    Mean of the losses. `augment`: frames are changed before V sees them, not where they are compared with what it makes
+    of them."""
     where = next(model.parameters()).device
     mean = Mean()
     for number, batch in enumerate(batches):
-        batch = batch.to(where)
+        batch, returns = (part.to(where) for part in batch) if isinstance(batch, tuple) else (batch.to(where), None)
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
             output = model(changed(batch) if augment else batch)
         with torch.set_grad_enabled(optimizer is not None):
-            losses = model.loss(batch, output)
+            losses = model.loss(batch, output, returns)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             raise UserError(
@@ -157,10 +174,26 @@ def save_samples(model: Vision, frames: torch.Tensor, path: Path) -> None:
     )
 
 
-def balanced(stream: FrameStream, balance: float, model: Vision) -> torch.Tensor:
+def balanced(datasets: Sequence[Dataset], args: VAESettings, model: Vision) -> torch.Tensor:
     """Weights of colours, from a few thousand frames, where `model` is."""
-    weights = colour_weights(torch.cat(list(stream.epoch(0, BALANCED_FRAMES))), balance)
+    frames = FrameStream(datasets, "train", args.batch_size, args.seed).epoch(0, BALANCED_FRAMES)
+    weights = colour_weights(torch.cat(list(frames)), args.colour_balance)
     return weights.to(next(model.parameters()).device)
+
+
+def streams(
+    datasets: Sequence[Dataset], args: VAESettings
+) -> tuple[FrameStream, FrameStream] | tuple[ReturnStream, ReturnStream]:
+    """What V is trained on and what it is measured on; returns of both count in the units of the first."""
+    if not args.returns:
+        return (
+            FrameStream(datasets, "train", args.batch_size, args.seed),
+            FrameStream(datasets, "val", args.batch_size, args.seed),
+        )
+    stream = ReturnStream(datasets, "train", args.batch_size, args.seed)
+    validation = ReturnStream(datasets, "val", args.batch_size, args.seed)
+    validation.mean, validation.spread = stream.mean, stream.spread
+    return stream, validation
 
 
 def main() -> None:
@@ -192,10 +225,17 @@ def train_vision(args: VAESettings) -> dict:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        before = state and state["config"] | {"augment": False, "mirror": False} | state.get("settings", {})
+        before = state and NEVER_TOLD | state["config"] | state.get("settings", {})
         args, inherited = args.resume(before)
         say_inherited({folder / "checkpoint.tar": inherited})
-        config = {"latent": args.latent, "channels": channels, "size": height, "grid": args.grid}
+        config = {
+            "latent": args.latent,
+            "channels": channels,
+            "size": height,
+            "grid": args.grid,
+            "fine_shades": args.fine_shades,
+            "guesses": args.returns > 0,
+        }
         model = build("vae", config).to(where, memory_format=torch.channels_last)
         if args.mirror:
             datasets = with_mirrored(datasets)
@@ -213,19 +253,20 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     about = {"parents": {}, "world": world}
-    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, folders_of(datasets))
+    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, folders_of(datasets), args.keep == "last")
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         fit.resume(state)
     args.write(folder)
-    stream = FrameStream(datasets, "train", args.batch_size, args.seed)
-    validation = FrameStream(datasets, "val", args.batch_size, args.seed)
-    samples = next(validation.epoch(0, args.batch_size))[:10]
-    model.weigh(args.beta, balanced(stream, args.colour_balance, model) if args.colour_balance else None)
+    stream, validation = streams(datasets, args)
+    samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
+    model.weigh(args.beta, balanced(datasets, args, model) if args.colour_balance else None, args.returns)
     for epoch in fit.epochs(args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
+        if args.anneal:
+            fit.anneal(args.learning_rate, epoch, args.epochs)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
         with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
             frames = stream.epoch(epoch, args.epoch_frames)
@@ -236,8 +277,9 @@ def train(
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings={name: getattr(args, name) for name in ("colour_balance", "beta", "augment", "mirror")})
+        fit.keep(settings={name: getattr(args, name) for name in TOLD})
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
+        panels += [("returns", "val_returns")] if args.returns else []
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")
 
 

@@ -24,6 +24,7 @@ from dreamdrive.utils.spaces import ActionSpace
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
+RETURN_STEPS, RETURN_DISCOUNT = 8, 0.9  # of the returns that V may be asked for
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
 
@@ -162,6 +163,48 @@ class FrameStream(BlockStream):
         """About `frames` frames (all of them once, if that is more) as uint8 batches (B, H, W, C); the last may be
         smaller."""
         yield from map(torch.from_numpy, self.batches(epoch, frames))
+
+
+class ReturnStream(BlockStream):
+    """Shuffled batches of frames with what came of each.
+
+    Attributes:
+        mean, spread: of the returns, in which they count
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], split: str, batch_size: int, seed: int) -> None:
+        super().__init__(datasets, split, batch_size, seed)
+        self._row = np.dtype([("frame", np.uint8, datasets[0].manifest.image_shape), ("value", np.float32)])
+        episodes = np.unique(self.blocks[:, :2], axis=0).tolist()
+        self._returns = {(d, e): future_returns(*datasets[d].rewards(e)) for d, e in episodes}
+        every = np.concatenate(list(self._returns.values()))
+        known = every[~np.isnan(every)]
+        self.mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
+        self.spread = spread if spread > LEAST_SPREAD else 1.0
+
+    def rows(self, dataset: int, episode: int, first: int, end: int) -> np.ndarray:
+        found = np.empty(end - first, self._row)
+        found["frame"] = self.datasets[dataset].frames(episode, first, end)
+        found["value"] = self._returns[dataset, episode][first:end]
+        return found
+
+    def epoch(self, epoch: int, frames: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """About `frames` frames (all of them once, if that is more), uint8 (B, H, W, C), with their returns (B,), less
+        `mean` and in units of `spread`, NaN where nobody knows; the last batch may be smaller."""
+        for batch in self.batches(epoch, frames):
+            value = (batch["value"] - self.mean) / self.spread
+            yield torch.from_numpy(np.ascontiguousarray(batch["frame"])), torch.from_numpy(value)
+
+
+def future_returns(reward: np.ndarray, ended: bool) -> np.ndarray:
+    """What came of each frame of an episode, (T + 1,) float32: the rewards (T,) of the RETURN_STEPS steps after it,
+    discounted. NaN where the recording stops before that, unless the world `ended` there and no more was to come."""
+    weights = RETURN_DISCOUNT ** np.arange(RETURN_STEPS)
+    padded = np.concatenate([reward.astype(np.float64), np.zeros(RETURN_STEPS)])
+    found = np.convolve(padded, weights[::-1], "valid").astype(np.float32)  # (T + 1,)
+    if not ended:
+        found[max(len(reward) - RETURN_STEPS + 1, 0) :] = np.nan
+    return found
 
 
 class LabelledStream(BlockStream):

@@ -105,6 +105,12 @@ class Dataset:
             action = shard.episode_steps(row, ("expert_action",))["expert_action"]
         return action, known_actions(action)
 
+    def rewards(self, i: int) -> tuple[np.ndarray, bool]:
+        """The reward of each step of episode `i`, float32 (T,), and whether the world ended it."""
+        with self._shard_of(i) as (shard, row):
+            steps = shard.episode_steps(row, ("reward", "terminated"))
+        return steps["reward"], bool(steps["terminated"][-1])
+
     @contextmanager
     def _shard_of(self, i: int) -> Iterator[tuple[Shard, int]]:
         """The shard that holds episode `i`, and the episode's number in it."""

@@ -1,6 +1,6 @@
 """CarRacing's frames drawn by us, those of many copies at once: each track painted once as a texture, looked up through
-the camera, the car on top. A texel says which piece of road it is of, too: pieces change their colour where a car comes,
-and each copy takes that from what is painted.
+the camera, the car on top. A texel says of which piece of road it is, too: these change their colour where a car comes,
+which each copy takes from what is painted.
 
 The official simulator draws a window of 1000 x 800 pixels, scales it to 96 x 96, and stage 1 crops and scales that to
 64 x 64. All of this is linear but for rounding, so a frame's pixel is the mean of the window over 15.6 x 10.9 pixels:
@@ -157,7 +157,8 @@ def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
     low = np.maximum(np.floor(texel.min(0)).astype(int) - 2, 0) // ALIGNED * ALIGNED
     high = np.minimum(-(-(np.ceil(texel.max(0)).astype(int) + 2) // ALIGNED) * ALIGNED, SIDE)
     ground = field.subsurface((*(FINE * low), *canvas(high - low))).copy()
-    number = dict(zip(map(id, (tile.color for tile in simulator.road)), numbers(len(simulator.road)), strict=True))
+    road: Any = simulator.road
+    number = dict(zip((id(tile.color) for tile in road), numbers(len(road)), strict=True))
     pieces = [(polygon, int(number.get(id(colour), 0))) for polygon, colour in simulator.road_poly]
     piece = torch.from_numpy(number_texels(pieces, low, high - low))
     for level, texels in enumerate(pyramid(paint(simulator.road_poly, low, high - low, ground))):
@@ -165,9 +166,7 @@ def track_texture(simulator: official.CarRacing, out: Tensor) -> None:
         x, y = low >> level
         step = 1 << level
         mine = piece[step >> 1 :: step, step >> 1 :: step]
-        whole[y : y + texels.shape[0], x : x + texels.shape[1]] = torch.where(
-            mine > 0, numbered(texels, mine), texels
-        )
+        whole[y : y + texels.shape[0], x : x + texels.shape[1]] = torch.where(mine > 0, numbered(texels, mine), texels)
 
 
 @lru_cache(maxsize=1)

@@ -4,10 +4,15 @@
 And one of convolutions alone, whose latents are an 8x8 grid over the frame: each knows its own surroundings, nothing
 that is small must first be found in the whole frame, and traffic survives that the other V needs many times the frames
 for, or loses (docs/results.md).
+
+What few pixels show, or faintly, costs little to lose, however much depends on it. Two things keep it: the encoder can
+see fine shades beside the colours, and the latents can be asked what rewards the next steps bring (docs/dream.md).
 """
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +25,9 @@ COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
 RAREST = 1e-4  # share of the pixels below which a colour gains no more weight
 GRID = 8  # side of the grid of latents
+# Of the fine shades: two colours that are 1 of 255 apart differ by 0.2 rad, and 32 apart look alike
+WAVES = 8
+GUESS_WIDTH = 256
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
@@ -32,12 +40,17 @@ class VAEConfig:
         channels: C of the frames
         size: their side, 64 or 128 pixels
         grid: whether the latents are a grid over the frame, z.unflatten(-1, (Z / 64, 8, 8)), or see all of it
+        fine_shades: whether the encoder sees sine and cosine of 2 pi WAVES colour beside each colour (Fourier features,
+            Tancik et al. 2020, arXiv 2006.10739, of one frequency)
+        guesses: whether it guesses returns from z
     """
 
     latent: int = 32
     channels: int = 3
     size: int = 64
     grid: bool = False
+    fine_shades: bool = False
+    guesses: bool = False
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -65,6 +78,20 @@ class Posterior:
         return torch.addcmul(self.mu, self.logsigma.exp(), noise)
 
 
+class Seen(NamedTuple):
+    """What V makes of frames.
+
+    Fields:
+        reconstruction: (B, C, H, W) in [0, 1], from a sample of the posterior
+        posterior: over z
+        guess: (B,) of the returns, from the same sample; None of a V that does not guess
+    """
+
+    reconstruction: Tensor
+    posterior: Posterior
+    guess: Tensor | None
+
+
 class VAE(Vision):
     """Encoder and decoder; `encode` and `decode` take and give frames as float (B, C, size, size) in [0, 1]."""
 
@@ -74,14 +101,21 @@ class VAE(Vision):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.beta = 1.0  # see `weigh`
+        self.beta, self.returns = 1.0, 0.0  # see `weigh`
         self.colours: Tensor | None = None
         self._grid() if config.grid else self._whole()
+        if config.guesses:
+            self.guess = nn.Sequential(nn.Linear(config.latent, GUESS_WIDTH), nn.SiLU(), nn.Linear(GUESS_WIDTH, 1))
+
+    @property
+    def _planes(self) -> int:
+        """Channels that the encoder sees."""
+        return self.config.channels * (3 if self.config.fine_shades else 1)
 
     def _whole(self) -> None:
         """Latents that see the whole frame, and the reference's layers."""
         config, large = self.config, self.config.size == 128
-        sizes = [config.channels, 32, 64, 128, 256, *([256] if large else [])]
+        sizes = [self._planes, 32, 64, 128, 256, *([256] if large else [])]
         self.encoder = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten()
         )
@@ -114,7 +148,8 @@ class VAE(Vision):
         config = self.config
         sizes = [config.channels, *([16] if config.size == 128 else []), 32, 64, 128]
         depth = config.latent // GRID**2
-        down = (layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU()))
+        seen = [self._planes, *sizes[1:]]
+        down = (layer for a, b in pairwise(seen) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU()))
         up = (
             layer
             for a, b in pairwise(sizes[::-1])
@@ -129,6 +164,9 @@ class VAE(Vision):
 
     def encode(self, obs: Tensor) -> Posterior:
         """obs (B, C, size, size) in [0, 1] -> posterior over z (B, Z)."""
+        if self.config.fine_shades:
+            phase = 2 * math.pi * WAVES * obs
+            obs = torch.cat([obs, phase.sin(), phase.cos()], 1)
         features = self.encoder(obs)  # (B, 1024), or of a grid (B, 128, 8, 8)
         return Posterior(self.mu(features).flatten(1), self.logsigma(features).flatten(1))
 
@@ -141,19 +179,27 @@ class VAE(Vision):
         )
         return self.decoder(grid.to(memory_format=torch.channels_last))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Posterior]:
-        """frames uint8 (B, H, W, C) -> reconstruction (B, C, H, W) in [0, 1] from a sample of the posterior, and the
-        posterior."""
+    def forward(self, frames: Tensor) -> Seen:
+        """Of frames uint8 (B, H, W, C)."""
         posterior = self.encode(to_float(frames))
-        return self.decode(posterior.sample()), posterior
+        z = posterior.sample()
+        return Seen(self.decode(z), posterior, self.guess(z)[:, 0] if self.config.guesses else None)
 
-    def weigh(self, beta: float, colours: Tensor | None) -> None:
-        """Say what `loss` weighs: the KL divergence with `beta`, and pixels by their colours (see `colour_weights`)."""
-        self.beta, self.colours = beta, colours
+    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
+        """Say what `loss` weighs: the KL divergence with `beta`, pixels by their colours (see `colour_weights`), and
+        the squared error of the guessed returns."""
+        self.beta, self.colours, self.returns = beta, colours, returns
 
-    def loss(self, frames: Tensor, output: tuple[Tensor, Posterior]) -> dict[str, Tensor]:
+    def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
         weight = None if self.colours is None else self.colours[colour_index(frames)][:, None]
-        return vae_loss(to_float(frames), *output, weight, self.beta)
+        losses = vae_loss(to_float(frames), output.reconstruction, output.posterior, weight, self.beta)
+        if output.guess is None or returns is None:
+            return losses
+        known = ~returns.isnan()
+        missed = (output.guess.float() - returns.nan_to_num()).square() * known
+        losses["returns"] = missed.sum() / known.sum().clamp_min(1)
+        losses["loss"] = losses["loss"] + self.returns * losses["returns"]
+        return losses
 
     def latents(self, frames: Tensor) -> Latents:
         posterior = self.encode(to_float(frames))

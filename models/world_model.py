@@ -170,15 +170,18 @@ class Vision(nn.Module, ABC):
     def frames(self, z: Tensor) -> Tensor:
         """What z (N, Z) looks like."""
 
-    def weigh(self, beta: float, colours: Tensor | None) -> None:
-        """Say what `loss` weighs: its part that keeps latents near their prior, and pixels by their colours; UserError
-        where the kind has no such weights."""
-        if beta != 1 or colours is not None:
-            raise UserError(f"a V of kind {self.kind} has no such weights: leave --beta and --colour-balance out")
+    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
+        """Say what `loss` weighs: its part that keeps latents near their prior, pixels by their colours, and how well
+        returns are guessed; UserError where the kind has no such weights."""
+        if beta != 1 or colours is not None or returns:
+            raise UserError(
+                f"a V of kind {self.kind} has no such weights: leave --beta, --colour-balance and --returns out"
+            )
 
     @abstractmethod
-    def loss(self, frames: Tensor, output: Any) -> dict[str, Tensor]:
-        """What it costs that frames became `output`, as `forward(frames)` gave it: scalars, one of them "loss"."""
+    def loss(self, frames: Tensor, output: Any, returns: Tensor | None = None) -> dict[str, Tensor]:
+        """What it costs that frames became `output`, as `forward(frames)` gave it: scalars, one of them "loss".
+        `returns`: (B,) what came of the frames, which V may be asked to tell; NaN where nobody knows."""
 
     @abstractmethod
     def config_dict(self) -> dict:

@@ -76,7 +76,7 @@ def test_v_sees_the_changed_frame_and_is_to_make_the_one_that_it_was(monkeypatch
     seen, compared = [], []
     forward, loss = model.forward, model.loss
     monkeypatch.setattr(model, "forward", lambda batch: seen.append(batch) or forward(batch))
-    monkeypatch.setattr(model, "loss", lambda batch, output: compared.append(batch) or loss(batch, output))
+    monkeypatch.setattr(model, "loss", lambda batch, output, _: compared.append(batch) or loss(batch, output))
     for augment in (True, False):
         trainvae.run_epoch(model, [frames], None, "fp32", bar, augment)
     assert [int(batch[0, 0, 0, 0]) for batch in seen] == [150, 100]
@@ -103,6 +103,24 @@ def test_an_augmented_v_is_resumed_as_it_began(trained, tmp_path):
     tiny("trainvae", *options)
     assert of_stage(run, "trainvae") == straight
     assert checkpoint.load(checkpoint.path(run.logdir, "vae", "checkpoint.tar"), "vae")["settings"]["augment"] is True
+
+
+def test_a_v_that_guesses_returns_and_sees_fine_shades_is_resumed_as_it_began(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    options = ("--logdir", run.logdir, "--dataset", trained.data)
+    told = ("--returns", 4, "--fine-shades", "--anneal", "--keep", "last")
+    tiny("trainvae", *options, "--noreload", *told)
+    straight = of_stage(run, "trainvae")
+    saved = checkpoint.load(checkpoint.path(run.logdir, "vae", "checkpoint.tar"), "vae")
+    assert saved["settings"]["returns"] == 4 and saved["config"]["guesses"] and saved["config"]["fine_shades"]
+    assert all(row["returns"] >= 0 and row["val_returns"] >= 0 for row in saved["history"])
+    said = complaint(call("trainvae", *options, "--returns", 2))
+    assert said == (
+        "error: the run to resume has returns 4.0, not 2.0: leave --returns away, or start afresh with --noreload"
+    )
+    tiny("trainvae", *options)
+    assert of_stage(run, "trainvae") == straight
+    tiny("trainmdrnn", "--logdir", run.logdir, "--noreload")
 
 
 def test_a_v_that_began_without_is_not_augmented_later(trained, tmp_path):

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from dreamdrive.data import loaders, open_shards
-from dreamdrive.data.loaders import FrameStream, Sequences, open_datasets, require_validation, world_of
+from dreamdrive.data.loaders import (
+    FrameStream,
+    ReturnStream,
+    Sequences,
+    future_returns,
+    open_datasets,
+    require_validation,
+    world_of,
+)
 from dreamdrive.data.open_shards import Shard
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.tests.tiny_run import DISCRETE, write_dataset
@@ -94,6 +102,40 @@ def test_a_batch_mixes_frames_from_all_over(datasets):
     batch = seen(FrameStream(datasets, "train", 64, seed=0).epoch(0, 10**9))[:64]
     neighbours = sum(abs(a[1] - b[1]) == 1 and a[0] == b[0] for a, b in zip(batch, batch[1:], strict=False))
     assert len({e for e, _ in batch}) >= 5 and neighbours <= 6
+
+
+def test_what_comes_of_a_frame_is_the_discounted_reward_of_the_eight_steps_after_it():
+    reward = np.arange(1, 12, dtype=np.float32)
+    wanted = [sum(0.9**i * reward[t + i] for i in range(8) if t + i < 11) for t in range(12)]
+    assert future_returns(reward, True) == pytest.approx(np.array(wanted), rel=1e-6)
+    cut_short = future_returns(reward, False)
+    assert cut_short[:4] == pytest.approx(np.array(wanted[:4]), rel=1e-6) and np.isnan(cut_short[4:]).all()
+    assert np.isnan(future_returns(reward[:7], False)).all() and len(future_returns(reward[:7], False)) == 8
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_frames_come_with_what_came_of_them(split, datasets):
+    stream = ReturnStream(datasets, split, 16, seed=3)
+    pairs = list(stream.epoch(2, 10**9))
+    assert seen(frames for frames, _ in pairs) == seen(FrameStream(datasets, split, 16, seed=3).epoch(2, 10**9))
+    every = torch.cat([returns for _, returns in pairs])
+    assert every.dtype == torch.float32 and every.nanmean().abs() < 1e-4
+    assert every[~every.isnan()].std(correction=0).item() == pytest.approx(1, rel=1e-3)
+    wanted = [
+        (e.index, t, value)
+        for dataset in datasets
+        for e in dataset.episodes
+        if e.split == split
+        for t, value in enumerate(np.nan_to_num(future_returns(*dataset.rewards(e.index)), nan=-1e6))
+    ]
+    found = [
+        (*place, value)
+        for frames, returns in pairs
+        for place, value in zip(
+            seen([frames]), (returns * stream.spread + stream.mean).nan_to_num(-1e6).tolist(), strict=True
+        )
+    ]
+    assert np.array(sorted(found)) == pytest.approx(np.array(sorted(wanted)), rel=1e-4, abs=1e-3)
 
 
 def test_datasets_of_two_environments_or_with_a_split_left_empty_are_refused(datasets, tmp_path):

@@ -1,5 +1,6 @@
 """V, M and C against hand-independent references, and what holds for every kind of V and M."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 
@@ -49,7 +50,7 @@ BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 WORLD = {"env": "gym:Made-up", "image_shape": [64, 64, 3], "action_space": BOX, "dt": 0.02, "max_steps": 100}
 # A small one of every kind: a new kind has its line here, too.
 SMALL = {
-    ("vae", "gaussian"): {"latent": 4, "channels": 3, "size": 64, "grid": False},
+    ("vae", "gaussian"): {"latent": 4, "channels": 3, "size": 64, "grid": False, "fine_shades": True, "guesses": True},
     ("mdrnn", "lstm-mixture"): {
         "latent": 4,
         "action": 3,
@@ -115,13 +116,45 @@ def test_v_weighs_what_it_was_told_to():
     torch.manual_seed(0)
     vae, frames = VAE(VAEConfig(latent=4)), torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
     output, colours = vae(frames), colour_weights(frames, 0.5)
-    plain = vae_loss(to_float(frames), *output)
+    plain = vae_loss(to_float(frames), *output[:2])
     assert all(torch.equal(value, plain[name]) for name, value in vae.loss(frames, output).items())
     vae.weigh(0.25, colours)
-    weighed = vae_loss(to_float(frames), *output, colours[colour_index(frames)][:, None], 0.25)
+    weighed = vae_loss(to_float(frames), *output[:2], colours[colour_index(frames)][:, None], 0.25)
     assert torch.equal(vae.loss(frames, output)["loss"], weighed["loss"]) and weighed["loss"] != plain["loss"]
     vae.weigh(1.0, None)
     assert torch.equal(vae.loss(frames, output)["loss"], plain["loss"])
+
+
+def test_v_is_asked_for_the_returns_that_are_known():
+    torch.manual_seed(0)
+    vae, frames = VAE(VAEConfig(latent=4, guesses=True)), torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8)
+    output, returns = vae(frames), torch.tensor([1.0, math.nan, -2.0, math.nan])
+    plain = vae_loss(to_float(frames), *output[:2])["loss"]
+    assert vae.loss(frames, output).keys() == {"loss", "reconstruction", "kl"}
+    vae.weigh(1.0, None, 8.0)
+    losses = vae.loss(frames, output, returns)
+    missed = ((output.guess[0] - 1) ** 2 + (output.guess[2] + 2) ** 2) / 2
+    assert losses["returns"].item() == pytest.approx(missed.item()) and torch.isclose(
+        losses["loss"], plain + 8 * missed
+    )
+    losses["loss"].backward()
+    gradients = [weight.grad for weight in (vae.mu.weight, *vae.guess.parameters())]
+    assert all(g.isfinite().all() and g.any() for g in gradients)
+    unknown = vae.loss(frames, vae(frames), torch.full((4,), math.nan))
+    assert unknown["returns"] == 0 and unknown["loss"].isfinite()
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_fine_shades_are_seen_beside_the_colours(grid):
+    frames, given = torch.full((2, 64, 64, 3), 102, dtype=torch.uint8), []
+    frames[1] += 3
+    vae = VAE(VAEConfig(latent=64, grid=grid, fine_shades=True))
+    vae.encoder.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+    vae.latents(frames)
+    ((plain, *fine),) = (planes.split(3, 1) for planes in given)
+    assert torch.equal(plain, to_float(frames)) and len(fine) == 2
+    far = sum((part[1] - part[0]).square() for part in fine).sqrt()  # what a chord of 3 x 0.2 rad is long
+    assert far.min() > 0.5 and far.max() < 0.65 and (plain[1] - plain[0]).max() < 0.02
 
 
 def test_frames_survive_the_way_into_the_model_and_back():
@@ -132,7 +165,7 @@ def test_frames_survive_the_way_into_the_model_and_back():
 @pytest.mark.parametrize("size", [64, 128])
 def test_vae_shapes_with_a_batch_of_one(size):
     vae = VAE(VAEConfig(latent=7, channels=1, size=size))
-    reconstruction, posterior = vae(torch.randint(256, (1, size, size, 1), dtype=torch.uint8))
+    reconstruction, posterior, _ = vae(torch.randint(256, (1, size, size, 1), dtype=torch.uint8))
     assert reconstruction.shape == (1, 1, size, size)
     assert posterior.mu.shape == posterior.logsigma.shape == (1, 7)
 
@@ -142,7 +175,7 @@ def test_latents_of_a_grid_belong_to_their_places(size):
     vae = VAE(VAEConfig(latent=128, channels=3, size=size, grid=True))
     frames = torch.randint(256, (2, size, size, 3), dtype=torch.uint8)
     obs = to_float(frames)
-    reconstruction, posterior = vae(frames)
+    reconstruction, posterior, _ = vae(frames)
     assert reconstruction.shape == obs.shape and posterior.mu.shape == posterior.logsigma.shape == (2, 128)
     obs[1] = obs[0]
     obs[1, :, :8, :8] = 0  # the upper left corner

@@ -211,11 +211,20 @@ class Training(RunFolder):
         return settings
 
 
+KEPT = ("best", "last")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitting(Training):
     """Of the stages that fit a model of the world by Adam."""
 
     precision: str = flag("auto", help="auto: bf16 where the machine multiplies it in hardware", choices=CHOICES)
+    anneal: bool = flag(
+        False,
+        help="let the learning rate fall evenly to a tenth, over the epochs on the datasets of now, and train all of "
+        "them",
+    )
+    keep: str = flag("best", help="what best.tar holds: the lowest validation loss, or the last epoch", choices=KEPT)
 
 
 def spellings(field: Field) -> Sequence[str]:
