@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamdrive.driving.agent import Agent, DreamHead, Head, load_agent, world_trained_on
+from dreamdrive.driving.agent import Agent, Head, in_dreams, load_agent, world_trained_on
 from dreamdrive.driving.driver import Driver, Watched, drive
 from dreamdrive.driving.evaluation import PLAN, Driven, DriverSpec, Evaluator, dream_returns
 from dreamdrive.driving.planning import METHODS, Plan, load_planner
@@ -182,7 +182,7 @@ class Episode:
         self.human = Human(self.world.keyboard()) if self.name == "human" else None
         if self.name in (*TRAINED, PLAN):
             assert agent is not None, "a trained controller comes with it"
-            return DreamHead(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
+            return in_dreams(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
         driver = self.human or make_policy(POLICIES[self.name], self.world)
         return Watched(driver, self.watching) if self.watching else driver
 

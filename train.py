@@ -50,6 +50,7 @@ from dreamdrive.utils.settings import RunFolder, flag
 
 STAGES = ("vae", "mdrnn", "ctrl")
 RECENT = 3  # rounds whose episodes count twice when M and the actor learn
+VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
 FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
 ACTOR_RATE = 7e-4
@@ -80,6 +81,9 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
     vision_last: int = flag(8, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
     vision_more: int = flag(4, positive, "epochs of V then", fixed=True)
+    vision_updates: int = flag(
+        1400, natural, "of V in the first round at least, where that takes more epochs; half as many later", fixed=True
+    )
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
@@ -106,15 +110,23 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     def mirrored(self) -> bool:
         return self.mirror and world_class(self.env).MIRROR is not None
 
-    def vision(self, number: int, datasets: tuple[Path, ...]) -> VAESettings:
-        more = self.vision_more * (number // self.vision_every) if self.vision_every else 0
+    def epochs_of_vision(self, number: int, frames: int) -> int:
+        """How many V is trained for in a round in which there are so many frames to learn from."""
+        epochs, updates = (
+            (self.vision_more, self.vision_updates // 2) if number else (self.vision_epochs, self.vision_updates)
+        )
+        return max(epochs, -(-updates * VISION_BATCH // frames))
+
+    def vision(self, epochs: int, datasets: tuple[Path, ...]) -> VAESettings:
+        """`epochs`: those of all rounds so far."""
         return VAESettings(
             logdir=self.logdir,
             seed=self.seed,
             device=self.device,
             dataset=datasets,
             latent=self.latent,
-            epochs=self.vision_epochs + more,
+            epochs=epochs,
+            batch_size=VISION_BATCH,
             grid=self.grid,
             colour_balance=self.colour_balance,
             beta=self.beta,
@@ -211,7 +223,9 @@ class Rounds:
         recorded = self._record(number)
         datasets = self._datasets(number)
         if self.args.learns_vision(number):
-            train_vision(self.args.vision(number, tuple(dict.fromkeys(datasets))))
+            learnt = [k for k in range(number + 1) if self.args.learns_vision(k)]
+            epochs = sum(self.args.epochs_of_vision(k, self._frames(k)) for k in learnt)
+            train_vision(self.args.vision(epochs, tuple(dict.fromkeys(datasets))))
         train_memory(self.args.memory(number, datasets))
         train_actor(self.args.actor(number))
         keep_run(own, self.args.logdir)
@@ -267,6 +281,12 @@ class Rounds:
         folders = [[self._own(k) / kind for kind in self._plans(k)] for k in range(number + 1)]
         recent = [folder for k, own in enumerate(folders) for folder in own if k and k > number - RECENT]
         return tuple(folder for own in folders for folder in own) + tuple(recent)
+
+    def _frames(self, number: int) -> int:
+        """That V learns from in a round."""
+        manifests = [read_manifest(folder) for folder in dict.fromkeys(self._datasets(number))]
+        found = sum(e.steps + 1 for m in manifests for e in m.episodes if e.split == "train")
+        return found * (2 if self.args.mirrored else 1)
 
     def _draw(self) -> None:
         """curve.png."""

@@ -15,6 +15,7 @@ from dreamdrive.models.controller import Controller
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.policy import WITHOUT_LATENTS, Policy
+from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.spaces import ActionSpace
@@ -34,7 +35,17 @@ def load_agent(
     model = load_world_model(logdir, device)
     saved = alone or checkpoint.load(path, controller)
     checkpoint.check_parents(saved, model.parents, path, controller)
-    return Agent(model, _head(saved, device), {controller: saved["digest"]})
+    return agent_of(model, _head(saved, device), {controller: saved["digest"]})
+
+
+def agent_of(model: WorldModel, head: Any, digest: dict[str, str]) -> "Agent":
+    """The agent of V, M and a head, whose digest is given by its stage."""
+    return (WatchingAgent if isinstance(head, Watcher) else Agent)(model, head, digest)
+
+
+def in_dreams(head: Any, dreams: DreamWorld) -> "Head":
+    """A head that drives dreams."""
+    return (WatchingDreamHead if isinstance(head, Watcher) else DreamHead)(head, dreams)
 
 
 def world_trained_on(logdir: Path) -> dict | None:
@@ -102,25 +113,22 @@ class Head(Driver):
         return self.controller.population_action(self._parameters, self._z[:, None], self._h[:, None])[: self.num, 0]
 
 
-class PolicyHead(Head):
-    """B copies of a policy that sees frames and remembers them itself."""
-
-    def __init__(self, policy: Policy, world: dict, parents: dict[str, str]) -> None:
-        self.controller, self.world, self.parents, self.device = policy, world, parents, policy.head.weight.device
+class Remembering(Head):
+    """What copies of a policy that sees frames do, wherever these come from: it remembers them itself."""
 
     def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: Tensor | None = None) -> None:
         if parameters is not None:
             raise ValueError("copies of a policy on frames all have the same parameters")
-        super().reset(num)
-        self._state = self.controller.initial_state(num + -num % LANES)
+        super().reset(num, rngs)
+        self._memory = self.controller.initial_state(num + -num % LANES)
 
     def keep(self, which: Tensor) -> None:
         super().keep(which)
-        self._state = self._state[filled(which.nonzero()[:, 0])]
+        self._memory = self._memory[filled(which.nonzero()[:, 0])]
 
-    @torch.inference_mode()
-    def see(self, obs: Tensor) -> None:
-        outputs, self._next = self.controller(filled(obs).to(self.device)[:, None], self._state)
+    def watch(self, frames: Tensor) -> None:
+        """See frames uint8 of all lanes."""
+        outputs, self._next = self.controller(frames[:, None], self._memory)
         self._outputs = outputs[: self.num, 0]
 
     def outputs(self) -> Tensor:
@@ -130,7 +138,19 @@ class PolicyHead(Head):
         return self.controller.space.action(self._outputs)
 
     def follow(self, action: Tensor) -> None:
-        self._state = self._next
+        super().follow(action)
+        self._memory = self._next
+
+
+class PolicyHead(Remembering):
+    """B copies of a policy that sees frames and remembers them itself."""
+
+    def __init__(self, policy: Policy, world: dict, parents: dict[str, str]) -> None:
+        self.controller, self.world, self.parents, self.device = policy, world, parents, policy.head.weight.device
+
+    @torch.inference_mode()
+    def see(self, obs: Tensor) -> None:
+        self.watch(filled(obs).to(self.device))
 
 
 class DreamHead(Head):
@@ -144,6 +164,15 @@ class DreamHead(Head):
     def see(self, obs: Tensor) -> None:
         dream = self.dreams.dream.take(self.copies.to(self.dreams.device))
         self._z, self._h = filled(dream.z), filled(dream.h)
+
+
+class WatchingDreamHead(Remembering, DreamHead):
+    """B copies of a watcher in a dream, which sees what V makes of its latents."""
+
+    @torch.inference_mode()
+    def see(self, obs: Tensor) -> None:
+        super().see(obs)
+        self.watch(self.dreams.model.vision.frames(self._z))
 
 
 class Agent(Head):
@@ -193,6 +222,15 @@ class Agent(Head):
     def expectation(self) -> Tensor:
         """What M expected the last frame to be, uint8 (B, H, W, C)."""
         return self.vision.frames(self.memory.likeliest(self.h))
+
+
+class WatchingAgent(Remembering, Agent):
+    """B copies of (V, M, C) whose C sees what V makes of frames."""
+
+    @torch.inference_mode()
+    def see(self, obs: Tensor) -> None:
+        super().see(obs)
+        self.watch(self.vision.frames(self._z))
 
 
 ALONE = dict(zip(WITHOUT_LATENTS, (Head, PolicyHead), strict=True))  # drivers by what their heads see

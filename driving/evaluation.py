@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamdrive.driving.agent import ALONE, Agent, DreamHead, Head
+from dreamdrive.driving.agent import ALONE, Head, agent_of, in_dreams
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.models.actor import ACTOR
 from dreamdrive.models.controller import Controller, set_parameters
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import OF_ACTOR_CRITIC, make_head
 from dreamdrive.models.policy import FRAMES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool
@@ -72,7 +71,9 @@ class Evaluator:
         self.steps = 0  # of the simulator, driven so far
         self.workers = workers
         # of a head of these kinds copies cannot have parameters of their own
-        self._shared = spec.head is not None and (spec.head["features"] == FRAMES or spec.head.get("head") == ACTOR)
+        self._shared = spec.head is not None and (
+            spec.head["features"] == FRAMES or spec.head.get("head") in OF_ACTOR_CRITIC
+        )
         self._pool = WorkerPool(_driving, (env, spec, str(device), options or {}), workers)
 
     def __enter__(self) -> "Evaluator":
@@ -176,7 +177,7 @@ def _agent(spec: DriverSpec, device: torch.device) -> Head:
     if head.config.features in ALONE:
         return ALONE[head.config.features](head, {}, {})
     assert spec.logdir is not None, "it sees by V and M of a run"
-    return Agent(load_world_model(spec.logdir, device), head, {})
+    return agent_of(load_world_model(spec.logdir, device), head, {})
 
 
 def _give(agent: Head, parameters: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor | None:
@@ -192,7 +193,7 @@ def dream_returns(world: DreamWorld, controller: Controller | None, seeds: Seque
     """Returns of one dream a copy, begun from `seeds`; without a controller the actions are uniformly random."""
     if world.restart:
         raise ValueError("dream_returns needs a DreamWorld with restart=False")
-    driver = DreamHead(controller, world) if controller else make_policy("white", world)
+    driver = in_dreams(controller, world) if controller else make_policy("white", world)
     rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
     total = torch.zeros(world.num, device=world.device)
     with tqdm(total=world.spec.max_steps, desc="dream", unit="step") as bar:

@@ -24,6 +24,7 @@ from dreamdrive.driving.agent import Agent
 from dreamdrive.envs import world_class
 from dreamdrive.envs.dream import Dream, imagine
 from dreamdrive.models.actor import Actor, Controls, Critic
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import WorldModel, load_world_model, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -218,11 +219,12 @@ def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
     if saved is None or "critic" not in saved:
         return Planner(model, plan)
     checkpoint.check_parents(saved, model.parents, path, "ctrl")
-    config = saved["config"]
-    actor = Actor.from_config(config)
+    actor = make_head(saved["config"])
     actor.load_state_dict(saved["model"])
     critic = Critic.beside(actor.config)
     critic.load_state_dict(saved["critic"])
-    planner = Planner(model, plan, critic.to(device).eval(), saved["unit"], actor.to(device).eval())
+    # one that watches has no answer to a dream that it did not see begin
+    proposing = actor.to(device).eval() if isinstance(actor, Actor) else None
+    planner = Planner(model, plan, critic.to(device).eval(), saved["unit"], proposing)
     planner.parents["ctrl"] = saved["digest"]
     return planner

@@ -12,12 +12,15 @@ are numbers, or by likelihood ratio (REINFORCE) where they are choices (Hafner e
 import math
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.learning.watching import Watching
 from dreamdrive.models.actor import Actor
 from dreamdrive.models.controller import Controller
+from dreamdrive.models.watcher import Watcher
 from dreamdrive.utils.errors import UserError
 
 CLIP = 1.0  # of the gradient's norm
@@ -72,9 +75,13 @@ class ActorCritic:
         range: of returns, what they count in units of; 0 until the first update
     """
 
-    def __init__(self, actor: Actor | Controller, critic: nn.Module, how: How) -> None:
-        """`critic`: z (..., Z), h (..., R) -> the return to expect (...)."""
-        self.actor, self.critic, self.how = actor, critic, how
+    def __init__(
+        self, actor: Actor | Controller | Watcher, critic: nn.Module, how: How, watching: Watching | None = None
+    ) -> None:
+        """`critic`: z (..., Z), h (..., R) -> the return to expect (...). `watching`: of an actor that watches; who
+        dreams with it says to that where dreams begin."""
+        self.actor: Any = actor  # what is asked of it depends on its kind
+        self.critic, self.how, self.watching = critic, how, watching
         self.slow = deepcopy(critic).requires_grad_(False)
         self.optimizers = [
             torch.optim.Adam(model.parameters(), rate)
@@ -90,12 +97,14 @@ class ActorCritic:
     def act(self, z: Tensor, h: Tensor) -> Tensor:
         """What the actor tries, as a vector (B, A); z (B, Z), h (B, R)."""
         if self.actor.space.discrete:
-            outputs = self.actor.outputs(z, h)
+            outputs = self.watching.look(z) if self.watching else self.actor.outputs(z, h)
             chosen = torch.multinomial(outputs.softmax(-1), 1, generator=self._generator)
             return torch.zeros_like(outputs).scatter_(1, chosen, 1.0)
         kept = self.how.kept
         noise = torch.randn(self._push.shape, generator=self._generator, device=z.device)
         self._push = kept * self._push + math.sqrt(1 - kept**2) * noise
+        if self.watching:
+            return self.actor.controls.explored(self.watching.look(z), self.how.spread * self._push)
         return self.actor.explored(z, h, self.how.spread * self._push)
 
     def learn(
@@ -152,15 +161,16 @@ class ActorCritic:
         unit = self.unit(returns, advantage, weight)
         if not self.actor.space.discrete:
             return returns / unit
-        logp = self.actor.outputs(z[:-1].detach(), h[:-1].detach()).log_softmax(-1)
+        outputs = self.watching.said if self.watching else self.actor.outputs(z[:-1].detach(), h[:-1].detach())
+        logp = outputs.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         return (logp * action).sum(-1) * advantage / unit + self.how.entropy * entropy
 
     def _restraint(self, z: Tensor, h: Tensor) -> Tensor | float:
         """What it costs that controls are far beyond what tanh tells apart."""
-        if not self.how.penalty or not isinstance(self.actor, Actor) or self.actor.space.discrete:
+        if not self.how.penalty or not isinstance(self.actor, (Actor, Watcher)) or self.actor.space.discrete:
             return 0.0
-        raw = self.actor.raw(z[:-1].detach(), h[:-1].detach())
+        raw: Tensor = self.watching.said if self.watching else self.actor.raw(z[:-1].detach(), h[:-1].detach())
         return self.how.penalty * (raw.abs() - self.how.free).clamp_min(0).square().sum(-1).mean()
 
     def state_dict(self) -> dict:

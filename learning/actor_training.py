@@ -18,9 +18,12 @@ from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.learning.actor_critic import ActorCritic, How
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import Moments, recorded_moments
-from dreamdrive.models.actor import LATENT_FEATURES, Actor, ActorConfig, Critic
+from dreamdrive.learning.watching import Watching
+from dreamdrive.models.actor import LATENT_FEATURES, LAYERS, Actor, ActorConfig, Critic
 from dreamdrive.models.cloning import averaged
 from dreamdrive.models.controller import Controller, parameter_vector
+from dreamdrive.models.policy import MEMORIES
+from dreamdrive.models.watcher import DECODED, Watcher, WatcherConfig
 from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
@@ -31,6 +34,9 @@ from dreamdrive.utils.seeds import require_seeds, seed_everything, selection_see
 from dreamdrive.utils.settings import Training, flag
 
 STAGE = 4
+FEATURES = (*LATENT_FEATURES, DECODED)
+OF_WATCHERS = ("an actor that watches, with --features decoded", lambda args: args.features == DECODED)
+WATCHERS_WIDTH = 32  # channels of its first convolution
 ROW = 50  # updates between two rows of metrics.csv, from each of which a run resumes
 AVERAGED = 50  # updates over which the weights that drive are averaged
 
@@ -43,9 +49,16 @@ class ActorSettings(Training):
         False, help="resume although V or M has been trained on since: the actor continues in the M that is there now"
     )
     seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
-    features: str = flag("zh", help="what the actor sees: z alone, or z and h", choices=LATENT_FEATURES, fixed=True)
-    hidden: int = flag(128, positive, "width of the hidden layers of actor and critic", fixed=True)
+    features: str = flag(
+        "zh",
+        help="what the actor sees: z alone, z and h, or the frames that V decodes, which it remembers itself (IRIS)",
+        choices=FEATURES,
+        fixed=True,
+    )
+    hidden: int = flag(128, positive, "width of the hidden layers of actor and critic, and of its memory", fixed=True)
     layers: int = flag(2, natural, "how many there are; 0 for a linear actor", fixed=True)
+    memory: str = flag("lstm", help="what remembers", choices=MEMORIES, fixed=True, where=OF_WATCHERS)
+    burn_in: int = flag(20, natural, "frames before a dream that it is shown", where=OF_WATCHERS)
     init: Path | None = flag(None, Path, "begin as this clone drives, e.g. exp_dir/bc/best.tar")
     anchor: float = flag(
         0.0,
@@ -78,6 +91,8 @@ class ActorSettings(Training):
             raise UserError(
                 f"--discount {self.discount:g} and --mix {self.mix:g} are not possible: both must be 1 or less"
             )
+        if self.init is not None and self.features == DECODED:
+            raise UserError("an actor that watches cannot begin as a clone: leave --init or --features decoded away")
         if self.evaluate_every:
             require_seeds(self.seed, self.selection_episodes)
 
@@ -119,17 +134,16 @@ class ActorRun:
         self.memory, sizes = model.memory, model.memory.config
         self.device = next(model.memory.parameters()).device
         seed_everything(args.seed, STAGE)
-        config = ActorConfig(
-            sizes.latent, sizes.hidden, args.features, args.hidden, args.layers, model.world["action_space"], opposed
-        )
-        self.actor = actor = Actor(config).to(self.device)
+        self.actor = actor = self._untrained(sizes.latent, sizes.hidden, model.world, opposed).to(self.device)
         self.anchor = Anchor(clone.to(self.device)) if clone else None
         if self.anchor and not state:
+            assert isinstance(actor, Actor), "see ActorSettings.check"
             generator = torch.Generator(self.device).manual_seed(args.seed)
             left = self.anchor.teach(actor, moments, generator, args.display)
             print(f"the actor begins as {args.init}: {left:.4g} from it")
-        critic = Critic.beside(config).to(self.device)
-        self.learner = ActorCritic(actor, critic, args.how)
+        critic = Critic.beside(actor.config).to(self.device)
+        self.watching = Watching(actor, model.vision) if isinstance(actor, Watcher) else None
+        self.learner = ActorCritic(actor, critic, args.how, self.watching)
         self.average = averaged(actor, AVERAGED)
         self.unit, self.history, self.best = unit, [], -math.inf
         if state:
@@ -139,14 +153,34 @@ class ActorRun:
             self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
         self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
 
+    def _untrained(
+        self, latent: int, recurrent: int, world: dict, opposed: tuple[tuple[int, int], ...]
+    ) -> Actor | Watcher:
+        args, space = self.args, world["action_space"]
+        if args.features != DECODED:
+            return Actor(ActorConfig(latent, recurrent, args.features, args.hidden, args.layers, space, opposed))
+        height, width, channels = world["image_shape"]
+        config = WatcherConfig(
+            (height, width, channels),
+            args.memory,
+            args.hidden,
+            WATCHERS_WIDTH,
+            space,
+            latent=latent,
+            recurrent=recurrent,
+            layers=args.layers or LAYERS,
+            opposed=opposed,
+        )
+        return Watcher(config)
+
     @property
     def updates(self) -> int:
         """So far."""
         return ROW * len(self.history)
 
     @property
-    def driver(self) -> Actor:
-        return cast(Actor, self.average.module)
+    def driver(self) -> Actor | Watcher:
+        return cast(Actor | Watcher, self.average.module)
 
     def run(self, evaluator: Evaluator) -> None:
         """Learn up to update `args.updates`."""
@@ -186,14 +220,18 @@ class ActorRun:
     def _update(self, generator: torch.Generator) -> dict:
         args, learner = self.args, self.learner
         learner.begin(args.dreams, generator)
-        begun = self.moments.begin(args.dreams, args.early, generator)
+        index = self.moments.drawn(args.dreams, args.early, generator)
+        if self.watching:
+            self.watching.begin(*self.moments.before(index, args.burn_in))
+        begun = self.moments.begin(index)
         with torch.set_grad_enabled(not learner.actor.space.discrete):
             dreamt = dream_on(self.memory, begun, args.horizon, learner.act, args.temperature, generator, mortal=False)
         survival = 1 - dreamt.ending
         weight = torch.cat([torch.ones_like(survival[:1]), survival[:-1].detach()]).cumprod(0)
         more = None
         if self.anchor and args.anchor:
-            more = args.anchor * self.anchor.distance(self.actor, dreamt.z[:-1].detach(), dreamt.h[:-1].detach())
+            actor = cast(Actor, self.actor)
+            more = args.anchor * self.anchor.distance(actor, dreamt.z[:-1].detach(), dreamt.h[:-1].detach())
         reward = dreamt.reward / self.unit
         learnt = learner.learn(dreamt.z, dreamt.h, dreamt.action, reward, survival, weight, more)
         self.average.update_parameters(learner.actor)

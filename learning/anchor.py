@@ -31,7 +31,7 @@ class Anchor:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
         last = torch.zeros(())
         for _ in tqdm(range(UPDATES), desc="becoming the clone", unit="update", disable=not display, leave=False):
-            begun = moments.begin(MOMENTS, 0.0, generator)
+            begun = moments.begin(moments.drawn(MOMENTS, 0.0, generator))
             last = self.distance(actor, begun.z, begun.h)
             optimizer.zero_grad(set_to_none=True)
             last.backward()

@@ -24,26 +24,43 @@ class Moments:
     Fields:
         starts: their latents and states
         early: (n,) int64 those of an episode's first EARLY steps
+        frame: (N,) int64 which of all frames they are        age: (N,) int64 steps from their episode's start to them
+        z: (F, Z) the likeliest latent of all frames
     """
 
     starts: Starts
     early: Tensor
+    frame: Tensor
+    age: Tensor
+    z: Tensor
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def begin(self, num: int, early_share: float, generator: torch.Generator) -> Dream:
-        """`num` dreams from moments drawn at random, a share of them from early ones, z the likeliest: who never
-        dreams of setting off does not set off."""
+    def drawn(self, num: int, early_share: float, generator: torch.Generator) -> Tensor:
+        """(num,) int64 moments drawn at random, a share of them from early ones: who never dreams of setting off does
+        not set off."""
         where = generator.device
         index = torch.randint(len(self), (num,), generator=generator, device=where)
         from_early = int(early_share * num)
         drawn = torch.randint(len(self.early), (from_early,), generator=generator, device=where)
         index[:from_early] = self.early[drawn]
+        return index
+
+    def begin(self, index: Tensor) -> Dream:
+        """Dreams from the moments `index` (B,), z the likeliest."""
         return begin(self.starts, index, None)
 
+    def before(self, index: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """The latents of the W = `frames` frames before each of the moments `index` (B,), (B, W, Z), and whether its
+        episode had begun (B, W)."""
+        back = torch.arange(frames, 0, -1, device=index.device)
+        real = self.age[index, None] >= back
+        return self.z[torch.where(real, self.frame[index, None] - back, self.frame[index, None])], real
+
     def to(self, device: torch.device) -> "Moments":
-        return Moments(self.starts.to(device), self.early.to(device))
+        others = (self.early, self.frame, self.age, self.z)
+        return Moments(self.starts.to(device), *(values.to(device) for values in others))
 
 
 @torch.no_grad()
@@ -51,7 +68,7 @@ def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Momen
     """The moments of the train split; M runs over each episode from its start, as it will in use."""
     episodes = data.episodes("train")
     stride = -(-int(data.steps[episodes].sum()) // most)
-    where, frames, states, early = next(memory.parameters()).device, [], [], []
+    where, frames, states, ages = next(memory.parameters()).device, [], [], []
     groups = [episodes[i : i + EPISODES_AT_ONCE] for i in range(0, len(episodes), EPISODES_AT_ONCE)]
     for group in tqdm(groups, desc="M over what was recorded", unit="batch", leave=False):
         steps = int(data.steps[group].max())
@@ -62,7 +79,8 @@ def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Momen
                 rows = np.flatnonzero(data.steps[group] > t)
                 frames.append(torch.from_numpy(data.frame_offset[group[rows]] + t))
                 states.append(state.take(torch.from_numpy(rows).to(where)).to("cpu"))
-                early.append(torch.full((len(rows),), t < EARLY))
+                ages.append(torch.full((len(rows),), t))
             _, state = memory.observe(z[:, t : t + 1], action[:, t : t + 1], state)
-    starts = Starts(data.vision, latents_at(data.latents, torch.cat(frames)), State.joined(states))
-    return Moments(starts, torch.cat(early).nonzero()[:, 0])
+    frame, age = torch.cat(frames), torch.cat(ages)
+    starts = Starts(data.vision, latents_at(data.latents, frame), State.joined(states))
+    return Moments(starts, (age < EARLY).nonzero()[:, 0], frame, age, data.vision.z(data.latents))

@@ -7,6 +7,7 @@ upwards, the second downwards.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,12 @@ class Controls(nn.Module):
         moved = torch.where(self.get_buffer("shared"), one_way, own)
         return torch.addcmul(self.get_buffer("begins"), moved, self.get_buffer("reaches"))
 
+    def explored(self, raw: Tensor, push: Tensor) -> Tensor:
+        """The action of controls before tanh, (B, C), pushed by `push` and kept within -1 and 1, where gradients pass
+        all the same: a control that is pushed to its end could else not come back."""
+        pushed = raw.tanh() + push
+        return self(pushed + (pushed.clamp(-1, 1) - pushed).detach())
+
 
 def wide_layers(inputs: int, hidden: int, layers: int, outputs: int, normalised: bool = True) -> nn.Sequential:
     """Layers of `hidden` units, each with SiLU and before it layer normalisation, then a linear one."""
@@ -129,11 +136,9 @@ class Actor(nn.Module):
         return self.space.action(self.outputs(z, h))
 
     def explored(self, z: Tensor, h: Tensor, push: Tensor) -> Tensor:
-        """The action as a vector (B, A), its controls pushed by `push` (B, C) and kept within -1 and 1, where
-        gradients pass all the same: a control that is pushed to its end could else not come back."""
+        """The action as a vector (B, A), its controls pushed by `push` (B, C): see `Controls.explored`."""
         assert self.controls is not None, "choices are drawn, not pushed"
-        pushed = self.raw(z, h).tanh() + push
-        return self.controls(pushed + (pushed.clamp(-1, 1) - pushed).detach())
+        return self.controls.explored(self.raw(z, h), push)
 
     def config_dict(self) -> dict:
         """Plain values from which `from_config` makes the model again, untrained."""
@@ -149,7 +154,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.layers[-1].get_parameter("weight"))
 
     @classmethod
-    def beside(cls, actor: ActorConfig) -> "Critic":
+    def beside(cls, actor: Any) -> "Critic":
         """The critic of an actor, of the same width and depth; a linear actor's has LAYERS."""
         return cls(actor.latent, actor.recurrent, actor.hidden, actor.layers or LAYERS)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.driving.agent import Agent, DreamHead, Head
+from dreamdrive.driving.agent import Agent, Head, in_dreams
 from dreamdrive.driving.driver import Driver
 from dreamdrive.envs import World
 from dreamdrive.envs.dream import DreamWorld
@@ -26,7 +26,7 @@ class Clone(Driver):
     """
 
     def __init__(self, agent: Head, world: World, rng: torch.Generator) -> None:
-        self.head = DreamHead(agent.controller, world) if isinstance(world, DreamWorld) else agent
+        self.head = in_dreams(agent.controller, world) if isinstance(world, DreamWorld) else agent
         self.rng = rng
 
     @property

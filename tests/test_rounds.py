@@ -11,6 +11,7 @@ from dreamdrive.utils import checkpoint
 
 TINY = (
     *("--env", "cartpole", "--repeat", 2, "--random", 10, "--episodes", 4, "--latent", 8, "--vision-epochs", 1),
+    *("--vision-updates", 1),
     *("--memory-updates", 6, "--memory-more", 3, "--actor-updates", 50, "--actor-more", 50, "--horizon", 4),
     *("--candidates", 2, "--selection-episodes", 2, "--max-workers", 1, "--device", "cpu"),
 )
