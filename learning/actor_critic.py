@@ -12,7 +12,7 @@ are numbers, or by likelihood ratio (REINFORCE) where they are choices (Hafner e
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +170,7 @@ class ActorCritic:
         """What it costs that controls are far beyond what tanh tells apart."""
         if not self.how.penalty or not isinstance(self.actor, (Actor, Watcher)) or self.actor.space.discrete:
             return 0.0
-        raw: Tensor = self.watching.said if self.watching else self.actor.raw(z[:-1].detach(), h[:-1].detach())
+        raw = self.watching.said if self.watching else cast(Actor, self.actor).raw(z[:-1].detach(), h[:-1].detach())
         return self.how.penalty * (raw.abs() - self.how.free).clamp_min(0).square().sum(-1).mean()
 
     def state_dict(self) -> dict:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamdrive.benchmarks import imitation, nocturne_models, results, stages, synthetic, traffic
+from dreamdrive.benchmarks import ablations, imitation, nocturne_models, results, stages, synthetic, traffic
 from dreamdrive.benchmarks.report import write_section
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.manifest import split
 from dreamdrive.envs.nocturne.scene import OBJECTS
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS
 from dreamdrive.tests.tiny_run import call
+from dreamdrive.train import RoundsSettings
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import write_csv
 
@@ -223,3 +224,17 @@ def test_dreamt_steps_are_counted(tmp_path):
         line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("| 4 dreams of 5 steps")
     ]
     assert rows and all(int(row.split("|")[2].split("(")[0].replace(",", "")) > 20 for row in rows)
+
+
+def test_every_ablation_is_a_run_that_train_py_knows(tmp_path):
+    args = argparse.Namespace(folder=tmp_path, rounds=3, seeds=[4], only=None)
+    whole, *others = ablations.chosen_changes(args)
+    usual = RoundsSettings.parse(ablations.command(whole, 4, args)[2:], None).settings()
+    for change in others:
+        told = RoundsSettings.parse(ablations.command(change, 4, args)[2:], None)
+        assert told.logdir == tmp_path / f"{change.name}-4" and told.rounds == (0 if change.alone else 3)
+        differs = {name for name, value in told.settings().items() if value != usual[name]}
+        assert len(differs) == sum(word.startswith("--") for word in change.flags), (change.name, differs)
+    args.only = ["no-mirror", "nothing"]
+    with pytest.raises(UserError, match="there is no change nothing: --only takes whole, "):
+        ablations.chosen_changes(args)
