@@ -106,6 +106,12 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         again = bool(self.vision_every) and number % self.vision_every == 0 and number <= self.vision_last
         return bool(self.vision_epochs) and (number == 0 or again)
 
+    def updates(self, number: int) -> tuple[int, int]:
+        """Of M and of the actor in a round: more where V has learnt, and z means something else than before."""
+        if not number or self.learns_vision(number):
+            return self.memory_updates, self.actor_updates
+        return self.memory_more, self.actor_more
+
     @property
     def mirrored(self) -> bool:
         return self.mirror and world_class(self.env).MIRROR is not None
@@ -138,7 +144,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         )
 
     def memory(self, number: int, datasets: tuple[Path, ...]) -> MDRNNSettings:
-        updates = self.memory_updates if self.learns_vision(number) or not number else self.memory_more
+        updates, _ = self.updates(number)
         rate = RATE * settled(number) if number else FIRST_RATE
         return MDRNNSettings(
             logdir=self.logdir,
@@ -165,9 +171,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             horizon=self.horizon,
             temperature=self.temperature,
             actor_rate=ACTOR_RATE * settled(number),
-            updates=sum(
-                self.actor_updates if self.learns_vision(k) or not k else self.actor_more for k in range(number + 1)
-            ),
+            updates=sum(self.updates(k)[1] for k in range(number + 1)),
             evaluate_every=0,
             max_workers=self.max_workers,
         )

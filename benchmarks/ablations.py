@@ -52,8 +52,7 @@ class Change:
 def changes(rounds: int) -> list[Change]:
     """All of them, for runs of so many rounds."""
     usual = RoundsSettings()
-    memory = usual.memory_updates + rounds * usual.memory_more
-    actor = usual.actor_updates + rounds * usual.actor_more
+    memory, actor = (sum(updates) for updates in zip(*map(usual.updates, range(rounds + 1)), strict=True))
     as_much = ("--memory-updates", str(memory), "--actor-updates", str(actor))
     return [
         Change("whole", "nothing changed"),

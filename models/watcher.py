@@ -1,5 +1,5 @@
 """An actor that watches: it sees the frames that V makes of its latents, one after another, and remembers them itself
-(the actor of IRIS, Micheli et al. 2023, arXiv 2209.00588, appendix A). In the simulator it sees what V makes of the
+(as the actor of IRIS does, Micheli et al. 2023, arXiv 2209.00588). In the simulator it sees what V makes of the
 frames there, so that both worlds look alike to it.
 """
 
