@@ -264,15 +264,17 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     print(f"{path}: seed {seed}, return {episode.total:.1f}")
 
 
-def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None, seeds: list[int]) -> list[Driven]:
-    """An episode for each seed."""
+def score(
+    args: EvaluationSettings, env: str, options: dict, agent: Head | None, seeds: list[int]
+) -> tuple[list[Driven], int]:
+    """An episode for each seed, and the frames of the simulator that took."""
     assert args.controller, "parse_args has chosen one"
     controller = agent.controller if agent is not None and args.controller in TRAINED else None
     if args.world == "dream":
         world = DreamWorld(
             args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
         )
-        return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)]
+        return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)], 0
     if args.controller == PLAN:
         driver = DriverSpec(PLAN, args.logdir, plan=args.planned)
     elif controller is None:
@@ -291,7 +293,7 @@ def score(args: EvaluationSettings, env: str, options: dict, agent: Head | None,
         if args.controller == PLAN:
             rate = evaluator.steps / options.get(REPEAT, 1) / (time.monotonic() - began)
             print(f"{rate:.1f} actions a second by {evaluator.workers} workers")
-        return episodes
+        return episodes, evaluator.steps
 
 
 def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
@@ -307,9 +309,9 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
 
 
 def report(
-    args: EvaluationSettings, env: str, seeds: list[int], episodes: list[Driven], digests: dict[str, str]
+    args: EvaluationSettings, env: str, seeds: list[int], episodes: list[Driven], frames: int, digests: dict[str, str]
 ) -> None:
-    """Print the score and write it to the run's folder scores."""
+    """Print the score and write it to the run's folder scores; `frames` of the simulator were driven for it."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
     summary = {
@@ -340,6 +342,7 @@ def report(
         **summary,
         **overall,
         "episodes": len(seeds),
+        "frames": frames,
         "env": env,
         **trial,
         "returns": dict(zip(map(str, seeds), returns, strict=True)),
@@ -402,10 +405,9 @@ def main() -> None:
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
         record(args.record, Episode(args, env, options, agent), seeds[0])
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
-    episodes = score(args, env, options, agent, seeds)
-    report(
-        args, env, seeds, episodes, agent.parents if agent is not None and args.controller in (*TRAINED, PLAN) else {}
-    )
+    episodes, frames = score(args, env, options, agent, seeds)
+    parents = agent.parents if agent is not None and args.controller in (*TRAINED, PLAN) else {}
+    report(args, env, seeds, episodes, frames, parents)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from dreamdrive.data.manifest import MANIFEST, Manifest, read_manifest
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.recording import RecordingSettings, generate
-from dreamdrive.envs import REPEAT, fast, flags, world_class
+from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.learning.actor_training import ActorSettings
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.traincontroller import train_actor
@@ -54,7 +54,7 @@ VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
 FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
 ACTOR_RATE = 7e-4
-SETTLING = 8  # rounds after which learning rates are 0.7 of what they were: they fall as 1 / sqrt(1 + round / SETTLING)
+SETTLING = 8  # rounds after which the actor's learning rate is half of what it was, and M's 0.7 of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     vision_updates: int = flag(
         1400, natural, "of V in the first round at least, where that takes more epochs; half as many later", fixed=True
     )
+    members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
@@ -125,19 +126,11 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
 
     def vision(self, epochs: int, datasets: tuple[Path, ...]) -> VAESettings:
         """`epochs`: those of all rounds so far."""
-        return VAESettings(
-            logdir=self.logdir,
-            seed=self.seed,
-            device=self.device,
+        return self.into(
+            VAESettings,
             dataset=datasets,
-            latent=self.latent,
             epochs=epochs,
             batch_size=VISION_BATCH,
-            grid=self.grid,
-            colour_balance=self.colour_balance,
-            beta=self.beta,
-            fine_shades=self.fine_shades,
-            returns=self.returns,
             anneal=True,
             keep="last",
             mirror=self.mirrored,
@@ -145,12 +138,11 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
 
     def memory(self, number: int, datasets: tuple[Path, ...]) -> MDRNNSettings:
         updates, _ = self.updates(number)
-        rate = RATE * settled(number) if number else FIRST_RATE
-        return MDRNNSettings(
-            logdir=self.logdir,
-            seed=self.seed,
-            device=self.device,
+        rate = RATE * settled(number) ** 0.5 if number else FIRST_RATE
+        return self.into(
+            MDRNNSettings,
             dataset=datasets,
+            hidden=MDRNNSettings.hidden * self.members,
             epochs=PARTS * (number + 1),
             updates=-(-updates // PARTS),
             batch_size=8,
@@ -163,23 +155,18 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         )
 
     def actor(self, number: int) -> ActorSettings:
-        return ActorSettings(
-            logdir=self.logdir,
-            seed=self.seed,
-            device=self.device,
+        return self.into(
+            ActorSettings,
             adopt=True,
-            horizon=self.horizon,
-            temperature=self.temperature,
             actor_rate=ACTOR_RATE * settled(number),
             updates=sum(self.updates(k)[1] for k in range(number + 1)),
             evaluate_every=0,
-            max_workers=self.max_workers,
         )
 
 
 def settled(number: int) -> float:
-    """The share of a learning rate that is left in a round."""
-    return (1 + number / SETTLING) ** -0.5
+    """The share of the actor's learning rate that is left in a round; M's falls as its square root."""
+    return 1 / (1 + number / SETTLING)
 
 
 class Rounds:
@@ -213,11 +200,11 @@ class Rounds:
         if not path.exists():
             return None
         said = json.loads(path.read_text())
+        before = RoundsSettings().settings() | said["settings"]  # a version before ours may not have had all of them
         for name, value in self.args.settings().items():
-            if said["settings"].get(name) != value:
+            if before[name] != value:
                 raise UserError(
-                    f"{path} is of a run with {name} {said['settings'].get(name)}, not {value}: give the same, or "
-                    "another --logdir"
+                    f"{path} is of a run with {name} {before[name]}, not {value}: give the same, or another --logdir"
                 )
         return said
 
@@ -339,7 +326,7 @@ class Choice:
         parameters, seeds = parameter_vector(agent.controller), selection_seeds(args.seed, args.selection_episodes)
         options = agent.world.get("options", {})
         with (
-            Evaluator(fast(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
+            Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
             tqdm(total=len(seeds), desc=f"round {own.name} on tracks for choosing", unit="episode") as bar,
         ):
             return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps

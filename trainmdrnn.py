@@ -60,8 +60,9 @@ class MDRNNSettings(Fitting):
     mirror: bool = flag(
         False, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
-    hidden: int = flag(256, positive, "R, size of the LSTM", fixed=True)
-    mixtures: int = flag(5, positive, "K, Gaussians in the mixture", fixed=True)
+    hidden: int = flag(256, positive, "R, size of the LSTM, or of all of an ensemble's together", fixed=True)
+    mixtures: int = flag(5, positive, "K, Gaussians in the mixture, or in that of each member", fixed=True)
+    members: int = flag(1, positive, "LSTMs; several are an ensemble, each of them trained by itself", fixed=True)
     seq_len: int = flag(32, positive, "T, steps of a training window")
     batch_size: int = flag(16, positive, "windows")
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
@@ -72,6 +73,30 @@ class MDRNNSettings(Fitting):
     updates: int | None = flag(None, positive, "updates of an epoch (default: those of one pass over the train split)")
     adopt: bool = flag(False, help="resume although V has been trained on since: M continues on its latents of now")
     temperature: float = flag(1.0, natural_float, "of the dream in the strip; 0 for no randomness")
+
+    def check(self) -> None:
+        super().check()
+        if self.hidden % self.members:
+            raise UserError(
+                f"--hidden {self.hidden} cannot be shared by {self.members} members: give a multiple of {self.members}"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Of M."""
+        return "lstm-mixture" if self.members == 1 else "lstm-mixture-ensemble"
+
+    def config(self, latent: int, action: int, reward_scale: float) -> dict:
+        """Sizes of M, for latents of Z and action vectors of A numbers."""
+        return {
+            "latent": latent,
+            "action": action,
+            "hidden": self.hidden,
+            "mixtures": self.mixtures,
+            "reward": self.include_reward,
+            "reward_scale": reward_scale,
+            **({} if self.members == 1 else {"members": self.members}),
+        }
 
 
 def run_epoch(
@@ -173,7 +198,7 @@ def train_memory(args: MDRNNSettings) -> float:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
-        args, inherited = args.resume(state and {**state["config"], "mirror": state.get("mirror", False)})
+        args, inherited = args.resume(state and {"members": 1, **state["config"], "mirror": state.get("mirror", False)})
         say_inherited(
             {
                 checkpoint.path(args.logdir, "vae"): {} if args.dataset else {"dataset": saved["datasets"]},
@@ -184,17 +209,11 @@ def train_memory(args: MDRNNSettings) -> float:
             datasets = with_mirrored(datasets)
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
-        config = {
-            "latent": vision.config.latent,
-            "action": ActionSpace.from_dict(saved["world"]["action_space"]).size,
-            "hidden": args.hidden,
-            "mixtures": args.mixtures,
-            "reward": args.include_reward,
-            # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
-            "reward_scale": state["config"].get("reward_scale", 1.0) if state else data.reward_spread(),
-        }
+        # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
+        scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
+        config = args.config(vision.config.latent, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
         with track(args, folder):
-            model = build("mdrnn", config).to(where)
+            model = build("mdrnn", config, args.kind).to(where)
             return train(args, folder, model, vision, data, parents, folders_of(datasets), state)
 
 

@@ -67,6 +67,7 @@ def changes(rounds: int) -> list[Change]:
         Change("temperature-0", "dreams at temperature 0", ("--temperature", "0")),
         Change("horizon-6", "dreams of 6 steps", ("--horizon", "6")),
         Change("horizon-24", "dreams of 24 steps", ("--horizon", "24")),
+        Change("ensemble", "an ensemble of 3 as M", ("--members", "3")),
     ]
 
 

@@ -14,10 +14,6 @@ variances). 0: V sees no difference; 1.41: the two are as far apart as any two f
 """
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -25,9 +21,10 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import torch
 from torch import Tensor
 
-from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
+from dreamdrive.benchmarks.report import circumstances, interval, scored, table, write_section
 from dreamdrive.envs import make
 from dreamdrive.models.world_model import Vision, load_vision
+from dreamdrive.scripts.demo import call
 from dreamdrive.utils import runs
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.files import make_folder
@@ -97,10 +94,7 @@ def score(args: argparse.Namespace, options: dict) -> tuple[dict, str]:
         f"--episodes {args.episodes} --max-workers {args.max_workers}"
     ).replace("  ", " ")
     path = score_file(runs.results(args.logdir), args.controller, FAST, "simulator", trial_name(options))
-    if not path.exists() or json.loads(path.read_text())["episodes"] != args.episodes:
-        script, *words = shlex.split(command)
-        subprocess.run([sys.executable, ROOT / script, *words], check=True)
-    return json.loads(path.read_text()), command
+    return scored(lambda: path, args.episodes, lambda: call(command)), command
 
 
 @torch.inference_mode()

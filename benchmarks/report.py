@@ -2,10 +2,11 @@
 scripts write."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +42,16 @@ def interval(mean: float, std: float, count: int) -> str:
     """The 95 % interval of a mean over so many episodes, by the normal distribution, in whole points."""
     half = 1.96 * std / count**0.5
     return f"{mean - half:.0f} to {mean + half:.0f}"
+
+
+def scored(find: Callable[[], Path], episodes: int, measure: Callable[[], object], driver: str | None = None) -> dict:
+    """What the score file that `find` finds says: as it is there, if it is of so many episodes, and of the controller
+    with the digest `driver`, if that is given; else after `measure`."""
+    said: dict = json.loads(find().read_text()) if find().exists() else {}
+    if said.get("episodes") != episodes or (driver and said["checkpoints"].get("ctrl") != driver):
+        measure()
+        said = json.loads(find().read_text())
+    return said
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

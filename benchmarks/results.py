@@ -19,7 +19,7 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.report import circumstances, scored, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
@@ -201,24 +201,25 @@ def effort(row: Row) -> dict[str, float]:
     }
 
 
-def scored(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
+def score(row: Row, world: str, args: argparse.Namespace, commands: list[str]) -> dict:
     """The score of a row in "simulator" or "dream", measured (after training, if need be) unless it has been; the
     commands are added to `commands`."""
-    score = find_score(row.logdir, row.controller, "carracing", world)
     dream = f" --world dream --temperature {row.temperature}" if world == "dream" else ""
     needed = [
         *(row.training if world == "simulator" else ()),
         f"test_controller.py --logdir {row.logdir} --controller {row.controller} --episodes {args.episodes} "
         f"--max-workers {args.max_workers}{dream}",
     ]
-    if not score.exists() or json.loads(score.read_text())["episodes"] != args.episodes:
+
+    def measure() -> None:
         for stage in row.shares:
             if not (row.logdir / stage).exists():  # links, since files are only ever replaced
                 shutil.copytree(args.logdir / stage, row.logdir / stage, copy_function=os.link)
         for command in needed:
             call(command)
+
     commands += needed
-    return json.loads(find_score(row.logdir, row.controller, "carracing", world).read_text())
+    return scored(lambda: find_score(row.logdir, row.controller, "carracing", world), args.episodes, measure)
 
 
 def main() -> None:
@@ -231,9 +232,9 @@ def main() -> None:
     rows, scores = [], {}
     commands: list[str] = []
     for row in drivers(args):
-        s = scored(row, "simulator", args, commands)
+        s = score(row, "simulator", args, commands)
         half = 1.96 * s["std"] / s["episodes"] ** 0.5
-        dreamt = scored(row, "dream", args, commands) if row.temperature is not None else None
+        dreamt = score(row, "dream", args, commands) if row.temperature is not None else None
         spent = effort(row)
         scores[row.name] = {
             **{key: s[key] for key in ("mean", "std", "episodes", "checkpoints", "command", "returns")},

@@ -11,8 +11,6 @@ Frames are steps of the simulator, all that were driven, those for choosing betw
 
 import argparse
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,8 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 
-from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
+from dreamdrive.benchmarks.report import circumstances, interval, scored, table, write_section
+from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
@@ -84,12 +83,9 @@ def parse_args() -> argparse.Namespace:
 def score(folder: Path, args: argparse.Namespace) -> dict:
     """The score of a round's driver, measured if it is not there, or is another driver's: more rounds choose anew."""
     path = score_file(runs.results(folder), "ctrl", ENV, "simulator")
-    said: dict = json.loads(path.read_text()) if path.exists() else {"episodes": 0, "checkpoints": {}}
+    command = f"test_controller.py --logdir {folder} --episodes {args.episodes} --max-workers {args.max_workers}"
     driver = checkpoint.load_parent(folder, "ctrl")["digest"]
-    if said["episodes"] != args.episodes or said["checkpoints"].get("ctrl") != driver:
-        flags = ("--logdir", folder, "--episodes", args.episodes, "--max-workers", args.max_workers)
-        subprocess.run([sys.executable, ROOT / "test_controller.py", *map(str, flags)], check=True)
-    return json.loads(path.read_text())
+    return scored(lambda: path, args.episodes, lambda: call(command), driver)
 
 
 def learnt(folder: Path, args: argparse.Namespace) -> Learnt:

@@ -10,7 +10,6 @@ What was scored already is not scored again. Intervals are 95 %, by bootstrap ov
 """
 
 import argparse
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.models import bootstrap
-from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.benchmarks.report import circumstances, scored, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.scores import score_file
@@ -81,7 +80,7 @@ def rows(args: argparse.Namespace) -> list[Row]:
     return found
 
 
-def scored(row: Row, scenes: Path, episodes: int, workers: int) -> dict:
+def score(row: Row, scenes: Path, episodes: int, workers: int) -> dict:
     """The score of a driver in a folder of scenes, measured unless it has been."""
     command = (
         f"test_controller.py --logdir {row.logdir} {row.options} --scenes {scenes} --episodes {episodes} "
@@ -89,10 +88,12 @@ def scored(row: Row, scenes: Path, episodes: int, workers: int) -> dict:
     )
     fresh = score_file(row.logdir, row.options.split()[-1], "nocturne", "simulator")
     kept = fresh.with_name(f"{row.options.split()[-1]}-{scenes.name}.json")
-    if not kept.exists() or json.loads(kept.read_text())["episodes"] != episodes:
+
+    def measure() -> None:
         call(command)
         shutil.copyfile(fresh, kept)
-    return {**json.loads(kept.read_text()), "command": f"python {command}"}
+
+    return {**scored(lambda: kept, episodes, measure), "command": f"python {command}"}
 
 
 def measured(score: dict, what: str, factor: float) -> str:
@@ -108,16 +109,16 @@ def main() -> None:
     for scenes, count in zip(args.scenes, episodes, strict=True):
         lines = []
         for row in rows(args):
-            score = scored(row, scenes, count, args.max_workers)
-            commands.append(score["command"])
+            told = score(row, scenes, count, args.max_workers)
+            commands.append(told["command"])
             lines.append(
                 [
                     row.name,
-                    *(measured(score, what, 100.0) for what in RATES.values()),
-                    *(measured(score, what, 1.0) for what in DISTANCES.values()),
+                    *(measured(told, what, 100.0) for what in RATES.values()),
+                    *(measured(told, what, 1.0) for what in DISTANCES.values()),
                 ]
             )
-            places = len(score["by_scene"])
+            places = len(told["by_scene"])
         parts.append(
             f"{count} episodes in {places} scenes of `{scenes.name}`:\n\n{table(['driver', *RATES, *DISTANCES], lines)}"
         )

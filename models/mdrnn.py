@@ -1,7 +1,8 @@
 """M: an LSTM whose output is a mixture of diagonal Gaussians over the next latent, with reward and termination (Ha &
-Schmidhuber 2018, section 2.2)."""
+Schmidhuber 2018, section 2.2); or several of them, each trained by itself, whose mixtures are taken for one."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -33,6 +34,11 @@ class MDRNNConfig:
     reward: bool = True
     reward_scale: float = 1.0
 
+    @property
+    def components(self) -> int:
+        """Gaussians in what is foreseen."""
+        return self.mixtures
+
     def __post_init__(self) -> None:
         for name in ("latent", "action", "hidden", "mixtures"):
             if getattr(self, name) < 1:
@@ -57,7 +63,46 @@ class Prediction:
     terminal: Tensor
 
 
-class MDRNN(Memory):
+class Mixture(Memory):
+    """M that foresees a mixture of Gaussians."""
+
+    config: MDRNNConfig
+
+    @abstractmethod
+    def predict(self, h: Tensor) -> Prediction:
+        """h (..., R) -> what comes next."""
+
+    @property
+    def rewarded(self) -> bool:
+        return self.config.reward
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        return self.config.components + 1, self.config.latent
+
+    def noise(self, uniform: Tensor, normal: Tensor, copies: int = 1) -> "Noise":
+        uniform = uniform.clamp_min(1e-10)
+        gumbel = -(-uniform[:, :-1].log()).log()
+        return Noise(gumbel.repeat(copies, 1), normal.repeat(copies, 1), uniform[:, -1].repeat(copies))
+
+    def sample(self, state: State, temperature: float, noise: "Noise") -> Imagined:
+        pred = self.predict(state.h)
+        ending = pred.terminal.sigmoid()
+        limit = 0.5 if temperature == 0 else noise.uniform
+        z = sample_mixture(pred, temperature, noise)
+        return Imagined(z, pred.reward * self.config.reward_scale, ending, ending > limit)
+
+    def likeliest(self, h: Tensor) -> Tensor:
+        """The mean of the component that weighs most."""
+        pred = self.predict(h)
+        index = pred.logpi.argmax(-1)[..., None, None].expand(*h.shape[:-1], 1, pred.mu.shape[-1])
+        return pred.mu.gather(-2, index)[..., 0, :]
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)
+
+
+class MDRNN(Mixture):
     """p(z', reward, terminal | z, action, h)."""
 
     kind = "lstm-mixture"
@@ -67,10 +112,6 @@ class MDRNN(Memory):
         self.config = config
         self.lstm = nn.LSTM(config.latent + config.action, config.hidden, batch_first=True)
         self.head = nn.Linear(config.hidden, config.mixtures * (2 * config.latent + 1) + 2)
-
-    @property
-    def rewarded(self) -> bool:
-        return self.config.reward
 
     def initial(self, num: int) -> State:
         zeros = self.head.weight.new_zeros(num, self.config.hidden)
@@ -111,34 +152,104 @@ class MDRNN(Memory):
         reward = steps.reward / self.config.reward_scale
         return mdrnn_loss(output, steps.z_next, reward, steps.terminal, steps.mask, self.config.reward)
 
-    @property
-    def draws(self) -> tuple[int, int]:
-        return self.config.mixtures + 1, self.config.latent
-
-    def noise(self, uniform: Tensor, normal: Tensor, copies: int = 1) -> "Noise":
-        uniform = uniform.clamp_min(1e-10)
-        gumbel = -(-uniform[:, :-1].log()).log()
-        return Noise(gumbel.repeat(copies, 1), normal.repeat(copies, 1), uniform[:, -1].repeat(copies))
-
-    def sample(self, state: State, temperature: float, noise: "Noise") -> Imagined:
-        pred = self.predict(state.h)
-        ending = pred.terminal.sigmoid()
-        limit = 0.5 if temperature == 0 else noise.uniform
-        z = sample_mixture(pred, temperature, noise)
-        return Imagined(z, pred.reward * self.config.reward_scale, ending, ending > limit)
-
-    def likeliest(self, h: Tensor) -> Tensor:
-        """The mean of the component that weighs most."""
-        pred = self.predict(h)
-        index = pred.logpi.argmax(-1)[..., None, None].expand(*h.shape[:-1], 1, pred.mu.shape[-1])
-        return pred.mu.gather(-2, index)[..., 0, :]
-
-    def config_dict(self) -> dict:
-        return asdict(self.config)
-
     @classmethod
     def from_config(cls, config: dict) -> "MDRNN":
         return cls(MDRNNConfig(**config))
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(MDRNNConfig):
+    """Sizes of an ensemble.
+
+    Fields:
+        hidden: R, of all members together, each of which has its share
+        mixtures: K, of each member
+        members: how many there are
+    """
+
+    members: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.members < 1 or self.hidden % self.members:
+            raise ValueError(f"hidden must be a multiple of members, not {self.hidden} of {self.members}")
+
+    @property
+    def components(self) -> int:
+        return self.members * self.mixtures
+
+    def member(self) -> MDRNNConfig:
+        """The sizes of each member."""
+        of_all = {**asdict(self), "hidden": self.hidden // self.members}
+        del of_all["members"]
+        return MDRNNConfig(**of_all)
+
+
+class Ensemble(Mixture):
+    """Several MDRNNs that differ in the weights they began with, each trained by its own loss.
+
+    What they foresee is the mixture of all their mixtures (Lakshminarayanan et al. 2017, arXiv 1612.01474), so that
+    where they disagree dreams go apart: a step is drawn from one of them, another at every step (TS1 in Chua et al.
+    2018, arXiv 1805.12114). Rewards and probabilities of ending are their means; h is that of all.
+    """
+
+    kind = "lstm-mixture-ensemble"
+    config: EnsembleConfig
+
+    def __init__(self, config: EnsembleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(MDRNN(config.member()) for _ in range(config.members))
+
+    def initial(self, num: int) -> State:
+        return self._joined([member.initial(num) for member in self._members])
+
+    def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        states = self._apart(self.initial(len(z)) if state is None else state)
+        after = [member.observe(z, action, own) for member, own in zip(self._members, states, strict=True)]
+        return torch.cat([h for h, _ in after], -1), self._joined([state for _, state in after])
+
+    def predictions(self, h: Tensor) -> list[Prediction]:
+        """h (..., R) -> what each member expects."""
+        parts = h.chunk(self.config.members, -1)
+        return [member.predict(own) for member, own in zip(self._members, parts, strict=True)]
+
+    def predict(self, h: Tensor) -> Prediction:
+        each = self.predictions(h)
+        ending = torch.stack([pred.terminal.sigmoid() for pred in each]).mean(0)
+        return Prediction(
+            torch.cat([pred.logpi for pred in each], -1) - math.log(len(each)),
+            torch.cat([pred.mu for pred in each], -2),
+            torch.cat([pred.logsigma for pred in each], -2),
+            torch.stack([pred.reward for pred in each]).mean(0),
+            ending.logit(eps=1e-6),
+        )
+
+    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[list[Prediction], State]:
+        """z (B, T, Z), action (B, T, A) -> each member's prediction of steps 1..T, and the state after the last."""
+        h, state = self.observe(z, action, state)
+        return self.predictions(h), state
+
+    def loss(self, output: list[Prediction], steps: Steps) -> dict[str, Tensor]:
+        """Means over the members."""
+        losses = [member.loss(own, steps) for member, own in zip(self._members, output, strict=True)]
+        return {name: torch.stack([found[name] for found in losses]).mean() for name in losses[0]}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Ensemble":
+        return cls(EnsembleConfig(**config))
+
+    @property
+    def _members(self) -> list[MDRNN]:
+        return cast(list[MDRNN], list(self.members))
+
+    def _joined(self, states: list[State]) -> State:
+        h, c = (torch.cat(parts, -1) for parts in zip(*states, strict=True))
+        return State(h, {"c": c})
+
+    def _apart(self, state: State) -> list[State]:
+        parts = zip(*(part.chunk(self.config.members, -1) for part in state), strict=True)
+        return [State(h, {"c": c}) for h, c in parts]
 
 
 def mixture_log_likelihood(pred: Prediction, z_next: Tensor) -> Tensor:

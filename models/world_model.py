@@ -28,7 +28,10 @@ Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..
 # Kinds by the stage that trains them, each with its module and its class; a checkpoint without `kind` is of the first.
 KINDS = {
     "vae": {"gaussian": ("dreamdrive.models.vae", "VAE")},
-    "mdrnn": {"lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN")},
+    "mdrnn": {
+        "lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN"),
+        "lstm-mixture-ensemble": ("dreamdrive.models.mdrnn", "Ensemble"),
+    },
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamdrive.benchmarks import ablations, imitation, nocturne_models, results, stages, synthetic, traffic
+from dreamdrive.benchmarks import ablations, imitation, nocturne_models, report, results, stages, synthetic, traffic
 from dreamdrive.benchmarks.report import write_section
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.manifest import split
@@ -238,3 +238,15 @@ def test_every_ablation_is_a_run_that_train_py_knows(tmp_path):
     args.only = ["no-mirror", "nothing"]
     with pytest.raises(UserError, match="there is no change nothing: --only takes whole, "):
         ablations.chosen_changes(args)
+
+
+def test_a_score_that_is_there_is_measured_again_for_another_driver_alone(tmp_path):
+    path, measured = tmp_path / "score.json", []
+
+    def measure() -> None:
+        measured.append(len(measured))
+        path.write_text(json.dumps({"episodes": 4, "checkpoints": {"ctrl": "b"}, "mean": measured[-1]}))
+
+    for driver, wanted in ((None, 0), (None, 0), ("b", 0), ("c", 1)):
+        assert report.scored(lambda: path, 4, measure, driver)["mean"] == wanted
+    assert report.scored(lambda: path, 5, measure)["mean"] == 2 and len(measured) == 3

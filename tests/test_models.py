@@ -16,7 +16,16 @@ from dreamdrive.data.loaders import Windows
 from dreamdrive.driving.agent import Agent
 from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
-from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise, mdrnn_loss, mixture_log_likelihood, sample_mixture
+from dreamdrive.models.mdrnn import (
+    MDRNN,
+    Ensemble,
+    EnsembleConfig,
+    MDRNNConfig,
+    Noise,
+    mdrnn_loss,
+    mixture_log_likelihood,
+    sample_mixture,
+)
 from dreamdrive.models.vae import (
     FREE_BITS,
     VAE,
@@ -60,6 +69,7 @@ SMALL = {
         "reward_scale": 2.5,
     },
 }
+SMALL["mdrnn", "lstm-mixture-ensemble"] = {**SMALL["mdrnn", "lstm-mixture"], "hidden": 12, "members": 3}
 EVERY = [(stage, kind) for stage, kinds in KINDS.items() for kind in kinds]
 
 
@@ -319,6 +329,66 @@ def test_a_frozen_m_is_looked_back_through_as_one_that_trains():
         found.append([torch.cat(seen, 1), *state, z.grad, action.grad])
     for one, two in zip(*found, strict=True):
         assert one.shape == two.shape and torch.allclose(one, two, atol=1e-5)
+
+
+@pytest.fixture
+def ensemble() -> Ensemble:
+    torch.manual_seed(0)
+    return Ensemble(EnsembleConfig(4, 3, hidden=24, mixtures=2, members=3))
+
+
+def test_an_ensemble_foresees_the_mixture_of_its_members(ensemble):
+    z, action, z_next = (torch.randn(5, 6, n) for n in (4, 3, 4))
+    alone = [member(z, action)[0] for member in ensemble.members]
+    h, _ = ensemble.observe(z, action)
+    together = ensemble.predict(h)
+    each = torch.stack([mixture_log_likelihood(pred, z_next).exp() for pred in alone])
+    torch.testing.assert_close(mixture_log_likelihood(together, z_next).exp(), each.mean(0))
+    torch.testing.assert_close(together.reward, torch.stack([pred.reward for pred in alone]).mean(0))
+    endings = torch.stack([pred.terminal.sigmoid() for pred in alone])
+    torch.testing.assert_close(together.terminal.sigmoid(), endings.mean(0))
+    assert len({tuple(ending.flatten().tolist()) for ending in endings}) == 3, "they differ"
+
+
+def test_each_member_of_an_ensemble_learns_by_its_own_loss(ensemble):
+    steps = Windows(*(torch.randn(2, 4, n) for n in (4, 4, 3)), torch.randn(2, 4), torch.zeros(2, 4), torch.ones(2, 4))
+    output, _ = ensemble(steps.z, steps.action)
+    losses = ensemble.loss(output, steps)
+    own = [member.loss(member(steps.z, steps.action)[0], steps) for member in ensemble.members]
+    for name, value in losses.items():
+        torch.testing.assert_close(value, torch.stack([found[name] for found in own]).mean())
+    own[1]["loss"].backward()
+    wanted = [weight.grad / 3 for weight in ensemble.members[1].parameters()]
+    ensemble.zero_grad()
+    losses["loss"].backward()
+    for weight, gradient in zip(ensemble.members[1].parameters(), wanted, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_a_dream_of_an_ensemble_takes_its_steps_from_all_members(ensemble):
+    with torch.no_grad():
+        for number, member in enumerate(ensemble.members):
+            member.head.weight.zero_()
+            member.head.bias.zero_()[:8] = 10.0 * number  # the means of both its components
+    noise = ensemble.drawn(3000, torch.Generator().manual_seed(0))
+    z = ensemble.sample(ensemble.initial(3000), 1.0, noise).z.mean(-1)
+    shares = [((z - 10.0 * number).abs() < 5).float().mean().item() for number in range(3)]
+    assert all(abs(share - 1 / 3) < 0.05 for share in shares), shares
+
+
+def test_a_run_has_an_ensemble_where_it_is_asked_for(trained, tmp_path):
+    run = tiny_run.copy_run(trained, tmp_path)
+    flags = ("--logdir", run.logdir, "--seq-len", 16, "--batch-size", 8, "--device", "cpu", "--hidden", 8)
+    refused = tiny_run.complaint(tiny_run.call("trainmdrnn", *flags, "--noreload", "--members", 3, "--epochs", 1))
+    assert "--hidden 8 cannot be shared by 3 members: give a multiple of 3" in refused
+    done = tiny_run.call("trainmdrnn", *flags, "--noreload", "--members", 2, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    done = tiny_run.call("trainmdrnn", *flags, "--epochs", 2)
+    assert done.returncode == 0 and "members 2 from" in done.stdout, done.stderr
+    model = load_world_model(run.logdir, torch.device("cpu"))
+    assert type(model.memory) is Ensemble and model.memory.config.members == 2 and model.starts.state.h.shape[1] == 8
+    done = tiny_run.call("traincontroller", *tiny_run.TINY["traincontroller"], "--logdir", run.logdir, "--noreload")
+    assert done.returncode == 0, done.stderr
 
 
 # What holds for every kind of V and M

@@ -213,6 +213,7 @@ def test_a_score_says_what_it_is(scored):
     }.items():
         assert found[name] == pytest.approx(value)
     assert found["episodes"] == 3 and found["env"] == "gym:CartPole-v1" and (returns >= 1).all()
+    assert found["frames"] == returns.sum(), "a CartPole's return is its number of steps"
     assert found["versions"]["torch"] == torch.__version__ and {"python", "numpy", "gymnasium", "box2d"} <= set(
         found["versions"]
     )

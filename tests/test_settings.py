@@ -104,6 +104,17 @@ def test_resuming_takes_over_what_was_not_given_and_refuses_what_was_given_other
             parse(*argv).resume(before)
 
 
+def test_settings_of_another_script_take_over_what_both_call_by_the_same_name():
+    @dataclass(frozen=True, kw_only=True)
+    class Washing(Training):
+        hidden: int = flag(3, positive, "plates")
+        taste: str = flag("none", help="of the soap")
+        water: int = flag(1, positive, "litres")
+
+    found = Cooking(logdir=Path("somewhere"), hidden=8, seed=4).into(Washing, taste="of lemons")
+    assert found == Washing(logdir=Path("somewhere"), hidden=8, seed=4, taste="of lemons") and found.water == 1
+
+
 def test_what_has_no_default_of_its_own_is_as_usual_in_a_fresh_run():
     @dataclass(frozen=True, kw_only=True)
     class Evolving(Training):
@@ -127,7 +138,7 @@ def test_a_stage_says_in_one_line_what_it_inherited(trained, tmp_path):
     assert said(done) == [f"inherited: dataset {trained.data} from {run.logdir}/vae/best.tar"]
     done = call("trainmdrnn", *flags, "--epochs", 2)
     (line,) = said(done)
-    inherited = "include_reward False, mirror False, hidden 8, mixtures 5"
+    inherited = "include_reward False, mirror False, hidden 8, mixtures 5, members 1"
     assert line.endswith(f"; {inherited} from {run.logdir}/mdrnn/checkpoint.tar"), line
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from dreamdrive import __version__
 from dreamdrive.utils import runs
@@ -28,6 +28,7 @@ from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.trackers import TRACKERS
 
 NOT_GIVEN = object()
+Other = TypeVar("Other", bound="Settings")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -132,6 +133,12 @@ class Settings:
             return name in self.given
         default = type(self).flags()[name].default
         return default is MISSING or getattr(self, name) != default
+
+    def into(self, other: type[Other], **more: Any) -> Other:
+        """Settings of another script: what it calls by the same name is as here, what it has in `more` as there, and
+        everything else as by default."""
+        shared = {name: getattr(self, name) for name in type(self).flags() if name in other.flags()}
+        return other(**(shared | more))
 
     def fixed(self) -> dict[str, Any]:
         """The values that may not change when a run is resumed, by their names in its checkpoint."""
