@@ -48,6 +48,12 @@ class ActorSettings(Training):
     adopt: bool = flag(
         False, help="resume although V or M has been trained on since: the actor continues in the M that is there now"
     )
+    dataset: tuple[Path, ...] | None = flag(
+        None,
+        Path,
+        "folders written by stage 1, whose moments dreams begin from (default: those M was trained on)",
+        nargs="+",
+    )
     seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
     features: str = flag(
         "zh",
@@ -272,10 +278,10 @@ class ActorRun:
 
 
 def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:
-    """Where dreams of the run may begin: the recorded moments of what M was trained on; and the spread of the rewards
-    there."""
+    """Where dreams of the run may begin: the recorded moments of `args.dataset`, or of what M was trained on; and the
+    spread of the rewards there."""
     learnt = checkpoint.load_parent(args.logdir, "mdrnn")
-    datasets = open_datasets(learnt["datasets"], model.world, str(checkpoint.path(args.logdir, "vae")))
+    datasets = open_datasets(args.dataset or learnt["datasets"], model.world, str(checkpoint.path(args.logdir, "vae")))
     if learnt.get("mirror"):
         datasets = with_mirrored(datasets)
     where = next(model.memory.parameters()).device

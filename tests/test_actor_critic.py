@@ -8,10 +8,12 @@ import torch
 
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
+from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.agent import load_agent, make_head
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.learning import anchor
 from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.actor_training import ActorSettings, moments_of
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import EARLY, recorded_moments
 from dreamdrive.models.actor import Actor, ActorConfig, Critic
@@ -163,6 +165,17 @@ def test_moments_have_ms_state_of_now(trained):
     assert any(torch.allclose(moments.starts.state.h[row], h[0, -1], atol=1e-6) for row in rows)
     few = recorded_moments(data, model.memory, most=len(moments) // 3)
     assert len(few.early) == len(moments.early) and len(few) < len(moments)
+
+
+def test_dreams_begin_from_the_datasets_that_are_given(trained, tmp_path):
+    flags = ("--env", "gym:CartPole-v1", "--rollouts", 3, "--threads", 1, "--rootdir", tmp_path / "other")
+    assert call("data.generation_script", *flags).returncode == 0
+    model = load_world_model(trained.logdir, torch.device("cpu"))
+    logdir = copy_run(trained, tmp_path / "run").logdir
+    usual, _ = moments_of(ActorSettings(logdir=logdir), model)
+    given, _ = moments_of(ActorSettings(logdir=logdir, dataset=(tmp_path / "other",)), model)
+    recorded = Dataset.open(tmp_path / "other").manifest.episodes
+    assert len(given) == sum(e.steps for e in recorded if e.split == "train") != len(usual)
 
 
 def test_the_run_learns_repeats_and_resumes(trained, tmp_path):
