@@ -4,6 +4,7 @@ Reads   datasets/<name>/             written by data/generation_script.py; one f
 Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
         exp_dir/vae/checkpoint.tar   to resume from: run the same command again
         exp_dir/vae/metrics.csv, loss.png, samples/epoch_NNN.png, args.json
+        exp_dir/vae/lost.png         of what changes from a step to the next, what V loses most
         exp_dir/latents/             posterior of every frame of the datasets
 
     python trainvae.py --dataset datasets/carracing --epochs 20
@@ -13,7 +14,7 @@ With --augment the frames that V is trained on are changed at random, and it is 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from dreamdrive.data.loaders import (
 from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
+from dreamdrive.learning.moving import Pairs
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
@@ -56,6 +58,12 @@ STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
+LITTLE = 0.4  # of what changes, below which it is said what helps
+# flags that let V keep more, as they may be given, and whether they are
+HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
+    "--beta 0.05": lambda args: args.beta <= 0.1,
+    "--colour-balance 0.6": lambda args: args.colour_balance > 0,
+}
 TOLD = ("colour_balance", "beta", "returns", "augment", "mirror")  # settings that are not V's sizes
 NEVER_TOLD = {"augment": False, "mirror": False, "fine_shades": False, "returns": 0.0}  # of a run begun before these
 
@@ -196,6 +204,18 @@ def streams(
     return stream, validation
 
 
+def say_what_is_kept(args: VAESettings, model: Vision, pairs: Pairs) -> None:
+    """Say, and draw, how much V keeps of what changes from a step to the next; advise where that is little."""
+    kept, path = pairs.kept(model), checkpoint.path(args.logdir, "vae").with_name("lost.png")
+    if math.isnan(kept.share):
+        return
+    pairs.draw(model, kept, path)
+    print(f"V keeps {100 * kept.share:.0f} % of what changes from a step to the next; {path} shows what it loses most")
+    help_with = [flag for flag, is_used in HELPFUL.items() if not is_used(args)]
+    if kept.share < LITTLE and help_with:
+        print(f"that is little, and M and controllers see no more than V: try {', '.join(help_with)}, or more --epochs")
+
+
 def main() -> None:
     args = VAESettings.parse(None, __doc__)
     best = train_vision(args)
@@ -243,6 +263,7 @@ def train_vision(args: VAESettings) -> dict:
             train(args, folder, model, datasets, world, state)
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
+        say_what_is_kept(args, model.eval(), Pairs.of(datasets))
         cache_latents(args.logdir, model, best["digest"], datasets, where)
     return best
 
@@ -261,6 +282,7 @@ def train(
         fit.resume(state)
     args.write(folder)
     stream, validation = streams(datasets, args)
+    pairs = Pairs.of(datasets)
     samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
     model.weigh(args.beta, balanced(datasets, args, model) if args.colour_balance else None, args.returns)
     for epoch in fit.epochs(args.epochs, args.patience):
@@ -272,6 +294,8 @@ def train(
             frames = stream.epoch(epoch, args.epoch_frames)
             learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment)
             measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
+            kept = pairs.kept(model)
+            measured |= {"kept": kept.share, "live": kept.live}
         if fit.add(learnt, measured):
             fit.keep_best()
         if not args.nosamples:
