@@ -189,6 +189,7 @@ def main() -> None:
 
 def train_memory(args: MDRNNSettings) -> float:
     """The whole stage; the validation loss of best.tar."""
+    args.check()
     where = device(args.device)
     vision, saved = load_vision(args.logdir, where)
     owner = str(checkpoint.path(args.logdir, "vae"))

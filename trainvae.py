@@ -39,6 +39,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
+from dreamdrive.models.tokens import TOKENS
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
@@ -58,10 +59,13 @@ STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 BALANCED_FRAMES = 4096  # that colours are counted in
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
+KIND_NAMES = {"vae": "gaussian", "fsq": "fsq", "vq": "vq"}  # of --kind, as models.world_model.KINDS has them
+NUMBERS = ("--kind vae", lambda args: args.kind == "vae")  # what alone some flags are for
 LITTLE = 0.4  # of what changes, below which it is said what helps
 # flags that let V keep more, as they may be given, and whether they are
 HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
-    "--beta 0.05": lambda args: args.beta <= 0.1,
+    "--beta 0.05": lambda args: args.beta <= 0.1 or args.kind != "vae",
+    "--tokens 64": lambda args: args.tokens == 64 or args.kind == "vae",
     "--colour-balance 0.6": lambda args: args.colour_balance > 0,
 }
 TOLD = ("colour_balance", "beta", "returns", "augment", "mirror")  # settings that are not V's sizes
@@ -73,12 +77,27 @@ class VAESettings(Fitting):
     """What stage 2 can be told."""
 
     dataset: tuple[Path, ...] = flag((Path("datasets/carracing"),), Path, "folders written by stage 1", nargs="+")
-    latent: int = flag(32, positive, "Z, numbers a frame is compressed to", fixed=True)
+    kind: str = flag(
+        "vae",
+        help="numbers with a spread, tokens whose codes are rounded numbers (fsq), or tokens from a book of codes (vq)",
+        choices=tuple(KIND_NAMES),
+        fixed=True,
+    )
+    latent: int = flag(32, positive, "Z, numbers a frame is compressed to", fixed=True, where=NUMBERS)
     grid: bool = flag(
         False,
         help="latents as an 8x8 grid over the frame, Z a multiple of 64, instead of each seeing all of it: "
         "for worlds where small things in their places matter",
         fixed=True,
+        where=NUMBERS,
+    )
+    tokens: int = flag(
+        16,
+        int,
+        "of a frame, in a square",
+        choices=TOKENS,
+        fixed=True,
+        where=("--kind fsq or vq", lambda args: args.kind != "vae"),
     )
     epochs: int = flag(20, positive, "train up to this epoch; more than before resumes")
     colour_balance: float = flag(
@@ -93,6 +112,7 @@ class VAESettings(Fitting):
         natural_float,
         "weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
         fixed=True,
+        where=NUMBERS,
     )
     fine_shades: bool = flag(
         False,
@@ -127,6 +147,12 @@ class VAESettings(Fitting):
         if self.grid and self.latent % GRID**2:
             raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {self.latent}")
 
+    def config(self, channels: int, size: int) -> dict:
+        """Sizes of V, for frames of so many channels and pixels a side."""
+        numbers = {"latent": self.latent, "grid": self.grid}
+        common = {"channels": channels, "size": size, "fine_shades": self.fine_shades, "guesses": self.returns > 0}
+        return {**(numbers if self.kind == "vae" else {"tokens": self.tokens}), **common}
+
 
 def run_epoch(
     model: Vision,
@@ -141,6 +167,7 @@ def run_epoch(
     of them."""
     where = next(model.parameters()).device
     mean = Mean()
+    model.train(optimizer is not None)
     for number, batch in enumerate(batches):
         batch, returns = (part.to(where) for part in batch) if isinstance(batch, tuple) else (batch.to(where), None)
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
@@ -204,6 +231,12 @@ def streams(
     return stream, validation
 
 
+def kind_of(state: dict) -> str:
+    """What --kind was, of a checkpoint's content."""
+    there = state.get("kind", KIND_NAMES["vae"])
+    return next(name for name, kind in KIND_NAMES.items() if kind == there)
+
+
 def say_what_is_kept(args: VAESettings, model: Vision, pairs: Pairs) -> None:
     """Say, and draw, how much V keeps of what changes from a step to the next; advise where that is little."""
     kept, path = pairs.kept(model), checkpoint.path(args.logdir, "vae").with_name("lost.png")
@@ -227,6 +260,7 @@ def main() -> None:
 
 def train_vision(args: VAESettings) -> dict:
     """The whole stage; the content of best.tar."""
+    args.check()
     where = device(args.device)
     datasets = open_datasets(args.dataset)
     require_validation(datasets)
@@ -245,18 +279,11 @@ def train_vision(args: VAESettings) -> dict:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        before = state and NEVER_TOLD | state["config"] | state.get("settings", {})
+        before = state and {"kind": kind_of(state), **NEVER_TOLD, **state["config"], **state.get("settings", {})}
         args, inherited = args.resume(before)
         say_inherited({folder / "checkpoint.tar": inherited})
-        config = {
-            "latent": args.latent,
-            "channels": channels,
-            "size": height,
-            "grid": args.grid,
-            "fine_shades": args.fine_shades,
-            "guesses": args.returns > 0,
-        }
-        model = build("vae", config).to(where, memory_format=torch.channels_last)
+        model = build("vae", args.config(channels, height), KIND_NAMES[args.kind])
+        model = model.to(where, memory_format=torch.channels_last)
         if args.mirror:
             datasets = with_mirrored(datasets)
         with track(args, folder):
@@ -295,7 +322,7 @@ def train(
             learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment)
             measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
             kept = pairs.kept(model)
-            measured |= {"kept": kept.share, "live": kept.live}
+            measured |= {"kept": kept.share, **kept.usage}
         if fit.add(learnt, measured):
             fit.keep_best()
         if not args.nosamples:

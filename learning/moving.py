@@ -6,9 +6,6 @@ on, and it may be so few pixels that a mean over all of them does not tell wheth
     kept = 1 - sum (d^ - d)^2 / sum d^2, over the pixels that change
 
 1: V keeps all of it. 0: what V makes of a frame does not move, or moves as wrongly as if it did not.
-
-A latent is live if its mean varies from frame to frame (Burda et al. 2016, arXiv 1509.00519); the others say nothing of
-what is seen.
 """
 
 from collections.abc import Sequence
@@ -20,14 +17,13 @@ import torch
 from torch import Tensor
 
 from dreamdrive.data.shards import Dataset
-from dreamdrive.models.world_model import Vision
+from dreamdrive.models.world_model import Latents, Vision, joined_latents
 from dreamdrive.utils.video import save_png, strip
 
 PAIRS = 256  # of frames, spread evenly over the validation split
 CHANGED = 0.1  # of the range of a colour: what differs by more has changed, and not flickered
 AT_ONCE = 64  # frames
 WORST = 10  # pairs in the picture
-LIVE = 0.01  # variance over frames, above which a latent is live
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,12 @@ class Kept:
     Fields:
         share: of all change, as above; NaN where nothing changes
         lost: (N,) of each pair, the sum of (d^ - d)^2
-        live: latents that are
+        usage: what V stores of them, as `Vision.usage` measures it
     """
 
     share: float
     lost: Tensor
-    live: int
+    usage: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,20 +66,20 @@ class Pairs:
     @torch.inference_mode()
     def kept(self, vision: Vision) -> Kept:
         """What V keeps of them, on the device it is on."""
-        lost, moved, means = [], [], []
+        lost, moved, stored = [], [], []
         for before, after in zip(self.before.split(AT_ONCE), self.after.split(AT_ONCE), strict=True):
-            z = seen(vision, torch.cat([before, after]))
+            latents = stored_of(vision, torch.cat([before, after]))
             change = (after.float() - before.float()) / 255
-            first, second = vision.frames(z).to(after.device).float().chunk(2)
+            first, second = vision.frames(vision.z(latents)).to(after.device).float().chunk(2)
             made = (second - first) / 255
-            means.append(z)
+            stored.append(latents)
             where = (change.abs() > CHANGED).any(-1, keepdim=True)
             lost.append(((made - change).square() * where).flatten(1).sum(1))
             moved.append((change.square() * where).flatten(1).sum(1))
         each = torch.cat(lost)
         total = float(torch.cat(moved).sum())
-        live = int((torch.cat(means).var(0) > LIVE).sum())
-        return Kept(1 - float(each.sum()) / total if total else float("nan"), each, live)
+        usage = vision.usage(joined_latents(stored))
+        return Kept(1 - float(each.sum()) / total if total else float("nan"), each, usage)
 
     @torch.inference_mode()
     def draw(self, vision: Vision, kept: Kept, path: Path) -> None:
@@ -93,12 +89,12 @@ class Pairs:
         rows = {
             "real frame": before,
             "a step later": after,
-            "V: frame": vision.frames(seen(vision, before)),
-            "V: a step later": vision.frames(seen(vision, after)),
+            "V: frame": vision.frames(vision.z(stored_of(vision, before))),
+            "V: a step later": vision.frames(vision.z(stored_of(vision, after))),
         }
         save_png(path, strip([(name, list(frames.cpu().numpy())) for name, frames in rows.items()]))
 
 
-def seen(vision: Vision, frames: Tensor) -> Tensor:
-    """The likeliest latents (N, Z) of frames uint8 (N, H, W, C), on V's device."""
-    return vision.z(vision.latents(frames.to(next(vision.parameters()).device)))
+def stored_of(vision: Vision, frames: Tensor) -> Latents:
+    """The latents of frames uint8 (N, H, W, C), on V's device."""
+    return vision.latents(frames.to(next(vision.parameters()).device))

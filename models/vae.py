@@ -10,6 +10,7 @@ see fine shades beside the colours, and the latents can be asked what rewards th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,9 +26,11 @@ COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
 RAREST = 1e-4  # share of the pixels below which a colour gains no more weight
 GRID = 8  # side of the grid of latents
+WIDEST = 1024  # channels where a grid has one place; half as many where it has two, and so on
 # Of the fine shades: two colours that are 1 of 255 apart differ by 0.2 rad, and 32 apart look alike
 WAVES = 8
 GUESS_WIDTH = 256
+LIVE = 0.01  # variance of a latent's mean over frames, above which it is live
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
@@ -105,12 +108,12 @@ class VAE(Vision):
         self.colours: Tensor | None = None
         self._grid() if config.grid else self._whole()
         if config.guesses:
-            self.guess = nn.Sequential(nn.Linear(config.latent, GUESS_WIDTH), nn.SiLU(), nn.Linear(GUESS_WIDTH, 1))
+            self.guess = guesser(config.latent)
 
     @property
     def _planes(self) -> int:
         """Channels that the encoder sees."""
-        return self.config.channels * (3 if self.config.fine_shades else 1)
+        return planes(self.config.channels, self.config.fine_shades)
 
     def _whole(self) -> None:
         """Latents that see the whole frame, and the reference's layers."""
@@ -143,30 +146,19 @@ class VAE(Vision):
         )
 
     def _grid(self) -> None:
-        """Latents that are a grid: every layer halves or doubles the sides, but for two in the middle that look
-        around."""
+        """Latents that are a grid."""
         config = self.config
-        sizes = [config.channels, *([16] if config.size == 128 else []), 32, 64, 128]
+        widths = grid_widths(config.size, GRID)
         depth = config.latent // GRID**2
-        seen = [self._planes, *sizes[1:]]
-        down = (layer for a, b in pairwise(seen) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU()))
-        up = (
-            layer
-            for a, b in pairwise(sizes[::-1])
-            for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
-        )
-        self.encoder = nn.Sequential(*down, nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
-        self.mu = nn.Conv2d(128, depth, 1)
-        self.logsigma = nn.Conv2d(128, depth, 1)
-        self.decoder = nn.Sequential(
-            nn.Conv2d(depth, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), *up, nn.Sigmoid()
-        )
+        self.encoder = grid_encoder(self._planes, widths)
+        self.mu = nn.Conv2d(widths[-1], depth, 1)
+        self.logsigma = nn.Conv2d(widths[-1], depth, 1)
+        self.decoder = grid_decoder(depth, widths, config.channels)
 
     def encode(self, obs: Tensor) -> Posterior:
         """obs (B, C, size, size) in [0, 1] -> posterior over z (B, Z)."""
         if self.config.fine_shades:
-            phase = 2 * math.pi * WAVES * obs
-            obs = torch.cat([obs, phase.sin(), phase.cos()], 1)
+            obs = with_fine_shades(obs)
         features = self.encoder(obs)  # (B, 1024), or of a grid (B, 128, 8, 8)
         return Posterior(self.mu(features).flatten(1), self.logsigma(features).flatten(1))
 
@@ -193,13 +185,10 @@ class VAE(Vision):
     def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
         weight = None if self.colours is None else self.colours[colour_index(frames)][:, None]
         losses = vae_loss(to_float(frames), output.reconstruction, output.posterior, weight, self.beta)
-        if output.guess is None or returns is None:
-            return losses
-        known = ~returns.isnan()
-        missed = (output.guess.float() - returns.nan_to_num()).square() * known
-        losses["returns"] = missed.sum() / known.sum().clamp_min(1)
-        losses["loss"] = losses["loss"] + self.returns * losses["returns"]
-        return losses
+        return with_returns(losses, output.guess, returns, self.returns)
+
+    def usage(self, latents: Latents) -> dict[str, float]:
+        return {"live": int((latents["mu"].var(0) > LIVE).sum())}
 
     def latents(self, frames: Tensor) -> Latents:
         posterior = self.encode(to_float(frames))
@@ -227,6 +216,64 @@ class VAE(Vision):
     @classmethod
     def from_config(cls, config: dict) -> "VAE":
         return cls(VAEConfig(**config))
+
+
+def planes(channels: int, fine_shades: bool) -> int:
+    """Channels that an encoder sees."""
+    return channels * (3 if fine_shades else 1)
+
+
+def with_fine_shades(obs: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, 3 C, H, W): sine and cosine of each colour beside it."""
+    phase = 2 * math.pi * WAVES * obs
+    return torch.cat([obs, phase.sin(), phase.cos()], 1)
+
+
+def guesser(latent: int) -> nn.Sequential:
+    """z (B, Z) -> (B, 1), the returns to come."""
+    return nn.Sequential(nn.Linear(latent, GUESS_WIDTH), nn.SiLU(), nn.Linear(GUESS_WIDTH, 1))
+
+
+def with_returns(
+    losses: dict[str, Tensor], guess: Tensor | None, returns: Tensor | None, weight: float
+) -> dict[str, Tensor]:
+    """Losses with that of the guessed returns (B,), which weighs `weight`, where there is a guess and something to
+    guess."""
+    if guess is None or returns is None:
+        return losses
+    known = ~returns.isnan()
+    missed = (guess.float() - returns.nan_to_num()).square() * known
+    error = missed.sum() / known.sum().clamp_min(1)
+    return {**losses, "returns": error, "loss": losses["loss"] + weight * error}
+
+
+def grid_widths(size: int, side: int) -> tuple[int, ...]:
+    """Channels after each layer that halves the sides, from `size` pixels to `side` places."""
+    halvings = (size // side).bit_length() - 1
+    return tuple((WIDEST // side) >> halving for halving in reversed(range(halvings)))
+
+
+def grid_encoder(planes: int, widths: Sequence[int]) -> nn.Sequential:
+    """Frames (B, planes, H, W) -> features (B, widths[-1], side, side): every layer halves the sides, but for the last,
+    which looks around."""
+    halve = (
+        layer for a, b in pairwise((planes, *widths)) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+    )
+    return nn.Sequential(*halve, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.ReLU())
+
+
+def grid_decoder(depth: int, widths: Sequence[int], channels: int) -> nn.Sequential:
+    """The way back, from (B, depth, side, side) to colours (B, channels, H, W) in [0, 1]: two layers look around, then
+    every layer doubles the sides."""
+    wide = widths[-1]
+    double = (
+        layer
+        for a, b in pairwise((*widths[::-1], channels))
+        for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
+    )
+    return nn.Sequential(
+        nn.Conv2d(depth, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), *double, nn.Sigmoid()
+    )
 
 
 def vae_loss(

@@ -27,7 +27,11 @@ Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..
 
 # Kinds by the stage that trains them, each with its module and its class; a checkpoint without `kind` is of the first.
 KINDS = {
-    "vae": {"gaussian": ("dreamdrive.models.vae", "VAE")},
+    "vae": {
+        "gaussian": ("dreamdrive.models.vae", "VAE"),
+        "fsq": ("dreamdrive.models.tokens", "FSQ"),
+        "vq": ("dreamdrive.models.tokens", "VQ"),
+    },
     "mdrnn": {
         "lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN"),
         "lstm-mixture-ensemble": ("dreamdrive.models.mdrnn", "Ensemble"),
@@ -172,6 +176,10 @@ class Vision(nn.Module, ABC):
     @abstractmethod
     def frames(self, z: Tensor) -> Tensor:
         """What z (N, Z) looks like."""
+
+    @abstractmethod
+    def usage(self, latents: Latents) -> dict[str, float]:
+        """How much of what can be stored says something, of the latents of some frames (N, ...): for metrics.csv."""
 
     def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
         """Say what `loss` weighs: its part that keeps latents near their prior, pixels by their colours, and how well

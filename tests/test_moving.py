@@ -26,6 +26,9 @@ class Copying(torch.nn.Module):
     def z(self, latents, normal=None):
         return latents["frame"].flatten(1).float()
 
+    def usage(self, latents):
+        return {"of": len(latents["frame"])}
+
     def frames(self, z):
         frames = z.unflatten(1, (64, 64, 3)).to(torch.uint8)
         return torch.where(self.lost[..., None], torch.tensor(90, dtype=torch.uint8), frames)
@@ -49,7 +52,8 @@ def test_a_v_keeps_all_half_or_nothing_of_what_moves():
     upper, all_of_it, elsewhere = nothing.clone(), ~nothing, nothing.clone()
     upper[:32], elsewhere[40:] = True, True
     for lost, share in ((nothing, 1.0), (upper, 0.5), (all_of_it, 0.0), (elsewhere, 1.0)):
-        assert moving().kept(vision(lost)).share == pytest.approx(share)
+        kept = moving().kept(vision(lost))
+        assert kept.share == pytest.approx(share) and kept.usage == {"of": 16}
 
 
 def test_what_moves_otherwise_than_it_should_is_worth_less_than_what_stands_still():
@@ -66,12 +70,6 @@ def test_flicker_is_no_change_and_where_nothing_changes_no_share_is_said():
     )
     kept = still.kept(vision(torch.ones(64, 64, dtype=torch.bool)))
     assert math.isnan(kept.share) and not kept.lost.any()
-
-
-def test_latents_that_vary_are_live():
-    pairs = moving(4)
-    kept = pairs.kept(vision(torch.zeros(64, 64, dtype=torch.bool)))
-    assert kept.live == 4 * 20 * 3, "pixels that the square is at in one frame or another"
 
 
 def test_pairs_are_a_step_apart_within_episodes_of_the_split(tmp_path):

@@ -1,0 +1,347 @@
+"""V whose latents are tokens: a grid over the frame, each place of it one of so many codes, instead of numbers with a
+spread.
+
+    fsq     each number of a code is rounded to one of a few levels (finite scalar quantisation, Mentzer et al. 2023,
+            arXiv 2309.15505). Numbers are normalised over the batch and put through the normal distribution's
+            function before, so that all levels are about as likely: without, few codes are used.
+    vq      the nearest of a book of codes, which follows what is near to them (van den Oord et al. 2017, arXiv
+            1711.00937, with the moving averages of its appendix A.1); codes that nothing is near to begin anew at
+            something that was seen.
+
+Codes have few numbers, so that they can be a z: those of all places, one after another. What sees z sees all that the
+tokens say, and heads, M, evolution, cloning and the rest work on it as on any other.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamdrive.models.vae import (
+    SIZES,
+    colour_index,
+    grid_decoder,
+    grid_encoder,
+    grid_widths,
+    guesser,
+    planes,
+    to_float,
+    to_uint8,
+    with_fine_shades,
+    with_returns,
+)
+from dreamdrive.models.world_model import Latents, Vision
+from dreamdrive.utils.errors import UserError
+
+TOKENS = (16, 64)  # that there may be of a frame
+COMMITMENT = 0.25  # weight of the distance from a code, of a vq (van den Oord et al. 2017, eq. 3)
+KEPT = 0.99  # of a code's running means, at each batch
+FORGOTTEN = 0.05  # of the usual share of places: a code with less begins anew
+
+
+@dataclass(frozen=True)
+class TokenConfig(ABC):
+    """Sizes of V.
+
+    Fields:
+        tokens: T, places of the grid
+        channels: C of the frames        size: their side, 64 or 128 pixels
+        fine_shades, guesses: as VAEConfig has them
+    """
+
+    tokens: int = 16
+    channels: int = 3
+    size: int = 64
+    fine_shades: bool = False
+    guesses: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"frames of {self.size} pixels are not possible: V takes {' or '.join(map(str, SIZES))}")
+        if self.tokens not in TOKENS:
+            raise ValueError(f"{self.tokens} tokens are not possible: {' or '.join(map(str, TOKENS))} are")
+
+    @property
+    def side(self) -> int:
+        """Of the grid."""
+        return math.isqrt(self.tokens)
+
+    @property
+    @abstractmethod
+    def numbers(self) -> int:
+        """D, of a code."""
+
+    @property
+    @abstractmethod
+    def codes(self) -> int:
+        """How many there are."""
+
+    @property
+    def latent(self) -> int:
+        """Z."""
+        return self.tokens * self.numbers
+
+
+class Seen(NamedTuple):
+    """What V makes of frames.
+
+    Fields:
+        reconstruction: (B, C, H, W) in [0, 1]
+        codes: (B, D, side, side) of the tokens        before: (B, D, side, side) numbers before they became codes
+        guess: (B,) of the returns; None of a V that does not guess
+    """
+
+    reconstruction: Tensor
+    codes: Tensor
+    before: Tensor
+    guess: Tensor | None
+
+
+class Tokens(Vision):
+    """V whose latents are tokens (N, T), int16."""
+
+    stored = ("tokens",)
+    config: TokenConfig
+    draws = 0
+
+    def __init__(self, config: TokenConfig) -> None:
+        super().__init__()
+        self.config, widths = config, grid_widths(config.size, config.side)
+        self.colours: Tensor | None = None
+        self.returns = 0.0
+        self.encoder = grid_encoder(planes(config.channels, config.fine_shades), widths)
+        # without the means and spreads of batches numbers drift to where codes are few
+        self.numbers = nn.Sequential(
+            nn.Conv2d(widths[-1], config.numbers, 1), nn.BatchNorm2d(config.numbers, affine=False)
+        )
+        self.decoder = grid_decoder(config.numbers, widths, config.channels)
+        if config.guesses:
+            self.guess = guesser(config.latent)
+
+    @abstractmethod
+    def nearest(self, before: Tensor) -> Tensor:
+        """The tokens (...), int64, of numbers (..., D) before they became codes."""
+
+    @abstractmethod
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        """The codes (..., D) of tokens (...)."""
+
+    @abstractmethod
+    def quantised(self, before: Tensor) -> Tensor:
+        """Numbers (..., D) -> codes (..., D), with gradients as if they were the same."""
+
+    @abstractmethod
+    def commitment(self, output: Seen) -> dict[str, Tensor]:
+        """What else is to be lower, by name, each a mean over frames, and in the loss."""
+
+    @abstractmethod
+    def token_of(self, z: Tensor) -> Tensor:
+        """The tokens (...), int64, whose codes are nearest to (..., D)."""
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """obs (B, C, size, size) in [0, 1] -> numbers (B, D, side, side), before they become codes."""
+        return self.numbers(self.encoder(with_fine_shades(obs) if self.config.fine_shades else obs))
+
+    def forward(self, frames: Tensor) -> Seen:
+        """Of frames uint8 (B, H, W, C)."""
+        before = self.encode(to_float(frames)).float()
+        codes = self.quantised(before.movedim(1, -1)).movedim(-1, 1)
+        guess = self.guess(self._flat(codes.movedim(1, -1)))[:, 0] if self.config.guesses else None
+        return Seen(self.decoder(codes.contiguous(memory_format=torch.channels_last)), codes, before, guess)
+
+    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
+        if beta != 1:
+            raise UserError(f"tokens have no KL divergence that --beta {beta:g} could weigh: leave it out")
+        self.colours, self.returns = colours, returns
+
+    def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
+        squared = (output.reconstruction.float() - to_float(frames)).square()
+        if self.colours is not None:
+            squared = squared * self.colours[colour_index(frames)][:, None]
+        reconstruction, more = squared.flatten(1).sum(1).mean(), self.commitment(output)
+        losses = {"loss": reconstruction + sum(more.values()), "reconstruction": reconstruction, **more}
+        return with_returns(losses, output.guess, returns, self.returns)
+
+    def latents(self, frames: Tensor) -> Latents:
+        before = self.encode(to_float(frames)).float().movedim(1, -1)
+        return {"tokens": self.nearest(before).flatten(1).to(torch.int16)}
+
+    def z(self, latents: Latents, normal: Tensor | None = None) -> Tensor:
+        return self.looked_up(latents["tokens"].long()).flatten(-2)
+
+    def prior(self, num: int, generator: torch.Generator) -> Tensor:
+        """Of tokens that are all as likely."""
+        shape = (num, self.config.tokens)
+        return self.z({"tokens": torch.randint(self.config.codes, shape, generator=generator, device=generator.device)})
+
+    def fixed(self, z: Tensor) -> Latents:
+        """The nearest tokens: M's samples need not be codes."""
+        return {"tokens": self.token_of(z.unflatten(-1, (self.config.tokens, -1))).to(torch.int16)}
+
+    def frames(self, z: Tensor) -> Tensor:
+        side = self.config.side
+        grid = z.unflatten(-1, (side, side, -1)).movedim(-1, 1)
+        return to_uint8(self.decoder(grid.contiguous(memory_format=torch.channels_last)))
+
+    def usage(self, latents: Latents) -> dict[str, float]:
+        """Codes that are used, and the bits a frame takes if each token is told by how frequent it is at its place."""
+        tokens = latents["tokens"].long()
+        used = torch.bincount(tokens.flatten(), minlength=self.config.codes)
+        bits = 0.0
+        for place in tokens.T:
+            share = torch.bincount(place).double() / len(place)
+            bits -= float((share * share.clamp_min(1e-12).log2()).sum())
+        return {"codes": int((used > 0).sum()), "bits": bits}
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)
+
+    def _flat(self, codes: Tensor) -> Tensor:
+        """(B, side, side, D) -> z (B, Z)."""
+        return codes.flatten(1)
+
+
+@dataclass(frozen=True)
+class FSQConfig(TokenConfig):
+    """Sizes of a V with rounded numbers.
+
+    Fields:
+        levels: of each number of a code
+    """
+
+    levels: Sequence[int] = (8, 8, 8)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.levels or min(self.levels) < 2 or self.codes > 1 << 15:
+            raise ValueError(f"levels must be 2 or more each, and 32,768 codes at most, not {list(self.levels)}")
+
+    @property
+    def numbers(self) -> int:
+        return len(self.levels)
+
+    @property
+    def codes(self) -> int:
+        return math.prod(self.levels)
+
+
+class FSQ(Tokens):
+    """Codes are the middles of levels, which divide -1 to 1 evenly."""
+
+    kind = "fsq"
+    config: FSQConfig
+
+    def __init__(self, config: FSQConfig) -> None:
+        super().__init__(config)
+        place = torch.tensor([math.prod(config.levels[i + 1 :]) for i in range(len(config.levels))])
+        self.register_buffer("levels", torch.tensor(config.levels), persistent=False)  # (D,)
+        self.register_buffer("place", place, persistent=False)  # (D,) what a level of each number is worth in a token
+
+    def bounded(self, before: Tensor) -> Tensor:
+        """(..., D) of any size -> -1 to 1, evenly spread where it is normal."""
+        return torch.erf(before / math.sqrt(2))
+
+    def level(self, bounded: Tensor) -> Tensor:
+        """The level (..., D), from 0, that each number of -1 to 1 is on: they share that range evenly."""
+        levels = self.get_buffer("levels")
+        return ((bounded + 1) / 2 * levels).floor().clamp_min(0).minimum(levels - 1.0)
+
+    def code(self, level: Tensor) -> Tensor:
+        """(..., D): the middles of levels."""
+        return (2 * level + 1) / self.get_buffer("levels") - 1
+
+    def nearest(self, before: Tensor) -> Tensor:
+        return self.token_of(self.bounded(before))
+
+    def token_of(self, z: Tensor) -> Tensor:
+        return (self.level(z).long() * self.get_buffer("place")).sum(-1)
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        return self.code(tokens[..., None] // self.get_buffer("place") % self.get_buffer("levels"))
+
+    def quantised(self, before: Tensor) -> Tensor:
+        bounded = self.bounded(before)
+        return bounded + (self.code(self.level(bounded)) - bounded).detach()
+
+    def commitment(self, output: Seen) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "FSQ":
+        return cls(FSQConfig(**config))
+
+
+@dataclass(frozen=True)
+class VQConfig(TokenConfig):
+    """Sizes of a V with a book of codes.
+
+    Fields:
+        codes: how many there are        numbers: D, of each
+    """
+
+    codes: int = 512
+    numbers: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.codes <= 1 << 15 or self.numbers < 1:
+            raise ValueError(f"{self.codes} codes of {self.numbers} numbers are not possible: 2 to 32,768 of 1 or more")
+
+
+class VQ(Tokens):
+    """Codes are those of a book."""
+
+    kind = "vq"
+    config: VQConfig
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("book", torch.randn(config.codes, config.numbers))
+        self.register_buffer("count", torch.ones(config.codes))  # running means over batches: places near each code,
+        self.register_buffer("total", self.get_buffer("book").clone())  # and the sum of their numbers
+
+    def nearest(self, before: Tensor) -> Tensor:
+        book = self.get_buffer("book")
+        return (book.square().sum(1) - 2 * before @ book.T).argmin(-1)
+
+    def token_of(self, z: Tensor) -> Tensor:
+        return self.nearest(z)
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        return self.get_buffer("book")[tokens]
+
+    def quantised(self, before: Tensor) -> Tensor:
+        tokens = self.nearest(before.detach())
+        code = self.looked_up(tokens)
+        if self.training and torch.is_grad_enabled():
+            self.follow(before.detach().flatten(0, -2), tokens.flatten())
+        return before + (code - before).detach()
+
+    @torch.no_grad()
+    def follow(self, seen: Tensor, tokens: Tensor) -> None:
+        """Move the codes to the running mean of what is near to them: numbers seen (N, D) and their tokens (N,). A code
+        that is nearly never used begins anew at one of them, drawn with torch's own generator."""
+        book, count, total = (self.get_buffer(name) for name in ("book", "count", "total"))
+        chosen = F.one_hot(tokens, len(book)).to(seen.dtype)
+        count.lerp_(chosen.sum(0), 1 - KEPT)
+        total.lerp_(chosen.T @ seen, 1 - KEPT)
+        book.copy_(total / count.clamp_min(1e-6)[:, None])
+        usual = len(seen) / len(book)
+        forgotten = (count < FORGOTTEN * usual).nonzero()[:, 0]
+        drawn = seen[torch.randint(len(seen), (len(forgotten),), device=seen.device)]
+        book[forgotten], total[forgotten], count[forgotten] = drawn, drawn * usual, usual
+
+    def commitment(self, output: Seen) -> dict[str, Tensor]:
+        """How far numbers are from their codes, which are not moved by it."""
+        away = (output.before - output.codes.detach()).square().flatten(1).sum(1).mean()
+        return {"commitment": COMMITMENT * away}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "VQ":
+        return cls(VQConfig(**config))
