@@ -39,6 +39,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
+from dreamdrive.models.reconstruction import TERMS, Perceptual, Weights
 from dreamdrive.models.tokens import TOKENS
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
@@ -68,8 +69,13 @@ HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
     "--tokens 64": lambda args: args.tokens == 64 or args.kind == "vae",
     "--colour-balance 0.6": lambda args: args.colour_balance > 0,
 }
-TOLD = ("colour_balance", "beta", "returns", "augment", "mirror")  # settings that are not V's sizes
-NEVER_TOLD = {"augment": False, "mirror": False, "fine_shades": False, "returns": 0.0}  # of a run begun before these
+TOLD = ("colour_balance", "beta", "returns", "loss", "augment", "mirror")  # settings that are not V's sizes
+# of a run begun before these
+NEVER_TOLD = {"augment": False, "mirror": False, "fine_shades": False, "returns": 0.0, "loss": ("l2",)}
+
+
+def sees_features(args: "VAESettings") -> bool:
+    return "perceptual" in args.loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +133,16 @@ class VAESettings(Fitting):
         "keep what rewards depend on, however few pixels show it; 8 does for CarRacing",
         fixed=True,
     )
+    loss: tuple[str, ...] = flag(
+        ("l2",),
+        help="of frames: squared error, absolute error, distance of features, or the sum of several",
+        choices=TERMS,
+        nargs="+",
+        fixed=True,
+    )
+    vgg: Path | None = flag(
+        None, Path, "file of torchvision's VGG-16, whose features they are", where=("--loss perceptual", sees_features)
+    )
     augment: bool = flag(
         False,
         help="train on frames that have been given other colours, bars, blobs and noise, to be seen as they were "
@@ -146,6 +162,11 @@ class VAESettings(Fitting):
         super().check()
         if self.grid and self.latent % GRID**2:
             raise UserError(f"--grid takes --latent in multiples of {GRID**2}, not {self.latent}")
+        if sees_features(self) and self.vgg is None:
+            raise UserError(
+                "--loss perceptual compares what a VGG-16 sees: give the file of torchvision's weights to --vgg "
+                "(nothing is downloaded)"
+            )
 
     def config(self, channels: int, size: int) -> dict:
         """Sizes of V, for frames of so many channels and pixels a side."""
@@ -214,6 +235,13 @@ def balanced(datasets: Sequence[Dataset], args: VAESettings, model: Vision) -> t
     frames = FrameStream(datasets, "train", args.batch_size, args.seed).epoch(0, BALANCED_FRAMES)
     weights = colour_weights(torch.cat(list(frames)), args.colour_balance)
     return weights.to(next(model.parameters()).device)
+
+
+def weights(args: VAESettings, datasets: Sequence[Dataset], model: Vision) -> Weights:
+    """What V's loss weighs, where `model` is."""
+    colours = balanced(datasets, args, model) if args.colour_balance else None
+    perceptual = Perceptual.load(args.vgg).to(next(model.parameters()).device) if args.vgg else None
+    return Weights(args.beta, colours, args.returns, args.loss, perceptual)
 
 
 def streams(
@@ -311,7 +339,7 @@ def train(
     stream, validation = streams(datasets, args)
     pairs = Pairs.of(datasets)
     samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
-    model.weigh(args.beta, balanced(datasets, args, model) if args.colour_balance else None, args.returns)
+    model.weigh(weights(args, datasets, model))
     for epoch in fit.epochs(args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
         if args.anneal:

@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.vae import (
     SIZES,
-    colour_index,
+    frame_error,
     grid_decoder,
     grid_encoder,
     grid_widths,
@@ -112,8 +113,7 @@ class Tokens(Vision):
     def __init__(self, config: TokenConfig) -> None:
         super().__init__()
         self.config, widths = config, grid_widths(config.size, config.side)
-        self.colours: Tensor | None = None
-        self.returns = 0.0
+        self.weights = Weights()
         self.encoder = grid_encoder(planes(config.channels, config.fine_shades), widths)
         # without the means and spreads of batches numbers drift to where codes are few
         self.numbers = nn.Sequential(
@@ -154,18 +154,15 @@ class Tokens(Vision):
         guess = self.guess(self._flat(codes.movedim(1, -1)))[:, 0] if self.config.guesses else None
         return Seen(self.decoder(codes.contiguous(memory_format=torch.channels_last)), codes, before, guess)
 
-    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
-        if beta != 1:
-            raise UserError(f"tokens have no KL divergence that --beta {beta:g} could weigh: leave it out")
-        self.colours, self.returns = colours, returns
+    def weigh(self, weights: Weights) -> None:
+        if weights.beta != 1:
+            raise UserError(f"tokens have no KL divergence that --beta {weights.beta:g} could weigh: leave it out")
+        self.weights = weights
 
     def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
-        squared = (output.reconstruction.float() - to_float(frames)).square()
-        if self.colours is not None:
-            squared = squared * self.colours[colour_index(frames)][:, None]
-        reconstruction, more = squared.flatten(1).sum(1).mean(), self.commitment(output)
-        losses = {"loss": reconstruction + sum(more.values()), "reconstruction": reconstruction, **more}
-        return with_returns(losses, output.guess, returns, self.returns)
+        error, more = frame_error(frames, output.reconstruction, self.weights), self.commitment(output)
+        losses = {"loss": error + sum(more.values()), "reconstruction": error, **more}
+        return with_returns(losses, output.guess, returns, self.weights.returns)
 
     def latents(self, frames: Tensor) -> Latents:
         before = self.encode(to_float(frames)).float().movedim(1, -1)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.world_model import Latents, Vision
 
 SIZES = (64, 128)  # of a frame's side, pixels
@@ -104,8 +105,7 @@ class VAE(Vision):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.beta, self.returns = 1.0, 0.0  # see `weigh`
-        self.colours: Tensor | None = None
+        self.weights = Weights()
         self._grid() if config.grid else self._whole()
         if config.guesses:
             self.guess = guesser(config.latent)
@@ -177,15 +177,13 @@ class VAE(Vision):
         z = posterior.sample()
         return Seen(self.decode(z), posterior, self.guess(z)[:, 0] if self.config.guesses else None)
 
-    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
-        """Say what `loss` weighs: the KL divergence with `beta`, pixels by their colours (see `colour_weights`), and
-        the squared error of the guessed returns."""
-        self.beta, self.colours, self.returns = beta, colours, returns
+    def weigh(self, weights: Weights) -> None:
+        self.weights = weights
 
     def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
-        weight = None if self.colours is None else self.colours[colour_index(frames)][:, None]
-        losses = vae_loss(to_float(frames), output.reconstruction, output.posterior, weight, self.beta)
-        return with_returns(losses, output.guess, returns, self.returns)
+        error = frame_error(frames, output.reconstruction, self.weights)
+        losses = vae_loss(error, output.posterior, self.weights.beta)
+        return with_returns(losses, output.guess, returns, self.weights.returns)
 
     def usage(self, latents: Latents) -> dict[str, float]:
         return {"live": int((latents["mu"].var(0) > LIVE).sum())}
@@ -276,23 +274,23 @@ def grid_decoder(depth: int, widths: Sequence[int], channels: int) -> nn.Sequent
     )
 
 
-def vae_loss(
-    obs: Tensor, reconstruction: Tensor, posterior: Posterior, weight: Tensor | None = None, beta: float = 1.0
-) -> dict[str, Tensor]:
-    """Negative evidence lower bound with free bits, a mean over the batch; `beta` weighs its second part (Higgins et
-    al. 2017).
+def frame_error(frames: Tensor, made: Tensor, weights: Weights) -> Tensor:
+    """The error of what was made (B, C, H, W) of frames uint8 (B, H, W, C), a mean over them."""
+    weight = None if weights.colours is None else weights.colours[colour_index(frames)][:, None]
+    return weights.error(to_float(frames), made, weight)
 
-    reconstruction error: squared, summed over pixels and channels (Ha & Schmidhuber 2018, appendix A.1), pixels times
-        `weight` (B, 1, H, W) if there is one
+
+def vae_loss(error: Tensor, posterior: Posterior, beta: float = 1.0) -> dict[str, Tensor]:
+    """Negative evidence lower bound with free bits, a mean over the batch, of which `error` is the first part; `beta`
+    weighs the second (Higgins et al. 2017).
+
     KL(q || N(0, 1)): summed over Z, at least FREE_BITS * Z per frame
     """
-    squared = (reconstruction.float() - obs).square()
-    squared = (squared if weight is None else squared * weight).flatten(1).sum(1).mean()
     mu, logsigma = posterior.mu.float(), posterior.logsigma.float()
     # (B,), Kingma & Welling 2014, appendix B
     kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)
     free = torch.full_like(kl, FREE_BITS * mu.shape[1])
-    return {"loss": squared + beta * torch.maximum(kl, free).mean(), "reconstruction": squared, "kl": kl.mean()}
+    return {"loss": error + beta * torch.maximum(kl, free).mean(), "reconstruction": error, "kl": kl.mean()}
 
 
 def colour_index(obs: Tensor) -> Tensor:

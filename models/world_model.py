@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.models.reconstruction import Weights
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 
@@ -181,12 +182,11 @@ class Vision(nn.Module, ABC):
     def usage(self, latents: Latents) -> dict[str, float]:
         """How much of what can be stored says something, of the latents of some frames (N, ...): for metrics.csv."""
 
-    def weigh(self, beta: float, colours: Tensor | None, returns: float = 0.0) -> None:
-        """Say what `loss` weighs: its part that keeps latents near their prior, pixels by their colours, and how well
-        returns are guessed; UserError where the kind has no such weights."""
-        if beta != 1 or colours is not None or returns:
+    def weigh(self, weights: Weights) -> None:
+        """Say what `loss` weighs; UserError where the kind has no such weights."""
+        if weights != Weights():
             raise UserError(
-                f"a V of kind {self.kind} has no such weights: leave --beta, --colour-balance and --returns out"
+                f"a V of kind {self.kind} has no such weights: leave --beta, --colour-balance, --loss and --returns out"
             )
 
     @abstractmethod

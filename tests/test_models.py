@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ from dreamdrive.models.mdrnn import (
     mixture_log_likelihood,
     sample_mixture,
 )
+from dreamdrive.models.reconstruction import Perceptual, Weights
 from dreamdrive.models.vae import (
     FREE_BITS,
     VAE,
@@ -90,13 +92,14 @@ def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
         kl = kl_divergence(
             Normal(posterior.mu, posterior.logsigma.exp()), Normal(torch.zeros(3, 32), torch.ones(3, 32))
         ).sum(1)
-        losses = vae_loss(obs, reconstruction, posterior)
+        error = Weights().error(obs, reconstruction)
+        losses = vae_loss(error, posterior)
         torch.testing.assert_close(losses["kl"], kl.mean())
         expected = (
             nn.functional.mse_loss(reconstruction, obs, reduction="sum") / 3 + kl.clamp(min=FREE_BITS * 32).mean()
         )
         torch.testing.assert_close(losses["loss"], expected)
-        weighed = vae_loss(obs, reconstruction, posterior, beta=0.25)["loss"]
+        weighed = vae_loss(error, posterior, beta=0.25)["loss"]
         torch.testing.assert_close(weighed, expected - 0.75 * kl.clamp(min=FREE_BITS * 32).mean())
 
 
@@ -120,21 +123,77 @@ def test_a_weighted_reconstruction_error_counts_where_the_weight_is():
     reconstruction[0, :, 5, 5], reconstruction[0, :, 6, 6] = 1.0, 1.0
     weight = torch.ones(1, 1, 64, 64)
     weight[..., 5, 5] = 10.0
-    posterior = Posterior(torch.zeros(1, 2), torch.zeros(1, 2))
-    assert vae_loss(obs, reconstruction, posterior, weight)["reconstruction"].item() == pytest.approx(33)
-    assert vae_loss(obs, reconstruction, posterior)["reconstruction"].item() == pytest.approx(6)
+    reconstruction[0, 0, 6, 6] = 0.5
+    for terms, weighed, plain in ((("l2",), 32.25, 5.25), (("l1",), 32.5, 5.5), (("l1", "l2"), 64.75, 10.75)):
+        weights = Weights(terms=terms)
+        assert weights.error(obs, reconstruction, weight).item() == pytest.approx(weighed)
+        assert weights.error(obs, reconstruction).item() == pytest.approx(plain)
+
+
+def vgg(folder: Path) -> Path:
+    """A file of the weights of a VGG-16 that has learnt nothing, with torchvision's names."""
+    torch.manual_seed(0)
+    model, names = Perceptual(), (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    layers = [layer for block in model.blocks for layer in block if isinstance(layer, nn.Conv2d)]
+    content = {
+        f"features.{number}.{kind}": getattr(layer, kind).data
+        for number, layer in zip(names, layers, strict=True)
+        for kind in ("weight", "bias")
+    }
+    torch.save({**content, "classifier.6.bias": torch.zeros(1000)}, folder / "vgg16.pth")
+    return folder / "vgg16.pth"
+
+
+def test_what_a_vgg_sees_differs_where_pictures_do(tmp_path):
+    path = vgg(tmp_path)
+    model = Perceptual.load(path)
+    frames = torch.rand(3, 3, 64, 64)
+    near, far = frames + 0.02 * torch.randn_like(frames), torch.rand(3, 3, 64, 64)
+    assert not model(frames, frames).any() and (model(frames, near) < model(frames, far)).all()
+    seen = torch.load(path)
+    first = torch.relu(
+        nn.functional.conv2d(
+            (frames - model.get_buffer("mean")) / model.get_buffer("spread"),
+            seen["features.0.weight"],
+            seen["features.0.bias"],
+            padding=1,
+        )
+    )
+    second = torch.relu(nn.functional.conv2d(first, seen["features.2.weight"], seen["features.2.bias"], padding=1))
+    torch.testing.assert_close(model.features(frames)[0], nn.functional.normalize(second, dim=1, eps=1e-10))
+    error = Weights(terms=("perceptual",), perceptual=model).error(frames, near)
+    torch.testing.assert_close(error, model(frames, near).mean() * 3 * 64 * 64)
+    vae = VAE(VAEConfig(latent=4))
+    vae.weigh(Weights(terms=("l1", "perceptual"), perceptual=model))
+    batch = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
+    vae.loss(batch, vae(batch))["loss"].backward()
+    assert all(weight.grad.any() for weight in vae.parameters()), "it is learnt from"
+    assert not any("blocks" in name for name in vae.state_dict()), "V does not carry it"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no file of torch's", {"features.0.weight": torch.zeros(2)}, [1, 2]])
+def test_what_is_no_vgg_is_refused(tmp_path, content):
+    path = tmp_path / "vgg16.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match="give the file .* to --vgg") as refused:
+        Perceptual.load(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_v_weighs_what_it_was_told_to():
     torch.manual_seed(0)
     vae, frames = VAE(VAEConfig(latent=4)), torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
     output, colours = vae(frames), colour_weights(frames, 0.5)
-    plain = vae_loss(to_float(frames), *output[:2])
+    plain = vae_loss(Weights().error(to_float(frames), output.reconstruction), output.posterior)
     assert all(torch.equal(value, plain[name]) for name, value in vae.loss(frames, output).items())
-    vae.weigh(0.25, colours)
-    weighed = vae_loss(to_float(frames), *output[:2], colours[colour_index(frames)][:, None], 0.25)
+    vae.weigh(Weights(0.25, colours))
+    error = Weights().error(to_float(frames), output.reconstruction, colours[colour_index(frames)][:, None])
+    weighed = vae_loss(error, output.posterior, 0.25)
     assert torch.equal(vae.loss(frames, output)["loss"], weighed["loss"]) and weighed["loss"] != plain["loss"]
-    vae.weigh(1.0, None)
+    vae.weigh(Weights())
     assert torch.equal(vae.loss(frames, output)["loss"], plain["loss"])
 
 
@@ -142,9 +201,9 @@ def test_v_is_asked_for_the_returns_that_are_known():
     torch.manual_seed(0)
     vae, frames = VAE(VAEConfig(latent=4, guesses=True)), torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8)
     output, returns = vae(frames), torch.tensor([1.0, math.nan, -2.0, math.nan])
-    plain = vae_loss(to_float(frames), *output[:2])["loss"]
+    plain = vae_loss(Weights().error(to_float(frames), output.reconstruction), output.posterior)["loss"]
     assert vae.loss(frames, output).keys() == {"loss", "reconstruction", "kl"}
-    vae.weigh(1.0, None, 8.0)
+    vae.weigh(Weights(returns=8.0))
     losses = vae.loss(frames, output, returns)
     missed = ((output.guess[0] - 1) ** 2 + (output.guess[2] + 2) ** 2) / 2
     assert losses["returns"].item() == pytest.approx(missed.item()) and torch.isclose(

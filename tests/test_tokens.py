@@ -5,6 +5,7 @@ import torch
 
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
+from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.tokens import FORGOTTEN, FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.vae import grid_widths
 from dreamdrive.models.world_model import load_vision, load_world_model
@@ -107,7 +108,7 @@ def test_usage_counts_codes_and_bits():
 
 def test_a_vq_and_an_fsq_have_no_divergence_to_weigh(vision):
     with pytest.raises(UserError, match="tokens have no KL divergence that --beta 0.5 could weigh: leave it out"):
-        vision.weigh(0.5, None)
+        vision.weigh(Weights(0.5))
 
 
 @pytest.mark.parametrize("kind, tokens", [("fsq", 16), ("vq", 64)])

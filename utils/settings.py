@@ -155,7 +155,7 @@ class Settings:
         kept = {
             name: there
             for name, there in self._fixed().items()
-            if there in before and before[there] in marks[name].metadata["flag"].get("choices", [before[there]])
+            if there in before and possible(before[there], marks[name].metadata["flag"].get("choices"))
         }
         inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
         filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
@@ -232,6 +232,12 @@ class Fitting(Training):
         "them",
     )
     keep: str = flag("best", help="what best.tar holds: the lowest validation loss, or the last epoch", choices=KEPT)
+
+
+def possible(value: Any, choices: Sequence | None) -> bool:
+    """Whether a flag with these choices could have said a value, or each of several."""
+    several = value if isinstance(value, (tuple, list)) else (value,)
+    return choices is None or all(one in choices for one in several)
 
 
 def spellings(field: Field) -> Sequence[str]:
