@@ -39,7 +39,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
-from dreamdrive.models.reconstruction import TERMS, Perceptual, Weights
+from dreamdrive.models.reconstruction import FREE_BITS, TERMS, Perceptual, Weights
 from dreamdrive.models.tokens import TOKENS
 from dreamdrive.models.vae import GRID, SIZES, colour_weights
 from dreamdrive.models.world_model import Vision, build
@@ -69,9 +69,19 @@ HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
     "--tokens 64": lambda args: args.tokens == 64 or args.kind == "vae",
     "--colour-balance 0.6": lambda args: args.colour_balance > 0,
 }
-TOLD = ("colour_balance", "beta", "returns", "loss", "augment", "mirror")  # settings that are not V's sizes
+FREEZES = ("encoder", "all")
+# settings that are not V's sizes
+TOLD = ("colour_balance", "beta", "free_bits", "returns", "loss", "augment", "mirror", "freeze")
 # of a run begun before these
-NEVER_TOLD = {"augment": False, "mirror": False, "fine_shades": False, "returns": 0.0, "loss": ("l2",)}
+NEVER_TOLD = {
+    "augment": False,
+    "mirror": False,
+    "fine_shades": False,
+    "returns": 0.0,
+    "loss": ("l2",),
+    "free_bits": FREE_BITS,
+    "freeze": None,
+}
 
 
 def sees_features(args: "VAESettings") -> bool:
@@ -83,6 +93,14 @@ class VAESettings(Fitting):
     """What stage 2 can be told."""
 
     dataset: tuple[Path, ...] = flag((Path("datasets/carracing"),), Path, "folders written by stage 1", nargs="+")
+    init: Path | None = flag(None, Path, "begin with V of this run, of the same kind and sizes")
+    freeze: str | None = flag(
+        None,
+        help="what of that stays as it is: what makes latents of frames, or all of it, and nothing is trained",
+        choices=FREEZES,
+        fixed=True,
+        where=("a V that begins as another, with --init", lambda args: args.init is not None),
+    )
     kind: str = flag(
         "vae",
         help="numbers with a spread, tokens whose codes are rounded numbers (fsq), or tokens from a book of codes (vq)",
@@ -117,6 +135,13 @@ class VAESettings(Fitting):
         1.0,
         natural_float,
         "weight of the KL divergence; below 1 the latents keep more detail, and M has more to predict",
+        fixed=True,
+        where=NUMBERS,
+    )
+    free_bits: float = flag(
+        FREE_BITS,
+        natural_float,
+        "nats a latent dimension, up to which the KL divergence costs nothing",
         fixed=True,
         where=NUMBERS,
     )
@@ -241,7 +266,20 @@ def weights(args: VAESettings, datasets: Sequence[Dataset], model: Vision) -> We
     """What V's loss weighs, where `model` is."""
     colours = balanced(datasets, args, model) if args.colour_balance else None
     perceptual = Perceptual.load(args.vgg).to(next(model.parameters()).device) if args.vgg else None
-    return Weights(args.beta, colours, args.returns, args.loss, perceptual)
+    return Weights(args.beta, colours, args.returns, args.free_bits, args.loss, perceptual)
+
+
+def begin_as(args: VAESettings, model: Vision) -> None:
+    """Give V the weights of --init's; UserError where that is another one."""
+    assert args.init is not None, "it was given"
+    there, source = checkpoint.load_parent(args.init, "vae"), checkpoint.path(args.init, "vae")
+    if kind_of(there) != args.kind:
+        raise UserError(f"{source} is of --kind {kind_of(there)}, not {args.kind}: give the same")
+    ours, theirs = model.config_dict(), type(model).from_config(there["config"]).config_dict()
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise UserError(f"{source} has {name} {value}, not {ours[name]}: give the same to begin with it")
+    model.load_state_dict(there["model"])
 
 
 def streams(
@@ -335,12 +373,22 @@ def train(
         for dataset in datasets:
             check_world(dataset, state["world"], str(folder))
         fit.resume(state)
+    elif args.init:
+        begin_as(args, model)
+    if args.freeze:
+        model.freeze()
     args.write(folder)
     stream, validation = streams(datasets, args)
     pairs = Pairs.of(datasets)
     samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
     model.weigh(weights(args, datasets, model))
-    for epoch in fit.epochs(args.epochs, args.patience):
+    told = {name: getattr(args, name) for name in TOLD}
+    if args.freeze == "all" and not state:
+        with tqdm(total=min(VALIDATION_FRAMES, validation.frames), desc="as it was", unit="frame") as bar:
+            fit.best = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)["loss"]
+        fit.keep_best()
+        fit.keep(settings=told)
+    for epoch in fit.epochs(0 if args.freeze == "all" else args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
         if args.anneal:
             fit.anneal(args.learning_rate, epoch, args.epochs)
@@ -356,7 +404,7 @@ def train(
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings={name: getattr(args, name) for name in TOLD})
+        fit.keep(settings=told)
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         panels += [("returns", "val_returns")] if args.returns else []
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")

@@ -21,6 +21,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
 TERMS = ("l2", "l1", "perceptual")
+FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 # VGG-16's convolutions, channels of each, in blocks between which sides are halved (Simonyan & Zisserman 2015,
 # configuration D); features are compared at the end of each block but for the last two, which end a convolution early
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -98,6 +99,7 @@ class Weights:
         beta: weight of what keeps latents near their prior
         colours: (COLOURS,) weights of pixels by their colours, or None: all count alike (models.vae.colour_weights)
         returns: weight of how well returns are guessed
+        free_bits: nats per latent dimension, up to which that costs nothing
         terms: of the error of frames, some of TERMS
         perceptual: what sees features, where they are one of the terms
     """
@@ -105,6 +107,7 @@ class Weights:
     beta: float = 1.0
     colours: Tensor | None = None
     returns: float = 0.0
+    free_bits: float = FREE_BITS
     terms: tuple[str, ...] = ("l2",)
     perceptual: Perceptual | None = None
 

@@ -159,6 +159,10 @@ class Tokens(Vision):
             raise UserError(f"tokens have no KL divergence that --beta {weights.beta:g} could weigh: leave it out")
         self.weights = weights
 
+    @property
+    def seeing(self) -> list[nn.Module]:
+        return [self.encoder, self.numbers]
+
     def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
         error, more = frame_error(frames, output.reconstruction, self.weights), self.commitment(output)
         losses = {"loss": error + sum(more.values()), "reconstruction": error, **more}
@@ -316,7 +320,7 @@ class VQ(Tokens):
     def quantised(self, before: Tensor) -> Tensor:
         tokens = self.nearest(before.detach())
         code = self.looked_up(tokens)
-        if self.training and torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled() and not self.frozen:
             self.follow(before.detach().flatten(0, -2), tokens.flatten())
         return before + (code - before).detach()
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.reconstruction import Weights
+from dreamdrive.models.reconstruction import FREE_BITS, Weights
 from dreamdrive.models.world_model import Latents, Vision
 
 SIZES = (64, 128)  # of a frame's side, pixels
@@ -32,7 +32,6 @@ WIDEST = 1024  # channels where a grid has one place; half as many where it has 
 WAVES = 8
 GUESS_WIDTH = 256
 LIVE = 0.01  # variance of a latent's mean over frames, above which it is live
-FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,13 @@ class VAE(Vision):
     def weigh(self, weights: Weights) -> None:
         self.weights = weights
 
+    @property
+    def seeing(self) -> list[nn.Module]:
+        return [self.encoder, self.mu, self.logsigma]
+
     def loss(self, frames: Tensor, output: Seen, returns: Tensor | None = None) -> dict[str, Tensor]:
         error = frame_error(frames, output.reconstruction, self.weights)
-        losses = vae_loss(error, output.posterior, self.weights.beta)
+        losses = vae_loss(error, output.posterior, self.weights.beta, self.weights.free_bits)
         return with_returns(losses, output.guess, returns, self.weights.returns)
 
     def usage(self, latents: Latents) -> dict[str, float]:
@@ -280,16 +283,16 @@ def frame_error(frames: Tensor, made: Tensor, weights: Weights) -> Tensor:
     return weights.error(to_float(frames), made, weight)
 
 
-def vae_loss(error: Tensor, posterior: Posterior, beta: float = 1.0) -> dict[str, Tensor]:
+def vae_loss(error: Tensor, posterior: Posterior, beta: float = 1.0, free_bits: float = FREE_BITS) -> dict[str, Tensor]:
     """Negative evidence lower bound with free bits, a mean over the batch, of which `error` is the first part; `beta`
     weighs the second (Higgins et al. 2017).
 
-    KL(q || N(0, 1)): summed over Z, at least FREE_BITS * Z per frame
+    KL(q || N(0, 1)): summed over Z, at least free_bits * Z per frame
     """
     mu, logsigma = posterior.mu.float(), posterior.logsigma.float()
     # (B,), Kingma & Welling 2014, appendix B
     kl = -0.5 * (1 + 2 * logsigma - mu.square() - (2 * logsigma).exp()).sum(1)
-    free = torch.full_like(kl, FREE_BITS * mu.shape[1])
+    free = torch.full_like(kl, free_bits * mu.shape[1])
     return {"loss": error + beta * torch.maximum(kl, free).mean(), "reconstruction": error, "kl": kl.mean()}
 
 

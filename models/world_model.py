@@ -140,7 +140,10 @@ class Vision(nn.Module, ABC):
     Attributes:
         kind: its name in KINDS        config: a dataclass of its sizes, with `latent`, Z
         stored: names of what is stored of a frame
+        frozen: whether the parts that make latents stay as they are while others learn
     """
+
+    frozen = False
 
     kind: ClassVar[str]
     stored: ClassVar[tuple[str, ...]]
@@ -177,6 +180,23 @@ class Vision(nn.Module, ABC):
     @abstractmethod
     def frames(self, z: Tensor) -> Tensor:
         """What z (N, Z) looks like."""
+
+    @property
+    @abstractmethod
+    def seeing(self) -> list[nn.Module]:
+        """The parts that make latents of frames."""
+
+    def freeze(self) -> None:
+        """Keep the parts that make latents as they are from now on."""
+        self.frozen = True
+        for part in self.seeing:
+            part.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Vision":
+        super().train(mode)
+        for part in self.seeing if self.frozen else ():
+            part.eval()
+        return self
 
     @abstractmethod
     def usage(self, latents: Latents) -> dict[str, float]:

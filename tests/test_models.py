@@ -27,18 +27,8 @@ from dreamdrive.models.mdrnn import (
     mixture_log_likelihood,
     sample_mixture,
 )
-from dreamdrive.models.reconstruction import Perceptual, Weights
-from dreamdrive.models.vae import (
-    FREE_BITS,
-    VAE,
-    Posterior,
-    VAEConfig,
-    colour_index,
-    colour_weights,
-    to_float,
-    to_uint8,
-    vae_loss,
-)
+from dreamdrive.models.reconstruction import FREE_BITS, Perceptual, Weights
+from dreamdrive.models.vae import VAE, Posterior, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
 from dreamdrive.models.world_model import (
     KINDS,
     Imagined,
@@ -101,6 +91,8 @@ def test_vae_loss_is_squared_error_plus_kl_with_free_bits():
         torch.testing.assert_close(losses["loss"], expected)
         weighed = vae_loss(error, posterior, beta=0.25)["loss"]
         torch.testing.assert_close(weighed, expected - 0.75 * kl.clamp(min=FREE_BITS * 32).mean())
+        without = vae_loss(error, posterior, free_bits=0.0)["loss"]
+        torch.testing.assert_close(without, error + kl.mean())
 
 
 def test_balanced_colours_weigh_the_same_in_all():

@@ -235,9 +235,9 @@ class Fitting(Training):
 
 
 def possible(value: Any, choices: Sequence | None) -> bool:
-    """Whether a flag with these choices could have said a value, or each of several."""
+    """Whether a flag with these choices, or with none given, says a value, or each of several."""
     several = value if isinstance(value, (tuple, list)) else (value,)
-    return choices is None or all(one in choices for one in several)
+    return choices is None or value is None or all(one in choices for one in several)
 
 
 def spellings(field: Field) -> Sequence[str]:
