@@ -24,7 +24,7 @@ from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, requir
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
-from dreamdrive.models.world_model import Memory, Starts, Vision, build, latents_at, load_vision
+from dreamdrive.models.world_model import KINDS, Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive
 from dreamdrive.utils.device import device
@@ -44,6 +44,8 @@ HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
+CORES, HEADS, ENSEMBLE = ("lstm", "cfc"), ("mixture", "once", "sequence"), "-ensemble"
+MIXTURE = ("--head mixture", lambda args: args.head == "mixture")  # what alone a flag is for
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
 
@@ -61,8 +63,24 @@ class MDRNNSettings(Fitting):
         False, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
     hidden: int = flag(256, positive, "R, size of the LSTM, or of all of an ensemble's together", fixed=True)
-    mixtures: int = flag(5, positive, "K, Gaussians in the mixture, or in that of each member", fixed=True)
-    members: int = flag(1, positive, "LSTMs; several are an ensemble, each of them trained by itself", fixed=True)
+    core: str = flag("lstm", help="what remembers", choices=CORES, fixed=True)
+    head: str = flag(
+        "mixture",
+        help="what foresees the next z: a mixture of Gaussians, or of a V of tokens all of them at once, or one place "
+        "after another",
+        choices=HEADS,
+        fixed=True,
+    )
+    mixtures: int = flag(
+        5, positive, "K, Gaussians in the mixture, or in that of each member", fixed=True, where=MIXTURE
+    )
+    members: int = flag(
+        1,
+        positive,
+        "LSTMs; several are an ensemble, each of them trained by itself",
+        fixed=True,
+        where=("--core lstm and --head mixture", lambda args: (args.core, args.head) == ("lstm", "mixture")),
+    )
     seq_len: int = flag(32, positive, "T, steps of a training window")
     batch_size: int = flag(16, positive, "windows")
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
@@ -84,19 +102,27 @@ class MDRNNSettings(Fitting):
     @property
     def kind(self) -> str:
         """Of M."""
-        return "lstm-mixture" if self.members == 1 else "lstm-mixture-ensemble"
+        return f"{self.core}-{self.head}{'' if self.members == 1 else ENSEMBLE}"
 
-    def config(self, latent: int, action: int, reward_scale: float) -> dict:
-        """Sizes of M, for latents of Z and action vectors of A numbers."""
-        return {
-            "latent": latent,
+    def config(self, vision: Vision, action: int, reward_scale: float) -> dict:
+        """Sizes of M, for V's latents and action vectors of A numbers; UserError where its head cannot foresee
+        them."""
+        found = {
+            "latent": vision.config.latent,
             "action": action,
             "hidden": self.hidden,
-            "mixtures": self.mixtures,
             "reward": self.include_reward,
             "reward_scale": reward_scale,
-            **({} if self.members == 1 else {"members": self.members}),
         }
+        if self.head == "mixture":
+            return {**found, "mixtures": self.mixtures, **({} if self.members == 1 else {"members": self.members})}
+        if not vision.alphabet:
+            raise UserError(
+                f"--head {self.head} foresees tokens, and V of {self.logdir} has none: leave it away, or train a V "
+                "with `python trainvae.py --kind fsq`"
+            )
+        letters = [len(letter) for letter in vision.alphabet]
+        return {**found, "letters": letters, "numbers": vision.alphabet[0].shape[1]}
 
 
 def run_epoch(
@@ -168,13 +194,15 @@ def save_strip(model: Memory, vision: Vision, data: Sequences, temperature: floa
     z, action, _ = (x.to(where) for x in data.episode(e))
     first = max(0, min(len(action) // 2, len(action) - STRIP_STEPS))
     steps = min(STRIP_STEPS, len(action) - first)
-    h, _ = model.observe(z[None, : first + steps], action[None, : first + steps])
-    forced = torch.cat([z[first : first + 1], model.likeliest(h[0, first:])])
     _, state = model.observe(z[None, :first], action[None, :first]) if first else (None, model.initial(1))
+    after, forced = state, [z[first : first + 1]]
+    for t in range(first, first + steps):
+        _, after = model.observe(z[None, t : t + 1], action[None, t : t + 1], after)
+        forced.append(model.likeliest(after))
     begun, taken = Dream(z[first : first + 1], state), iter(action[first:, None])
     generator = torch.Generator(where).manual_seed(0)
     free = dream_on(model, begun, steps, lambda z, h: next(taken), temperature, generator).z[:, 0]
-    rows = {"real, through V": z[first : first + steps + 1], "one step ahead": forced, "free dream": free}
+    rows = {"real, through V": z[first : first + steps + 1], "one step ahead": torch.cat(forced), "free dream": free}
     save_png(path, strip([(name, list(vision.frames(z[::STRIP_STRIDE]).cpu().numpy())) for name, z in rows.items()]))
 
 
@@ -199,7 +227,7 @@ def train_memory(args: MDRNNSettings) -> float:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
-        args, inherited = args.resume(state and {"members": 1, **state["config"], "mirror": state.get("mirror", False)})
+        args, inherited = args.resume(state and told(state))
         say_inherited(
             {
                 checkpoint.path(args.logdir, "vae"): {} if args.dataset else {"dataset": saved["datasets"]},
@@ -212,10 +240,16 @@ def train_memory(args: MDRNNSettings) -> float:
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
         # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
         scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
-        config = args.config(vision.config.latent, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
+        config = args.config(vision, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
         with track(args, folder):
             model = build("mdrnn", config, args.kind).to(where)
             return train(args, folder, model, vision, data, parents, folders_of(datasets), state)
+
+
+def told(state: dict) -> dict:
+    """What a run was told that may not change, of its checkpoint's content."""
+    core, head = state.get("kind", next(iter(KINDS["mdrnn"]))).removesuffix(ENSEMBLE).split("-")
+    return {"core": core, "head": head, "members": 1, **state["config"], "mirror": state.get("mirror", False)}
 
 
 def train(
@@ -235,6 +269,7 @@ def train(
     fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, args.keep == "last")
     if state:
         fit.resume(state)
+    model.meet(vision)
     args.write(folder)
     (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)

@@ -197,7 +197,7 @@ class Agent(Head):
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:
         self._z = self.vision.z(self.vision.latents(filled(obs).to(self.device)))
-        self._h = self._state.h
+        self._before, self._h = self._state, self._state.h
 
     @torch.inference_mode()
     def follow(self, action: Tensor) -> None:
@@ -221,7 +221,7 @@ class Agent(Head):
     @torch.inference_mode()
     def expectation(self) -> Tensor:
         """What M expected the last frame to be, uint8 (B, H, W, C)."""
-        return self.vision.frames(self.memory.likeliest(self.h))
+        return self.vision.frames(self.memory.likeliest(self._before)[: self.num])
 
 
 class WatchingAgent(Remembering, Agent):

@@ -3,14 +3,14 @@ Schmidhuber 2018, section 2.2); or several of them, each trained by itself, whos
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.cores import CfCCore, Core, LSTMCore
 from dreamdrive.models.world_model import Imagined, Memory, State, Steps
 
 
@@ -92,44 +92,26 @@ class Mixture(Memory):
         z = sample_mixture(pred, temperature, noise)
         return Imagined(z, pred.reward * self.config.reward_scale, ending, ending > limit)
 
-    def likeliest(self, h: Tensor) -> Tensor:
+    def likeliest(self, state: State) -> Tensor:
         """The mean of the component that weighs most."""
-        pred = self.predict(h)
-        index = pred.logpi.argmax(-1)[..., None, None].expand(*h.shape[:-1], 1, pred.mu.shape[-1])
-        return pred.mu.gather(-2, index)[..., 0, :]
+        pred = self.predict(state.h)
+        index = pred.logpi.argmax(-1)[:, None, None].expand(-1, 1, pred.mu.shape[-1])
+        return pred.mu.gather(1, index)[:, 0]
 
     def config_dict(self) -> dict:
         return asdict(self.config)
 
 
-class MDRNN(Mixture):
-    """p(z', reward, terminal | z, action, h)."""
-
-    kind = "lstm-mixture"
+class OneMixture(Mixture, Core):
+    """What a core's h says of the next step, by one layer."""
 
     def __init__(self, config: MDRNNConfig) -> None:
         super().__init__()
         self.config = config
-        self.lstm = nn.LSTM(config.latent + config.action, config.hidden, batch_first=True)
+        self.make_core()
         self.head = nn.Linear(config.hidden, config.mixtures * (2 * config.latent + 1) + 2)
 
-    def initial(self, num: int) -> State:
-        zeros = self.head.weight.new_zeros(num, self.config.hidden)
-        return State(zeros, {"c": zeros.clone()})
-
-    def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.initial(len(z)) if state is None else state
-        h, c = state
-        if z.shape[1] == 1 and torch.is_grad_enabled() and not self.lstm.weight_ih_l0.requires_grad:
-            # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too.
-            weights = (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0, self.lstm.bias_ih_l0, self.lstm.bias_hh_l0)
-            h, c = torch.lstm_cell(torch.cat([z[:, 0], action[:, 0]], -1), (h, c), *cast(Iterable[Any], weights))
-            return h[:, None], State(h, {"c": c})
-        after, (last_h, last_c) = self.lstm(torch.cat([z, action], -1), (h[None], c[None]))
-        return after, State(last_h[0], {"c": last_c[0]})
-
     def predict(self, h: Tensor) -> Prediction:
-        """h (..., R) -> what comes next."""
         mixtures, latent = self.config.mixtures, self.config.latent
         sizes = [mixtures * latent, mixtures * latent, mixtures, 1, 1]
         mu, logsigma, logits, reward, terminal = self.head(h).float().split(sizes, -1)
@@ -153,8 +135,20 @@ class MDRNN(Mixture):
         return mdrnn_loss(output, steps.z_next, reward, steps.terminal, steps.mask, self.config.reward)
 
     @classmethod
-    def from_config(cls, config: dict) -> "MDRNN":
+    def from_config(cls, config: dict) -> Self:
         return cls(MDRNNConfig(**config))
+
+
+class MDRNN(LSTMCore, OneMixture):
+    """p(z', reward, terminal | z, action, h)."""
+
+    kind = "lstm-mixture"
+
+
+class CfCMixture(CfCCore, OneMixture):
+    """The same by another core."""
+
+    kind = "cfc-mixture"
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,12 @@ class FSQ(Tokens):
     def commitment(self, output: Seen) -> dict[str, Tensor]:
         return {}
 
+    @property
+    def alphabet(self) -> list[Tensor]:
+        """The levels of each number."""
+        where = self.get_buffer("levels").device
+        return [(2 * torch.arange(count, device=where)[:, None] + 1) / count - 1 for count in self.config.levels]
+
     @classmethod
     def from_config(cls, config: dict) -> "FSQ":
         return cls(FSQConfig(**config))
@@ -337,6 +343,11 @@ class VQ(Tokens):
         forgotten = (count < FORGOTTEN * usual).nonzero()[:, 0]
         drawn = seen[torch.randint(len(seen), (len(forgotten),), device=seen.device)]
         book[forgotten], total[forgotten], count[forgotten] = drawn, drawn * usual, usual
+
+    @property
+    def alphabet(self) -> list[Tensor]:
+        """The book."""
+        return [self.get_buffer("book")]
 
     def commitment(self, output: Seen) -> dict[str, Tensor]:
         """How far numbers are from their codes, which are not moved by it."""

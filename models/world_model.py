@@ -36,6 +36,11 @@ KINDS = {
     "mdrnn": {
         "lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN"),
         "lstm-mixture-ensemble": ("dreamdrive.models.mdrnn", "Ensemble"),
+        "cfc-mixture": ("dreamdrive.models.mdrnn", "CfCMixture"),
+        "lstm-once": ("dreamdrive.models.token_memory", "LSTMOnce"),
+        "cfc-once": ("dreamdrive.models.token_memory", "CfCOnce"),
+        "lstm-sequence": ("dreamdrive.models.token_memory", "LSTMSequence"),
+        "cfc-sequence": ("dreamdrive.models.token_memory", "CfCSequence"),
     },
 }
 
@@ -173,6 +178,12 @@ class Vision(nn.Module, ABC):
     def prior(self, num: int, generator: torch.Generator) -> Tensor:
         """z (num, Z) as they are before any frame is seen, on the generator's device."""
 
+    @property
+    def alphabet(self) -> list[Tensor]:
+        """What z is written in, where latents are tokens: for each letter of a code the numbers (L, n) that each of
+        its L values stands for; z is the letters of all places. Empty where z is any numbers."""
+        return []
+
     @abstractmethod
     def fixed(self, z: Tensor) -> Latents:
         """Latents whose z is z (N, Z), however it is drawn."""
@@ -234,6 +245,9 @@ class Memory(nn.Module, ABC):
     kind: ClassVar[str]
     config: Any
 
+    def meet(self, vision: Vision) -> None:
+        """Take over what is to be known of the V on whose latents it learns."""
+
     @property
     @abstractmethod
     def rewarded(self) -> bool:
@@ -276,8 +290,8 @@ class Memory(nn.Module, ABC):
         """What comes after `state`, drawn at `temperature`; at 0 the likeliest."""
 
     @abstractmethod
-    def likeliest(self, h: Tensor) -> Tensor:
-        """The likeliest next latent (..., Z) after h (..., R)."""
+    def likeliest(self, state: State) -> Tensor:
+        """The likeliest next latent (B, Z) after a state."""
 
     @abstractmethod
     def config_dict(self) -> dict:

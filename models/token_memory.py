@@ -1,0 +1,283 @@
+"""M that foresees tokens: which code each place of the next frame has, all at once, or one place after another.
+
+Of a V whose latents are tokens (models/tokens.py) z is codes, one after another, and each code one or several letters:
+of a book a letter is a code; of rounded numbers it is the level of one number, so that 512 codes take three times 8
+probabilities.
+
+    once        all letters at once, as if each had nothing to do with the others
+    sequence    place after place, each knowing those before it (a GRU, Cho et al. 2014)
+
+Most places are as they were a step before: a bonus on the letter that is there now is learnt, for each place. Dreams
+draw letters by inverting their distribution, one uniform number a letter. Gradients pass a drawn letter as if its
+probabilities were it (straight-through, Bengio et al. 2013, arXiv 1308.3432, as in DreamerV2, arXiv 2010.02193).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamdrive.models.cores import CfCCore, Core, LSTMCore
+from dreamdrive.models.world_model import Imagined, State, Steps, Vision
+
+EMBEDDED = 32  # numbers that a letter is told a GRU by
+
+
+@dataclass(frozen=True)
+class TokenMemoryConfig:
+    """Sizes of M.
+
+    Fields:
+        latent: Z        action: A, the length of the action vector        hidden: R
+        letters: of each letter of a code, how many there are; (8, 8, 8), or (512,)
+        numbers: of z that a letter stands for
+        width: of the GRU that goes from place to place, where there is one
+        reward: whether the reward is part of the loss
+        reward_scale: what rewards are learnt in units of
+    """
+
+    latent: int
+    action: int
+    hidden: int = 256
+    letters: Sequence[int] = (8, 8, 8)
+    numbers: int = 1
+    width: int = 128
+    reward: bool = True
+    reward_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "letters", tuple(self.letters))
+        if min(self.latent, self.action, self.hidden, self.width, self.numbers, *self.letters) < 1:
+            raise ValueError(f"sizes must be 1 or more, not {asdict(self)}")
+        if self.latent % (len(self.letters) * self.numbers):
+            raise ValueError(f"{self.latent} latents are no whole number of codes of {len(self.letters)} letters")
+
+    @property
+    def places(self) -> int:
+        """P, tokens of a frame."""
+        return self.latent // (len(self.letters) * self.numbers)
+
+    @property
+    def most(self) -> int:
+        """L, of the letters that there are most of."""
+        return max(self.letters)
+
+
+class Expected(NamedTuple):
+    """What M says of the next step, beside its letters: reward (...), terminal (...) logit of the episode ending."""
+
+    reward: Tensor
+    terminal: Tensor
+
+
+class TokenMemory(Core):
+    """M whose next z is letters.
+
+    `alphabet` (n, L, numbers), which is kept with the weights, has the numbers that each letter of a code stands for.
+    """
+
+    config: TokenMemoryConfig
+
+    def __init__(self, config: TokenMemoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        count = len(config.letters)
+        self.register_buffer("alphabet", torch.zeros(count, config.most, config.numbers))
+        there = torch.arange(config.most) < torch.tensor(config.letters)[:, None]
+        self.register_buffer("there", there, persistent=False)  # (n, L)
+        self.make_core()
+        self.stay = nn.Parameter(torch.zeros(config.places, count))
+        self.outcome = nn.Linear(config.hidden, 2)
+        self.make_head()
+
+    @abstractmethod
+    def make_head(self) -> None:
+        """Whatever says of h which letters come next."""
+
+    @abstractmethod
+    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        """Logits (N, P, n, L) of letters, after h (N, R) and letters now (N, P, n), where `following` (N, P, n) are
+        those that come: each place may know of those before it."""
+
+    @abstractmethod
+    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+        """Letters (N, P, n, L), each 1 at one that is drawn with uniform (N, P, n), or at the likeliest, with the
+        gradients of its probabilities."""
+
+    def meet(self, vision: Vision) -> None:
+        for own, letter in zip(self.get_buffer("alphabet"), vision.alphabet, strict=True):
+            own[: len(letter)] = letter
+
+    def letters(self, z: Tensor) -> Tensor:
+        """(..., Z) -> (..., P, n) int64, the nearest."""
+        parts = z.unflatten(-1, (self.config.places, len(self.config.letters), self.config.numbers))
+        alphabet = self.get_buffer("alphabet")
+        away = (alphabet.square().sum(-1) - 2 * torch.einsum("...nw,nlw->...nl", parts, alphabet)).detach()
+        return away.masked_fill(~self.get_buffer("there"), torch.inf).argmin(-1)
+
+    def written(self, letters: Tensor) -> Tensor:
+        """Letters (..., P, n, L) as ones and zeros, or nearly -> z (..., Z)."""
+        return torch.einsum("...nl,nlw->...nw", letters, self.get_buffer("alphabet")).flatten(-3)
+
+    def logits(self, said: Tensor, now: Tensor) -> Tensor:
+        """Of what a head said (..., P, n, L): with the bonus on letters now (..., P, n), less the letters that there
+        are none of."""
+        bonus = F.one_hot(now, self.config.most) * self.stay[..., None]
+        return (said.float() + bonus).masked_fill(~self.get_buffer("there"), -torch.inf)
+
+    @property
+    def rewarded(self) -> bool:
+        return self.config.reward
+
+    def initial(self, num: int) -> State:
+        state = self.nothing(num)
+        return State(state.h, {**state.more, "z": state.h.new_zeros(num, self.config.latent)})
+
+    def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        h, after = self.remember(z, action, self.initial(len(z)) if state is None else state)
+        return h, State(after.h, {**after.more, "z": z[:, -1]})
+
+    def expected(self, h: Tensor) -> Expected:
+        reward, terminal = self.outcome(h).float().unbind(-1)
+        return Expected(reward, terminal)
+
+    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Any, State]:
+        """z (B, T, Z), action (B, T, A) -> (h (B, T, R), z), and the state after the last."""
+        h, state = self.observe(z, action, state)
+        return (h, z), state
+
+    def loss(self, output: Any, steps: Steps) -> dict[str, Tensor]:
+        """nll in nats per frame, squared error of the reward, cross-entropy of the end: means over the steps that
+        count, their sum divided by how many terms there are, as that of a mixture is."""
+        h, z = output
+        shown = steps.mask.bool()
+        h, now, following = h[shown], self.letters(z[shown]), self.letters(steps.z_next[shown])
+        logp = self.told(h, now, following).log_softmax(-1)
+        nll = -logp.gather(-1, following[..., None]).flatten(1).sum(1).mean()
+        expected = self.expected(h)
+        reward_mse = (expected.reward - steps.reward[shown] / self.config.reward_scale).square().mean()
+        terminal_bce = F.binary_cross_entropy_with_logits(expected.terminal, steps.terminal[shown])
+        total = nll + terminal_bce + (reward_mse if self.config.reward else 0.0)
+        terms = self.config.places * len(self.config.letters) + 2
+        return {"loss": total / terms, "nll": nll, "reward_mse": reward_mse, "terminal_bce": terminal_bce}
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        return self.config.places * len(self.config.letters) + 1, 0
+
+    def noise(self, uniform: Tensor, normal: Tensor, copies: int = 1) -> Tensor:
+        return uniform.repeat(copies, 1)
+
+    def sample(self, state: State, temperature: float, noise: Tensor) -> Imagined:
+        expected = self.expected(state.h)
+        ending = expected.terminal.sigmoid()
+        limit = 0.5 if temperature == 0 else noise[:, -1]
+        uniform = noise[:, :-1].unflatten(-1, (self.config.places, len(self.config.letters)))
+        letters = self.drawn_letters(state.h, self.letters(state.more["z"]), temperature, uniform)
+        return Imagined(self.written(letters), expected.reward * self.config.reward_scale, ending, ending > limit)
+
+    def likeliest(self, state: State) -> Tensor:
+        now = self.letters(state.more["z"])
+        return self.written(self.drawn_letters(state.h, now, 0.0, torch.zeros_like(now, dtype=torch.float32)))
+
+    def config_dict(self) -> dict:
+        return asdict(self.config)
+
+    @classmethod
+    def from_config(cls, config: dict) -> Self:
+        return cls(TokenMemoryConfig(**config))
+
+
+class Once(TokenMemory):
+    """All letters at once."""
+
+    def make_head(self) -> None:
+        config = self.config
+        self.head = nn.Linear(config.hidden, config.places * len(config.letters) * config.most)
+
+    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        shape = (self.config.places, len(self.config.letters), self.config.most)
+        return self.logits(self.head(h).unflatten(-1, shape), now)
+
+    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+        return drawn(self.told(h, now, now), temperature, uniform)
+
+
+class InTurn(TokenMemory):
+    """Place after place."""
+
+    def make_head(self) -> None:
+        config = self.config
+        count = len(config.letters)
+        self.begin = nn.Linear(config.hidden, config.width)
+        self.letter_now, self.letter_before = (
+            nn.Parameter(0.1 * torch.randn(count, config.most, EMBEDDED)) for _ in range(2)
+        )
+        self.place = nn.Parameter(0.1 * torch.randn(config.places, EMBEDDED))
+        self.gru = nn.GRU(EMBEDDED, config.width, batch_first=True)
+        self.head = nn.Linear(config.width, count * config.most)
+
+    def shown(self, now: Tensor) -> Tensor:
+        """What each place is told of letters now (N, P, n): (N, P, EMBEDDED)."""
+        return looked_up(self.letter_now, now) + self.place
+
+    def said(self, seen: Tensor) -> Tensor:
+        return self.head(seen).unflatten(-1, (len(self.config.letters), self.config.most))
+
+    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        before = looked_up(self.letter_before, following[:, :-1])
+        seen, _ = self.gru(self.shown(now) + F.pad(before, (0, 0, 1, 0)), self.begin(h).tanh()[None])
+        return self.logits(self.said(seen), now)
+
+    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+        found, before = [], h.new_zeros(len(h), EMBEDDED)
+        shown, state = self.shown(now), self.begin(h).tanh()[None]
+        bonus = F.one_hot(now, self.config.most) * self.stay[..., None]
+        for p in range(self.config.places):
+            seen, state = self.gru((shown[:, p] + before)[:, None], state)
+            said = (self.said(seen[:, 0]).float() + bonus[:, p]).masked_fill(~self.get_buffer("there"), -torch.inf)
+            letters = drawn(said, temperature, uniform[:, p])
+            before = torch.einsum("bnl,nle->be", letters, self.letter_before)
+            found.append(letters)
+        return torch.stack(found, 1)
+
+
+def looked_up(table: Tensor, letters: Tensor) -> Tensor:
+    """table (n, L, E), letters (..., n) int64 -> (..., E), the sum over a code's letters."""
+    return sum((table[i][letters[..., i]] for i in range(1, len(table))), table[0][letters[..., 0]])
+
+
+def drawn(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Letters (..., L) drawn from logits (..., L) with uniform (...): 1 at one of them, with the gradients of the
+    probabilities."""
+    probability = (logits if temperature == 0 else logits / temperature).softmax(-1)
+    with torch.no_grad():
+        if temperature == 0:
+            index = logits.argmax(-1)
+        else:
+            reached = probability.cumsum(-1) <= uniform[..., None]
+            places = torch.arange(logits.shape[-1], device=logits.device)
+            last = (places * (probability > 0)).max(-1).values  # rounding may leave the sum below 1
+            index = torch.minimum(reached.sum(-1), last)
+        chosen = F.one_hot(index, logits.shape[-1]).to(probability.dtype)
+    return chosen + (probability - probability.detach()) if probability.requires_grad else chosen
+
+
+class LSTMOnce(Once, LSTMCore):
+    kind = "lstm-once"
+
+
+class CfCOnce(Once, CfCCore):
+    kind = "cfc-once"
+
+
+class LSTMSequence(InTurn, LSTMCore):
+    kind = "lstm-sequence"
+
+
+class CfCSequence(InTurn, CfCCore):
+    kind = "cfc-sequence"
