@@ -11,7 +11,7 @@ Writes  exp_dir/rounds/<NN>/            the round's datasets, and vae, mdrnn and
         exp_dir/vae, mdrnn, ctrl        as after the last round
         exp_dir/rounds/curve.png        scores against frames
 
-    python train.py --env carracing-fast --repeat 4 --rounds 20 --logdir exp_dir/rounds-0
+    python train.py --env carracing --repeat 4 --rounds 20 --logdir exp_dir/rounds-0
 
 Run again it resumes, wherever it was stopped; a larger --rounds adds rounds.
 """
@@ -61,13 +61,13 @@ SETTLING = 8  # rounds after which the actor's learning rate is half of what it 
 class RoundsSettings(RunFolder, flags.WorldSettings):
     """What it can be told."""
 
-    env: str = flag("carracing-fast", help="world to learn, as stage 1 takes it", fixed=True)
+    env: str = flag("carracing", help="world to learn, as stage 1 takes it", fixed=True)
     rounds: int = flag(20, natural, "rounds after the first one; more than before resumes")
     random: int = flag(64, natural, "random episodes to begin with", fixed=True)
     expert: int = flag(0, natural, "episodes of the world's expert to begin with", fixed=True)
     episodes: int = flag(8, positive, "episodes of a round, half of them disturbed", fixed=True)
     action_noise: float = flag(0.3, natural_float, "of the disturbed ones, as stage 1 takes it", fixed=True)
-    give_up: int = flag(30, natural, "steps without a reward above 0 that end an episode; 0: never", fixed=True)
+    give_up: int = flag(60, natural, "steps without a reward above 0 that end an episode; 0: never", fixed=True)
     mirror: bool = flag(
         True, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
@@ -79,7 +79,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     returns: float = flag(8.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
     vision_epochs: int = flag(12, natural, "of V in the first round; 0: V is there already", fixed=True)
     vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
-    vision_last: int = flag(8, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
+    vision_last: int = flag(12, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
     vision_more: int = flag(4, positive, "epochs of V then", fixed=True)
     vision_updates: int = flag(
         1400, natural, "of V in the first round at least, where that takes more epochs; half as many later", fixed=True

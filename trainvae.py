@@ -80,7 +80,6 @@ NEVER_TOLD = {
     "returns": 0.0,
     "loss": ("l2",),
     "free_bits": FREE_BITS,
-    "freeze": None,
 }
 
 
@@ -297,6 +296,12 @@ def streams(
     return stream, validation
 
 
+def told(state: dict) -> dict:
+    """What a run was told that may not change, of its checkpoint's content."""
+    found = {"kind": kind_of(state), **NEVER_TOLD, **state["config"], **state.get("settings", {})}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def kind_of(state: dict) -> str:
     """What --kind was, of a checkpoint's content."""
     there = state.get("kind", KIND_NAMES["vae"])
@@ -345,8 +350,7 @@ def train_vision(args: VAESettings) -> dict:
         )
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
         state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
-        before = state and {"kind": kind_of(state), **NEVER_TOLD, **state["config"], **state.get("settings", {})}
-        args, inherited = args.resume(before)
+        args, inherited = args.resume(state and told(state))
         say_inherited({folder / "checkpoint.tar": inherited})
         model = build("vae", args.config(channels, height), KIND_NAMES[args.kind])
         model = model.to(where, memory_format=torch.channels_last)
@@ -382,12 +386,12 @@ def train(
     pairs = Pairs.of(datasets)
     samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
     model.weigh(weights(args, datasets, model))
-    told = {name: getattr(args, name) for name in TOLD}
+    settings = {name: getattr(args, name) for name in TOLD}
     if args.freeze == "all" and not state:
         with tqdm(total=min(VALIDATION_FRAMES, validation.frames), desc="as it was", unit="frame") as bar:
             fit.best = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)["loss"]
         fit.keep_best()
-        fit.keep(settings=told)
+        fit.keep(settings=settings)
     for epoch in fit.epochs(0 if args.freeze == "all" else args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
         if args.anneal:
@@ -404,7 +408,7 @@ def train(
         if not args.nosamples:
             (folder / "samples").mkdir(exist_ok=True)
             save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings=told)
+        fit.keep(settings=settings)
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         panels += [("returns", "val_returns")] if args.returns else []
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")

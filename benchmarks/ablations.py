@@ -96,7 +96,7 @@ def chosen_changes(args: argparse.Namespace) -> list[Change]:
 
 def command(change: Change, seed: int, args: argparse.Namespace) -> list[str]:
     """train.py as it makes or resumes a run."""
-    flags = ["--env", "carracing-fast", "--max-workers", "1", "--seed", str(seed)]
+    flags = ["--env", "carracing", "--max-workers", "1", "--seed", str(seed)]
     flags += ["--rounds", "0" if change.alone else str(args.rounds)]
     flags += ["--logdir", str(args.folder / f"{change.name}-{seed}")]
     repeat = () if "--repeat" in change.flags else ("--repeat", "4")

@@ -148,7 +148,7 @@ class TokenMemory(Core):
     def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Any, State]:
         """z (B, T, Z), action (B, T, A) -> (h (B, T, R), z), and the state after the last."""
         h, state = self.observe(z, action, state)
-        return (h, z), state
+        return (h.float(), z), state
 
     def loss(self, output: Any, steps: Steps) -> dict[str, Tensor]:
         """nll in nats per frame, squared error of the reward, cross-entropy of the end: means over the steps that

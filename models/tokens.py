@@ -150,7 +150,8 @@ class Tokens(Vision):
     def forward(self, frames: Tensor) -> Seen:
         """Of frames uint8 (B, H, W, C)."""
         before = self.encode(to_float(frames)).float()
-        codes = self.quantised(before.movedim(1, -1)).movedim(-1, 1)
+        with torch.autocast(before.device.type, enabled=False):  # in bf16 the nearest code would be another
+            codes = self.quantised(before.movedim(1, -1)).movedim(-1, 1)
         guess = self.guess(self._flat(codes.movedim(1, -1)))[:, 0] if self.config.guesses else None
         return Seen(self.decoder(codes.contiguous(memory_format=torch.channels_last)), codes, before, guess)
 

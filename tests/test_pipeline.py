@@ -44,12 +44,14 @@ COLUMNS = {
         "dream_reward",
     ],
 }
+COLUMNS["vae"][-1:-1] = ["val_kept", "val_live"]
 FILES = {
     "vae": [
         "args.json",
         "best.tar",
         "checkpoint.tar",
         "loss.png",
+        "lost.png",
         "metrics.csv",
         "samples/epoch_001.png",
         "samples/epoch_002.png",

@@ -164,7 +164,7 @@ def test_all_stages_work_on_an_m_of_tokens(trained, tmp_path):
         ("traincontroller", TINY["traincontroller"]),
         ("traincontroller", (*learnt, "--updates", 50, "--noreload", "--max-workers", 1, "--device", "cpu")),
         ("trainbc", TINY["trainbc"]),
-        ("trainbc", ("ditto", *TINY["trainbc"], "--noreload")),
+        ("trainbc", ("ditto", *TINY["trainbc"], "--horizon", 5, "--noreload")),
         ("test_controller", ("--episodes", 2, "--max-workers", 1)),
         ("test_controller", ("--world", "dream", "--horizon", 5, "--episodes", 2, "--max-workers", 1)),
     )

@@ -164,7 +164,7 @@ class Settings:
         for name, there in kept.items():
             if getattr(settled, name) != before[there]:
                 raise UserError(
-                    f"the run to resume has {there} {before[there]}, not {getattr(self, name)}: "
+                    f"the run to resume has {there} {shown(before[there])}, not {shown(getattr(self, name))}: "
                     f"leave {spellings(marks[name])[0]} away, or start afresh with --noreload"
                 )
         return settled, inherited
