@@ -191,9 +191,9 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
         state = resumable(args, model.parents)
         args, inherited = args.resume(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
-        moments, spread = moments_of(args, model)
+        moments, unit = moments_of(args, model)
         clone = load_clone(args.init, args.features, model.parents) if args.init else None
-        actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, spread, state, clone)
+        actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, unit, state, clone)
         driver = DriverSpec("agent", args.logdir, actors.driver.config_dict())
         workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
         with track(args, folder, "updates"), workers as evaluator:

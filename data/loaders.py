@@ -351,11 +351,21 @@ class Sequences:
         return self.vision.z(latents_at(self.latents, frames)), self.action[steps], self.expert_action[steps]
 
     def reward_spread(self) -> float:
-        """Standard deviation of the rewards of the train split; 1 where all are alike. Rewards are learnt in units of
+        """Standard deviation of the rewards of the train split; 1 where all are alike. M learns rewards in units of
         it."""
-        train = torch.from_numpy(np.repeat(self.train, self.steps))
-        spread = float(self.reward[train].double().std(unbiased=False))
+        spread = float(self._rewards().std(unbiased=False))
         return spread if spread > LEAST_SPREAD else 1.0
+
+    def reward_size(self) -> float:
+        """Root mean square of the rewards of the train split; 1 where there are none. Critics learn returns in units of
+        it: where every step costs the same and hardly anything else happens, in units of their spread they would be
+        hundreds."""
+        size = float(self._rewards().square().mean().sqrt())
+        return size if size > LEAST_SPREAD else 1.0
+
+    def _rewards(self) -> Tensor:
+        """Of the train split."""
+        return self.reward[torch.from_numpy(np.repeat(self.train, self.steps))].double()
 
     def known_in(self, e: int) -> Tensor:
         """(T,) bool: where the expert's action is known in one episode."""

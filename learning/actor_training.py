@@ -279,7 +279,7 @@ class ActorRun:
 
 def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:
     """Where dreams of the run may begin: the recorded moments of `args.dataset`, or of what M was trained on; and the
-    spread of the rewards there."""
+    size of the rewards there."""
     learnt = checkpoint.load_parent(args.logdir, "mdrnn")
     datasets = open_datasets(args.dataset or learnt["datasets"], model.world, str(checkpoint.path(args.logdir, "vae")))
     if learnt.get("mirror"):
@@ -287,4 +287,4 @@ def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:
     where = next(model.memory.parameters()).device
     cache_latents(args.logdir, model.vision, model.parents["vae"], datasets, where)
     data = load_sequences(args.logdir, model.vision, model.parents["vae"], datasets)
-    return recorded_moments(data, model.memory).to(where), data.reward_spread()
+    return recorded_moments(data, model.memory).to(where), data.reward_size()

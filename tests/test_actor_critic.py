@@ -178,6 +178,18 @@ def test_dreams_begin_from_the_datasets_that_are_given(trained, tmp_path):
     assert len(given) == sum(e.steps for e in recorded if e.split == "train") != len(usual)
 
 
+def test_returns_count_in_units_of_rewards_not_of_their_spread(trained):
+    """As of MountainCar, where each step costs the same and few end otherwise."""
+    model = load_world_model(trained.logdir, torch.device("cpu"))
+    data = load_sequences(trained.logdir, model.vision, model.parents["vae"], open_datasets([trained.data]))
+    assert data.reward_size() == data.reward_spread() == 1.0, "of a CartPole, all of whose rewards are 1"
+    data.reward[:] = -4.0
+    data.reward[0] = -1.0
+    assert data.reward_spread() < 0.5 and 3.9 < data.reward_size() < 4.0
+    data.reward[:] = 0.0
+    assert data.reward_size() == 1.0
+
+
 def test_the_run_learns_repeats_and_resumes(trained, tmp_path):
     whole, parts = (without_ctrl(trained, tmp_path / name) for name in ("whole", "parts"))
     tiny_actor(whole.logdir, "--updates", 100)
