@@ -11,6 +11,7 @@ Frames are steps of the simulator, all that were driven, those for choosing betw
 
 import argparse
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def parse_args() -> argparse.Namespace:
 def score(folder: Path, args: argparse.Namespace) -> dict:
     """The score of a round's driver, measured if it is not there, or is another driver's: more rounds choose anew."""
     path = score_file(runs.results(folder), "ctrl", ENV, "simulator")
-    command = f"test_controller.py --logdir {folder} --episodes {args.episodes} --max-workers {args.max_workers}"
+    where = shlex.quote(str(folder))
+    command = f"test_controller.py --logdir {where} --episodes {args.episodes} --max-workers {args.max_workers}"
     driver = checkpoint.load_parent(folder, "ctrl")["digest"]
     return scored(lambda: path, args.episodes, lambda: call(command), driver)
 

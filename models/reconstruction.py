@@ -1,7 +1,7 @@
 """How far what V makes of frames is from them, and all that its loss weighs.
 
     l2            squared error (Ha & Schmidhuber 2018, appendix A.1)
-    l1            absolute error (Micheli et al. 2023, arXiv 2209.00588, appendix A.1)
+    l1            absolute error (Micheli et al. 2023, arXiv 2209.00588)
     perceptual    distance of the features that a VGG-16 trained on photographs sees in both (Zhang et al. 2018, arXiv
                   1801.03924, eq. 1, all of them weighing the same); its weights come from a file, nothing is downloaded
 

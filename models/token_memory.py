@@ -123,10 +123,12 @@ class TokenMemory(Core):
         """Letters (..., P, n, L) as ones and zeros, or nearly -> z (..., Z)."""
         return torch.einsum("...nl,nlw->...nw", letters, self.get_buffer("alphabet")).flatten(-3)
 
-    def logits(self, said: Tensor, now: Tensor) -> Tensor:
-        """Of what a head said (..., P, n, L): with the bonus on letters now (..., P, n), less the letters that there
-        are none of."""
-        bonus = F.one_hot(now, self.config.most) * self.stay[..., None]
+    def bonus(self, now: Tensor) -> Tensor:
+        """What letters now (..., P, n) are the likelier for: (..., P, n, L)."""
+        return F.one_hot(now, self.config.most) * self.stay[..., None]
+
+    def logits(self, said: Tensor, bonus: Tensor) -> Tensor:
+        """Of what a head said (..., n, L): with the bonus, less the letters that there are none of."""
         return (said.float() + bonus).masked_fill(~self.get_buffer("there"), -torch.inf)
 
     @property
@@ -201,7 +203,7 @@ class Once(TokenMemory):
 
     def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
         shape = (self.config.places, len(self.config.letters), self.config.most)
-        return self.logits(self.head(h).unflatten(-1, shape), now)
+        return self.logits(self.head(h).unflatten(-1, shape), self.bonus(now))
 
     def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         return drawn(self.told(h, now, now), temperature, uniform)
@@ -231,16 +233,15 @@ class InTurn(TokenMemory):
     def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
         before = looked_up(self.letter_before, following[:, :-1])
         seen, _ = self.gru(self.shown(now) + F.pad(before, (0, 0, 1, 0)), self.begin(h).tanh()[None])
-        return self.logits(self.said(seen), now)
+        return self.logits(self.said(seen), self.bonus(now))
 
     def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         found, before = [], h.new_zeros(len(h), EMBEDDED)
         shown, state = self.shown(now), self.begin(h).tanh()[None]
-        bonus = F.one_hot(now, self.config.most) * self.stay[..., None]
+        bonus = self.bonus(now)
         for p in range(self.config.places):
             seen, state = self.gru((shown[:, p] + before)[:, None], state)
-            said = (self.said(seen[:, 0]).float() + bonus[:, p]).masked_fill(~self.get_buffer("there"), -torch.inf)
-            letters = drawn(said, temperature, uniform[:, p])
+            letters = drawn(self.logits(self.said(seen[:, 0]), bonus[:, p]), temperature, uniform[:, p])
             before = torch.einsum("bnl,nle->be", letters, self.letter_before)
             found.append(letters)
         return torch.stack(found, 1)

@@ -152,7 +152,7 @@ class Tokens(Vision):
         before = self.encode(to_float(frames)).float()
         with torch.autocast(before.device.type, enabled=False):  # in bf16 the nearest code would be another
             codes = self.quantised(before.movedim(1, -1)).movedim(-1, 1)
-        guess = self.guess(self._flat(codes.movedim(1, -1)))[:, 0] if self.config.guesses else None
+        guess = self.guess(codes.movedim(1, -1).flatten(1))[:, 0] if self.config.guesses else None
         return Seen(self.decoder(codes.contiguous(memory_format=torch.channels_last)), codes, before, guess)
 
     def weigh(self, weights: Weights) -> None:
@@ -202,10 +202,6 @@ class Tokens(Vision):
 
     def config_dict(self) -> dict:
         return asdict(self.config)
-
-    def _flat(self, codes: Tensor) -> Tensor:
-        """(B, side, side, D) -> z (B, Z)."""
-        return codes.flatten(1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dreamdrive.data.loaders import Windows
 from dreamdrive.models.token_memory import CfCSequence, LSTMOnce, LSTMSequence, TokenMemoryConfig, drawn
 from dreamdrive.models.tokens import FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.world_model import load_world_model
-from dreamdrive.tests.tiny_run import TINY, call, complaint, copy_run
+from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint, copy_run
 
 LETTERS = (4, 3)
 VALUES = [torch.tensor([[-0.75], [-0.25], [0.25], [0.75]]), torch.tensor([[-0.6], [0.0], [0.6]])]
@@ -143,11 +143,8 @@ def test_a_dream_is_looked_back_through(memory):
 
 def vision_of_tokens(trained, tmp_path) -> tuple:
     """A run with a V of tokens and no M, as flags."""
-    told = [*TINY["trainvae"]]
-    where = told.index("--latent")
-    del told[where : where + 2]
     flags = ("--logdir", tmp_path / "run")
-    done = call("trainvae", "--dataset", trained.data, *told, "--kind", "fsq", *flags)
+    done = call("trainvae", "--dataset", trained.data, *TINY_TOKENS, "--kind", "fsq", *flags)
     assert done.returncode == 0, done.stderr
     return flags
 

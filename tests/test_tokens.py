@@ -9,7 +9,7 @@ from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.tokens import FORGOTTEN, FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.vae import grid_widths
 from dreamdrive.models.world_model import load_vision, load_world_model
-from dreamdrive.tests.tiny_run import TINY, call, complaint
+from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint
 from dreamdrive.utils.errors import UserError
 
 
@@ -71,7 +71,7 @@ def test_a_book_stays_as_it_is_while_nothing_is_learnt(vision):
     vision(frames(2))
     vision.train()
     with torch.no_grad():
-        vision.encoder(torch.zeros(1, 3, 64, 64))
+        vision.quantised(torch.randn(50, 3))
     assert all(torch.equal(value, before[name]) for name, value in vision.state_dict().items())
 
 
@@ -114,10 +114,7 @@ def test_a_vq_and_an_fsq_have_no_divergence_to_weigh(vision):
 @pytest.mark.parametrize("kind, tokens", [("fsq", 16), ("vq", 64)])
 def test_all_stages_work_on_tokens(trained, tmp_path, kind, tokens):
     run, common = tmp_path / "run", ("--logdir", tmp_path / "run")
-    told = [*TINY["trainvae"]]
-    where = told.index("--latent")
-    del told[where : where + 2]
-    learnt = ("--dataset", trained.data, *told, "--kind", kind, "--tokens", tokens)
+    learnt = ("--dataset", trained.data, *TINY_TOKENS, "--kind", kind, "--tokens", tokens)
     stages = (
         ("trainvae", learnt),
         ("trainmdrnn", TINY["trainmdrnn"]),
@@ -139,10 +136,7 @@ def test_all_stages_work_on_tokens(trained, tmp_path, kind, tokens):
 
 
 def test_a_v_of_tokens_repeats_resumes_and_stays_of_its_kind(trained, tmp_path):
-    told = [*TINY["trainvae"]]
-    where = told.index("--latent")
-    del told[where : where + 2]
-    flags = ("--dataset", trained.data, *told)
+    flags = ("--dataset", trained.data, *TINY_TOKENS)
     for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
         for count in epochs:
             kind = ("--kind", "vq") if count == epochs[0] else ()

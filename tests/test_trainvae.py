@@ -5,7 +5,7 @@ import torch
 
 from dreamdrive.models.world_model import build, load_vision
 from dreamdrive.tests.test_models import SMALL
-from dreamdrive.tests.tiny_run import TINY, call, complaint
+from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint
 from dreamdrive.utils import checkpoint
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_another_v_to_begin_with_is_refused(trained, tmp_path):
     flags = ("--dataset", trained.data, *TINY["trainvae"], "--init", trained.logdir, "--noreload")
     other = complaint(call("trainvae", *flags, "--logdir", tmp_path / "a", "--fine-shades"))
     assert "vae/best.tar has fine_shades False, not True: give the same to begin with it" in other
-    told = [word for word in flags if word not in ("--latent", 8)]
+    told = ("--dataset", trained.data, *TINY_TOKENS, "--init", trained.logdir, "--noreload")
     other = complaint(call("trainvae", *told, "--logdir", tmp_path / "b", "--kind", "vq"))
     assert "vae/best.tar is of --kind vae, not vq: give the same" in other
     missing = complaint(call("trainvae", *flags, "--logdir", tmp_path / "c", "--init", tmp_path / "nowhere"))

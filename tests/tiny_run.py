@@ -44,6 +44,7 @@ TINY = {
     ),
     "trainbc": ("--epochs", 2, "--evaluate-every", 1, "--n-samples", 1, "--max-workers", 1, "--device", "cpu"),
 }
+TINY_TOKENS = TINY["trainvae"][2:]  # of a V of tokens, which is not told how many numbers
 
 
 @dataclass(frozen=True)
