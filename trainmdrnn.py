@@ -10,8 +10,9 @@ Writes  exp_dir/mdrnn/best.tar        lowest validation loss; also holds the lat
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self, cast
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -24,9 +25,11 @@ from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, requir
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
+from dreamdrive.models.attention import gpt2_sizes, load_gpt2
+from dreamdrive.models.cores import AttentionCore
 from dreamdrive.models.world_model import KINDS, Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive
+from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
@@ -44,8 +47,49 @@ HALVED_AFTER = 3  # epochs without progress, the learning rate
 STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
-CORES, HEADS, ENSEMBLE = ("lstm", "cfc"), ("mixture", "once", "sequence"), "-ensemble"
+CORES, HEADS, ENSEMBLE = ("lstm", "cfc", "ncp", "frames", "tokens"), ("mixture", "once", "sequence"), "-ensemble"
+ATTENTIVE = ("a transformer, with --core frames or --core tokens", lambda args: args.core in ("frames", "tokens"))
+WIRED = ("--core ncp", lambda args: args.core == "ncp")
+LAYERED = ("--core ncp, frames or tokens", lambda args: args.core in ("ncp", "frames", "tokens"))
 MIXTURE = ("--head mixture", lambda args: args.head == "mixture")  # what alone a flag is for
+# Settings by the name of whoever published them; what the command line says goes before
+PRESETS: dict[str, dict[str, Any]] = {
+    # Micheli et al. 2023, arXiv 2209.00588, table 3
+    "iris": {
+        "core": "tokens",
+        "head": "sequence",
+        "hidden": 256,
+        "layers": 10,
+        "attention_heads": 4,
+        "context": 20,
+        "dropout": 0.1,
+        "seq_len": 20,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+    },
+    # a bachelor thesis on top of it: two layers of 3,264 wired neurons, all tokens of a frame at once; 103 M weights
+    "thesis-ncp": {
+        "core": "ncp",
+        "head": "once",
+        "hidden": 2176,
+        "layers": 2,
+        "neurons": 3264,
+        "seq_len": 20,
+        "learning_rate": 1e-4,
+    },
+    # the same thesis: GPT-2 (Radford et al. 2019), whose folder --gpt2 gives, with its attention and layers frozen
+    "gpt2": {
+        "core": "tokens",
+        "head": "sequence",
+        "freeze": ALL,
+        "context": 20,
+        "dropout": 0.1,
+        "seq_len": 20,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+    },
+}
 STRIP_STEPS, STRIP_STRIDE = 36, 3  # steps of the dream strip, and how many of them lie between two pictures
 
 
@@ -62,7 +106,10 @@ class MDRNNSettings(Fitting):
     mirror: bool = flag(
         False, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
-    hidden: int = flag(256, positive, "R, size of the LSTM, or of all of an ensemble's together", fixed=True)
+    preset: str | None = flag(
+        None, str, "settings as they were published; other flags go before", choices=sorted(PRESETS)
+    )
+    hidden: int = flag(256, positive, "R, size of the core, or of all of an ensemble's together", fixed=True)
     core: str = flag("lstm", help="what remembers", choices=CORES, fixed=True)
     head: str = flag(
         "mixture",
@@ -81,9 +128,34 @@ class MDRNNSettings(Fitting):
         fixed=True,
         where=("--core lstm and --head mixture", lambda args: (args.core, args.head) == ("lstm", "mixture")),
     )
+    layers: int = flag(4, positive, "of wired neurons, or blocks of a transformer", fixed=True, where=LAYERED)
+    neurons: int = flag(
+        384,
+        positive,
+        "of a layer, R of which are its output",
+        fixed=True,
+        where=("--core ncp", lambda a: a.core == "ncp"),
+    )
+    attention_heads: int = flag(4, positive, "of each block of a transformer", fixed="heads", where=ATTENTIVE)
+    context: int = flag(32, positive, "W, frames a transformer looks back on", fixed=True, where=ATTENTIVE)
+    dropout: float = flag(0.0, share, "of a transformer in training", fixed=True, where=ATTENTIVE)
+    gpt2: Path | None = flag(
+        None,
+        Path,
+        "begin with the blocks of the GPT-2 in this folder (config.json, model.safetensors), of whose sizes M is then",
+        where=ATTENTIVE,
+    )
+    freeze: int = flag(
+        0,
+        count_or_all,
+        "of GPT-2's blocks keep the attention and layers of the first so many, or of `all`, as they are",
+        fixed="frozen",
+        where=("GPT-2's blocks, with --gpt2", lambda args: args.gpt2 is not None),
+    )
     seq_len: int = flag(32, positive, "T, steps of a training window")
     batch_size: int = flag(16, positive, "windows")
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
+    weight_decay: float = flag(0.0, natural_float, "of the weights of layers (AdamW)", fixed=True)
     patience: int = flag(10, positive, "stop after so many epochs without progress")
     epochs: int = flag(
         30, natural, "train up to this epoch; more than before resumes; 0 keeps M untrained, for the ablation"
@@ -98,6 +170,26 @@ class MDRNNSettings(Fitting):
             raise UserError(
                 f"--hidden {self.hidden} cannot be shared by {self.members} members: give a multiple of {self.members}"
             )
+        if ATTENTIVE[1](self) and self.hidden % self.attention_heads:
+            raise UserError(
+                f"--hidden {self.hidden} cannot be shared by {self.attention_heads} heads: give a multiple of that, or "
+                "other --attention-heads"
+            )
+        if self.core == "ncp" and self.neurons < self.hidden + 3:
+            raise UserError(
+                f"{self.hidden} of --neurons {self.neurons} cannot be outputs: give {self.hidden + 3} or more, or a "
+                "smaller --hidden"
+            )
+        if (self.core, self.head) == ("tokens", "mixture"):
+            raise UserError("--core tokens foresees tokens, not a mixture: give --head once or --head sequence")
+
+    def with_preset(self) -> Self:
+        """These settings with those that a preset or GPT-2's sizes say where the command line does not."""
+        said = dict(PRESETS[self.preset]) if self.preset else {}
+        if self.gpt2:
+            sizes = gpt2_sizes(self.gpt2)
+            said |= {"hidden": sizes["hidden"], "layers": sizes["layers"], "attention_heads": sizes["heads"]}
+        return replace(self, **{name: value for name, value in said.items() if not self.was_given(name)})
 
     @property
     def kind(self) -> str:
@@ -107,13 +199,18 @@ class MDRNNSettings(Fitting):
     def config(self, vision: Vision, action: int, reward_scale: float) -> dict:
         """Sizes of M, for V's latents and action vectors of A numbers; UserError where its head cannot foresee
         them."""
-        found = {
+        found: dict[str, Any] = {
             "latent": vision.config.latent,
             "action": action,
             "hidden": self.hidden,
             "reward": self.include_reward,
             "reward_scale": reward_scale,
         }
+        if ATTENTIVE[1](self):
+            found |= {"heads": self.attention_heads, "context": self.context, "dropout": self.dropout}
+            found |= {"layers": self.layers, "frozen": self.freeze}
+        if self.core == "ncp":
+            found |= {"layers": self.layers, "neurons": self.neurons}
         if self.head == "mixture":
             return {**found, "mixtures": self.mixtures, **({} if self.members == 1 else {"members": self.members})}
         if not vision.alphabet:
@@ -137,14 +234,14 @@ def run_epoch(
     """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
     where = next(model.parameters()).device
     mean = Mean()
+    model.train(optimizer is not None)
     for number, first in enumerate(range(0, len(cuts), args.batch_size)):
         chosen = cuts[first : first + args.batch_size]
         batch = data.windows(chosen, args.seq_len, generator)
         batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in vars(batch).items()})
         with torch.set_grad_enabled(optimizer is not None):
             with autocast(args.precision, where):
-                output, _ = model(batch.z, batch.action)
-            losses = model.loss(output, batch)
+                losses = model.loss(batch)
         loss = losses["loss"].item()
         if not math.isfinite(loss):
             files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
@@ -161,6 +258,7 @@ def run_epoch(
         mean.add(losses, steps)
         bar.update(int(steps))
         bar.set_postfix(loss=f"{mean.result()['loss']:.3f}")
+    model.eval()
     return mean.result()
 
 
@@ -182,7 +280,7 @@ def dream_starts(model: Memory, data: Sequences, rng: np.random.Generator) -> St
         _, fresh = model.observe(windows.z[:, i : i + 1].to(where), windows.action[:, i : i + 1].to(where), state)
         state = fresh.where(i < before, state)
     frame = torch.from_numpy(data.frame_offset[episode] + t)
-    return Starts(data.vision, latents_at(data.latents, frame), state.to("cpu"))
+    return Starts(data.vision, latents_at(data.latents, frame), model.bare(state).to("cpu"))
 
 
 @torch.inference_mode()
@@ -217,6 +315,7 @@ def main() -> None:
 
 def train_memory(args: MDRNNSettings) -> float:
     """The whole stage; the validation loss of best.tar."""
+    args = args.with_preset()
     args.check()
     where = device(args.device)
     vision, saved = load_vision(args.logdir, where)
@@ -228,6 +327,8 @@ def train_memory(args: MDRNNSettings) -> float:
         # before the long work, in case it refuses
         state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
         args, inherited = args.resume(state and told(state))
+        if args.preset == "gpt2" and not (state or args.gpt2):
+            raise UserError("--preset gpt2 begins with GPT-2's weights: give their folder with --gpt2")
         say_inherited(
             {
                 checkpoint.path(args.logdir, "vae"): {} if args.dataset else {"dataset": saved["datasets"]},
@@ -249,7 +350,8 @@ def train_memory(args: MDRNNSettings) -> float:
 def told(state: dict) -> dict:
     """What a run was told that may not change, of its checkpoint's content."""
     core, head = state.get("kind", next(iter(KINDS["mdrnn"]))).removesuffix(ENSEMBLE).split("-")
-    return {"core": core, "head": head, "members": 1, **state["config"], "mirror": state.get("mirror", False)}
+    kept = {"mirror": state.get("mirror", False), "weight_decay": state.get("weight_decay", 0.0)}
+    return {"core": core, "head": head, "members": 1, **state["config"], **kept}
 
 
 def train(
@@ -265,10 +367,14 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
     best validation loss."""
     seed_everything(args.seed, STAGE)
-    about = {"parents": parents, **({"mirror": True} if args.mirror else {})}
-    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, args.keep == "last")
+    told = {"mirror": args.mirror, "weight_decay": args.weight_decay}
+    about = {"parents": parents, **{name: value for name, value in told.items() if value}}
+    last = args.keep == "last"
+    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, last, args.weight_decay)
     if state:
         fit.resume(state)
+    elif args.gpt2:
+        load_gpt2(cast(AttentionCore, model).blocks, args.gpt2)
     model.meet(vision)
     args.write(folder)
     (folder / "dreams").mkdir(exist_ok=True)

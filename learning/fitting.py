@@ -34,13 +34,15 @@ class Fit:
         about: dict,
         datasets: list[str],
         last: bool = False,
+        decay: float = 0.0,
     ) -> None:
         """The model's weights are drawn here, as torch's seed says. `about`: what else its checkpoints say, before the
-        epoch and the datasets. `last`: the last epoch is what is kept, not the best."""
+        epoch and the datasets. `last`: the last epoch is what is kept, not the best. `decay`: of the weights of layers
+        (AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101)."""
         self.last, self.annealed = last, False
         self.stage, self.folder, self.model, self.about, self.datasets = stage, folder, model, about, datasets
         model.load_state_dict(model.from_config(model.config_dict()).state_dict())
-        self.optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+        self.optimizer = adam(model, learning_rate, decay)
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=halved_after)
         self.history: list[dict] = []
         self.best, self.best_epoch, self.began = math.inf, 0, 0
@@ -113,3 +115,14 @@ class Fit:
             "epoch": len(self.history),
             "datasets": self.datasets,
         }
+
+
+def adam(model: torch.nn.Module, rate: float, decay: float) -> torch.optim.Adam:
+    """Adam, with `decay` of the weights of layers: biases, normalisation and what is looked up keep their sizes."""
+    if not decay:
+        return torch.optim.Adam(model.parameters(), rate, fused=True)
+    layers = {id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
+    decayed = [weight for weight in model.parameters() if id(weight) in layers]
+    others = [weight for weight in model.parameters() if id(weight) not in layers]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=True)

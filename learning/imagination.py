@@ -117,13 +117,13 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
         chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
         length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
         windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
-        states = [memory.initial(len(chosen))]  # every STRIDE steps
-        seen = [states[0].h[:, None]]
+        state = memory.initial(len(chosen))
+        states, seen = [state], [state.h[:, None]]  # the first every STRIDE steps
         for t in range(0, length, STRIDE):
             z, action = windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where)
-            after, state = memory.observe(z, action, states[-1])
+            after, state = memory.observe(z, action, state)
             seen.append(after)
-            states.append(state)
+            states.append(memory.bare(state))
         h = torch.cat(seen, 1).cpu()  # (B, length + 1, R)
         state = State.joined(states).to("cpu")  # of copy b after k strides at k * B + b
         for row, e in enumerate(chosen):

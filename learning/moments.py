@@ -13,7 +13,7 @@ from dreamdrive.envs.dream import Dream, begin
 from dreamdrive.models.world_model import Memory, Starts, State, latents_at
 
 EPISODES_AT_ONCE = 32  # run through M together
-MOST = 100_000  # moments that are kept, evenly spread; with M's states of the sizes that are usual, 0.2 GB
+MOST, MOST_BYTES = 100_000, 400e6  # moments that are kept, evenly spread, and what their states may take
 EARLY = 6  # steps that an episode begins with
 
 
@@ -67,7 +67,8 @@ class Moments:
 def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Moments:
     """The moments of the train split; M runs over each episode from its start, as it will in use."""
     episodes = data.episodes("train")
-    stride = -(-int(data.steps[episodes].sum()) // most)
+    bytes_each = sum(part.nbytes for part in memory.bare(memory.initial(1)))
+    stride = -(-int(data.steps[episodes].sum()) // min(most, int(MOST_BYTES // bytes_each)))
     where, frames, states, ages = next(memory.parameters()).device, [], [], []
     groups = [episodes[i : i + EPISODES_AT_ONCE] for i in range(0, len(episodes), EPISODES_AT_ONCE)]
     for group in tqdm(groups, desc="M over what was recorded", unit="batch", leave=False):
@@ -78,7 +79,7 @@ def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Momen
             if t % stride == 0 or t < EARLY:
                 rows = np.flatnonzero(data.steps[group] > t)
                 frames.append(torch.from_numpy(data.frame_offset[group[rows]] + t))
-                states.append(state.take(torch.from_numpy(rows).to(where)).to("cpu"))
+                states.append(memory.bare(state).take(torch.from_numpy(rows).to(where)).to("cpu"))
                 ages.append(torch.full((len(rows),), t))
             _, state = memory.observe(z[:, t : t + 1], action[:, t : t + 1], state)
     frame, age = torch.cat(frames), torch.cat(ages)

@@ -2,18 +2,26 @@
 
     lstm    Hochreiter & Schmidhuber 1997, as in Ha & Schmidhuber 2018
     cfc     closed-form continuous-time network (Hasani et al. 2022, arXiv 2106.13898, of the package ncps)
+    ncp     layers of these whose neurons are wired as a neural circuit policy (Lechner et al. 2020): sparse, from
+            inputs over inner neurons to those that give h
+    frames  transformer over the last frames and actions, each frame with its action one of its inputs (as in STORM,
+            Zhang et al. 2023, arXiv 2310.09615)
 
-A kind of M is a core and a head (models/mdrnn.py, models/token_memory.py): a class that inherits from both.
+and one more over the tokens of frames, which is its own head (models/token_transformer.py). A kind of M is a core and
+a head (models/mdrnn.py, models/token_memory.py): a class that inherits from both.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dreamdrive.models.policy import make_memory
+from dreamdrive.models.attention import FIRST_SPREAD, Blocks, causal
+from dreamdrive.models.lanes import filled
+from dreamdrive.models.policy import make_memory, make_wired
 from dreamdrive.models.world_model import Memory, State
 
 
@@ -29,14 +37,15 @@ class Core(Memory):
         """What `num` copies remember at an episode's start."""
 
     @abstractmethod
-    def remember(self, z: Tensor, action: Tensor, state: State) -> tuple[Tensor, State]:
-        """Steps z (B, T, Z), action (B, T, A) -> h after each (B, T, R), and what is remembered after the last."""
+    def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Steps z (B, T, Z), action (B, T, A) -> h after each (B, T, R), and what is remembered after the last.
+        Without a state they are an episode's first."""
 
     def initial(self, num: int) -> State:
         return self.nothing(num)
 
     def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.remember(z, action, self.initial(len(z)) if state is None else state)
+        return self.remember(z, action, state)
 
 
 class LSTMCore(Core):
@@ -50,7 +59,8 @@ class LSTMCore(Core):
         zeros = next(self.lstm.parameters()).new_zeros(num, self.config.hidden)
         return State(zeros, {"c": zeros.clone()})
 
-    def remember(self, z: Tensor, action: Tensor, state: State) -> tuple[Tensor, State]:
+    def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
+        state = self.nothing(len(z)) if state is None else state
         h, c = state.h, state.more["c"]
         if z.shape[1] == 1 and torch.is_grad_enabled() and not self.lstm.weight_ih_l0.requires_grad:
             # A dream looked back through: oneDNN's LSTM would work out the gradients of the frozen weights, too.
@@ -71,6 +81,207 @@ class CfCCore(Core):
     def nothing(self, num: int) -> State:
         return State(next(self.cfc.parameters()).new_zeros(num, self.config.hidden))
 
-    def remember(self, z: Tensor, action: Tensor, state: State) -> tuple[Tensor, State]:
-        after, last = self.cfc(torch.cat([z, action], -1), state.h)
+    def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
+        after, last = self.cfc(torch.cat([z, action], -1), (self.nothing(len(z)) if state is None else state).h)
         return after, State(last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCPSizes:
+    """Sizes of layers of wired neurons.
+
+    Fields:
+        layers: how many there are        neurons: of each, of which the last `hidden` give its output
+    """
+
+    layers: int = 1
+    neurons: int = 384
+
+    def check(self, hidden: int) -> None:
+        """ValueError where they do not fit."""
+        if self.layers < 1 or self.neurons < hidden + 3:
+            raise ValueError(f"{hidden} outputs take {hidden + 3} neurons or more, not {self.neurons}")
+
+
+class NCPCore(Core):
+    """Carries all neurons of each layer beside h."""
+
+    def make_core(self) -> None:
+        config = self.config
+        self.enter = nn.Linear(config.latent + config.action, config.hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.layers))
+        wired = [make_wired(config.hidden, config.neurons, config.hidden) for _ in range(config.layers)]
+        self.wired = nn.ModuleList(wired)
+
+    def nothing(self, num: int) -> State:
+        config, like = self.config, self.enter.weight
+        neurons = like.new_zeros(num, config.layers, config.neurons)
+        return State(like.new_zeros(num, config.hidden), {"neurons": neurons})
+
+    def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
+        neurons = (self.nothing(len(z)) if state is None else state).more["neurons"]
+        x, last = self.enter(torch.cat([z, action], -1)), []
+        for norm, layer, before in zip(self.norms, self.wired, neurons.unbind(1), strict=True):
+            x, after = layer(norm(x), before)
+            last.append(after)
+        return x, State(x[:, -1], {"neurons": torch.stack(last, 1)})
+
+
+class AttentionCore(Core):
+    """Looks back on up to W frames, the context, each of them `tokens` inputs of a transformer.
+
+    A copy carries these frames and actions, the last of W being the newest, and how many there are; from that follows
+    all else. What the transformer has made of them is carried along where it is there (`cache`), and made anew where it
+    is not. A copy whose W frames are full forgets the older half of them: places in the context are counted from the
+    oldest frame in it, so that they cannot move on with each step, but seldom (as in IRIS, Micheli et al. 2023, arXiv
+    2209.00588, which forgets all but the newest).
+    """
+
+    tokens: int  # N
+    whole = False  # whether all of a frame's inputs see each other
+    blocks: Blocks
+
+    @abstractmethod
+    def shown(self, z: Tensor, action: Tensor, at: Tensor) -> Tensor:
+        """The inputs of frames z (B, T, Z), action (B, T, A) at the places `at` (B, T) of the context:
+        (B, T * N, D)."""
+
+    @abstractmethod
+    def said(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the transformer made of T frames (B, T, N, D) -> h (B, T, R), and what else is carried of the last
+        one, each (B, ...)."""
+
+    def nothing(self, num: int) -> State:
+        config, like = self.config, next(self.blocks.parameters())
+        past = like.new_zeros(num, config.context, config.latent + config.action)
+        length = torch.zeros(num, dtype=torch.int64, device=like.device)
+        return State(like.new_zeros(num, config.hidden), {"past": past, "length": length})
+
+    def bare(self, state: State) -> State:
+        return State(state.h, {name: part for name, part in state.more.items() if name not in ("cache", "cached")})
+
+    def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
+        parts = list(self.through(z, action, state))
+        return torch.cat([self.said(output)[0] for output, _, _ in parts], 1), parts[-1][-1]
+
+    def through(
+        self, z: Tensor, action: Tensor, state: State | None = None, following: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, State]]:
+        """Frames z (B, T, Z), action (B, T, A), as many at a time as leave room: what the transformer makes of them (B,
+        t, N, D), and of the inputs of the frame after them (B, n, D), where `following`, z one step later, is given;
+        and the state."""
+        t = 0
+        while t < z.shape[1]:
+            count = min(z.shape[1] - t, self.left(state))
+            own = slice(t, t + count)
+            last = None if following is None else following[:, t + count - 1]
+            output, beyond, state = self.taken_in(z[:, own], action[:, own], state, last)
+            yield output, beyond, state
+            t += count
+
+    def further(self, z: Tensor, at: Tensor) -> Tensor:
+        """The inputs (B, n, D) of a frame z (B, Z) at the places `at` (B,) that is not known as a whole yet."""
+        raise NotImplementedError
+
+    def left(self, state: State | None) -> int:
+        """How many frames may be taken in before a copy has to forget."""
+        if state is None:
+            return self.config.context
+        length = state.more["length"]
+        kept = torch.where(length == self.config.context, self.config.context // 2, length)
+        return self.config.context - int(kept.max()) if len(kept) else self.config.context
+
+    def taken_in(
+        self, z: Tensor, action: Tensor, state: State | None, following: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As `through`, of no more frames than there is room for."""
+        first = state is None
+        state = self.nothing(len(z)) if state is None else self.full(self.forgetful(state))
+        more, steps = state.more, z.shape[1]
+        length, own = more["length"], steps * self.tokens
+        x = self.shown(z, action, length[:, None] + torch.arange(steps, device=z.device))
+        if following is not None:
+            x = torch.cat([x, self.further(following, length + steps)], 1)
+        mask = causal(steps, self.tokens, z.device, whole=True) if self.whole else None
+        output, made = self.blocks(x, [] if first else [(more["cache"], self.seen(length))], mask)
+        output, beyond, made = output[:, :own].unflatten(1, (steps, self.tokens)), output[:, own:], made[..., :own, :]
+        before = made.new_zeros(*made.shape[:4], self.inputs, made.shape[-1]) if first else more["cache"]
+        h, others = self.said(output)
+        carried = {
+            "past": torch.cat([more["past"], torch.cat([z, action], -1)], 1)[:, steps:],
+            "length": length + steps,
+            "cache": torch.cat([before[..., own:, :], made], -2),
+            "cached": torch.ones_like(length, dtype=torch.bool),
+        }
+        return output, beyond, State(h[:, -1], {**others, **carried})
+
+    @property
+    def inputs(self) -> int:
+        """M, of a whole context."""
+        return self.config.context * self.tokens
+
+    def seen(self, length: Tensor, frames: int | None = None) -> Tensor:
+        """Which of the inputs of the last `frames`, W unless it is said, are those of length (B,) frames: (B, M)."""
+        frames = frames or self.config.context
+        at = torch.arange(frames * self.tokens, device=length.device) // self.tokens
+        return at >= frames - length[:, None]
+
+    def forgetful(self, state: State) -> State:
+        """The state before a further frame: full copies have forgotten the older half."""
+        length = state.more["length"]
+        over = length == self.config.context
+        if not over.any():
+            return state
+        length = torch.where(over, self.config.context // 2, length)
+        more = {**state.more, "length": length}
+        if "cache" in more:
+            rows = (over & more["cached"]).nonzero()[:, 0]
+            more["cache"] = self._made_anew(more, rows, self.config.context // 2)
+        return State(state.h, more)
+
+    def full(self, state: State) -> State:
+        """The state with all that can be made of what it carries."""
+        more, length = dict(state.more), state.more["length"]
+        if "cache" not in more:
+            blocks, width = self.blocks.blocks, self.config.hidden
+            shape = len(blocks), 2, self.config.heads, self.inputs, width // self.config.heads
+            more["cache"] = state.h.new_zeros(len(state), *shape)
+            more["cached"] = torch.zeros_like(length, dtype=torch.bool)
+        rows = (~more["cached"] & (length > 0)).nonzero()[:, 0]
+        if len(rows):
+            more["cache"] = self._made_anew(more, rows, self.config.context)
+        return State(state.h, {**more, "cached": torch.ones_like(more["cached"])})
+
+    def _made_anew(self, more: dict[str, Tensor], rows: Tensor, frames: int) -> Tensor:
+        """The cache with that of some copies, rows (n,), made anew from their last frames, not more than `frames`."""
+        if not len(rows):
+            return more["cache"]
+        chosen = filled(rows)  # to the last bit the same whoever else is made anew
+        past, length = more["past"][chosen, -frames:], more["length"][chosen]
+        z, action = past.split([self.config.latent, self.config.action], -1)
+        at = torch.arange(frames, device=rows.device) - (frames - length[:, None])
+        mask = causal(frames, self.tokens, rows.device, self.whole) & self.seen(length, frames)[:, None, None]
+        itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=rows.device)  # what sees nothing is not a number
+        _, new = self.blocks(self.shown(z, action, at.clamp_min(0)), [], mask | itself)
+        new = new[: len(rows)]
+        missing = self.inputs - new.shape[-2]
+        new = torch.cat([new.new_zeros(*new.shape[:4], missing, new.shape[-1]), new], -2) if missing else new
+        return more["cache"].index_copy(0, rows, new.to(more["cache"].dtype))
+
+
+class FramesCore(AttentionCore):
+    """Each frame with its action is one input."""
+
+    tokens = 1
+
+    def make_core(self) -> None:
+        config = self.config
+        self.enter = nn.Linear(config.latent + config.action, config.hidden)
+        self.moment = nn.Parameter(FIRST_SPREAD * torch.randn(config.context, config.hidden))
+        self.blocks = Blocks(config.hidden, config)
+
+    def shown(self, z: Tensor, action: Tensor, at: Tensor) -> Tensor:
+        return self.enter(torch.cat([z, action], -1)) + self.moment[at]
+
+    def said(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return output[:, :, 0], {}

@@ -4,13 +4,14 @@ Schmidhuber 2018, section 2.2); or several of them, each trained by itself, whos
 import math
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.cores import CfCCore, Core, LSTMCore
+from dreamdrive.models.attention import AttentionSizes
+from dreamdrive.models.cores import CfCCore, Core, FramesCore, LSTMCore, NCPCore, NCPSizes
 from dreamdrive.models.world_model import Imagined, Memory, State, Steps
 
 
@@ -105,6 +106,8 @@ class Mixture(Memory):
 class OneMixture(Mixture, Core):
     """What a core's h says of the next step, by one layer."""
 
+    sizes: ClassVar[type[MDRNNConfig]] = MDRNNConfig
+
     def __init__(self, config: MDRNNConfig) -> None:
         super().__init__()
         self.config = config
@@ -130,13 +133,14 @@ class OneMixture(Mixture, Core):
         h, state = self.observe(z, action, state)
         return self.predict(h), state
 
-    def loss(self, output: Prediction, steps: Steps) -> dict[str, Tensor]:
+    def loss(self, steps: Steps) -> dict[str, Tensor]:
+        pred, _ = self(steps.z, steps.action)
         reward = steps.reward / self.config.reward_scale
-        return mdrnn_loss(output, steps.z_next, reward, steps.terminal, steps.mask, self.config.reward)
+        return mdrnn_loss(pred, steps.z_next, reward, steps.terminal, steps.mask, self.config.reward)
 
     @classmethod
     def from_config(cls, config: dict) -> Self:
-        return cls(MDRNNConfig(**config))
+        return cls(cls.sizes(**config))
 
 
 class MDRNN(LSTMCore, OneMixture):
@@ -149,6 +153,38 @@ class CfCMixture(CfCCore, OneMixture):
     """The same by another core."""
 
     kind = "cfc-mixture"
+
+
+@dataclass(frozen=True)
+class NCPMixtureConfig(MDRNNConfig, NCPSizes):
+    """Sizes of wired neurons whose output is a mixture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.hidden)
+
+
+class NCPMixture(NCPCore, OneMixture):
+    """The same by wired neurons."""
+
+    kind = "ncp-mixture"
+    sizes = NCPMixtureConfig
+
+
+@dataclass(frozen=True)
+class FramesMixtureConfig(MDRNNConfig, AttentionSizes):
+    """Sizes of a transformer over frames whose output is a mixture; `hidden` is its width."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.hidden)
+
+
+class FramesMixture(FramesCore, OneMixture):
+    """The same by a transformer over frames."""
+
+    kind = "frames-mixture"
+    sizes = FramesMixtureConfig
 
 
 @dataclass(frozen=True)
@@ -219,14 +255,9 @@ class Ensemble(Mixture):
             ending.logit(eps=1e-6),
         )
 
-    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[list[Prediction], State]:
-        """z (B, T, Z), action (B, T, A) -> each member's prediction of steps 1..T, and the state after the last."""
-        h, state = self.observe(z, action, state)
-        return self.predictions(h), state
-
-    def loss(self, output: list[Prediction], steps: Steps) -> dict[str, Tensor]:
+    def loss(self, steps: Steps) -> dict[str, Tensor]:
         """Means over the members."""
-        losses = [member.loss(own, steps) for member, own in zip(self._members, output, strict=True)]
+        losses = [member.loss(steps) for member in self._members]
         return {name: torch.stack([found[name] for found in losses]).mean() for name in losses[0]}
 
     @classmethod

@@ -3,7 +3,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Self
+from importlib import import_module
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -117,11 +118,20 @@ def make_memory(kind: str, inputs: int, units: int) -> Callable:
         return nn.GRU(inputs, units, batch_first=True)
     if kind == "mlp":
         return nn.Sequential(nn.Linear(inputs, units), nn.SiLU())
+    return ncps().CfC(inputs, units, backbone_units=BACKBONE)
+
+
+def make_wired(inputs: int, neurons: int, units: int) -> nn.Module:
+    """A CfC wired as a neural circuit policy, of whose neurons `units` are outputs."""
+    return ncps().CfC(inputs, import_module("ncps.wirings").AutoNCP(neurons, units))
+
+
+def ncps() -> Any:
+    """The package's module; UserError where it cannot be imported."""
     try:
-        from ncps.torch import CfC
+        return import_module("ncps.torch")
     except ImportError as error:
         raise UserError(
-            f"--model cfc needs the package ncps, which cannot be imported here ({error}): run `make setup`, or `pip "
-            "install -r requirements.txt`"
+            f"a CfC needs the package ncps, which cannot be imported here ({error}): run `make setup`, or `pip install "
+            "-r requirements.txt`"
         ) from None
-    return CfC(inputs, units, backbone_units=BACKBONE)

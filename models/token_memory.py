@@ -15,13 +15,14 @@ probabilities were it (straight-through, Bengio et al. 2013, arXiv 1308.3432, as
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.cores import CfCCore, Core, LSTMCore
+from dreamdrive.models.attention import AttentionSizes
+from dreamdrive.models.cores import CfCCore, Core, FramesCore, LSTMCore, NCPCore, NCPSizes
 from dreamdrive.models.world_model import Imagined, State, Steps, Vision
 
 EMBEDDED = 32  # numbers that a letter is told a GRU by
@@ -80,6 +81,7 @@ class TokenMemory(Core):
     `alphabet` (n, L, numbers), which is kept with the weights, has the numbers that each letter of a code stands for.
     """
 
+    sizes: ClassVar[type[TokenMemoryConfig]] = TokenMemoryConfig
     config: TokenMemoryConfig
 
     def __init__(self, config: TokenMemoryConfig) -> None:
@@ -98,15 +100,20 @@ class TokenMemory(Core):
     def make_head(self) -> None:
         """Whatever says of h which letters come next."""
 
-    @abstractmethod
-    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
-        """Logits (N, P, n, L) of letters, after h (N, R) and letters now (N, P, n), where `following` (N, P, n) are
-        those that come: each place may know of those before it."""
+    def foreseeing(self, steps: Steps) -> tuple[Tensor, Tensor]:
+        """h after each step (B, T, R), and that which letters are said of (B, T, ...)."""
+        h, _ = self.observe(steps.z, steps.action)
+        return h, h
 
     @abstractmethod
-    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        """Letters (N, P, n, L), each 1 at one that is drawn with uniform (N, P, n), or at the likeliest, with the
-        gradients of its probabilities."""
+    def told(self, basis: Tensor, now: Tensor, following: Tensor) -> Tensor:
+        """Logits (N, P, n, L) of letters, of what `foreseeing` has of N steps and letters now (N, P, n), where
+        `following` (N, P, n) are those that come: each place may know of those before it."""
+
+    @abstractmethod
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+        """Letters after a state (B, P, n, L), each 1 at one that is drawn with uniform (B, P, n), or at the likeliest,
+        with the gradients of its probabilities."""
 
     def meet(self, vision: Vision) -> None:
         for own, letter in zip(self.get_buffer("alphabet"), vision.alphabet, strict=True):
@@ -140,27 +147,22 @@ class TokenMemory(Core):
         return State(state.h, {**state.more, "z": state.h.new_zeros(num, self.config.latent)})
 
     def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        h, after = self.remember(z, action, self.initial(len(z)) if state is None else state)
+        h, after = self.remember(z, action, state)
         return h, State(after.h, {**after.more, "z": z[:, -1]})
 
     def expected(self, h: Tensor) -> Expected:
         reward, terminal = self.outcome(h).float().unbind(-1)
         return Expected(reward, terminal)
 
-    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Any, State]:
-        """z (B, T, Z), action (B, T, A) -> (h (B, T, R), z), and the state after the last."""
-        h, state = self.observe(z, action, state)
-        return (h.float(), z), state
-
-    def loss(self, output: Any, steps: Steps) -> dict[str, Tensor]:
+    def loss(self, steps: Steps) -> dict[str, Tensor]:
         """nll in nats per frame, squared error of the reward, cross-entropy of the end: means over the steps that
         count, their sum divided by how many terms there are, as that of a mixture is."""
-        h, z = output
+        h, basis = self.foreseeing(steps)
         shown = steps.mask.bool()
-        h, now, following = h[shown], self.letters(z[shown]), self.letters(steps.z_next[shown])
-        logp = self.told(h, now, following).log_softmax(-1)
+        now, following = self.letters(steps.z[shown]), self.letters(steps.z_next[shown])
+        logp = self.told(basis[shown], now, following).log_softmax(-1)
         nll = -logp.gather(-1, following[..., None]).flatten(1).sum(1).mean()
-        expected = self.expected(h)
+        expected = self.expected(h[shown])
         reward_mse = (expected.reward - steps.reward[shown] / self.config.reward_scale).square().mean()
         terminal_bce = F.binary_cross_entropy_with_logits(expected.terminal, steps.terminal[shown])
         total = nll + terminal_bce + (reward_mse if self.config.reward else 0.0)
@@ -179,19 +181,23 @@ class TokenMemory(Core):
         ending = expected.terminal.sigmoid()
         limit = 0.5 if temperature == 0 else noise[:, -1]
         uniform = noise[:, :-1].unflatten(-1, (self.config.places, len(self.config.letters)))
-        letters = self.drawn_letters(state.h, self.letters(state.more["z"]), temperature, uniform)
+        letters = self.drawn_letters(state, temperature, uniform)
         return Imagined(self.written(letters), expected.reward * self.config.reward_scale, ending, ending > limit)
 
     def likeliest(self, state: State) -> Tensor:
-        now = self.letters(state.more["z"])
-        return self.written(self.drawn_letters(state.h, now, 0.0, torch.zeros_like(now, dtype=torch.float32)))
+        uniform = state.h.new_zeros(len(state), self.config.places, len(self.config.letters))
+        return self.written(self.drawn_letters(state, 0.0, uniform))
+
+    def now(self, state: State) -> Tensor:
+        """The letters (B, P, n) of the frame before which a state is."""
+        return self.letters(state.more["z"])
 
     def config_dict(self) -> dict:
         return asdict(self.config)
 
     @classmethod
     def from_config(cls, config: dict) -> Self:
-        return cls(TokenMemoryConfig(**config))
+        return cls(cls.sizes(**config))
 
 
 class Once(TokenMemory):
@@ -201,12 +207,13 @@ class Once(TokenMemory):
         config = self.config
         self.head = nn.Linear(config.hidden, config.places * len(config.letters) * config.most)
 
-    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
+    def told(self, basis: Tensor, now: Tensor, following: Tensor) -> Tensor:
         shape = (self.config.places, len(self.config.letters), self.config.most)
-        return self.logits(self.head(h).unflatten(-1, shape), self.bonus(now))
+        return self.logits(self.head(basis).unflatten(-1, shape), self.bonus(now))
 
-    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        return drawn(self.told(h, now, now), temperature, uniform)
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+        now = self.now(state)
+        return drawn(self.told(state.h, now, now), temperature, uniform)
 
 
 class InTurn(TokenMemory):
@@ -223,25 +230,25 @@ class InTurn(TokenMemory):
         self.gru = nn.GRU(EMBEDDED, config.width, batch_first=True)
         self.head = nn.Linear(config.width, count * config.most)
 
-    def shown(self, now: Tensor) -> Tensor:
+    def placed(self, now: Tensor) -> Tensor:
         """What each place is told of letters now (N, P, n): (N, P, EMBEDDED)."""
         return looked_up(self.letter_now, now) + self.place
 
-    def said(self, seen: Tensor) -> Tensor:
+    def lettered(self, seen: Tensor) -> Tensor:
         return self.head(seen).unflatten(-1, (len(self.config.letters), self.config.most))
 
-    def told(self, h: Tensor, now: Tensor, following: Tensor) -> Tensor:
+    def told(self, basis: Tensor, now: Tensor, following: Tensor) -> Tensor:
         before = looked_up(self.letter_before, following[:, :-1])
-        seen, _ = self.gru(self.shown(now) + F.pad(before, (0, 0, 1, 0)), self.begin(h).tanh()[None])
-        return self.logits(self.said(seen), self.bonus(now))
+        seen, _ = self.gru(self.placed(now) + F.pad(before, (0, 0, 1, 0)), self.begin(basis).tanh()[None])
+        return self.logits(self.lettered(seen), self.bonus(now))
 
-    def drawn_letters(self, h: Tensor, now: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-        found, before = [], h.new_zeros(len(h), EMBEDDED)
-        shown, state = self.shown(now), self.begin(h).tanh()[None]
-        bonus = self.bonus(now)
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+        found, before = [], state.h.new_zeros(len(state), EMBEDDED)
+        now, passed = self.now(state), self.begin(state.h).tanh()[None]
+        placed, bonus = self.placed(now), self.bonus(now)
         for p in range(self.config.places):
-            seen, state = self.gru((shown[:, p] + before)[:, None], state)
-            letters = drawn(self.logits(self.said(seen[:, 0]), bonus[:, p]), temperature, uniform[:, p])
+            seen, passed = self.gru((placed[:, p] + before)[:, None], passed)
+            letters = drawn(self.logits(self.lettered(seen[:, 0]), bonus[:, p]), temperature, uniform[:, p])
             before = torch.einsum("bnl,nle->be", letters, self.letter_before)
             found.append(letters)
         return torch.stack(found, 1)
@@ -282,3 +289,41 @@ class LSTMSequence(InTurn, LSTMCore):
 
 class CfCSequence(InTurn, CfCCore):
     kind = "cfc-sequence"
+
+
+@dataclass(frozen=True)
+class NCPTokenConfig(TokenMemoryConfig, NCPSizes):
+    """Sizes of wired neurons that foresee tokens."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.hidden)
+
+
+class NCPOnce(Once, NCPCore):
+    kind = "ncp-once"
+    sizes = NCPTokenConfig
+
+
+class NCPSequence(InTurn, NCPCore):
+    kind = "ncp-sequence"
+    sizes = NCPTokenConfig
+
+
+@dataclass(frozen=True)
+class AttentiveTokenConfig(TokenMemoryConfig, AttentionSizes):
+    """Sizes of a transformer that foresees tokens; `hidden` is its width."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.hidden)
+
+
+class FramesOnce(Once, FramesCore):
+    kind = "frames-once"
+    sizes = AttentiveTokenConfig
+
+
+class FramesSequence(InTurn, FramesCore):
+    kind = "frames-sequence"
+    sizes = AttentiveTokenConfig

@@ -41,6 +41,14 @@ KINDS = {
         "cfc-once": ("dreamdrive.models.token_memory", "CfCOnce"),
         "lstm-sequence": ("dreamdrive.models.token_memory", "LSTMSequence"),
         "cfc-sequence": ("dreamdrive.models.token_memory", "CfCSequence"),
+        "ncp-mixture": ("dreamdrive.models.mdrnn", "NCPMixture"),
+        "ncp-once": ("dreamdrive.models.token_memory", "NCPOnce"),
+        "ncp-sequence": ("dreamdrive.models.token_memory", "NCPSequence"),
+        "frames-mixture": ("dreamdrive.models.mdrnn", "FramesMixture"),
+        "frames-once": ("dreamdrive.models.token_memory", "FramesOnce"),
+        "frames-sequence": ("dreamdrive.models.token_memory", "FramesSequence"),
+        "tokens-once": ("dreamdrive.models.token_transformer", "TokensOnce"),
+        "tokens-sequence": ("dreamdrive.models.token_transformer", "TokensSequence"),
     },
 }
 
@@ -61,7 +69,8 @@ class State:
 
     Fields:
         h: (B, R) what heads see of it
-        more: whatever else M's kind carries, by name, each (B, ...)
+        more: whatever else M's kind carries, by name, each (B, ...). Copies that lack a part which others have get
+            zeros there, from which their kind knows that it is to be made anew
     """
 
     h: Tensor
@@ -76,12 +85,15 @@ class State:
 
     def where(self, chosen: Tensor, other: "State") -> "State":
         """These states in the copies where chosen (B,) is True, those of `other` elsewhere."""
-        parts = (torch.where(chosen.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(self, other, strict=True))
-        return self._of(parts)
+        own, others = alike([self, other])
+        return own._of(
+            torch.where(chosen.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(own, others, strict=True)
+        )
 
     def put(self, index: Tensor, other: "State") -> "State":
         """These states, but `other` (n) in the copies `index` (n,) int64."""
-        return self._of(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True))
+        own, others = alike([self, other])
+        return own._of(a.index_copy(0, index, b) for a, b in zip(own, others, strict=True))
 
     def repeat(self, times: int) -> "State":
         """All copies, `times` times one after another."""
@@ -99,6 +111,7 @@ class State:
     @staticmethod
     def joined(states: list["State"]) -> "State":
         """The copies of all states, one state after another."""
+        states = alike(states)
         return states[0]._of(torch.cat(parts) for parts in zip(*states, strict=True))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -111,6 +124,21 @@ class State:
     def _of(self, parts) -> "State":
         h, *more = parts
         return State(h, dict(zip(self.more, more, strict=True)))
+
+
+def alike(states: list[State]) -> list[State]:
+    """The same states with the same parts: those that one of them lacks are zeros."""
+    if len({tuple(state.more) for state in states}) == 1:
+        return states
+    parts = {name: part for state in states for name, part in state.more.items()}
+
+    def filled(state: State) -> dict[str, Tensor]:
+        return {
+            name: state.more[name] if name in state.more else part.new_zeros(len(state), *part.shape[1:])
+            for name, part in parts.items()
+        }
+
+    return [State(state.h, filled(state)) for state in states]
 
 
 @dataclass
@@ -262,10 +290,14 @@ class Memory(nn.Module, ABC):
         """Steps that were taken: z (B, T, Z), action (B, T, A) -> h after each (B, T, R), and the state after the last.
         T steps at once are the same as T times one."""
 
+    def bare(self, state: State) -> State:
+        """A state without what M can make anew of the rest of it: to keep many."""
+        return state
+
     @abstractmethod
-    def loss(self, output: Any, steps: Steps) -> dict[str, Tensor]:
-        """What it costs to have foreseen `output`, the first of what `forward(z, action, state)` gives: scalars, means
-        over the steps where mask is 1, one of them "loss"."""
+    def loss(self, steps: Steps) -> dict[str, Tensor]:
+        """What it costs to foresee each of these steps from those before it: scalars, means over the steps where mask
+        is 1, one of them "loss"."""
 
     @property
     @abstractmethod

@@ -2,12 +2,13 @@
 type."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 from dreamdrive.benchmarks.kills import own_actions_as_experts
-from dreamdrive.tests.tiny_run import TINY, TinyRun, user
+from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, TinyRun, call, user
 
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
 # Ctrl-C to.
@@ -41,3 +42,12 @@ def trained(tmp_path_factory) -> TinyRun:
     user("traincontroller.py", *TINY["traincontroller"], "--logdir", run.logdir)
     user("trainbc.py", *TINY["trainbc"], "--logdir", run.logdir)
     return run
+
+
+@pytest.fixture(scope="session")
+def tokens(trained, tmp_path_factory) -> Path:
+    """The logdir of a run with a V of tokens and nothing else; tests copy it."""
+    folder = tmp_path_factory.mktemp("tokens")
+    done = call("trainvae", "--dataset", trained.data, *TINY_TOKENS, "--kind", "fsq", "--logdir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder

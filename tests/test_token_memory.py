@@ -1,5 +1,6 @@
 """M that foresees tokens (models/token_memory.py): what it says of letters, that it draws them so, and the stages."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -7,21 +8,33 @@ import torch
 import torch.nn.functional as F
 
 from dreamdrive.data.loaders import Windows
-from dreamdrive.models.token_memory import CfCSequence, LSTMOnce, LSTMSequence, TokenMemoryConfig, drawn
+from dreamdrive.models.token_memory import (
+    AttentiveTokenConfig,
+    CfCSequence,
+    FramesSequence,
+    LSTMOnce,
+    LSTMSequence,
+    TokenMemoryConfig,
+    drawn,
+)
+from dreamdrive.models.token_transformer import TokensOnce, TokensSequence
 from dreamdrive.models.tokens import FSQ, VQ, FSQConfig, VQConfig
-from dreamdrive.models.world_model import load_world_model
-from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint, copy_run
+from dreamdrive.models.world_model import State, load_world_model
+from dreamdrive.tests.tiny_run import TINY, call, complaint, copy_run
 
 LETTERS = (4, 3)
 VALUES = [torch.tensor([[-0.75], [-0.25], [0.25], [0.75]]), torch.tensor([[-0.6], [0.0], [0.6]])]
-CONFIG = TokenMemoryConfig(latent=10, action=2, hidden=12, letters=LETTERS, width=7)
+SIZES = {"latent": 10, "action": 2, "hidden": 12, "letters": LETTERS, "width": 7}
+CONFIG = TokenMemoryConfig(**SIZES)
+KINDS = [LSTMOnce, LSTMSequence, CfCSequence, FramesSequence, TokensOnce, TokensSequence]
 
 
-@pytest.fixture(params=[LSTMOnce, LSTMSequence, CfCSequence])
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.kind)
 def memory(request):
     """M of five places, with two letters a code, that says something of everything."""
     torch.manual_seed(0)
-    model = request.param(CONFIG)
+    attentive = {"layers": 2, "heads": 3, "context": 4} if request.param.sizes is AttentiveTokenConfig else {}
+    model = request.param(request.param.sizes(**SIZES, **attentive)).eval()
     model.meet(SimpleNamespace(alphabet=VALUES))
     with torch.no_grad():
         for weight in model.parameters():
@@ -62,13 +75,14 @@ def test_the_loss_is_what_letters_cost_where_steps_count(memory):
     mask = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
     reward, terminal = torch.randn(2, 3), torch.tensor([[0.0, 1, 0], [0, 0, 0]])
     memory.requires_grad_(False)
-    output, _ = memory(z, action)
-    losses = memory.loss(output, Windows(z, following, action, reward, terminal, mask))
-    h, _ = memory.observe(z, action)
+    steps = Windows(z, following, action, reward, terminal, mask)
+    losses = memory.loss(steps)
+    h, basis = memory.foreseeing(steps)
+    torch.testing.assert_close(h, memory.observe(z, action)[0])
     nll = []
     for b, t in mask.nonzero().tolist():
         following_letters = memory.letters(following[b, t])
-        logits = memory.told(h[b, t][None], memory.letters(z[b, t])[None], following_letters[None])[0]
+        logits = memory.told(basis[b, t][None], memory.letters(z[b, t])[None], following_letters[None])[0]
         nll.append(float(F.cross_entropy(logits.flatten(0, 1), following_letters.flatten(), reduction="sum")))
     assert losses["nll"].item() == pytest.approx(sum(nll) / 3, rel=1e-5)
     shown = mask.bool()
@@ -79,15 +93,27 @@ def test_the_loss_is_what_letters_cost_where_steps_count(memory):
     )
 
 
+def begun(memory, num: int) -> tuple[torch.Tensor, torch.Tensor, State]:
+    """A step z (num, 1, 10), its action, and the state after it."""
+    z, action = codes(num, 1), torch.randn(num, 1, 2)
+    return z, action, memory.observe(z, action)[1]
+
+
+def said_of(memory, z, action, letters) -> torch.Tensor:
+    """The logits of the letters after a step, when these letters are known."""
+    nothing, following = torch.zeros(len(z), 1), memory.written(letters)[:, None]
+    _, basis = memory.foreseeing(Windows(z, following, action, nothing, nothing, nothing))
+    return memory.told(basis[:, 0], memory.letters(z[:, 0]), letters.argmax(-1))
+
+
 def test_what_is_drawn_place_by_place_is_what_is_said_when_all_is_known(memory):
     """The numbers that letters are drawn with, put through the distributions that the finished frame is given."""
-    h, now = torch.randn(50, 12), memory.letters(codes(50))
+    z, action, state = begun(memory, 50)
     uniform = torch.rand(50, 5, 2)
-    letters = memory.drawn_letters(h, now, 0.7, uniform)
-    said = memory.told(h, now, letters.argmax(-1))
-    assert torch.equal(drawn(said, 0.7, uniform).argmax(-1), letters.argmax(-1))
-    likeliest = memory.drawn_letters(h, now, 0.0, uniform).argmax(-1)
-    assert torch.equal(memory.told(h, now, likeliest).argmax(-1), likeliest)
+    letters = memory.drawn_letters(state, 0.7, uniform)
+    assert torch.equal(drawn(said_of(memory, z, action, letters), 0.7, uniform).argmax(-1), letters.argmax(-1))
+    likeliest = memory.drawn_letters(state, 0.0, uniform)
+    assert torch.equal(said_of(memory, z, action, likeliest).argmax(-1), likeliest.argmax(-1))
 
 
 def test_letters_are_drawn_as_often_as_they_are_likely():
@@ -101,8 +127,8 @@ def test_letters_are_drawn_as_often_as_they_are_likely():
 
 
 def test_letters_that_there_are_none_of_are_never_drawn(memory):
-    h, now = 5 * torch.randn(400, 12), memory.letters(codes(400))
-    letters = memory.drawn_letters(h, now, 3.0, torch.rand(400, 5, 2)).argmax(-1)
+    _, _, state = begun(memory, 400)
+    letters = memory.drawn_letters(state, 3.0, torch.rand(400, 5, 2)).argmax(-1)
     assert letters[..., 1].max() == 2 and letters[..., 0].max() == 3
 
 
@@ -120,9 +146,9 @@ def test_gradients_pass_drawn_letters_as_those_of_their_probabilities():
     torch.manual_seed(0)
     memory = LSTMOnce(CONFIG)
     memory.meet(SimpleNamespace(alphabet=VALUES))
-    h, now = torch.randn(6, 12, requires_grad=True), memory.letters(codes(6))
-    weight = torch.randn(6, 10)
-    (memory.written(memory.drawn_letters(h, now, 1.0, torch.rand(6, 5, 2))) * weight).sum().backward()
+    h, z = torch.randn(6, 12, requires_grad=True), codes(6)
+    now, weight = memory.letters(z), torch.randn(6, 10)
+    (memory.written(memory.drawn_letters(State(h, {"z": z}), 1.0, torch.rand(6, 5, 2))) * weight).sum().backward()
     passed, h.grad = h.grad, None
     (memory.written(memory.told(h, now, now).softmax(-1)) * weight).sum().backward()
     torch.testing.assert_close(passed, h.grad)
@@ -141,17 +167,9 @@ def test_a_dream_is_looked_back_through(memory):
     assert all(action.grad[:, t].any() for t in range(3)), "an action of the first step changes the last one's reward"
 
 
-def vision_of_tokens(trained, tmp_path) -> tuple:
-    """A run with a V of tokens and no M, as flags."""
-    flags = ("--logdir", tmp_path / "run")
-    done = call("trainvae", "--dataset", trained.data, *TINY_TOKENS, "--kind", "fsq", *flags)
-    assert done.returncode == 0, done.stderr
-    return flags
-
-
-def test_all_stages_work_on_an_m_of_tokens(trained, tmp_path):
-    common = vision_of_tokens(trained, tmp_path)
-    for core, head in (("cfc", "once"), ("lstm", "sequence")):
+def test_all_stages_work_on_an_m_of_tokens(tokens, tmp_path):
+    common = ("--logdir", shutil.copytree(tokens, tmp_path / "run"))
+    for core, head in (("cfc", "once"), ("tokens", "once"), ("lstm", "sequence")):
         done = call("trainmdrnn", *TINY["trainmdrnn"], *common, "--core", core, "--head", head, "--noreload")
         assert done.returncode == 0, done.stderr
         assert load_world_model(tmp_path / "run", torch.device("cpu")).memory.kind == f"{core}-{head}"

@@ -57,3 +57,11 @@ def learning_rate(text: str) -> float:
     if value > 1:
         raise argparse.ArgumentTypeError(f"{value} is not possible: it must be at most 1")
     return value
+
+
+ALL = 1 << 30  # of whatever is counted
+
+
+def count_or_all(text: str) -> int:
+    """An integer of at least 0, or `all`."""
+    return ALL if text == "all" else natural(text)
