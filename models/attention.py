@@ -31,7 +31,8 @@ GPT2 = {
 }
 FROZEN = ("asked", "answered", "wide", "narrow")  # parts of a block that may be kept as they are
 
-Part = tuple[Tensor, Tensor | None]  # what is remembered, (B, L, 2, H, M, d), and which of it is seen, (B, M) bool
+Kept = Sequence[tuple[Tensor, Tensor]]  # keys and values of each block, (B, H, M, d)
+Part = tuple[Kept, Tensor | None]  # what is remembered, and which of it is seen, (B, M) bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,12 @@ class Block(nn.Module):
         self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, parts: Sequence[Part], mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, N, D), what is remembered, and what of x each of x sees ((B or 1, 1, N, N) bool; None: what is not
-        after it) -> x after this block, and its keys and values (B, 2, H, N, d)."""
+    def forward(
+        self, x: Tensor, parts: Sequence[tuple[Tensor, Tensor, Tensor | None]], mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (B, N, D), the keys and values that are remembered, with what is added to their scores, (B, 1, 1, M), and
+        what of x each of x sees ((B or 1, 1, N, N) bool; None: what is not after it) -> x after this block, and its
+        keys and values (B, H, N, d)."""
         query, key, value = self.asked(self.before_attention(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, H, N, d)
         share = self.dropout.p if self.training else 0.0
@@ -79,28 +83,35 @@ class Block(nn.Module):
             found = F.scaled_dot_product_attention(query, key, value, mask, share, is_causal=mask is None)
         x = x + self.dropout(self.answered(found.transpose(1, 2).flatten(2)))
         wide = F.gelu(self.wide(self.before_layers(x)), approximate="tanh")
-        return x + self.dropout(self.narrow(wide)), torch.stack([key, value], 1)
+        return x + self.dropout(self.narrow(wide)), (key, value)
 
     def _attended(
-        self, query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        parts: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+        mask: Tensor | None,
     ) -> Tensor:
         """Attention to what is remembered and to x, without copying the first beside the second: a dream has more of it
         than it does anything else with."""
         query = query * query.shape[-1] ** -0.5
         if mask is None and key.shape[2] > 1:
             mask = causal(key.shape[2], 1, key.device)
-        scores = [masked(query @ kept[:, 0].transpose(-1, -2), seen and seen[0]) for kept, *seen in parts]
-        scores.append(masked(query @ key.transpose(-1, -2), mask))
+        own = key, value, mask if mask is None else added(mask)
+        scores = [plus(query @ kept.transpose(-1, -2), more) for kept, _, more in (*parts, own)]
         shares = self.dropout(torch.cat(scores, -1).softmax(-1)).split([s.shape[-1] for s in scores], -1)
-        values = [kept[:, 1] for kept, _ in parts] + [value]
-        found = shares[0] @ values[0]
-        for share, of in zip(shares[1:], values[1:], strict=True):
-            found = found + share @ of
-        return found
+        found = [share @ of for share, (_, of, _) in zip(shares, (*parts, own), strict=True)]
+        return sum(found[1:], found[0])
 
 
-def masked(scores: Tensor, seen: Tensor | None) -> Tensor:
-    return scores if seen is None else scores.masked_fill(~seen, -torch.inf)
+def plus(scores: Tensor, more: Tensor | None) -> Tensor:
+    return scores if more is None else scores + more
+
+
+def added(seen: Tensor) -> Tensor:
+    """What is added to scores so that nothing but what is seen counts."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 def causal(frames: int, tokens: int, device: torch.device, whole: bool = False) -> Tensor:
@@ -125,16 +136,16 @@ class Blocks(nn.Module):
             for name in FROZEN:
                 getattr(block, name).requires_grad_(False)
 
-    def forward(self, x: Tensor, parts: Sequence[Part] = (), mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, N, D), what is remembered, each (B, L, 2, H, M, d) -> x (B, N, D), and what is to be remembered of it
-        (B, L, 2, H, N, d). `mask` as Block has it."""
-        seen = [of if of is None else of[:, None, None] for _, of in parts]
+    def forward(self, x: Tensor, parts: Sequence[Part] = (), mask: Tensor | None = None) -> tuple[Tensor, Kept]:
+        """x (B, N, D), and what is remembered -> x (B, N, D), and what is to be remembered of it. `mask` as Block has
+        it."""
+        seen = [of if of is None else added(of[:, None, None]) for _, of in parts]
         kept = []
         for number, block in enumerate(self.blocks):
-            own = [(part[:, number], of) for (part, _), of in zip(parts, seen, strict=True)]
+            own = [(*part[number], of) for (part, _), of in zip(parts, seen, strict=True)]
             x, new = block(x, own, mask)
             kept.append(new)
-        return self.last(x), torch.stack(kept, 1)
+        return self.last(x), kept
 
 
 def gpt2_sizes(folder: Path) -> dict[str, int]:

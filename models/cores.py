@@ -12,17 +12,20 @@ a head (models/mdrnn.py, models/token_memory.py): a class that inherits from bot
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.attention import FIRST_SPREAD, Blocks, causal
+from dreamdrive.models.attention import FIRST_SPREAD, Blocks, Kept, causal
 from dreamdrive.models.lanes import filled
 from dreamdrive.models.policy import make_memory, make_wired
 from dreamdrive.models.world_model import Memory, State
+
+KEPT = ("key", "value")  # parts of a state that hold a block's, each with the block's number
 
 
 class Core(Memory):
@@ -130,11 +133,11 @@ class NCPCore(Core):
 class AttentionCore(Core):
     """Looks back on up to W frames, the context, each of them `tokens` inputs of a transformer.
 
-    A copy carries these frames and actions, the last of W being the newest, and how many there are; from that follows
-    all else. What the transformer has made of them is carried along where it is there (`cache`), and made anew where it
-    is not. A copy whose W frames are full forgets the older half of them: places in the context are counted from the
-    oldest frame in it, so that they cannot move on with each step, but seldom (as in IRIS, Micheli et al. 2023, arXiv
-    2209.00588, which forgets all but the newest).
+    A copy carries these frames and actions, the last of W being the newest, and how many there are: from that follows
+    all else. What the transformer has made of them, keys and values of each block, is carried along where it is there,
+    and made anew where it is not. A copy whose W frames are full forgets the older half of them: places in the context
+    are counted from the oldest frame in it, so that they cannot move on with each step, but seldom (as in IRIS, Micheli
+    et al. 2023, arXiv 2209.00588, which forgets all but the newest).
     """
 
     tokens: int  # N
@@ -158,26 +161,32 @@ class AttentionCore(Core):
         return State(like.new_zeros(num, config.hidden), {"past": past, "length": length})
 
     def bare(self, state: State) -> State:
-        return State(state.h, {name: part for name, part in state.more.items() if name not in ("cache", "cached")})
+        parts = state.more.items()
+        return State(state.h, {name: part for name, part in parts if not name.startswith(("cached", *KEPT))})
 
     def remember(self, z: Tensor, action: Tensor, state: State | None) -> tuple[Tensor, State]:
         parts = list(self.through(z, action, state))
         return torch.cat([self.said(output)[0] for output, _, _ in parts], 1), parts[-1][-1]
 
     def through(
-        self, z: Tensor, action: Tensor, state: State | None = None, following: Tensor | None = None
+        self,
+        z: Tensor,
+        action: Tensor,
+        state: State | None = None,
+        following: Tensor | None = None,
+        onward: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor, State]]:
         """Frames z (B, T, Z), action (B, T, A), as many at a time as leave room: what the transformer makes of them (B,
         t, N, D), and of the inputs of the frame after them (B, n, D), where `following`, z one step later, is given;
-        and the state."""
+        and the state. The last need not be whole where nobody goes `onward` from it."""
         t = 0
         while t < z.shape[1]:
             count = min(z.shape[1] - t, self.left(state))
             own = slice(t, t + count)
             last = None if following is None else following[:, t + count - 1]
-            output, beyond, state = self.taken_in(z[:, own], action[:, own], state, last)
-            yield output, beyond, state
             t += count
+            output, beyond, state = self.taken_in(z[:, own], action[:, own], state, last, onward or t < z.shape[1])
+            yield output, beyond, state
 
     def further(self, z: Tensor, at: Tensor) -> Tensor:
         """The inputs (B, n, D) of a frame z (B, Z) at the places `at` (B,) that is not known as a whole yet."""
@@ -192,7 +201,7 @@ class AttentionCore(Core):
         return self.config.context - int(kept.max()) if len(kept) else self.config.context
 
     def taken_in(
-        self, z: Tensor, action: Tensor, state: State | None, following: Tensor | None
+        self, z: Tensor, action: Tensor, state: State | None, following: Tensor | None, onward: bool
     ) -> tuple[Tensor, Tensor, State]:
         """As `through`, of no more frames than there is room for."""
         first = state is None
@@ -203,17 +212,28 @@ class AttentionCore(Core):
         if following is not None:
             x = torch.cat([x, self.further(following, length + steps)], 1)
         mask = causal(steps, self.tokens, z.device, whole=True) if self.whole else None
-        output, made = self.blocks(x, [] if first else [(more["cache"], self.seen(length))], mask)
-        output, beyond, made = output[:, :own].unflatten(1, (steps, self.tokens)), output[:, own:], made[..., :own, :]
-        before = made.new_zeros(*made.shape[:4], self.inputs, made.shape[-1]) if first else more["cache"]
+        output, made = self.blocks(x, [] if first else [(kept_in(more), self.seen(length))], mask)
+        output, beyond = output[:, :own].unflatten(1, (steps, self.tokens)), output[:, own:]
         h, others = self.said(output)
         carried = {
+            **others,
             "past": torch.cat([more["past"], torch.cat([z, action], -1)], 1)[:, steps:],
             "length": length + steps,
-            "cache": torch.cat([before[..., own:, :], made], -2),
-            "cached": torch.ones_like(length, dtype=torch.bool),
         }
-        return output, beyond, State(h[:, -1], {**others, **carried})
+        if not onward:
+            return output, beyond, State(h[:, -1], carried)
+        before = self.nothing_kept(made[0][0]) if first else kept_in(more)
+        after = [
+            [torch.cat([old[:, :, own:], new[:, :, :own]], 2) for old, new in zip(*pair, strict=True)]
+            for pair in zip(before, made, strict=True)
+        ]
+        carried |= {"cached": torch.ones_like(length, dtype=torch.bool), **named(after)}
+        return output, beyond, State(h[:, -1], carried)
+
+    def nothing_kept(self, like: Tensor) -> Kept:
+        """Keys and values where there are none yet, of the size and kind of those (B, H, n, d) of a block."""
+        empty = like.new_zeros(*like.shape[:2], self.inputs, like.shape[-1])
+        return [(empty, empty)] * self.config.layers
 
     @property
     def inputs(self) -> int:
@@ -234,28 +254,26 @@ class AttentionCore(Core):
             return state
         length = torch.where(over, self.config.context // 2, length)
         more = {**state.more, "length": length}
-        if "cache" in more:
+        if "cached" in more:
             rows = (over & more["cached"]).nonzero()[:, 0]
-            more["cache"] = self._made_anew(more, rows, self.config.context // 2)
+            more |= self._made_anew(more, rows, self.config.context // 2)
         return State(state.h, more)
 
     def full(self, state: State) -> State:
         """The state with all that can be made of what it carries."""
         more, length = dict(state.more), state.more["length"]
-        if "cache" not in more:
-            blocks, width = self.blocks.blocks, self.config.hidden
-            shape = len(blocks), 2, self.config.heads, self.inputs, width // self.config.heads
-            more["cache"] = state.h.new_zeros(len(state), *shape)
-            more["cached"] = torch.zeros_like(length, dtype=torch.bool)
+        if "cached" not in more:
+            like = state.h.unflatten(-1, (self.config.heads, -1))[:, :, None]
+            more |= named(self.nothing_kept(like)) | {"cached": torch.zeros_like(length, dtype=torch.bool)}
         rows = (~more["cached"] & (length > 0)).nonzero()[:, 0]
-        if len(rows):
-            more["cache"] = self._made_anew(more, rows, self.config.context)
+        more |= self._made_anew(more, rows, self.config.context)
         return State(state.h, {**more, "cached": torch.ones_like(more["cached"])})
 
-    def _made_anew(self, more: dict[str, Tensor], rows: Tensor, frames: int) -> Tensor:
-        """The cache with that of some copies, rows (n,), made anew from their last frames, not more than `frames`."""
+    def _made_anew(self, more: dict[str, Tensor], rows: Tensor, frames: int) -> dict[str, Tensor]:
+        """Keys and values, those of some copies, rows (n,), made anew from their last frames, not more than
+        `frames`."""
         if not len(rows):
-            return more["cache"]
+            return {}
         chosen = filled(rows)  # to the last bit the same whoever else is made anew
         past, length = more["past"][chosen, -frames:], more["length"][chosen]
         z, action = past.split([self.config.latent, self.config.action], -1)
@@ -263,10 +281,23 @@ class AttentionCore(Core):
         mask = causal(frames, self.tokens, rows.device, self.whole) & self.seen(length, frames)[:, None, None]
         itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=rows.device)  # what sees nothing is not a number
         _, new = self.blocks(self.shown(z, action, at.clamp_min(0)), [], mask | itself)
-        new = new[: len(rows)]
-        missing = self.inputs - new.shape[-2]
-        new = torch.cat([new.new_zeros(*new.shape[:4], missing, new.shape[-1]), new], -2) if missing else new
-        return more["cache"].index_copy(0, rows, new.to(more["cache"].dtype))
+        missing = self.inputs - frames * self.tokens
+
+        def put(old: Tensor, fresh: Tensor) -> Tensor:
+            return old.index_copy(0, rows, F.pad(fresh[: len(rows)], (0, 0, missing, 0)).to(old.dtype))
+
+        pairs = zip(kept_in(more), new, strict=True)
+        return named([put(old, fresh) for old, fresh in zip(*pair, strict=True)] for pair in pairs)
+
+
+def named(kept: Iterable[Iterable[Tensor]]) -> dict[str, Tensor]:
+    """Keys and values of blocks as parts of a state."""
+    return {f"{name}{number}": part for number, pair in enumerate(kept) for name, part in zip(KEPT, pair, strict=True)}
+
+
+def kept_in(more: Mapping[str, Tensor]) -> Kept:
+    """The inverse of `named`."""
+    return list(zip(*([more[name] for name in more if name.startswith(kind)] for kind in KEPT), strict=True))
 
 
 class FramesCore(AttentionCore):

@@ -68,6 +68,31 @@ class TokenMemoryConfig:
         return max(self.letters)
 
 
+class Letters(NamedTuple):
+    """Letters that were drawn.
+
+    Fields:
+        index: (..., n) int64        chosen: (..., n, L) 1 at them, with the gradients of their probabilities, where
+            there are any
+    """
+
+    index: Tensor
+    chosen: Tensor | None = None
+
+    def each(self, table: Tensor) -> Tensor:
+        """What a table (n, L, E) has for each letter, (..., n, E)."""
+        if self.chosen is not None:
+            return torch.einsum("...nl,nle->...ne", self.chosen, table)
+        return torch.stack([F.embedding(self.index[..., i], table[i]) for i in range(len(table))], -2)
+
+    @staticmethod
+    def stacked(places: Sequence["Letters"]) -> "Letters":
+        """Those of one place after another, each (B, n, ...): (B, P, n, ...)."""
+        index = torch.stack([letters.index for letters in places], 1)
+        chosen = [letters.chosen for letters in places if letters.chosen is not None]
+        return Letters(index, torch.stack(chosen, 1) if chosen else None)
+
+
 class Expected(NamedTuple):
     """What M says of the next step, beside its letters: reward (...), terminal (...) logit of the episode ending."""
 
@@ -111,9 +136,8 @@ class TokenMemory(Core):
         `following` (N, P, n) are those that come: each place may know of those before it."""
 
     @abstractmethod
-    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
-        """Letters after a state (B, P, n, L), each 1 at one that is drawn with uniform (B, P, n), or at the likeliest,
-        with the gradients of its probabilities."""
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Letters:
+        """Letters after a state, index (B, P, n), drawn with uniform (B, P, n), or the likeliest."""
 
     def meet(self, vision: Vision) -> None:
         for own, letter in zip(self.get_buffer("alphabet"), vision.alphabet, strict=True):
@@ -126,9 +150,9 @@ class TokenMemory(Core):
         away = (alphabet.square().sum(-1) - 2 * torch.einsum("...nw,nlw->...nl", parts, alphabet)).detach()
         return away.masked_fill(~self.get_buffer("there"), torch.inf).argmin(-1)
 
-    def written(self, letters: Tensor) -> Tensor:
-        """Letters (..., P, n, L) as ones and zeros, or nearly -> z (..., Z)."""
-        return torch.einsum("...nl,nlw->...nw", letters, self.get_buffer("alphabet")).flatten(-3)
+    def written(self, letters: Letters) -> Tensor:
+        """Letters (..., P, n) -> z (..., Z)."""
+        return letters.each(self.get_buffer("alphabet")).flatten(-3)
 
     def bonus(self, now: Tensor) -> Tensor:
         """What letters now (..., P, n) are the likelier for: (..., P, n, L)."""
@@ -211,7 +235,7 @@ class Once(TokenMemory):
         shape = (self.config.places, len(self.config.letters), self.config.most)
         return self.logits(self.head(basis).unflatten(-1, shape), self.bonus(now))
 
-    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Letters:
         now = self.now(state)
         return drawn(self.told(state.h, now, now), temperature, uniform)
 
@@ -242,37 +266,41 @@ class InTurn(TokenMemory):
         seen, _ = self.gru(self.placed(now) + F.pad(before, (0, 0, 1, 0)), self.begin(basis).tanh()[None])
         return self.logits(self.lettered(seen), self.bonus(now))
 
-    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Letters:
         found, before = [], state.h.new_zeros(len(state), EMBEDDED)
         now, passed = self.now(state), self.begin(state.h).tanh()[None]
         placed, bonus = self.placed(now), self.bonus(now)
         for p in range(self.config.places):
             seen, passed = self.gru((placed[:, p] + before)[:, None], passed)
             letters = drawn(self.logits(self.lettered(seen[:, 0]), bonus[:, p]), temperature, uniform[:, p])
-            before = torch.einsum("bnl,nle->be", letters, self.letter_before)
+            before = letters.each(self.letter_before).sum(-2)
             found.append(letters)
-        return torch.stack(found, 1)
+        return Letters.stacked(found)
 
 
 def looked_up(table: Tensor, letters: Tensor) -> Tensor:
     """table (n, L, E), letters (..., n) int64 -> (..., E), the sum over a code's letters."""
-    return sum((table[i][letters[..., i]] for i in range(1, len(table))), table[0][letters[..., 0]])
+    first, *others = (F.embedding(letters[..., i], table[i]) for i in range(len(table)))
+    return sum(others, first)
 
 
-def drawn(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Letters (..., L) drawn from logits (..., L) with uniform (...): 1 at one of them, with the gradients of the
-    probabilities."""
-    probability = (logits if temperature == 0 else logits / temperature).softmax(-1)
+def drawn(logits: Tensor, temperature: float, uniform: Tensor) -> Letters:
+    """Letters drawn from logits (..., n, L) with uniform (..., n)."""
+    scaled = logits if temperature == 0 else logits / temperature
     with torch.no_grad():
         if temperature == 0:
             index = logits.argmax(-1)
         else:
-            reached = probability.cumsum(-1) <= uniform[..., None]
-            places = torch.arange(logits.shape[-1], device=logits.device)
-            last = (places * (probability > 0)).max(-1).values  # rounding may leave the sum below 1
-            index = torch.minimum(reached.sum(-1), last)
-        chosen = F.one_hot(index, logits.shape[-1]).to(probability.dtype)
-    return chosen + (probability - probability.detach()) if probability.requires_grad else chosen
+            # their distribution inverted; rounding may leave all of it below the number, and then it is the last letter
+            reached = (scaled - scaled.amax(-1, keepdim=True)).exp().cumsum(-1)
+            whole = reached[..., -1:].contiguous()
+            index = torch.searchsorted(reached, uniform[..., None] * whole, right=True)
+            index = torch.minimum(index, torch.searchsorted(reached, whole))[..., 0]
+    if not logits.requires_grad:
+        return Letters(index)
+    probability = scaled.softmax(-1)
+    chosen = F.one_hot(index, logits.shape[-1]).to(probability.dtype)
+    return Letters(index, chosen + (probability - probability.detach()))
 
 
 class LSTMOnce(Once, LSTMCore):

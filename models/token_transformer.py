@@ -13,9 +13,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dreamdrive.models.attention import FIRST_SPREAD, Blocks
-from dreamdrive.models.cores import AttentionCore
-from dreamdrive.models.token_memory import AttentiveTokenConfig, TokenMemory, drawn, looked_up
+from dreamdrive.models.attention import FIRST_SPREAD, Blocks, Kept, Part
+from dreamdrive.models.cores import AttentionCore, kept_in
+from dreamdrive.models.token_memory import AttentiveTokenConfig, Letters, TokenMemory, drawn, looked_up
 from dreamdrive.models.world_model import State, Steps
 
 
@@ -80,10 +80,10 @@ class TokensOnce(TokensCore):
         return State(state.h, {"places": places, **state.more})
 
     def foreseeing(self, steps: Steps) -> tuple[Tensor, Tensor]:
-        output = torch.cat([output for output, _, _ in self.through(steps.z, steps.action)], 1)
+        output = torch.cat([output for output, _, _ in self.through(steps.z, steps.action, onward=False)], 1)
         return output[:, :, -1], output[:, :, :-1]
 
-    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Letters:
         now = self.now(state)
         return drawn(self.told(state.more["places"], now, now), temperature, uniform)
 
@@ -102,7 +102,7 @@ class TokensSequence(TokensCore):
 
     def foreseeing(self, steps: Steps) -> tuple[Tensor, Tensor]:
         found, places = [], self.config.places
-        for output, beyond, _ in self.through(steps.z, steps.action, following=steps.z_next):
+        for output, beyond, _ in self.through(steps.z, steps.action, None, steps.z_next, onward=False):
             # what comes after an action says the first token of the next frame, what comes after that the second ...
             said = torch.cat([output.flatten(1, 2)[:, places:], beyond], 1)
             said = torch.cat([said, said[:, :1]], 1)  # there is one for each input but an action
@@ -110,18 +110,27 @@ class TokensSequence(TokensCore):
         basis = torch.cat(found, 1)
         return basis[:, :, 0], basis
 
-    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Tensor:
+    def drawn_letters(self, state: State, temperature: float, uniform: Tensor) -> Letters:
         now, state = self.now(state), self.full(state)
         length, bonus = state.more["length"], self.bonus(now)
-        parts = [(state.more["cache"], self.seen(length))]
-        output, found = state.h, []
+        parts: list[Part] = [(kept_in(state.more), self.seen(length))]
+        output, found, own = state.h, [], None
         for p in range(self.config.places):
             letters = drawn(self.logits(self.lettered(output), bonus[:, p]), temperature, uniform[:, p])
             found.append(letters)
             if p + 1 == self.config.places:
                 break
-            x = torch.einsum("bnl,nld->bd", letters, self.letter) + self.code(self.written(letters[:, None]))
+            code = letters.each(self.get_buffer("alphabet")).flatten(-2)
+            x = letters.each(self.letter).sum(-2) + self.code(code)
             output, new = self.blocks((x + self.moment[length, p])[:, None], parts, None)
-            output = output[:, 0]
-            parts = [parts[0], (new if p == 0 else torch.cat([parts[1][0], new], -2), None)]
-        return torch.stack(found, 1)
+            output, own = output[:, 0], new if own is None else joined(own, new)
+            parts = [parts[0], (own, None)]
+        return Letters.stacked(found)
+
+
+def joined(kept: Kept, further: Kept) -> Kept:
+    """Keys and values, one after another."""
+    return [
+        (torch.cat([key, more_key], 2), torch.cat([value, more_value], 2))
+        for (key, value), (more_key, more_value) in zip(kept, further, strict=True)
+    ]

@@ -119,7 +119,8 @@ class VAE(Vision):
         config, large = self.config, self.config.size == 128
         sizes = [self._planes, 32, 64, 128, 256, *([256] if large else [])]
         self.encoder = nn.Sequential(
-            *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU())), nn.Flatten()
+            *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, stride=2), nn.ReLU(True))),
+            nn.Flatten(),
         )
         self.mu: nn.Linear | nn.Conv2d = nn.Linear(1024, config.latent)
         self.logsigma: nn.Linear | nn.Conv2d = nn.Linear(1024, config.latent)
@@ -129,13 +130,13 @@ class VAE(Vision):
         self.first = nn.Linear(1024, 128 * 5 * 5)
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(128, 64, 5, stride=2),
-            nn.ReLU(),
+            nn.ReLU(True),
             nn.ConvTranspose2d(64, 32, 6, stride=2),
-            nn.ReLU(),
+            nn.ReLU(True),
             *(
                 [
                     nn.ConvTranspose2d(32, 16, 6, stride=2),
-                    nn.ReLU(),
+                    nn.ReLU(True),
                     nn.ConvTranspose2d(16, config.channels, 4, stride=2, padding=1),
                 ]
                 if large
@@ -258,9 +259,11 @@ def grid_encoder(planes: int, widths: Sequence[int]) -> nn.Sequential:
     """Frames (B, planes, H, W) -> features (B, widths[-1], side, side): every layer halves the sides, but for the last,
     which looks around."""
     halve = (
-        layer for a, b in pairwise((planes, *widths)) for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU())
+        layer
+        for a, b in pairwise((planes, *widths))
+        for layer in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ReLU(True))
     )
-    return nn.Sequential(*halve, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.ReLU())
+    return nn.Sequential(*halve, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.ReLU(True))
 
 
 def grid_decoder(depth: int, widths: Sequence[int], channels: int) -> nn.Sequential:
@@ -270,10 +273,10 @@ def grid_decoder(depth: int, widths: Sequence[int], channels: int) -> nn.Sequent
     double = (
         layer
         for a, b in pairwise((*widths[::-1], channels))
-        for layer in (nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
+        for layer in (nn.ReLU(True), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
     )
     return nn.Sequential(
-        nn.Conv2d(depth, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, wide, 3, padding=1), *double, nn.Sigmoid()
+        nn.Conv2d(depth, wide, 3, padding=1), nn.ReLU(True), nn.Conv2d(wide, wide, 3, padding=1), *double, nn.Sigmoid()
     )
 
 

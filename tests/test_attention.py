@@ -54,7 +54,7 @@ def logits(memory: Memory, state: State) -> Tensor:
         return torch.cat([pred.mu.flatten(1), pred.logsigma.flatten(1), pred.logpi, pred.reward[:, None]], 1)
     expected = memory.expected(state.h)
     uniform = torch.full((len(state), 4, 2), 0.5)
-    letters = memory.drawn_letters(state, 1.0, uniform).flatten(1)
+    letters = memory.drawn_letters(state, 1.0, uniform).index.flatten(1)
     return torch.cat([letters, state.h, expected.reward[:, None], expected.terminal[:, None]], 1)
 
 
@@ -115,7 +115,7 @@ def test_a_copy_goes_on_the_same_whoever_is_beside_it(memory):
 def test_what_a_copy_carries_without_a_cache_is_small(memory):
     _, state = memory.observe(codes(2, 3), torch.randn(2, 3, 2))
     bare = memory.bare(state)
-    assert "cache" in state.more and "cache" not in bare.more
+    assert "key1" in state.more and bare.more.keys() <= {"past", "length", "z", "places"}
     width = SIZES["latent"] + SIZES["action"]
     assert sum(part.nbytes for part in bare) < 2 * 4 * (CONTEXT * width + 6 * SIZES["hidden"])
 
@@ -134,7 +134,7 @@ def test_windows_longer_than_the_context_are_learnt_from(memory):
         own = memory.letters(z[:, t + 1])
         uniform = torch.zeros(2, 4, 2)
         letters = memory.drawn_letters(state, 0.0, uniform)
-        nll.append((letters.argmax(-1) == own).float().mean())
+        nll.append((letters.index == own).float().mean())
     assert all(value.isfinite() for value in found.values())
     last = Windows(*(part[:, :CONTEXT] for part in vars(whole).values()))
     assert memory.loss(last)["loss"].isfinite()
@@ -182,9 +182,9 @@ def test_hidden_states_are_those_of_transformers(tmp_path):
         wanted = theirs(inputs_embeds=x).last_hidden_state
         found, kept = blocks(x + position)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-        late, _ = blocks((x + position)[:, 6:], [(blocks(x[:, :6] + position[:6])[1], None)])
+        late, _ = blocks((x + position)[:, 6:], [(blocks((x + position)[:, :6])[1], None)])
     torch.testing.assert_close(late, wanted[:, 6:], rtol=0, atol=1e-4)
-    assert kept.shape == (4, 3, 2, 2, 9, 8)
+    assert len(kept) == 3 and {part.shape for pair in kept for part in pair} == {(4, 2, 9, 8)}
 
 
 def test_a_run_begins_with_gpt2_and_leaves_what_is_frozen_as_it_is(tokens, tmp_path):

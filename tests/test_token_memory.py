@@ -12,6 +12,7 @@ from dreamdrive.models.token_memory import (
     AttentiveTokenConfig,
     CfCSequence,
     FramesSequence,
+    Letters,
     LSTMOnce,
     LSTMSequence,
     TokenMemoryConfig,
@@ -53,7 +54,7 @@ def test_letters_are_read_and_written(memory):
     z = codes(6, 3)
     letters = memory.letters(z)
     assert letters.shape == (6, 3, 5, 2) and letters[..., 0].max() == 3 and letters[..., 1].max() == 2
-    assert torch.equal(memory.written(F.one_hot(letters, 4).float()), z)
+    assert torch.equal(memory.written(Letters(letters)), z)
     assert torch.equal(memory.letters(z + 0.05 * torch.randn_like(z)), letters), "the nearest"
 
 
@@ -66,7 +67,7 @@ def test_letters_are_those_of_v(vision):
     tokens = torch.randint(vision.config.codes, (30, 16))
     z = vision.z({"tokens": tokens})
     letters = model.letters(z)
-    assert torch.equal(model.written(F.one_hot(letters, model.config.most).float()), z)
+    assert torch.equal(model.written(Letters(letters)), z)
     assert model.config.places == 16 and len(letters.flatten(0, 1).unique(dim=0)) == len(tokens.unique())
 
 
@@ -103,7 +104,7 @@ def said_of(memory, z, action, letters) -> torch.Tensor:
     """The logits of the letters after a step, when these letters are known."""
     nothing, following = torch.zeros(len(z), 1), memory.written(letters)[:, None]
     _, basis = memory.foreseeing(Windows(z, following, action, nothing, nothing, nothing))
-    return memory.told(basis[:, 0], memory.letters(z[:, 0]), letters.argmax(-1))
+    return memory.told(basis[:, 0], memory.letters(z[:, 0]), letters.index)
 
 
 def test_what_is_drawn_place_by_place_is_what_is_said_when_all_is_known(memory):
@@ -111,24 +112,24 @@ def test_what_is_drawn_place_by_place_is_what_is_said_when_all_is_known(memory):
     z, action, state = begun(memory, 50)
     uniform = torch.rand(50, 5, 2)
     letters = memory.drawn_letters(state, 0.7, uniform)
-    assert torch.equal(drawn(said_of(memory, z, action, letters), 0.7, uniform).argmax(-1), letters.argmax(-1))
+    assert torch.equal(drawn(said_of(memory, z, action, letters), 0.7, uniform).index, letters.index)
     likeliest = memory.drawn_letters(state, 0.0, uniform)
-    assert torch.equal(said_of(memory, z, action, likeliest).argmax(-1), likeliest.argmax(-1))
+    assert torch.equal(said_of(memory, z, action, likeliest).argmax(-1), likeliest.index)
 
 
 def test_letters_are_drawn_as_often_as_they_are_likely():
     logits = torch.tensor([2.0, 0.0, 1.0, -torch.inf, -1.0])
     for temperature in (1.0, 2.0, 0.5):
         uniform = (torch.arange(10_000) + 0.5) / 10_000
-        count = drawn(logits.expand(10_000, 5), temperature, uniform).mean(0)
+        count = drawn(logits.expand(10_000, 5), temperature, uniform).index.bincount(minlength=5) / 10_000
         torch.testing.assert_close(count, (logits / temperature).softmax(0), atol=2e-4, rtol=0)
-    edge = drawn(logits.expand(2, 5), 1.0, torch.tensor([0.0, 1.0])).argmax(-1)
+    edge = drawn(logits.expand(2, 5), 1.0, torch.tensor([0.0, 1.0])).index
     assert edge.tolist() == [0, 4], "never one that there is none of"
 
 
 def test_letters_that_there_are_none_of_are_never_drawn(memory):
     _, _, state = begun(memory, 400)
-    letters = memory.drawn_letters(state, 3.0, torch.rand(400, 5, 2)).argmax(-1)
+    letters = memory.drawn_letters(state, 3.0, torch.rand(400, 5, 2)).index
     assert letters[..., 1].max() == 2 and letters[..., 0].max() == 3
 
 
@@ -150,7 +151,7 @@ def test_gradients_pass_drawn_letters_as_those_of_their_probabilities():
     now, weight = memory.letters(z), torch.randn(6, 10)
     (memory.written(memory.drawn_letters(State(h, {"z": z}), 1.0, torch.rand(6, 5, 2))) * weight).sum().backward()
     passed, h.grad = h.grad, None
-    (memory.written(memory.told(h, now, now).softmax(-1)) * weight).sum().backward()
+    (memory.written(Letters(now, memory.told(h, now, now).softmax(-1))) * weight).sum().backward()
     torch.testing.assert_close(passed, h.grad)
     assert passed.any()
 
