@@ -38,7 +38,7 @@ from dreamdrive.driving.driver import Driver, Watched, drive
 from dreamdrive.driving.evaluation import PLAN, Driven, DriverSpec, Evaluator, dream_returns
 from dreamdrive.driving.planning import METHODS, Plan, load_planner
 from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
-from dreamdrive.envs import REPEAT, World, flags, make, official, trials, without_places, world_class
+from dreamdrive.envs import REPEAT, World, flags, make, official, without_places, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.world_model import load_world_model
@@ -309,9 +309,16 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
 
 
 def report(
-    args: EvaluationSettings, env: str, seeds: list[int], episodes: list[Driven], frames: int, digests: dict[str, str]
+    args: EvaluationSettings,
+    env: str,
+    seeds: list[int],
+    episodes: list[Driven],
+    frames: int,
+    digests: dict[str, str],
+    trial: dict,
 ) -> None:
-    """Print the score and write it to the run's folder scores; `frames` of the simulator were driven for it."""
+    """Print the score and write it to the run's folder scores; `frames` of the simulator were driven for it, and
+    `trial` are options that it was not trained with."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
     summary = {
@@ -324,7 +331,6 @@ def report(
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
     assert args.controller, "parse_args has chosen one"
-    trial = {name: value for name, value in trials(args.options).items() if value}
     where += f" ({trial_name(trial)})" if trial else ""
     target = score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
@@ -407,7 +413,8 @@ def main() -> None:
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes, frames = score(args, env, options, agent, seeds)
     parents = agent.parents if agent is not None and args.controller in (*TRAINED, PLAN) else {}
-    report(args, env, seeds, episodes, frames, parents)
+    trial = flags.tried(agent.world if agent is not None else {"env": env}, args.options)
+    report(args, env, seeds, episodes, frames, parents, trial)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,10 @@ from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.learning.actor_training import ActorSettings
 from dreamdrive.models.controller import parameter_vector
+from dreamdrive.models.tokens import TOKENS
 from dreamdrive.traincontroller import train_actor
-from dreamdrive.trainmdrnn import MDRNNSettings, train_memory
-from dreamdrive.trainvae import VAESettings, train_vision
+from dreamdrive.trainmdrnn import CORES, HEADS, MDRNNSettings, train_memory
+from dreamdrive.trainvae import KIND_NAMES, VAESettings, train_vision
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.device import device
@@ -71,6 +72,8 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     mirror: bool = flag(
         True, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
     )
+    kind: str = flag("vae", help="of V, as trainvae.py has it", choices=tuple(KIND_NAMES), fixed=True)
+    tokens: int = flag(16, int, "of a frame, of a V of tokens", choices=TOKENS, fixed=True)
     latent: int = flag(32, positive, "Z, numbers V compresses a frame to", fixed=True)
     grid: bool = flag(False, help="V's latents as a grid over the frame, as trainvae.py has it", fixed=True)
     colour_balance: float = flag(0.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
@@ -84,6 +87,9 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     vision_updates: int = flag(
         1400, natural, "of V in the first round at least, where that takes more epochs; half as many later", fixed=True
     )
+    core: str = flag("lstm", help="of M, as trainmdrnn.py has it", choices=CORES, fixed=True)
+    head: str = flag("mixture", help="of M, as trainmdrnn.py has it", choices=HEADS, fixed=True)
+    layers: int = flag(4, positive, "of M, as trainmdrnn.py takes it", fixed=True)
     members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)

@@ -26,7 +26,7 @@ from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.models.attention import gpt2_sizes, load_gpt2
-from dreamdrive.models.cores import AttentionCore
+from dreamdrive.models.attention_cores import AttentionCore
 from dreamdrive.models.world_model import KINDS, Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share

@@ -39,7 +39,7 @@ FAST = "carracing-fast"
 CHANGES: dict[str, dict] = {
     "none": {},
     **{kind: {"perturb": kind} for kind in ("colour", "bars", "blob", "physics")},
-    **{f"noise of {spread} grey levels": {"obs_noise": float(spread)} for spread in (10, 20, 40)},
+    **{f"noise of {spread} grey levels": {"obs_noise": round(spread / 255, 4)} for spread in (10, 20, 40)},
 }
 # Tang, Nguyen & Ha 2020, 100 episodes each: World Models and AttentionAgent
 PAPER = {

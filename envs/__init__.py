@@ -24,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.argument_types import positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, usual_keys
 from dreamdrive.utils.spaces import ActionSpace
@@ -44,6 +44,7 @@ WORLDS = {
 
 COMMON = ("max_steps", "restart")  # options of all worlds
 REPEAT = "repeat"  # the option of those that can hold an action
+NOISE = "obs_noise"  # the option of those that are seen as pictures
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Option:
         choices: its possible values, or None
         place: it says where a world is found, not what it is: a run drives in other places than it was trained in
         trial: it is for scores alone, of drivers that were trained without it; its flag is test_controller.py's
+        varied: scores may be of another value than drivers were trained with, and are then told apart
     """
 
     name: str
@@ -67,6 +69,7 @@ class Option:
     choices: tuple | None = None
     place: bool = False
     trial: bool = False
+    varied: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class WorldSpec:
 
 
 HOLD = Option(REPEAT, "steps of the simulator that an action is held for", positive, default=1)
+OBSERVATION_NOISE = Option(
+    NOISE, "spread of noise on what is seen, in shares of 255 grey levels", share, default=0.0, varied=True
+)
 
 
 @dataclass
@@ -227,6 +233,11 @@ class World(ABC):
         reward is theirs together, and nothing is seen between them. For worlds that have the option HOLD."""
         raise UserError(f"{self.spec.name} cannot hold an action: leave --{REPEAT} away")
 
+    def blur(self, std: float) -> None:
+        """What is seen is noisy from the next reset on (envs/noise.py). For worlds that have the option
+        OBSERVATION_NOISE, and are seen as pictures."""
+        raise UserError(f"{self.spec.name} cannot be seen with noise: leave --{NOISE.replace('_', '-')} away")
+
     def look_away(self) -> None:  # noqa: B027  most worlds draw for nothing, then
         """Nobody looks at obs from now on, so a world may save itself the drawing; all else stays as it is."""
 
@@ -300,8 +311,12 @@ def fast(name: str) -> str:
 
 
 def trials(options: dict) -> dict:
-    """Those of some options that are trials, of whatever world."""
-    found = {name for name, by_kind in all_options().items() if any(option.trial for option in by_kind.values())}
+    """Those of some options that are trials, or may be, of whatever world."""
+    found = {
+        name
+        for name, by_kind in all_options().items()
+        if any(option.trial or option.varied for option in by_kind.values())
+    }
     return {option: value for option, value in options.items() if option in found}
 
 
@@ -320,16 +335,18 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
     """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
 
     Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
-    those of single worlds are declared in their classes, among them `repeat` (see World.hold). UserError for one that
-    it does not have.
+    those of single worlds are declared in their classes, among them `repeat` (see World.hold)
+    and `obs_noise` (see World.blur). UserError for one that it does not have.
     """
     require_options(name, options)
     variant, found = name.partition(":")[2], world_class(name)
-    repeat = options.pop(REPEAT, 1)
+    repeat, noise = options.pop(REPEAT, 1), options.pop(NOISE, 0.0)
     if repeat > 1 and options.get("max_steps"):
         options["max_steps"] *= repeat  # of the simulator
     build: Callable[..., World] = found
     world = build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)
     if repeat > 1:
         world.hold(repeat)
+    if noise:
+        world.blur(noise)
     return world

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, Option, World, breakout
+from dreamdrive.envs import HOLD, OBSERVATION_NOISE, Option, World, breakout
 from dreamdrive.envs.gym_adapter import GymWorld, area_resize
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
@@ -63,6 +63,7 @@ class Atari(GymWorld):
         Option("fire", "the world presses FIRE itself when a life begins", bool, default=True),
         Option("one_life", "an episode ends with the first life lost", bool, default=False),
         HOLD,
+        OBSERVATION_NOISE,
     )
 
     def __init__(

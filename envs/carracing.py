@@ -9,9 +9,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, Option
+from dreamdrive.envs import HOLD, OBSERVATION_NOISE, Option
 from dreamdrive.envs.gym_adapter import Advance, GymWorld, area_resize
-from dreamdrive.utils.argument_types import natural_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, driving_keys
 from dreamdrive.utils.spaces import ActionSpace
@@ -46,7 +45,7 @@ class CarRacing(GymWorld):
             choices=PERTURBATIONS,
             trial=True,
         ),
-        Option("obs_noise", "spread of noise on pixels, grey levels", natural_float, default=0.0, trial=True),
+        OBSERVATION_NOISE,
     )
     OPPOSED = ((1, 2),)
     MIRROR = (-1.0, 1.0, 1.0)
@@ -58,13 +57,11 @@ class CarRacing(GymWorld):
         max_steps: int = 1000,
         restart: bool = True,
         perturb: str | None = None,
-        obs_noise: float = 0.0,
     ) -> None:
         if perturb not in (None, *PERTURBATIONS):
             raise UserError(f'CarRacing has no perturbation "{perturb}": choose {", ".join(PERTURBATIONS)}')
         super().__init__(SIMULATOR, num, device, max_steps, restart, FRAME)
-        options = {"perturb": perturb, "obs_noise": obs_noise}
-        options = {name: value for name, value in options.items() if value}
+        options = {"perturb": perturb} if perturb else {}
         # networks see its actions as they are, which are small
         self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None, options=options)
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
@@ -72,8 +69,8 @@ class CarRacing(GymWorld):
         if options:
             from dreamdrive.envs.carracing_perturbed import Perturbation  # which imports pygame and Box2D
 
-            self._perturbation = Perturbation(perturb, obs_noise, num)
-        self.seen_apart = bool(options)  # the simulator's own picture is without bars, blob and noise
+            self._perturbation = Perturbation(perturb, num)
+        self.seen_apart = bool(options)  # the simulator's own picture is without bars and blob
 
     @classmethod
     def keys(cls, space: ActionSpace) -> Keys:
@@ -110,7 +107,7 @@ class CarRacing(GymWorld):
     def _show(self, copies: list[int], frames: torch.Tensor) -> None:
         if self._perturbation is not None:
             seconds = [self._environments[copy].unwrapped.t for copy in copies]
-            frames = self._perturbation.seen(copies, frames, seconds)
+            frames = self._perturbation.seen(frames, seconds)
         super()._show(copies, frames)
 
     def _held(self, copy: int, action: np.ndarray | int) -> Advance:

@@ -9,8 +9,7 @@ drawn by us; sizes and places are those of the simulators that they published (C
     blob      a square in the car's red, 8 units of length wide (a road is 13.3), ahead of the car and to its right
     physics   the road's grip, and what steering, gas and brake do, each times a number uniform in 0.7 to 1.3 (ours)
 
-Pixels can be noisy besides: Gaussian, a spread in grey levels. All that is random follows from an episode's seed,
-whoever drives and whatever is driven beside it.
+All that is random follows from an episode's seed, whoever drives and whatever is driven beside it.
 """
 
 from collections.abc import Sequence
@@ -70,18 +69,15 @@ class Perturbation:
     """What is changed in the episodes of `num` copies.
 
     Attributes:
-        kind: "colour", "bars", "blob" or "physics"; None for noise alone
-        noise: spread of the pixels' noise, grey levels
+        kind: "colour", "bars", "blob" or "physics"
     """
 
-    def __init__(self, kind: str | None, noise: float, num: int) -> None:
-        self.kind, self.noise = kind, noise
+    def __init__(self, kind: str, num: int) -> None:
+        self.kind = kind
         self._response = np.ones((num, 3))  # what steering, gas and brake are multiplied with
-        self._generators = [np.random.default_rng(0)] * num  # of the noise
 
     def prepare(self, copy: int, seed: int, simulator: Any) -> None:
         """Before the episode of `seed` begins in one copy's simulator."""
-        self._generators[copy] = np.random.default_rng([seed, 4])  # [seed, 1] is the driver's, 2 a dream's
         if self.kind == "colour":
             road, field = np.random.default_rng([seed, 3]).uniform(-SHIFT, SHIFT, 2).round().astype(int)
             simulator.road_color, simulator.bg_color = np.add(ROAD, road), np.add(FIELD, field)
@@ -97,14 +93,10 @@ class Perturbation:
         """What an action (3,) becomes."""
         return action * self._response[copy] if self.kind == "physics" else action
 
-    def seen(self, copies: Sequence[int], frames: Tensor, t: Sequence[float]) -> Tensor:
-        """What becomes of the frames uint8 (n, 64, 64, 3) of some copies, t (n,) seconds after their resets."""
+    def seen(self, frames: Tensor, t: Sequence[float]) -> Tensor:
+        """What becomes of the frames uint8 (n, 64, 64, 3) of copies, t (n,) seconds after their resets."""
         if self.kind == "bars":
-            frames = bars(frames)
-        elif self.kind == "blob":
-            frames = blob(frames, torch.tensor(t))
-        if not self.noise:
-            return frames
-        drawn = [self._generators[copy].standard_normal(frames.shape[1:], np.float32) for copy in copies]
-        noise = torch.from_numpy(np.stack(drawn)).to(frames.device)
-        return (frames + self.noise * noise).round().clamp(0, 255).to(torch.uint8)
+            return bars(frames)
+        if self.kind == "blob":
+            return blob(frames, torch.tensor(t))
+        return frames

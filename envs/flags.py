@@ -107,6 +107,13 @@ def check(run: Path, world: dict, asked: dict[str, Any], inherits: bool) -> None
             )
 
 
+def tried(world: dict, asked: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options `asked` that are trials: other than those of the world ("env", "options") that a driver was
+    trained in."""
+    trained = defaults(world["env"]) | world.get("options", {})
+    return {name: value for name, value in trials(asked).items() if value != trained.get(name)}
+
+
 def default_words(default: Any) -> str:
     """A default as --help says it."""
     if default is None:

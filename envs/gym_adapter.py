@@ -18,7 +18,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, REPEAT, Option, Step, World, WorldSpec
+from dreamdrive.envs import HOLD, NOISE, OBSERVATION_NOISE, REPEAT, Option, Step, World, WorldSpec
+from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -47,6 +48,7 @@ class GymWorld(World):
     OPTIONS: ClassVar[tuple[Option, ...]] = (
         Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),
         HOLD,
+        OBSERVATION_NOISE,
     )
     VARIANT = "<id>"
     NUMBERS: ClassVar[str | None] = "state"
@@ -84,6 +86,7 @@ class GymWorld(World):
         )
         self._repeat, self._limit = 1, limit
         self._seen = True
+        self._noise: ObservationNoise | None = None
         self._frames: torch.Tensor | None = None  # what the copies show, (B, H, W, C); None until the first reset
         self._states: list[np.ndarray] = [np.empty(0, np.float32)] * num  # empty where observations are images
 
@@ -101,6 +104,12 @@ class GymWorld(World):
             options={**self.spec.options, REPEAT: steps},
         )
 
+    def blur(self, std: float) -> None:
+        if not self.spec.pictures:
+            super().blur(std)
+        self._noise = ObservationNoise(std, self.num)
+        self.spec, self.seen_apart = replace(self.spec, options={**self.spec.options, NOISE: std}), True
+
     def reset(self, seed: int | Sequence[int]) -> torch.Tensor:
         """Start every copy afresh and return obs (B, H, W, C). An int seeds copy b with seed + b; a sequence gives one
         seed a copy."""
@@ -113,7 +122,7 @@ class GymWorld(World):
             dtype=torch.uint8 if self.spec.pictures else torch.float32,
             device=self.device,
         )
-        self._look(list(range(self.num)), [self._start(copy, s) for copy, s in enumerate(self._seeds)])
+        self._look(list(range(self.num)), [self._begin(copy) for copy in range(self.num)])
         return self._frames.clone()
 
     def step(self, action: torch.Tensor) -> Step:
@@ -189,6 +198,8 @@ class GymWorld(World):
     def _show(self, copies: list[int], frames: torch.Tensor) -> None:
         """These copies show frames (n, H, W, C) now."""
         assert self._frames is not None, "reset has made them"
+        if self._noise is not None:
+            frames = self._noise.seen(copies, frames)
         if len(copies) == self.num:  # a plain copy is twenty times as fast
             self._frames.copy_(frames)
         else:
@@ -234,6 +245,12 @@ class GymWorld(World):
         self._seeds[copy] += self._seed_stride
         self._steps[copy] = 0
         self._terminated[copy] = self._truncated[copy] = False
+        return self._begin(copy)
+
+    def _begin(self, copy: int) -> Any:
+        """Begin the episode of its seed in one copy and return its first observation."""
+        if self._noise is not None:
+            self._noise.begin(copy, self._seeds[copy])
         return self._start(copy, self._seeds[copy])
 
     def _frame(self, copy: int, observation: Any) -> np.ndarray:

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamdrive.models.attention import AttentionSizes
-from dreamdrive.models.cores import CfCCore, Core, FramesCore, LSTMCore, NCPCore, NCPSizes
+from dreamdrive.models.attention_cores import FramesCore
+from dreamdrive.models.cores import CfCCore, Core, LSTMCore, NCPCore, NCPSizes
 from dreamdrive.models.world_model import Imagined, State, Steps, Vision
 
 EMBEDDED = 32  # numbers that a letter is told a GRU by

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamdrive.models.attention import FIRST_SPREAD, Blocks, Kept, Part
-from dreamdrive.models.cores import AttentionCore, kept_in
+from dreamdrive.models.attention_cores import AttentionCore, kept_in
 from dreamdrive.models.token_memory import AttentiveTokenConfig, Letters, TokenMemory, drawn, looked_up
 from dreamdrive.models.world_model import State, Steps
 

@@ -1,4 +1,4 @@
-"""CarRacing as no driver of it was trained (envs/carracing_perturbed.py), in scores: `--perturb`, `--obs-noise`."""
+"""CarRacing as no driver of it was trained (envs/carracing_perturbed.py), in scores: `--perturb`."""
 
 import json
 
@@ -106,15 +106,7 @@ def test_physics_changes_grip_and_pedals_from_the_seed_and_no_picture_of_the_sta
     assert len(set(response)) == 3 and (response >= 0.7).all() and (response <= 1.3).all()
 
 
-def test_noise_has_the_spread_that_is_asked_for_and_is_new_in_every_frame(plain):
-    name, frames = plain
-    seen = driven(name, [3], 55, obs_noise=10.0)[0][:, 0]
-    noise = (seen - frames)[:, (frames[-1] > 60).all(-1)].float()[-5:]  # away from 0 and 255
-    assert abs(noise.std() - 10) < 0.5 and abs(noise.mean()) < 0.5
-    assert abs(np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1]) < 0.05
-
-
-@pytest.mark.parametrize("options", [*({"perturb": kind} for kind in PERTURBATIONS), {"obs_noise": 15.0}])
+@pytest.mark.parametrize("options", [{"perturb": kind} for kind in PERTURBATIONS])
 def test_an_episode_follows_from_its_seed_whatever_is_driven_beside_it(options):
     frames, rewards = driven("carracing-fast", [8, 3, 8, 5], 30, **options)
     alone, reward = driven("carracing-fast", [3], 30, **options)
@@ -128,17 +120,17 @@ def test_an_episode_follows_from_its_seed_whatever_is_driven_beside_it(options):
 
 
 def test_an_unperturbed_world_says_nothing_of_perturbation():
-    world = make("carracing-fast", obs_noise=0.0)
+    world = make("carracing-fast")
     assert world.spec.options == {} and not world.seen_apart and world._perturbation is None
-    changed = make("carracing-fast", perturb="bars", obs_noise=3.0)
-    assert changed.spec.options == {"perturb": "bars", "obs_noise": 3.0} and changed.seen_apart
+    changed = make("carracing-fast", perturb="bars", obs_noise=0.1)
+    assert changed.spec.options == {"perturb": "bars", "obs_noise": 0.1} and changed.seen_apart
     with pytest.raises(UserError, match='no perturbation "wind": choose colour, bars, blob, physics'):
         make("carracing", perturb="wind")
 
 
 def test_scores_of_what_was_not_trained_for_have_names_of_their_own(tmp_path):
-    assert trials({"perturb": "bars", "goal": True, "obs_noise": 2.0}) == {"perturb": "bars", "obs_noise": 2.0}
-    assert trial_name({"perturb": "bars", "obs_noise": 2.5}) == "bars-obs-noise-2.5" and trial_name({}) == ""
+    assert trials({"perturb": "bars", "goal": True, "obs_noise": 0.2}) == {"perturb": "bars", "obs_noise": 0.2}
+    assert trial_name({"perturb": "bars", "obs_noise": 0.25}) == "bars-obs-noise-0.25" and trial_name({}) == ""
     assert score_file(tmp_path, "bc", "carracing", "simulator").name == "bc-carracing-simulator.json"
     quick = ("--logdir", tmp_path, "--env", "carracing-fast", "--controller", "expert", "--episodes", 1)
     for flags in ((), ("--perturb", "physics"), ("--obs-noise", 0)):

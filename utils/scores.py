@@ -19,8 +19,8 @@ def score_file(run: Path, controller: str, env: str, world: str, trial: str = ""
 
 
 def trial_name(options: dict) -> str:
-    """How options that are trials are told in a file's name: "bars", "obs-noise-20", "bars-obs-noise-20", ..."""
-    given = ((name.replace("_", "-"), value) for name, value in options.items() if value)
+    """How options that are trials are told in a file's name: "bars", "obs-noise-0.1", "bars-obs-noise-0.1", ..."""
+    given = ((name.replace("_", "-"), value) for name, value in options.items())
     return "-".join(value if isinstance(value, str) else f"{name}-{value:g}" for name, value in given)
 
 

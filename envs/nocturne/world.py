@@ -8,6 +8,7 @@ a collision with an object or a road edge, or after `max_steps`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs import Option, Step, World, WorldSpec
+from dreamdrive.envs import NOISE, OBSERVATION_NOISE, Option, Step, World, WorldSpec
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
+from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, NumberKeys, Push, usual_keys
@@ -75,6 +77,7 @@ class Nocturne(World):
         ),
         Option("warmup", default=WARMUP),
         Option("drive_on", default=False),
+        OBSERVATION_NOISE,
     )
 
     def __init__(
@@ -136,6 +139,7 @@ class Nocturne(World):
         self._sim: Simulator | None = None
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
+        self._noise: ObservationNoise | None = None
 
     @property
     def sim(self) -> Simulator:
@@ -146,8 +150,15 @@ class Nocturne(World):
     def look_away(self) -> None:
         self._seen = False
 
+    def blur(self, std: float) -> None:
+        if not self.spec.pictures:
+            super().blur(std)
+        self._noise = ObservationNoise(std, self.num)
+        self.spec = replace(self.spec, options={**self.spec.options, NOISE: std})
+
     def reset(self, seed: int | Sequence[int]) -> Tensor:
         self._seeds, self._stride = self.seeds(seed)
+        self._begin_noise(range(self.num))
         drawn = [self.pool.draw(s) for s in self._seeds]
         scenes = [scene for scene, _ in drawn]
         self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
@@ -264,6 +275,7 @@ class Nocturne(World):
         for copy in copies:
             self._seeds[copy] += self._stride
             drawn.append(self.pool.draw(self._seeds[copy]))
+        self._begin_noise(copies)
         self.sim.reset(copies, [scene for scene, _ in drawn], self.warmup)
         self.egos[copies] = torch.tensor([ego for _, ego in drawn], device=self.device)
         self.steps[copies], self.over[copies] = 0, False
@@ -271,6 +283,10 @@ class Nocturne(World):
             value[copies] = 0
         self._start_distance[copies] = self._goal_gap()[0][copies]
         self._frames[copies] = self._draw(copies)
+
+    def _begin_noise(self, copies: Sequence[int]) -> None:
+        for copy in copies if self._noise is not None else ():
+            self._noise.begin(copy, self._seeds[copy])
 
     def _ended(self) -> Tensor:
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
@@ -324,7 +340,8 @@ class Nocturne(World):
 
         goal, speed = self.marks
         pictures = render_cones(self.sim, egos, self.image_size, self.view_dist, goal=goal, speed=speed, anchor=ANCHOR)
-        return pictures.to(self.device)
+        pictures = pictures.to(self.device)
+        return pictures if self._noise is None else self._noise.seen(which.tolist(), pictures)
 
 
 def check_options(
