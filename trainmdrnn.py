@@ -48,6 +48,7 @@ STARTS = 1024  # latents a dream may begin from, kept in best.tar
 FIRST_FRAMES = 0.5  # share of them that are an episode's first frame
 WARM_UP = 32  # real steps M has seen when a dream begins
 CORES, HEADS, ENSEMBLE = ("lstm", "cfc", "ncp", "frames", "tokens"), ("mixture", "once", "sequence"), "-ensemble"
+SIMULATOR = "simulator"
 ATTENTIVE = ("a transformer, with --core frames or --core tokens", lambda args: args.core in ("frames", "tokens"))
 WIRED = ("--core ncp", lambda args: args.core == "ncp")
 LAYERED = ("--core ncp, frames or tokens", lambda args: args.core in ("ncp", "frames", "tokens"))
@@ -110,13 +111,19 @@ class MDRNNSettings(Fitting):
         None, str, "settings as they were published; other flags go before", choices=sorted(PRESETS)
     )
     hidden: int = flag(256, positive, "R, size of the core, or of all of an ensemble's together", fixed=True)
-    core: str = flag("lstm", help="what remembers", choices=CORES, fixed=True)
+    core: str = flag(
+        "lstm",
+        help="what remembers; `simulator` trains nothing: the dream is the simulator itself",
+        choices=(*CORES, SIMULATOR),
+        fixed=True,
+    )
     head: str = flag(
         "mixture",
         help="what foresees the next z: a mixture of Gaussians, or of a V of tokens all of them at once, or one place "
         "after another",
         choices=HEADS,
         fixed=True,
+        where=("an M that learns", lambda args: args.core != SIMULATOR),
     )
     mixtures: int = flag(
         5, positive, "K, Gaussians in the mixture, or in that of each member", fixed=True, where=MIXTURE
@@ -194,6 +201,8 @@ class MDRNNSettings(Fitting):
     @property
     def kind(self) -> str:
         """Of M."""
+        if self.core == SIMULATOR:
+            return SIMULATOR
         return f"{self.core}-{self.head}{'' if self.members == 1 else ENSEMBLE}"
 
     def config(self, vision: Vision, action: int, reward_scale: float) -> dict:
@@ -272,9 +281,11 @@ def dream_starts(model: Memory, data: Sequences, rng: np.random.Generator) -> St
     episode = rng.choice(data.episodes("train"), STARTS)
     t = rng.integers(0, data.steps[episode])  # any frame but the last
     t[: int(FIRST_FRAMES * STARTS)] = 0
+    if model.from_starts:
+        t = np.minimum(t, WARM_UP)
     first = np.maximum(t - WARM_UP, 0)
     windows = data.windows(np.stack([episode, first], 1), WARM_UP)
-    state = model.initial(STARTS)
+    state = model.started(torch.from_numpy(data.seed[episode]).to(where))
     before = torch.from_numpy(t - first).to(where)
     for i in range(WARM_UP):
         _, fresh = model.observe(windows.z[:, i : i + 1].to(where), windows.action[:, i : i + 1].to(where), state)
@@ -307,8 +318,9 @@ def save_strip(model: Memory, vision: Vision, data: Sequences, temperature: floa
 def main() -> None:
     args = MDRNNSettings.parse(None, __doc__)
     best = train_memory(args)
+    learnt = "the simulator itself" if args.core == SIMULATOR else f"validation loss {best:.4f}"
     print(
-        f"{checkpoint.path(args.logdir, 'mdrnn')}: validation loss {best:.4f}; next: python traincontroller.py "
+        f"{checkpoint.path(args.logdir, 'mdrnn')}: {learnt}; next: python traincontroller.py "
         f"--logdir {args.logdir}, python trainbc.py --logdir {args.logdir}"
     )
 
@@ -339,12 +351,39 @@ def train_memory(args: MDRNNSettings) -> float:
             datasets = with_mirrored(datasets)
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
+        if args.core == SIMULATOR:
+            return keep_simulator(args, folder, vision, saved["world"], data, parents, folders_of(datasets))
         # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
         scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
         config = args.config(vision, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
         with track(args, folder):
             model = build("mdrnn", config, args.kind).to(where)
             return train(args, folder, model, vision, data, parents, folders_of(datasets), state)
+
+
+def keep_simulator(
+    args: MDRNNSettings,
+    folder: Path,
+    vision: Vision,
+    world: dict,
+    data: Sequences,
+    parents: dict[str, str],
+    datasets: list[str],
+) -> float:
+    """best.tar of an M that is the simulator: dreams begin where episodes did, or up to WARM_UP steps later."""
+    if args.mirror:
+        raise UserError("a simulator has no mirror: leave --mirror away")
+    sizes = {"latent": vision.config.latent, "action": ActionSpace.from_dict(world["action_space"]).size}
+    options = {name: value for name, value in world.get("options", {}).items() if value is not None}
+    config = {**sizes, "env": world["env"], "options": options, "max_steps": world["max_steps"]}
+    memory: Memory = build("mdrnn", config, SIMULATOR)
+    memory.meet(vision)
+    starts = dream_starts(memory, data, seed_everything(args.seed, STAGE)).to_dict()
+    config, model = memory.config_dict(), memory.state_dict()
+    more = {"kind": SIMULATOR, "epoch": 0, "datasets": datasets, "best": 0.0, "starts": starts}
+    checkpoint.save(folder / "best.tar", "mdrnn", config, model, parents, **more)
+    args.write(folder)
+    return 0.0
 
 
 def told(state: dict) -> dict:

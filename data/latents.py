@@ -55,7 +55,7 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in (*vision.stored, "action", "expert_action", "reward", "terminated")
     }
-    steps, train, source = [], [], []
+    steps, seeds, train, source = [], [], [], []
     for dataset in datasets:
         episodes = {e.index: e for e in dataset.episodes}
         for entry in dataset.shards:
@@ -72,6 +72,7 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
                 steps += [int(t) for t in shard.length]
             for name, value in {**latents, **values}.items():
                 columns[name].append(value)
+            seeds += [episodes[i].seed for i in indices]
             train += [episodes[i].split == "train" for i in indices]
             source += [f"{dataset.root}/{entry.file}, episode {i}" for i in indices]
     joined = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
@@ -92,6 +93,7 @@ def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequ
         length,
         step_offset + np.arange(len(length)),
         step_offset,
+        np.array(seeds, np.int64),
         np.array(train),
         source,
     )

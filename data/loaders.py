@@ -289,6 +289,7 @@ class Sequences:
         reward, terminal: (S,)
         steps: (E,) T of each episode
         frame_offset, step_offset: (E,) where its frames and steps begin
+        seed: (E,) int64 of the world, of each episode
         train: (E,) True in the train split, False in the validation split
         source: (E,) "folder, episode i", for messages
     """
@@ -303,6 +304,7 @@ class Sequences:
     steps: np.ndarray
     frame_offset: np.ndarray
     step_offset: np.ndarray
+    seed: np.ndarray
     train: np.ndarray
     source: list[str]
 

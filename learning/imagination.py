@@ -117,7 +117,7 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
         chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
         length = -(-int(data.steps[chosen].max()) // STRIDE) * STRIDE
         windows = data.windows(np.stack([chosen, np.zeros_like(chosen)], 1), length)
-        state = memory.initial(len(chosen))
+        state = memory.started(torch.from_numpy(data.seed[chosen]).to(where))
         states, seen = [state], [state.h[:, None]]  # the first every STRIDE steps
         for t in range(0, length, STRIDE):
             z, action = windows.z[:, t : t + STRIDE].to(where), windows.action[:, t : t + STRIDE].to(where)

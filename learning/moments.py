@@ -74,7 +74,8 @@ def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Momen
     for group in tqdm(groups, desc="M over what was recorded", unit="batch", leave=False):
         steps = int(data.steps[group].max())
         windows = data.windows(np.stack([group, np.zeros_like(group)], 1), steps)
-        z, action, state = windows.z.to(where), windows.action.to(where), memory.initial(len(group))
+        z, action = windows.z.to(where), windows.action.to(where)
+        state = memory.started(torch.from_numpy(data.seed[group]).to(where))
         for t in range(steps):
             if t % stride == 0 or t < EARLY:
                 rows = np.flatnonzero(data.steps[group] > t)

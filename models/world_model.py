@@ -49,6 +49,7 @@ KINDS = {
         "frames-sequence": ("dreamdrive.models.token_memory", "FramesSequence"),
         "tokens-once": ("dreamdrive.models.token_transformer", "TokensOnce"),
         "tokens-sequence": ("dreamdrive.models.token_transformer", "TokensSequence"),
+        "simulator": ("dreamdrive.envs.simulated", "Simulated"),
     },
 }
 
@@ -268,7 +269,10 @@ class Memory(nn.Module, ABC):
 
     Attributes:
         kind: its name in KINDS        config: a dataclass of its sizes, with `latent`, Z, `action`, A, and `hidden`, R
+        from_starts: whether states are known only of episodes that it has followed from their starts
     """
+
+    from_starts = False
 
     kind: ClassVar[str]
     config: Any
@@ -284,6 +288,10 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def initial(self, num: int) -> State:
         """The states of `num` copies at an episode's start."""
+
+    def started(self, seeds: Tensor) -> State:
+        """The states at the starts of episodes with these seeds (B,) int64 of their world."""
+        return self.initial(len(seeds)).to(seeds.device)
 
     @abstractmethod
     def observe(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -416,6 +424,7 @@ def load_world_model(logdir: Path, device: torch.device) -> WorldModel:
     memory = build("mdrnn", saved["config"], saved.get("kind"))
     memory.load_state_dict(saved["model"])
     memory = memory.to(device).eval().requires_grad_(False)
+    memory.meet(vision)
     starts = saved["starts"] and Starts.from_dict(saved["starts"], vision)
     parents = {"vae": saved_vision["digest"], "mdrnn": saved["digest"]}
     return WorldModel(vision, memory, saved_vision["world"], starts, parents)

@@ -183,6 +183,7 @@ def sequences(steps, train=None):
         steps,
         step_offset + np.arange(len(steps)),
         step_offset,
+        np.arange(len(steps)),
         np.ones(len(steps), bool) if train is None else np.array(train),
         [f"episode {e}" for e in range(len(steps))],
     )
