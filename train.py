@@ -39,7 +39,7 @@ from dreamdrive.traincontroller import train_actor
 from dreamdrive.trainmdrnn import CORES, HEADS, MDRNNSettings, train_memory
 from dreamdrive.trainvae import KIND_NAMES, VAESettings, train_vision
 from dreamdrive.utils import checkpoint, runs
-from dreamdrive.utils.argument_types import natural, natural_float, positive
+from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
@@ -77,6 +77,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     latent: int = flag(32, positive, "Z, numbers V compresses a frame to", fixed=True)
     grid: bool = flag(False, help="V's latents as a grid over the frame, as trainvae.py has it", fixed=True)
     colour_balance: float = flag(0.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    moving_balance: float = flag(0.0, share, "of V, as trainvae.py takes it", fixed=True)
     beta: float = flag(1.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
     fine_shades: bool = flag(True, help="of V, as trainvae.py takes it", fixed=True)
     returns: float = flag(8.0, natural_float, "of V, as trainvae.py takes it", fixed=True)

@@ -41,10 +41,10 @@ from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
 from dreamdrive.models.reconstruction import FREE_BITS, TERMS, Perceptual, Weights
 from dreamdrive.models.tokens import TOKENS
-from dreamdrive.models.vae import GRID, SIZES, colour_weights
+from dreamdrive.models.vae import GRID, SIZES, colour_weights, to_float
 from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import learning_rate, natural_float, positive
+from dreamdrive.utils.argument_types import learning_rate, natural_float, positive, share
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
@@ -58,7 +58,7 @@ from dreamdrive.utils.video import save_png, strip
 
 STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
-BALANCED_FRAMES = 4096  # that colours are counted in
+BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 KIND_NAMES = {"vae": "gaussian", "fsq": "fsq", "vq": "vq"}  # of --kind, as models.world_model.KINDS has them
 NUMBERS = ("--kind vae", lambda args: args.kind == "vae")  # what alone some flags are for
@@ -67,13 +67,15 @@ LITTLE = 0.4  # of what changes, below which it is said what helps
 HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
     "--beta 0.05": lambda args: args.beta <= 0.1 or args.kind != "vae",
     "--tokens 64": lambda args: args.tokens == 64 or args.kind == "vae",
+    "--moving-balance 0.5": lambda args: args.moving_balance > 0,
     "--colour-balance 0.6": lambda args: args.colour_balance > 0,
 }
 FREEZES = ("encoder", "all")
 # settings that are not V's sizes
-TOLD = ("colour_balance", "beta", "free_bits", "returns", "loss", "augment", "mirror", "freeze")
+TOLD = ("colour_balance", "moving_balance", "beta", "free_bits", "returns", "loss", "augment", "mirror", "freeze")
 # of a run begun before these
 NEVER_TOLD = {
+    "moving_balance": 0.0,
     "augment": False,
     "mirror": False,
     "fine_shades": False,
@@ -128,6 +130,13 @@ class VAESettings(Fitting):
         natural_float,
         "0: every pixel's error counts alike; up to 1: every colour's, so that small things of a colour of their "
         "own survive",
+        fixed=True,
+    )
+    moving_balance: float = flag(
+        0.0,
+        share,
+        "0: every pixel's error counts alike; towards 1: as much as the pixel differs from the mean frame there, so "
+        "that small things that move survive, and are learnt sooner",
         fixed=True,
     )
     beta: float = flag(
@@ -254,18 +263,25 @@ def save_samples(model: Vision, frames: torch.Tensor, path: Path) -> None:
     )
 
 
-def balanced(datasets: Sequence[Dataset], args: VAESettings, model: Vision) -> torch.Tensor:
-    """Weights of colours, from a few thousand frames, where `model` is."""
-    frames = FrameStream(datasets, "train", args.batch_size, args.seed).epoch(0, BALANCED_FRAMES)
-    weights = colour_weights(torch.cat(list(frames)), args.colour_balance)
-    return weights.to(next(model.parameters()).device)
-
-
 def weights(args: VAESettings, datasets: Sequence[Dataset], model: Vision) -> Weights:
-    """What V's loss weighs, where `model` is."""
-    colours = balanced(datasets, args, model) if args.colour_balance else None
-    perceptual = Perceptual.load(args.vgg).to(next(model.parameters()).device) if args.vgg else None
-    return Weights(args.beta, colours, args.returns, args.free_bits, args.loss, perceptual)
+    """What V's loss weighs, where `model` is: of pixels, by their colours and by what is usual where they are, from a
+    few thousand frames."""
+    where, colours, usual = next(model.parameters()).device, None, None
+    if args.colour_balance or args.moving_balance:
+        stream = FrameStream(datasets, "train", args.batch_size, args.seed)
+        frames = torch.cat(list(stream.epoch(0, BALANCED_FRAMES)))
+        colours = colour_weights(frames, args.colour_balance).to(where) if args.colour_balance else None
+        usual = to_float(frames).mean(0, keepdim=True).to(where) if args.moving_balance else None
+    return Weights(
+        beta=args.beta,
+        colours=colours,
+        usual=usual,
+        moving=args.moving_balance,
+        returns=args.returns,
+        free_bits=args.free_bits,
+        terms=args.loss,
+        perceptual=Perceptual.load(args.vgg).to(where) if args.vgg else None,
+    )
 
 
 def begin_as(args: VAESettings, model: Vision) -> None:

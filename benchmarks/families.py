@@ -153,7 +153,8 @@ def learn(run: Path, minutes: float, seeds: int) -> dict[tuple[str, str], list[L
     frames = [(dataset, e.index) for dataset in datasets for e in dataset.episodes if e.split == "val"]
     real = [torch.from_numpy(dataset.frames(e, 0, dataset.episodes[e].steps + 1)) for dataset, e in frames]
     assert [len(part) - 1 for part in real] == data.steps[data.episodes("val")].tolist()
-    usual, found = baseline(data, vision), {}
+    usual = baseline(data, vision)
+    found: dict[tuple[str, str], list[Learnt]] = {}
     for (core, head), more in FAMILIES.items():
         for seed in range(seeds):
             path = make_folder(run / "families") / f"{core}-{head}-{seed}.json"

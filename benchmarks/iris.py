@@ -14,7 +14,7 @@ meanwhile.
 import argparse
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -88,7 +88,8 @@ def vision(args: Namespace) -> list[Result]:
     ):
         setting, one = fastest(plain, args.seconds / 2)
         rates = race({"ours": mine, setting: one}, args)
-        found.append(Result(what, "frames", "fsq, 16 tokens", f"IRIS's, {setting}", *rates.values(), goal))
+        against_what = f"IRIS's, {setting}"
+        found.append(Result(what, "frames", "fsq, 16 tokens", against_what, rates["ours"], rates[setting], goal))
     return found
 
 
@@ -199,7 +200,7 @@ def imagination(args: Namespace) -> list[Result]:
 
 
 def against(
-    what: str, ours: dict[str, tuple[Racer, float]], setting: str, plain: Racer, args: Namespace
+    what: str, ours: Mapping[str, tuple[Racer, float]], setting: str, plain: Racer, args: Namespace
 ) -> list[Result]:
     """Each of ours, with the ratio it is to reach, against the same reference in the same turns."""
     racers = {name: racer for name, (racer, _) in ours.items()} | {"IRIS's": plain}

@@ -66,7 +66,7 @@ class CarRacing(GymWorld):
         self.spec = replace(self.spec, name="carracing", action_scale=None, action_center=None, options=options)
         self._drivers: list[Driver | None] = [None] * num  # made for an episode when first asked
         self._perturbation = None
-        if options:
+        if perturb:
             from dreamdrive.envs.carracing_perturbed import Perturbation  # which imports pygame and Box2D
 
             self._perturbation = Perturbation(perturb, num)

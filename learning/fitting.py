@@ -124,5 +124,5 @@ def adam(model: torch.nn.Module, rate: float, decay: float) -> torch.optim.Adam:
     layers = {id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
     decayed = [weight for weight in model.parameters() if id(weight) in layers]
     others = [weight for weight in model.parameters() if id(weight) not in layers]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=True)

@@ -22,6 +22,7 @@ from dreamdrive.utils.files import raise_if_unreadable
 
 TERMS = ("l2", "l1", "perceptual")
 FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
+LEAST_AWAY = 1e-3  # from the mean frame, on average, below which nothing is taken to move
 # VGG-16's convolutions, channels of each, in blocks between which sides are halved (Simonyan & Zisserman 2015,
 # configuration D); features are compared at the end of each block but for the last two, which end a convolution early
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -98,6 +99,8 @@ class Weights:
     Fields:
         beta: weight of what keeps latents near their prior
         colours: (COLOURS,) weights of pixels by their colours, or None: all count alike (models.vae.colour_weights)
+        usual: (1, C, H, W) the mean frame, in [0, 1]        moving: of the weight of a pixel's error, the share that is
+            how far the pixel is from that, over how far pixels are on average; without `usual` all count alike
         returns: weight of how well returns are guessed
         free_bits: nats per latent dimension, up to which that costs nothing
         terms: of the error of frames, some of TERMS
@@ -106,10 +109,20 @@ class Weights:
 
     beta: float = 1.0
     colours: Tensor | None = None
+    usual: Tensor | None = None
+    moving: float = 0.0
     returns: float = 0.0
     free_bits: float = FREE_BITS
     terms: tuple[str, ...] = ("l2",)
     perceptual: Perceptual | None = None
+
+    def of_pixels(self, obs: Tensor) -> Tensor | None:
+        """What the pixels of frames (B, C, H, W) in [0, 1] weigh by how unusual they are there, (B, 1, H, W), 1 on
+        average over a batch."""
+        if self.usual is None:
+            return None
+        away = (obs - self.usual).abs().mean(1, keepdim=True)
+        return 1 - self.moving + self.moving * away / away.mean().clamp_min(LEAST_AWAY)
 
     def error(self, obs: Tensor, made: Tensor, weight: Tensor | None = None) -> Tensor:
         """A mean over frames (B, C, H, W) in [0, 1] of their error; pixels times `weight` (B, 1, H, W), if there is

@@ -69,7 +69,8 @@ class TokenMemoryConfig:
         return max(self.letters)
 
 
-class Letters(NamedTuple):
+@dataclass(frozen=True)
+class Letters:
     """Letters that were drawn.
 
     Fields:

@@ -282,8 +282,12 @@ def grid_decoder(depth: int, widths: Sequence[int], channels: int) -> nn.Sequent
 
 def frame_error(frames: Tensor, made: Tensor, weights: Weights) -> Tensor:
     """The error of what was made (B, C, H, W) of frames uint8 (B, H, W, C), a mean over them."""
-    weight = None if weights.colours is None else weights.colours[colour_index(frames)][:, None]
-    return weights.error(to_float(frames), made, weight)
+    obs = to_float(frames)
+    weight = weights.of_pixels(obs)
+    if weights.colours is not None:
+        of_colours = weights.colours[colour_index(frames)][:, None]
+        weight = of_colours if weight is None else weight * of_colours
+    return weights.error(obs, made, weight)
 
 
 def vae_loss(error: Tensor, posterior: Posterior, beta: float = 1.0, free_bits: float = FREE_BITS) -> dict[str, Tensor]:

@@ -201,6 +201,16 @@ def test_v_weighs_what_it_was_told_to():
     error = Weights().error(to_float(frames), output.reconstruction, colours[colour_index(frames)][:, None])
     weighed = vae_loss(error, output.posterior, 0.25)
     assert torch.equal(vae.loss(frames, output)["loss"], weighed["loss"]) and weighed["loss"] != plain["loss"]
+    usual = to_float(frames).mean(0, keepdim=True) + 0.1
+    vae.weigh(Weights(usual=usual, moving=0.5))
+    away = (to_float(frames) - usual).abs().mean(1, keepdim=True)
+    error = Weights().error(to_float(frames), output.reconstruction, 0.5 + 0.5 * away / away.mean())
+    torch.testing.assert_close(vae.loss(frames, output)["reconstruction"], error)
+    vae.weigh(Weights(0.25, colours, usual, 0.5))
+    assert not torch.equal(vae.loss(frames, output)["loss"], weighed["loss"])
+    vae.weigh(Weights(usual=to_float(frames)[:1], moving=0.5))  # of which nothing in the first frame differs
+    still = Weights(usual=to_float(frames)[:1], moving=0.5).of_pixels(to_float(frames)[:1])
+    assert torch.equal(still, torch.full_like(still, 0.5)), "where nothing moves nothing counts for more"
     vae.weigh(Weights())
     assert torch.equal(vae.loss(frames, output)["loss"], plain["loss"])
 

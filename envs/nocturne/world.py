@@ -285,8 +285,9 @@ class Nocturne(World):
         self._frames[copies] = self._draw(copies)
 
     def _begin_noise(self, copies: Sequence[int]) -> None:
-        for copy in copies if self._noise is not None else ():
-            self._noise.begin(copy, self._seeds[copy])
+        if self._noise is not None:
+            for copy in copies:
+                self._noise.begin(copy, self._seeds[copy])
 
     def _ended(self) -> Tensor:
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
