@@ -55,7 +55,7 @@ LAYERED = ("--core ncp, frames or tokens", lambda args: args.core in ("ncp", "fr
 MIXTURE = ("--head mixture", lambda args: args.head == "mixture")  # what alone a flag is for
 # Settings by the name of whoever published them; what the command line says goes before
 PRESETS: dict[str, dict[str, Any]] = {
-    # Micheli et al. 2023, arXiv 2209.00588, table 3
+    # Micheli et al. 2023, arXiv 2209.00588
     "iris": {
         "core": "tokens",
         "head": "sequence",
@@ -136,13 +136,7 @@ class MDRNNSettings(Fitting):
         where=("--core lstm and --head mixture", lambda args: (args.core, args.head) == ("lstm", "mixture")),
     )
     layers: int = flag(4, positive, "of wired neurons, or blocks of a transformer", fixed=True, where=LAYERED)
-    neurons: int = flag(
-        384,
-        positive,
-        "of a layer, R of which are its output",
-        fixed=True,
-        where=("--core ncp", lambda a: a.core == "ncp"),
-    )
+    neurons: int = flag(384, positive, "of a layer, R of which are its output", fixed=True, where=WIRED)
     attention_heads: int = flag(4, positive, "of each block of a transformer", fixed="heads", where=ATTENTIVE)
     context: int = flag(32, positive, "W, frames a transformer looks back on", fixed=True, where=ATTENTIVE)
     dropout: float = flag(0.0, share, "of a transformer in training", fixed=True, where=ATTENTIVE)
