@@ -89,13 +89,13 @@ def test_the_stage_says_what_v_keeps_and_what_helps(trained, tmp_path):
     done = call("trainvae", *flags, "--logdir", tmp_path / "plain")
     assert done.returncode == 0, done.stderr
     assert "of what changes from a step to the next" in done.stdout
-    assert (
-        "that is little, and M and controllers see no more than V: try --beta 0.05, --colour-balance 0.6" in done.stdout
-    )
+    advice = "try --beta 0.05, --moving-balance 0.5, --colour-balance 0.6, or more --epochs"
+    assert f"that is little, and M and controllers see no more than V: {advice}" in done.stdout
     rows = list(csv.DictReader((tmp_path / "plain/vae/metrics.csv").open()))
     assert all(float(row["val_kept"]) < 1 and 0 <= int(row["val_live"]) <= 8 for row in rows)
     assert (tmp_path / "plain/vae/lost.png").stat().st_size > 5000
-    done = call("trainvae", *flags, "--logdir", tmp_path / "told", "--beta", 0.05, "--colour-balance", 0.6)
+    helped = ("--beta", 0.05, "--moving-balance", 0.5, "--colour-balance", 0.6)
+    done = call("trainvae", *flags, "--logdir", tmp_path / "told", *helped)
     assert done.returncode == 0 and "that is little" not in done.stdout
 
 

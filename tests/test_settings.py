@@ -138,7 +138,9 @@ def test_a_stage_says_in_one_line_what_it_inherited(trained, tmp_path):
     assert said(done) == [f"inherited: dataset {trained.data} from {run.logdir}/vae/best.tar"]
     done = call("trainmdrnn", *flags, "--epochs", 2)
     (line,) = said(done)
-    inherited = "include_reward False, mirror False, hidden 8, core lstm, head mixture, mixtures 5, members 1"
+    inherited = (
+        "include_reward False, mirror False, hidden 8, core lstm, head mixture, mixtures 5, members 1, weight_decay 0.0"
+    )
     assert line.endswith(f"; {inherited} from {run.logdir}/mdrnn/checkpoint.tar"), line
 
 
