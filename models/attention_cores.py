@@ -6,7 +6,8 @@ and one over the tokens of frames, which is its own head (models/token_transform
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from dreamdrive.models.cores import Core
 from dreamdrive.models.lanes import filled
 from dreamdrive.models.world_model import State
 
+# Of the frame after so many, at the places (B,) of the context: the inputs (B, n, D) that are known of it already
+Ahead = Callable[[int, Tensor], Tensor]
 KEPT = ("key", "value")  # parts of a state that hold a block's, each with the block's number
 
 
@@ -122,28 +125,19 @@ class AttentionCore(Context):
         return torch.cat([self.said(output)[0] for output, _, _ in parts], 1), parts[-1][-1]
 
     def through(
-        self,
-        z: Tensor,
-        action: Tensor,
-        state: State | None = None,
-        following: Tensor | None = None,
-        onward: bool = True,
+        self, z: Tensor, action: Tensor, state: State | None = None, ahead: Ahead | None = None, onward: bool = True
     ) -> Iterator[tuple[Tensor, Tensor, State]]:
         """Frames z (B, T, Z), action (B, T, A), as many at a time as leave room: what the transformer makes of them (B,
-        t, N, D), and of the inputs of the frame after them (B, n, D), where `following`, z one step later, is given;
-        and the state. The last need not be whole where nobody goes `onward` from it."""
+        t, N, D), and of the inputs `ahead` of them (B, n, D), which are not remembered, where there are any; and the
+        state. The last need not be whole where nobody goes `onward` from it."""
         t = 0
         while t < z.shape[1]:
             count = min(z.shape[1] - t, self.left(state))
             own = slice(t, t + count)
-            last = None if following is None else following[:, t + count - 1]
             t += count
-            output, beyond, state = self.taken_in(z[:, own], action[:, own], state, last, onward or t < z.shape[1])
+            after = ahead and partial(ahead, t)
+            output, beyond, state = self.taken_in(z[:, own], action[:, own], state, after, onward or t < z.shape[1])
             yield output, beyond, state
-
-    def further(self, z: Tensor, at: Tensor) -> Tensor:
-        """The inputs (B, n, D) of a frame z (B, Z) at the places `at` (B,) that is not known as a whole yet."""
-        raise NotImplementedError
 
     def left(self, state: State | None) -> int:
         """How many frames may be taken in before a copy has to forget."""
@@ -154,7 +148,7 @@ class AttentionCore(Context):
         return self.config.context - int(kept.max()) if len(kept) else self.config.context
 
     def taken_in(
-        self, z: Tensor, action: Tensor, state: State | None, following: Tensor | None, onward: bool
+        self, z: Tensor, action: Tensor, state: State | None, ahead: Callable[[Tensor], Tensor] | None, onward: bool
     ) -> tuple[Tensor, Tensor, State]:
         """As `through`, of no more frames than there is room for."""
         first = state is None
@@ -162,8 +156,8 @@ class AttentionCore(Context):
         more, steps = state.more, z.shape[1]
         length, own = more["length"], steps * self.tokens
         x = self.shown(z, action, length[:, None] + torch.arange(steps, device=z.device))
-        if following is not None:
-            x = torch.cat([x, self.further(following, length + steps)], 1)
+        if ahead is not None:
+            x = torch.cat([x, ahead(length + steps)], 1)
         mask = causal(steps, self.tokens, z.device, whole=True) if self.whole else None
         output, made = self.blocks(x, [] if first else [(kept_in(more), self.seen(length))], mask)
         output, beyond = output[:, :own].unflatten(1, (steps, self.tokens)), output[:, own:]

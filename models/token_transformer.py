@@ -96,13 +96,14 @@ class TokensSequence(TokensCore):
     def said(self, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return output[:, :, -1], {}
 
-    def further(self, z: Tensor, at: Tensor) -> Tensor:
-        """Its tokens but the last, of which nothing is asked."""
-        return self.tokens_shown(z, at)[:, :-1]
-
     def foreseeing(self, steps: Steps) -> tuple[Tensor, Tensor]:
         found, places = [], self.config.places
-        for output, beyond, _ in self.through(steps.z, steps.action, None, steps.z_next, onward=False):
+
+        def ahead(t: int, at: Tensor) -> Tensor:
+            """Its tokens but the last, of which nothing is asked."""
+            return self.tokens_shown(steps.z_next[:, t - 1], at)[:, :-1]
+
+        for output, beyond, _ in self.through(steps.z, steps.action, None, ahead, onward=False):
             # what comes after an action says the first token of the next frame, what comes after that the second ...
             said = torch.cat([output.flatten(1, 2)[:, places:], beyond], 1)
             said = torch.cat([said, said[:, :1]], 1)  # there is one for each input but an action
