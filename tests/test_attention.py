@@ -141,7 +141,7 @@ def test_a_window_longer_than_the_context_is_learnt_from_as_it_is_dreamt(memory)
         now, following = (memory.letters(part.flatten(0, 1)) for part in (window.z, window.z_next))
         uniform = torch.stack(noise, 1)[..., :-1].reshape(20 * steps, 4, 2)
         again = drawn(memory.told(basis.flatten(0, 1), now, following), 1.0, uniform).index
-        assert torch.equal(again, following) and len(following.flatten(1).unique(dim=0)) > 100, "the dreams move"
+        assert torch.equal(again, following) and len(following.flatten(1).unique(dim=0)) > 50, "the dreams move"
     assert memory.loss(window)["loss"].isfinite()
 
 
