@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dreamdrive.data.loaders import Windows
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.learning.memory_settings import PRESETS, MDRNNSettings
 from dreamdrive.models.attention import AttentionSizes, Blocks, load_gpt2
 from dreamdrive.models.lanes import LANES
 from dreamdrive.models.token_memory import drawn
 from dreamdrive.models.world_model import Memory, State, build, load_world_model
 from dreamdrive.tests.tiny_run import TINY, call, complaint, copy_run
-from dreamdrive.trainmdrnn import PRESETS, MDRNNSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 

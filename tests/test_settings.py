@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.tests.tiny_run import call, copy_run
-from dreamdrive.trainmdrnn import MDRNNSettings
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Training, flag
