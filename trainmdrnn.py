@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, require_validation, with_mirrored
 from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.memory_settings import HALVED_AFTER, SIMULATOR, MDRNNSettings, told
@@ -187,12 +188,15 @@ def keep_simulator(
     parents: dict[str, str],
     datasets: list[str],
 ) -> float:
-    """best.tar of an M that is the simulator: dreams begin where episodes did, or up to WARM_UP steps later."""
+    """best.tar of an M that is the simulator: dreams begin where episodes did, or up to WARM_UP steps later. Its
+    episodes are as long as the world's own, wherever recordings stopped."""
     if args.mirror:
         raise UserError("a simulator has no mirror: leave --mirror away")
     sizes = {"latent": vision.config.latent, "action": ActionSpace.from_dict(world["action_space"]).size}
     options = {name: value for name, value in world.get("options", {}).items() if value is not None}
-    config = {**sizes, "env": world["env"], "options": options, "max_steps": world["max_steps"]}
+    simulator = make(world["env"], **options)
+    config = {**sizes, "env": world["env"], "options": options, "max_steps": simulator.spec.max_steps}
+    simulator.close()
     memory: Memory = build("mdrnn", config, SIMULATOR)
     memory.meet(vision)
     starts = dream_starts(memory, data, seed_everything(args.seed, STAGE)).to_dict()

@@ -39,7 +39,7 @@ FAST = "carracing-fast"
 CHANGES: dict[str, dict] = {
     "none": {},
     **{kind: {"perturb": kind} for kind in ("colour", "bars", "blob", "physics")},
-    **{f"noise of {spread} grey levels": {"obs_noise": round(spread / 255, 4)} for spread in (10, 20, 40)},
+    **{f"noise of {spread} grey levels": {"obs_noise": spread / 255} for spread in (10, 20, 40)},
 }
 # Tang, Nguyen & Ha 2020, 100 episodes each: World Models and AttentionAgent
 PAPER = {
@@ -87,7 +87,7 @@ def picture(path: Path) -> None:
 
 def score(args: argparse.Namespace, options: dict) -> tuple[dict, str]:
     """The driver's score in such a world, and the command that measures it."""
-    said = {name: value if isinstance(value, str) else f"{value:g}" for name, value in options.items()}
+    said = {name: str(value) for name, value in options.items()}
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in said.items())
     command = (
         f"test_controller.py --logdir {args.logdir} --controller {args.controller} --env {FAST} {flags} "

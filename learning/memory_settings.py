@@ -8,11 +8,12 @@ from dreamdrive.models.attention import gpt2_sizes
 from dreamdrive.models.world_model import KINDS, Vision
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import Fitting, flag
+from dreamdrive.utils.settings import Fitting, flag, spellings
 
 HALVED_AFTER = 3  # epochs without progress, the learning rate
 CORES, HEADS, ENSEMBLE = ("lstm", "cfc", "ncp", "frames", "tokens"), ("mixture", "once", "sequence"), "-ensemble"
 SIMULATOR = "simulator"
+OF_ALL = ("core", "dataset", "logdir", "noreload", "seed", "device", "track")  # flags that a simulator has, too
 ATTENTIVE = ("a transformer, with --core frames or --core tokens", lambda args: args.core in ("frames", "tokens"))
 WIRED = ("--core ncp", lambda args: args.core == "ncp")
 LAYERED = ("--core ncp, frames or tokens", lambda args: args.core in ("ncp", "frames", "tokens"))
@@ -86,7 +87,6 @@ class MDRNNSettings(Fitting):
         "after another",
         choices=HEADS,
         fixed=True,
-        where=("an M that learns", lambda args: args.core != SIMULATOR),
     )
     mixtures: int = flag(
         5, positive, "K, Gaussians in the mixture, or in that of each member", fixed=True, where=MIXTURE
@@ -130,6 +130,10 @@ class MDRNNSettings(Fitting):
 
     def check(self) -> None:
         super().check()
+        idle = [name for name in self.flags() if self.was_given(name) and name not in OF_ALL]
+        if self.core == SIMULATOR and idle:
+            flag_of = spellings(self.flags()[idle[0]])[0]
+            raise UserError(f"{flag_of} is for an M that learns: leave it away, or give another --core")
         if self.hidden % self.members:
             raise UserError(
                 f"--hidden {self.hidden} cannot be shared by {self.members} members: give a multiple of {self.members}"

@@ -15,11 +15,14 @@ from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream, DreamWorld, imagine
 from dreamdrive.envs.simulated import Simulated
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.moments import recorded_moments
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import Starts, WorldModel, load_world_model
 from dreamdrive.tests.tiny_run import IN_DREAMS, TINY, call, complaint
+from dreamdrive.trainmdrnn import keep_simulator
+from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 
 WORLDS = {"gym:CartPole-v1": 60, "carracing-fast": 12, "cartpole": 40}  # and steps of an episode
@@ -132,8 +135,9 @@ def test_stages_dream_in_the_simulator(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained.logdir / "vae", run / "vae")
     flags = ("--logdir", run, "--device", "cpu")
-    said = complaint(call("trainmdrnn", *flags, "--core", "simulator", "--head", "once"))
-    assert "--head is for an M that learns" in said
+    for idle in (("--head", "once"), ("--epochs", 3), ("--hidden", 16)):
+        said = complaint(call("trainmdrnn", *flags, "--core", "simulator", *idle))
+        assert f"{idle[0]} is for an M that learns" in said
     done = call("trainmdrnn", *flags, "--core", "simulator")
     assert done.returncode == 0 and "the simulator itself" in done.stdout, done.stderr
     model = load_world_model(run, torch.device("cpu"))
@@ -154,13 +158,26 @@ def test_stages_dream_in_the_simulator(trained, tmp_path):
         assert done.returncode == 0, (stage, done.stderr)
 
 
-def test_recorded_moments_are_those_of_the_recording(trained):
-    vision = load_world_model(trained.logdir, torch.device("cpu"))
-    datasets = open_datasets([trained.data])
-    data = load_sequences(trained.logdir, vision.vision, vision.parents["vae"], datasets)
+@pytest.fixture
+def recorded(trained):
+    """V of a run, and the episodes it was trained on."""
+    model = load_world_model(trained.logdir, torch.device("cpu"))
+    data = load_sequences(trained.logdir, model.vision, model.parents["vae"], open_datasets([trained.data]))
+    return model, data
+
+
+def test_episodes_are_as_long_as_the_worlds_own_wherever_a_recording_stopped(recorded, tmp_path):
+    model, data = recorded
+    world, args = {**model.world, "max_steps": 20}, MDRNNSettings(logdir=tmp_path, core="simulator")
+    keep_simulator(args, tmp_path, model.vision, world, data, {}, [])
+    assert checkpoint.load(tmp_path / "best.tar", "mdrnn")["config"]["max_steps"] == 500
+
+
+def test_recorded_moments_are_those_of_the_recording(recorded):
+    model, data = recorded
     config = {"latent": 8, "action": 2, "env": "gym:CartPole-v1", "options": {}, "max_steps": 500}
     memory = Simulated.from_config(config)
-    memory.meet(vision.vision)
+    memory.meet(model.vision)
     moments = recorded_moments(data, memory)
     state = moments.starts.state
     late = int(moments.age.argmax())
