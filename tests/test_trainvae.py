@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamdrive.models.world_model import build, load_vision
-from dreamdrive.tests.test_models import SMALL
+from dreamdrive.tests.test_kinds import SMALL
 from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint
 from dreamdrive.utils import checkpoint
 
