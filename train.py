@@ -91,7 +91,6 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     )
     core: str = flag("lstm", help="of M, as trainmdrnn.py has it", choices=CORES, fixed=True)
     head: str = flag("mixture", help="of M, as trainmdrnn.py has it", choices=HEADS, fixed=True)
-    layers: int = flag(4, positive, "of M, as trainmdrnn.py takes it", fixed=True)
     members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)

@@ -6,7 +6,11 @@ import shutil
 
 import pytest
 
+from dreamdrive.learning.actor_training import ActorSettings
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.tests.tiny_run import call, complaint, user
+from dreamdrive.train import RoundsSettings
+from dreamdrive.trainvae import VAESettings
 from dreamdrive.utils import checkpoint
 
 TINY = (
@@ -27,6 +31,21 @@ def run(tmp_path_factory):
 
 def said(run, name: str) -> dict:
     return json.loads((run / "rounds" / name).read_text())
+
+
+def test_a_round_tells_each_stage_what_it_means_to_and_nothing_else():
+    """Settings are passed on by name: one of M's that is called as one of the actor's would change both."""
+    args = RoundsSettings()
+    common = {"anneal", "keep", "dataset", "mirror", "epochs"}
+    meant = {
+        VAESettings: common | {"fine_shades", "returns"},
+        MDRNNSettings: common | {"batch_size", "learning_rate", "updates", "adopt"},
+        ActorSettings: {"adopt", "updates", "evaluate_every"},
+    }
+    for told in (args.vision(12, ()), args.memory(0, ()), args.actor(0)):
+        kind = type(told)
+        others = {name for name, field in kind.flags().items() if getattr(told, name) != field.default}
+        assert others == meant[kind], kind
 
 
 def test_a_round_records_with_the_driver_of_the_one_before(run):
