@@ -56,7 +56,6 @@ from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 from dreamdrive.utils.viewer import HELP, Viewer
 
 TRAINED = ("ctrl", "bc")
-POLICIES = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
 END_PAUSE = 1.0  # seconds the last picture of an episode stays
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
@@ -183,7 +182,7 @@ class Episode:
         if self.name in (*TRAINED, PLAN):
             assert agent is not None, "a trained controller comes with it"
             return in_dreams(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
-        driver = self.human or make_policy(POLICIES[self.name], self.world)
+        driver = self.human or make_policy(UNTRAINED[self.name], self.world)
         return Watched(driver, self.watching) if self.watching else driver
 
     def reset(self, seed: int) -> None:
@@ -278,7 +277,7 @@ def score(
     if args.controller == PLAN:
         driver = DriverSpec(PLAN, args.logdir, plan=args.planned)
     elif controller is None:
-        driver = DriverSpec(POLICIES[args.controller])
+        driver = DriverSpec(UNTRAINED[args.controller])
     else:
         driver = DriverSpec("agent", args.logdir, controller.config_dict())
     parameters = parameter_vector(controller) if controller else None

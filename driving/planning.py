@@ -210,21 +210,49 @@ class Planner(Agent):
         return tried[best, torch.arange(len(best), device=best.device)], spread
 
 
-def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
-    """A planner in the M of a run, with the critic of its actor where there is one."""
-    model = load_world_model(logdir, device)
-    require_rewards(model, logdir)
+@dataclass(frozen=True)
+class Learnt:
+    """What an actor-critic left in a run.
+
+    Fields:
+        actor: the driver        critic: z, h -> what is to be expected, in units of `unit`
+        digest: of the checkpoint
+    """
+
+    actor: Any
+    critic: Critic
+    unit: float
+    digest: str
+
+    @torch.inference_mode()
+    def value(self, z: Tensor, h: Tensor) -> Tensor:
+        """The return (B,) to be expected from z (B, Z) and h (B, R) on, later rewards counting less."""
+        return self.critic(z, h) * self.unit
+
+
+def load_learnt(logdir: Path, parents: dict[str, str], device: torch.device) -> Learnt | None:
+    """What an actor-critic left in a run, whose V and M have the digests `parents`; None where there was none."""
     path = checkpoint.path(logdir, "ctrl")
     saved = checkpoint.load(path, "ctrl") if path.exists() else None
     if saved is None or "critic" not in saved:
-        return Planner(model, plan)
-    checkpoint.check_parents(saved, model.parents, path, "ctrl")
+        return None
+    checkpoint.check_parents(saved, parents, path, "ctrl")
     actor = make_head(saved["config"])
     actor.load_state_dict(saved["model"])
     critic = Critic.beside(actor.config)
     critic.load_state_dict(saved["critic"])
+    return Learnt(actor.to(device).eval(), critic.to(device).eval(), saved["unit"], saved["digest"])
+
+
+def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
+    """A planner in the M of a run, with the critic of its actor where there is one."""
+    model = load_world_model(logdir, device)
+    require_rewards(model, logdir)
+    learnt = load_learnt(logdir, model.parents, device)
+    if learnt is None:
+        return Planner(model, plan)
     # one that watches has no answer to a dream that it did not see begin
-    proposing = actor.to(device).eval() if isinstance(actor, Actor) else None
-    planner = Planner(model, plan, critic.to(device).eval(), saved["unit"], proposing)
-    planner.parents["ctrl"] = saved["digest"]
+    proposing = learnt.actor if isinstance(learnt.actor, Actor) else None
+    planner = Planner(model, plan, learnt.critic, learnt.unit, proposing)
+    planner.parents["ctrl"] = learnt.digest
     return planner

@@ -25,6 +25,7 @@ HELD, MEAN, SPREADS = (0.16, 0.64), 0.5, (0.15, 0.8)
 GOLDEN = (5**0.5 - 1) / 2
 REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
 TRAINED = {"controller": "ctrl", "clone": "bc"}  # in a run: evolved, or cloned
+UNTRAINED = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
 NAMES = ("brown", "white", "held", "expert", *REFERENCES, *TRAINED)
 
 

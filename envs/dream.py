@@ -149,6 +149,9 @@ class DreamWorld(World):
     A dream follows from its seed: the same seed and actions give the same latents, rewards and end, to the last bit
     whatever is dreamed beside it (on a CPU with a given number of threads; see models/lanes.py).
 
+    Attributes:
+        ending: (B,) how likely M took the last step to be the last; there after a step
+
     Args:
         logdir: folder of a run with V and M (exp_dir/vae, exp_dir/mdrnn)
         num: B
@@ -212,7 +215,9 @@ class DreamWorld(World):
                 f"the action {action.tolist()} is not finite: a policy must give numbers within the action space"
             )
         frozen = self._terminated | self._truncated  # only without restart: those stay as they are
-        dream, reward, terminated = self._advance(self.spec.space.vector(action))
+        dream, imagined = self._advance(self.spec.space.vector(action))
+        reward, terminated = imagined.reward[: self.num], imagined.ended[: self.num]
+        self.ending = imagined.ending[: self.num]
         self.dream = self.dream.where(frozen, dream)
         self.steps += ~frozen
         self._terminated |= terminated & ~frozen
@@ -241,15 +246,14 @@ class DreamWorld(World):
     def _obs(self) -> Tensor:
         return self.dream.z.clone() if self.observation == "latent" else self.decode(self.dream.z)
 
-    def _advance(self, vector: Tensor) -> tuple[Dream, Tensor, Tensor]:
-        """A step of all copies with actions `vector` (B, A): the next moment, reward (B,), terminated (B,)."""
+    def _advance(self, vector: Tensor) -> tuple[Dream, Imagined]:
+        """A step of all copies with actions `vector` (B, A): the next moment, and what M says of that and of copies
+        beside them, see LANES."""
         noise, dream = self._noise.step(), self.dream
         if self.num % LANES:
             dream, vector = dream.take(self._lanes), vector[self._lanes]
-        dream, reward, terminated = step(self.memory, dream, vector, self.temperature, noise)
-        if self.num % LANES:
-            dream = dream.take(slice(self.num))
-        return dream, reward[: self.num], terminated[: self.num]
+        dream, imagined = imagine(self.memory, dream, vector, self.temperature, noise)
+        return dream.take(slice(self.num)) if self.num % LANES else dream, imagined
 
     def _begin_again(self, copies: Tensor) -> None:
         """Begin the next dreams of `copies` (n,)."""

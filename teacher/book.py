@@ -14,30 +14,18 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from dreamdrive.data.episode import Episode, episode_entry
-from dreamdrive.data.manifest import (
-    MANIFEST,
-    EpisodeEntry,
-    Manifest,
-    ShardEntry,
-    frame_bytes,
-    frame_type,
-    read_manifest,
-    write_manifest,
-)
-from dreamdrive.data.shards import Dataset, remove_leftovers, write_shard
+from dreamdrive.data.episode import Episode
+from dreamdrive.data.growing import Growing, manifest_of
+from dreamdrive.data.manifest import MANIFEST, Manifest, frame_bytes, frame_type, read_manifest
 from dreamdrive.envs import World
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.seeds import recording_seed
 
 FOLDER, JOURNAL = "taught", "trial.journal"
-VAL_FRACTION = 0.2  # of the trials, for those who train on them afterwards
 # seconds after which the journal is on the disk itself, so that a power cut loses no more; a kill loses nothing
 SYNC = 1.0
 HEADER = struct.Struct("<II")  # length of a record and its checksum
@@ -51,29 +39,12 @@ class Book:
         manifest: of those that are over
     """
 
-    def __init__(self, folder: Path, world: World, env: str, seed: int, fresh: bool) -> None:
+    def __init__(self, folder: Path, world: World, seed: int, fresh: bool) -> None:
         """`folder`: the run's exp_dir/bc. What is there is resumed; UserError if it is of another world or another
         --seed. `fresh`: it must be empty of trials."""
-        self.folder, self.seed, self._world = make_folder(folder / FOLDER), seed, world
+        self.folder, self.seed, self._world = folder / FOLDER, seed, world
         self._journal = folder / JOURNAL
         self._file: int | None = None  # descriptor of the journal while a trial lasts
-        spec = world.spec
-        held_out = world.held_out(recording_seed(seed, 0)) is not None
-        wanted = Manifest(
-            env,
-            tuple(spec.image_shape),
-            spec.plain_action_space,
-            float(spec.dt),
-            spec.max_steps,
-            seed,
-            "teacher",
-            0.0,
-            VAL_FRACTION,
-            0,
-            ("teacher",),
-            options=spec.options,
-            by_place=held_out,
-        )
         there = (self.folder / MANIFEST).exists()
         if fresh and (there or self._journal.exists()):
             raise UserError(
@@ -81,14 +52,7 @@ class Book:
                 "trials, which are never deleted: "
                 "leave --noreload away to resume from them, move that folder away, or use another --logdir"
             )
-        self.manifest = read_manifest(self.folder) if there else wanted
-        for name in ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "options"):
-            if getattr(self.manifest, name) != getattr(wanted, name):
-                raise UserError(
-                    f"{self.folder} was taught with {name} {getattr(self.manifest, name)}, and now it is "
-                    f"{getattr(wanted, name)}: "
-                    "give the same as then, or use another --logdir"
-                )
+        self._kept, spec = Growing(self.folder, manifest_of(world, seed, ("teacher",))), world.spec
         row = (spec.space.dtype, spec.space.shape)
         self._step = np.dtype(
             [
@@ -105,9 +69,13 @@ class Book:
         self._recover()
 
     @property
+    def manifest(self) -> Manifest:
+        return self._kept.manifest
+
+    @property
     def trial(self) -> int:
         """Number of the next trial, which follows from those that were."""
-        return len(self.manifest.episodes)
+        return len(self._kept)
 
     def begin(self, obs: np.ndarray) -> None:
         """A trial begins with this observation."""
@@ -128,30 +96,16 @@ class Book:
             self._file = None
         episode = self._read()
         if episode is not None and episode.index == self.trial:
-            self._publish(episode)
+            self._kept.add(episode)
         self._journal.unlink(missing_ok=True)
         return episode
 
     def episodes(self) -> Iterator[Episode]:
         """All trials that are over."""
-        if self.manifest.episodes:
-            yield from Dataset.open(self.folder).read()
-
-    def _publish(self, episode: Episode) -> None:
-        name = f"shard_{episode.index:05d}.h5"
-        entry = write_shard(self.folder / name, [episode])
-        listed: EpisodeEntry = episode_entry(episode, self.manifest)
-        self.manifest = replace(
-            self.manifest,
-            shards=(*self.manifest.shards, ShardEntry(**entry)),
-            episodes=(*self.manifest.episodes, listed),
-            rollouts=episode.index + 1,
-        )
-        write_manifest(self.folder, self.manifest)
+        yield from self._kept.episodes()
 
     def _recover(self) -> None:
         """Make a shard of what a process that was killed had in its journal."""
-        remove_leftovers(self.folder, self.manifest)
         if self._journal.exists():
             self.finish()
 

@@ -106,7 +106,7 @@ def teach(args: TeachSettings, stage: int) -> None:
     agent.controller.requires_grad_(True)
     with checkpoint.stage_folder(args.logdir, "bc") as folder:
         state = lesson_before(args, agent.controller.config_dict(), parents)
-        book = Book(folder, world, world.spec.name, args.seed, args.noreload)
+        book = Book(folder, world, args.seed, args.noreload)
         args.write(folder)
         learner = make_learner(
             args, agent, book, state, lambda learner: keep(folder, learner, agent, parents, session.samples)

@@ -178,7 +178,7 @@ def test_a_lesson_goes_on_where_the_one_before_ended(script, tmp_path):
     )
     before = contents(tmp_path)
     refused = (
-        (("--seed", 1), "was taught with seed 0, and now it is 1"),
+        (("--seed", 1), "was recorded with seed 0, and now it is 1"),
         (("--hidden", 8), "has hidden 128, not 8"),
         (("--noreload",), "are never deleted"),
         (("--observation", "picture", "--model", "cfc"), "has features state, not frames"),
@@ -581,5 +581,5 @@ def test_trials_of_another_world_are_not_gone_on_with(tmp_path, script):
     write_dataset(tmp_path / "bc" / "taught", [5, 4])
     script(Approving)
     before = contents(tmp_path)
-    assert "was taught with env" in complaint(call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1))
+    assert "was recorded with env" in complaint(call("trainbc", *MOUNTAIN, "--logdir", tmp_path, "--trials", 1))
     assert {name: content for name, content in contents(tmp_path).items() if name.startswith("bc/taught")} == before
