@@ -38,6 +38,7 @@ COMMANDS = {
     "teach": Command("trainbc", "stage 4b by hand: teach a clone in the browser", ("--teacher",)),
     "train": Command("train", "all stages in rounds, each on what the driver of the one before recorded"),
     "test": Command("test_controller", "stage 5: score a driver in the simulator or in the dream, or watch it"),
+    "play": Command("play", "watch or drive, in the simulator, in the dream or through what was recorded"),
     "data": Command("data.shards", "info, verify: what a dataset is, and whether every byte is as it was written"),
     "scenes": Command("envs.nocturne.__main__", "show, check: traffic scenes"),
     "scenes synthetic": Command("envs.nocturne.synthetic.__main__", "make traffic scenes"),

@@ -12,9 +12,9 @@ Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, m
     python test_controller.py --logdir carracing
     python test_controller.py --logdir carracing --perturb bars
 
---render opens a window (no score is written): what the simulator shows, what V makes of it, what M expected.
-Keys: space pause, S single step, R reset, Q quit; with --controller human left and right steer, up is gas, down brakes.
-Without a screen the window is on a virtual one, and a line says where it can be seen; --record needs none.
+--render opens the window of play.py (no score is written): what the simulator shows, what V makes of it, what M
+expected. Keys: space pause, S single step, R reset, Q quit; with --controller human the arrows drive. Without a screen
+the window is on a virtual one, and a line says where it can be seen; --record needs none.
 """
 
 import importlib.metadata
@@ -22,41 +22,38 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from dreamdrive.driving.agent import Agent, Head, in_dreams, load_agent, world_trained_on
-from dreamdrive.driving.driver import Driver, Watched, drive
+from dreamdrive.driving.agent import Head
+from dreamdrive.driving.cast import TRAINED, Cast, cast, usual_controller
 from dreamdrive.driving.evaluation import PLAN, Driven, DriverSpec, Evaluator, dream_returns
-from dreamdrive.driving.planning import METHODS, Plan, load_planner
-from dreamdrive.driving.policies import REFERENCES, Blind, make_policy
-from dreamdrive.envs import REPEAT, World, flags, make, official, without_places, world_class
+from dreamdrive.driving.planning import METHODS, Plan
+from dreamdrive.driving.policies import REFERENCES, UNTRAINED
+from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
 from dreamdrive.models.controller import parameter_vector
-from dreamdrive.models.world_model import load_world_model
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.playing.drive import Drive, dream_of, make_drive, simulator_of
+from dreamdrive.playing.recording import RECORDINGS
+from dreamdrive.playing.screen import Window
+from dreamdrive.playing.session import Session
+from dreamdrive.utils import runs
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
-from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.scores import FOLDER, score_file, trial_name
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, flag
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
-from dreamdrive.utils.viewer import HELP, Viewer
 
-TRAINED = ("ctrl", "bc")
-END_PAUSE = 1.0  # seconds the last picture of an episode stays
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
 
@@ -126,141 +123,40 @@ def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
     """The settings of a command line; the driver is found in --logdir where it is not said."""
     args = EvaluationSettings.parse(argv, __doc__)
     if args.controller is None:
-        evolved, cloned = (checkpoint.path(args.logdir, name).exists() for name in TRAINED)
-        args = replace(args, controller="bc" if cloned and not evolved else "ctrl")
+        args = replace(args, controller=usual_controller(args.logdir))
     args.check()
     return args
 
 
-class Human(Blind):
-    """A person at the keyboard.
-
-    Attributes:
-        held: keys that are held
-    """
-
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
-        self.held: set[str] = set()
-
-    def reset(self, num: int, rngs: Sequence[np.random.Generator] = (), parameters: torch.Tensor | None = None) -> None:
-        super().reset(num)
-        self.action: Any = None  # the last one, as plain numbers
-
-    def choose(self) -> torch.Tensor:
-        action = self.keys.action(self.held, self.action)
-        chosen = torch.as_tensor(np.asarray(self.keys.let_go(self.action) if action is None else action))
-        self.action = chosen.tolist()
-        return chosen[None]
+def show_of(args: EvaluationSettings, who: Cast, seeds: list[int]) -> Drive:
+    """The episodes of some seeds, to be looked at."""
+    assert args.controller, "parse_args has chosen one"
+    world = dream_of(args.logdir, args.temperature, args.horizon) if args.world == "dream" else simulator_of(who)
+    return make_drive(world, who, args.controller, seeds.__getitem__, len(seeds))
 
 
-class Episode:
-    """One episode after another in one world, with pictures of it.
-
-    Attributes:
-        panels: names of the pictures        total, steps: return and steps so far        over: whether it has ended
-    """
-
-    def __init__(self, args: EvaluationSettings, env: str, options: dict, agent: Head | None) -> None:
-        assert args.controller, "parse_args has chosen one"
-        self.name = args.controller
-        if args.world == "dream":
-            self.world: World = DreamWorld(
-                args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, observation="latent"
-            )
-            self.panels = ["the dream"]
-        else:
-            self.world = make(env, restart=False, **options)
-            self.panels = ["the simulator", *["what is seen of it"] * self.world.seen_apart]
-        self.watching = agent if args.world == "simulator" and isinstance(agent, Agent) else None
-        self.panels += ["what V makes of it", "what M expected"] if self.watching else []
-        self.driver = self._driver(agent)
-
-    def _driver(self, agent: Head | None) -> Driver:
-        """The trained controller, a policy, or whoever holds the keys."""
-        self.human = Human(self.world.keyboard()) if self.name == "human" else None
-        if self.name in (*TRAINED, PLAN):
-            assert agent is not None, "a trained controller comes with it"
-            return in_dreams(agent.controller, self.world) if isinstance(self.world, DreamWorld) else agent
-        driver = self.human or make_policy(UNTRAINED[self.name], self.world)
-        return Watched(driver, self.watching) if self.watching else driver
-
-    def reset(self, seed: int) -> None:
-        self.seed, self.total = seed, 0.0
-        self.action: Any = None
-        self._moments = drive(self.world, self.driver, [seed], [np.random.default_rng([seed, 1])])
-        self._moment = next(self._moments)
-
-    @property
-    def steps(self) -> int:
-        return self._moment.steps
-
-    @property
-    def over(self) -> bool:
-        return not len(self._moment.going)
-
-    def step(self, held: set[str]) -> None:
-        """Take a step; `held` are the keys that are held."""
-        if self.human is not None:
-            self.human.held = held
-        self._moment = next(self._moments)
-        assert self._moment.step is not None, "it was taken"
-        self.action = self._moment.action[0].tolist()
-        self.total += float(self._moment.step.reward)
-        if self.over and self.watching:
-            self.watching.see(self._moment.obs)
-
-    def images(self) -> list[np.ndarray]:
-        """One uint8 picture a panel."""
-        shown = [self.world.render(), *([self._moment.obs[0].numpy()] if self.world.seen_apart else [])]
-        if not self.watching:
-            return shown
-        return [*shown, self.watching.reconstruction()[0].numpy(), self.watching.expectation()[0].numpy()]
-
-    def text(self) -> dict:
-        action: dict[str, Any] = {} if self.action is None else {"action": self.action}
-        return {"controller": self.name, "seed": self.seed, "step": self.steps, "return": self.total, **action}
-
-
-def watch(args: EvaluationSettings, episode: Episode, seeds: list[int]) -> None:
+def watch(args: EvaluationSettings, show: Drive) -> None:
     """Episodes in a window, one a seed, until the last or until the window is closed."""
-    keys = f"{episode.human.keys.help}    {HELP}" if episode.human else HELP
-    with Viewer(
-        f"dreamdrive: {args.controller} in the {args.world}", episode.panels, dt=episode.world.spec.dt, help=keys
-    ) as viewer:
-        for seed in seeds:
-            episode.reset(seed)
-            viewer.show(episode.images(), episode.text())
-            while (wish := viewer.wait()) != "quit":
-                if wish == "reset":
-                    episode.reset(seed)
-                elif episode.over:
-                    break
-                else:
-                    episode.step(viewer.held)
-                viewer.show(episode.images(), episode.text())
-                if episode.over:
-                    print(f"seed {seed}: return {episode.total:.1f} in {episode.steps} steps", flush=True)
-                    viewer.rest(END_PAUSE)
-            if wish == "quit":
-                return
+    title = f"dreamdrive: {args.controller} in the {args.world}"
+    with Window(title, show.panels, show.keys, show.SOUGHT) as window:
+        Session(show, window, recordings=runs.results(args.logdir) / RECORDINGS).run()
 
 
-def record(path: Path, episode: Episode, seed: int) -> None:
-    """One episode as a video."""
-    episode.reset(seed)
+def record(path: Path, show: Drive) -> None:
+    """The first episode as a video."""
+    show.begin(0)
     with (
-        VideoWriter(path, 1 / episode.world.spec.dt) as video,
-        tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
+        VideoWriter(path, 1 / show.dt) as video,
+        tqdm(total=show.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
     ):
         while True:
-            line = f"{episode.name}   step {episode.steps}   return {episode.total:.1f}"
-            video.add(with_lines(side_by_side(episode.images(), episode.panels), [line]))
-            if episode.over:
+            line = f"{show.driver}   step {show.steps}   return {show.total:.1f}"
+            video.add(with_lines(side_by_side(show.images(), show.panels), [line]))
+            if show.over:
                 break
-            episode.step(set())
+            show.step(set())
             bar.update(1)
-    print(f"{path}: seed {seed}, return {episode.total:.1f}")
+    print(f"{path}: {show.result()}")
 
 
 def score(
@@ -366,54 +262,21 @@ def report(
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def load(args: EvaluationSettings) -> tuple[str, dict, Head | None]:
-    """The simulator's name and options, and the agent; UserError where they are not what was asked for."""
-    world, agent = trained(args)
-    if args.env and official(args.env) != world["env"]:
-        raise UserError(
-            f"{args.logdir} was trained on {world['env']}, not {args.env}: leave --env away, or use another --logdir"
-        )
-    flags.check(args.logdir, world, args.options, inherits=True)
-    # where a run was trained says nothing of how well it drives
-    known = without_places(world["env"], world.get("options", {}))
-    return args.env or world["env"], {**known, **args.options}, agent
-
-
-def trained(args: EvaluationSettings) -> tuple[dict, Head | None]:
-    """The world ("env", "options"), and the agent: with its controller, or V and M alone where somebody else drives;
-    None where nothing is trained and need not be."""
-    if args.controller in TRAINED:
-        agent = load_agent(args.logdir, args.controller)
-        if args.world == "dream" and not isinstance(agent, Agent):
-            raise UserError(
-                f"{args.logdir} has no dream to drive in, its controller sees the simulator itself: use --world "
-                "simulator"
-            )
-        return agent.world, agent
-    if args.controller == PLAN:
-        planner = load_planner(args.logdir, args.planned, torch.device("cpu"))
-        return planner.world, planner
-    if not checkpoint.path(args.logdir, "mdrnn").exists() and args.world == "simulator":
-        trained_on = world_trained_on(args.logdir)
-        return trained_on or {"env": official(args.env or "carracing"), "options": args.options}, None
-    model = load_world_model(args.logdir, torch.device("cpu"))
-    return model.world, Agent(model, None, {})
-
-
 def main() -> None:
     args = parse_args()
-    env, options, agent = load(args)
-    seeds = evaluation_seeds(args.seed, args.episodes)
+    assert args.controller, "parse_args has chosen one"
+    who = cast(args.logdir, args.controller, args.world == "dream", args.env, args.options, args.planned)
+    agent, seeds = who.agent, evaluation_seeds(args.seed, args.episodes)
     if args.render:
-        watch(args, Episode(args, env, options, agent), seeds)
+        watch(args, show_of(args, who, seeds))
         return
     if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
-        record(args.record, Episode(args, env, options, agent), seeds[0])
+        record(args.record, show_of(args, who, seeds))
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
-    episodes, frames = score(args, env, options, agent, seeds)
+    episodes, frames = score(args, who.env, who.options, agent, seeds)
     parents = agent.parents if agent is not None and args.controller in (*TRAINED, PLAN) else {}
-    trial = flags.tried(agent.world if agent is not None else {"env": env}, args.options)
-    report(args, env, seeds, episodes, frames, parents, trial)
+    trial = flags.tried(agent.world if agent is not None else {"env": who.env}, args.options)
+    report(args, who.env, seeds, episodes, frames, parents, trial)
 
 
 if __name__ == "__main__":

@@ -105,9 +105,15 @@ class Tape:
 
     def add(self, action: Tensor, label: np.ndarray, step: Step, copy: int, hopeless: bool) -> None:
         """A step of copy number `copy`, and the frame it led to; `hopeless`: its episode was given up there."""
-        self.frames.append(step.obs[copy].numpy().copy())
         ends = bool(step.terminated[copy]), bool(step.truncated[copy]) or hopeless
-        self.rows.append((action.numpy().copy(), label, float(step.reward[copy]), *ends))
+        self.note(step.obs[copy].numpy().copy(), action, label, float(step.reward[copy]), *ends)
+
+    def note(
+        self, frame: np.ndarray, action: Tensor, label: np.ndarray, reward: float, terminated: bool, truncated: bool
+    ) -> None:
+        """A step: the frame it led to, and the rest of its row in a shard."""
+        self.frames.append(frame)
+        self.rows.append((action.numpy().copy(), label, reward, terminated, truncated))
 
     def episode(self, index: int, seed: int, policy: int, held_out: bool | None) -> Episode:
         action, label, reward, terminated, truncated = (np.array(column) for column in zip(*self.rows, strict=True))

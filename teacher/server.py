@@ -1,4 +1,5 @@
-"""The web page of a lesson: one file, a WebSocket for the pictures and the keys, and nobody else's business.
+"""The web page of a lesson, or of play.py: one file, a WebSocket for the pictures and the keys, and nobody else's
+business.
 
 What is served is the page and nothing else. Host and Origin are checked on every request and on the WebSocket, so that
 no other web page, and no name that was made to point here, can reach it from the teacher's own browser. Off this
@@ -25,15 +26,18 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from PIL import Image
 
-from dreamdrive.teacher.session import SPEEDS, Session
+from dreamdrive.teacher.session import SPEEDS, Held
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.video import people
 
 PAGE = Path(__file__).with_name("page.html")
 COOKIE = "dreamdrive"
@@ -45,7 +49,9 @@ SEAT_KEPT = 15.0  # seconds a teacher who has gone may come back before somebody
 GOODBYE = 5.0  # seconds the server has to end
 LEAST_SIDE = 400  # pixels: smaller pictures are enlarged, so that JPEG leaves them as they are
 LOCAL = ("localhost", "127.0.0.1", "::1")
-DOING = {
+# what the page may order -> its values: None for none, those that are possible, or whether one is
+Doing = Mapping[str, Sequence | Callable[[Any], bool] | None]
+DOING: Doing = {
     "pause": None,
     "go": None,
     "step": None,
@@ -59,6 +65,23 @@ DOING = {
 
 class Malformed(ValueError):
     """A message that no page of ours sends."""
+
+
+class Orders(Protocol):
+    def put(self, order: tuple[str, Any], /) -> None: ...
+
+
+class Served(Protocol):
+    """What the page shows and moves: see teacher.session.Session."""
+
+    @property
+    def held(self) -> Held: ...
+
+    @property
+    def present(self) -> threading.Event: ...
+
+    @property
+    def orders(self) -> Orders: ...
 
 
 class Client:
@@ -84,10 +107,17 @@ class Client:
 class Server:
     """Serves a lesson to one teacher, and to others who watch."""
 
-    def __init__(self, host: str, port: int, about: dict) -> None:
-        """`about`: what the page is told once, e.g. the world's name and keys."""
-        self.host, self.port = host, port
-        self.session: Session  # to be set before `start`
+    def __init__(
+        self, host: str, port: int, about: dict, doing: Doing = DOING, does: str = "teach", what: str = "the lesson"
+    ) -> None:
+        """
+        Args:
+            about: what the page is told once, e.g. the world's name and keys
+            doing: what it may order
+            does, what: what is done there, for people
+        """
+        self.host, self.port, self.doing, self.does, self.what = host, port, doing, does, what
+        self.session: Served  # to be set before `start`
         self.token = None if host in LOCAL else secrets.token_urlsafe(18)
         self.about = {**about, "guarded": self.token is not None}
         self._cookie = secrets.token_urlsafe(18)
@@ -182,7 +212,7 @@ class Server:
                 answer = web.HTTPFound("/")
                 answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="Strict")
                 raise answer
-            return refusal(403, "the address must have the token that was printed where the lesson was started")
+            return refusal(403, f"the address must have the token that was printed where {self.what} was started")
         return await handler(request)
 
     def _host_is_ours(self, header: str) -> bool:
@@ -229,7 +259,7 @@ class Server:
                         raise Malformed("pictures go the other way")
                     break
                 client.spend()
-                self._obey(client, understood(message.data, self.about["keys"]))
+                self._obey(client, understood(message.data, self.about["keys"], self.doing))
         except (Malformed, TimeoutError) as error:
             await connection.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error)[:100].encode())
         finally:
@@ -285,7 +315,7 @@ class Server:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{self.host}:{self.port} cannot be listened on ({why}): choose another --port or --host")
         print(
-            f"teach at {self.address}   (Ctrl-C ends the lesson"
+            f"{self.does} at {self.address}   (Ctrl-C ends {self.what}"
             + (")" if self.token else f"; from another machine: ssh -L {self.port}:localhost:{self.port} ...)"),
             flush=True,
         )
@@ -313,14 +343,14 @@ class Server:
             for client in list(self._clients):
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(
-                        client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the lesson is over"), 1.0
+                        client.socket.close(code=WSCloseCode.GOING_AWAY, message=f"{self.what} is over".encode()), 1.0
                     )
         finally:
             self._loop = None
             await runner.cleanup()
 
 
-def understood(text: str, keys: dict) -> dict:
+def understood(text: str, keys: Mapping[str, str], doing: Doing = DOING) -> dict:
     """A message of the page, checked; Malformed if it is none."""
     try:
         message = json.loads(text)
@@ -347,18 +377,26 @@ def understood(text: str, keys: dict) -> dict:
         kind == "do"
         and set(message) <= {"type", "what", "value"}
         and isinstance(message.get("what"), str)
-        and message["what"] in DOING
+        and message["what"] in doing
     ):
-        allowed, value = DOING[message["what"]], message.get("value")
-        if (value is None) if allowed is None else (isinstance(value, (int, float)) and value in allowed):
+        if possible(message.get("value"), doing[message["what"]]):
+            value = message.get("value")
             return {"type": kind, "what": message["what"], "value": value}
     raise Malformed("that is no message of this page")
+
+
+def possible(value: Any, allowed: Sequence | Callable[[Any], bool] | None) -> bool:
+    """Whether an order may have that value."""
+    if allowed is None or value is None:
+        return allowed is value
+    plain = isinstance(value, (int, float, str))
+    return plain and (allowed(value) if callable(allowed) else value in allowed)
 
 
 def jpeg(picture: np.ndarray) -> bytes:
     """A picture (h, w, 3) or (h, w, n), grey frames of which the last is shown, as a JPEG; small ones enlarged by a
     whole factor."""
-    image = Image.fromarray(picture if picture.shape[2] == 3 else picture[..., -1])
+    image = Image.fromarray(people(picture))
     factor = -(-LEAST_SIDE // min(image.size))
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

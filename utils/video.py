@@ -41,6 +41,11 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
     return frame
 
 
+def people(frame: np.ndarray) -> np.ndarray:
+    """A frame uint8 (h, w, 3), or (h, w, n) of n grey ones of which the last is the newest, as a picture (h, w, 3)."""
+    return frame if frame.shape[2] == 3 else np.repeat(frame[..., -1:], 3, axis=2)
+
+
 def fit(frame: np.ndarray, height: int) -> Image.Image:
     """`frame`, uint8 (h, w, 3), as a picture of that height: hard pixel edges when enlarged, averaged when reduced."""
     h, w = check_frame(frame).shape[:2]

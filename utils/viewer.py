@@ -1,18 +1,17 @@
 """A window that shows what a driver sees, and the keys of whoever watches or drives.
 
-    with Viewer("CarRacing", ["simulator", "what V sees", "what M expected"], dt=0.02) as viewer:
-        viewer.show([frame, reconstruction, expectation], {"return": 0.0})
-        while (wish := viewer.wait()) != "quit":
-            ...  # "reset": start an episode; "step": take one step, e.g. by keys.action(viewer.held, action)
-            viewer.show([frame, reconstruction, expectation], {"return": total, "action": action})
+    with Viewer("CarRacing", ["simulator", "what V sees", "what M expected"], {"space": "pause"}) as viewer:
+        viewer.show([frame, reconstruction, expectation], ["return 0.0"])
+        viewer.events()
+        viewer.orders   # ["pause"] once somebody has pressed space
+        viewer.held     # {"left"} while somebody holds that; keys with an order are not held
 
-Keys: space pauses and continues, S or . takes a single step, R resets, Q or Escape (or closing the window) quits; all
-others are the driver's. pyglet is imported when a Viewer is made, not before.
+Closing the window is the order "stop". pyglet is imported when a Viewer is made, not before.
 """
 
 import re
-import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,23 @@ from dreamdrive.utils.display import open_display
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.video import GAP, line_height, side_by_side, with_lines
 
-HELP = "space: pause    S: single step    R: reset    Q: quit"
-NAP = 0.02  # seconds between two looks at the keyboard while nothing is to be drawn
+STOP = "stop"  # the order to end
 
 
 class Viewer:
     """Panels side by side, captions above, lines of text below.
 
-    `size` is (width, height) in pixels, made smaller where the screen is; `dt` seconds lie between two "step" answers
-    of `wait`. State, kept up to date by `events`: `paused`, `step_once`, `reset`, `quit`, and `held`, the names of the
-    keys that are down ("left", "a", "1").
+    `size` is (width, height) in pixels, made smaller where the screen is; `commands` are the orders that keys give,
+    others are held. State, kept up to date by `events`: `orders`, those given and not yet taken, and `held`, the names
+    of the keys that are down ("left", "a", "1").
     """
 
     def __init__(
-        self, title: str, panels: Sequence[str], size: tuple[int, int] = (1280, 560), dt: float = 0.02, help: str = HELP
+        self,
+        title: str,
+        panels: Sequence[str],
+        commands: Mapping[str, str] | None = None,
+        size: tuple[int, int] = (1280, 560),
     ):
         message = open_display()
         if message:
@@ -46,12 +48,11 @@ class Viewer:
                 "this process draws pictures without a display, and no window besides: set DREAMDRIVE_OPENGL=x, or "
                 "open the window first"
             )
-        self.pyglet, self.panels, self.dt, self.help = pyglet, list(panels), dt, help
-        self.paused = self.step_once = self.reset = self.quit = False
+        self.pyglet, self.panels, self.commands = pyglet, list(panels), dict(commands or {})
+        self.orders: deque[str] = deque()
         self.held: set[str] = set()
         self.picture: np.ndarray | None = None
         self.texture: Any = None  # pyglet's
-        self.due = time.monotonic()
         try:
             screen = pyglet.display.get_display().get_default_screen()
             # vsync off: the pace is ours, and a hidden window's vsync may never come.
@@ -78,33 +79,11 @@ class Viewer:
     def close(self) -> None:
         self.window.close()
 
-    def show(self, images: Sequence[np.ndarray], text: dict | str = "") -> None:
-        """Draw one picture: `images` uint8 (h, w, 3), one a panel; `text` lines, or values by name."""
-        self.shown = list(images), text
+    def show(self, images: Sequence[np.ndarray], lines: Sequence[str] = ()) -> None:
+        """Draw one picture: `images` uint8 (h, w, 3), one a panel, and lines of text."""
+        self.shown = list(images), list(lines)
         self.compose()
         self.draw()
-
-    def wait(self) -> str:
-        """Block until something is to be done: "step" (when `dt` has passed, or for a single step), "reset" or
-        "quit"."""
-        while True:
-            self.events()
-            if self.quit:
-                return "quit"
-            if self.reset:
-                self.reset = False
-                return "reset"
-            now = time.monotonic()
-            if self.step_once or (not self.paused and now >= self.due):
-                self.step_once = False
-                # a slow step is not made up for by a rush
-                self.due = (now if now - self.due > self.dt else self.due) + self.dt
-                return "step"
-            time.sleep(NAP if self.paused else min(NAP, self.due - now))
-
-    def rest(self, seconds: float) -> None:
-        """Let the picture stay that long before the next "step", so that it can be looked at."""
-        self.due = time.monotonic() + seconds
 
     def events(self) -> None:
         """Take in what keyboard and window have to say."""
@@ -113,8 +92,7 @@ class Viewer:
 
     def compose(self) -> None:
         """Lay the shown images and text out for the window as it is now."""
-        images, text = self.shown
-        lines = [*text_lines(text), self.help + ("    [paused]" if self.paused else "")]
+        images, lines = self.shown
         w, h = self.window.get_size()
         room_w = w - GAP * (len(images) + 1)
         room_h = h - 2 * GAP - line_height(20) - len(lines) * line_height(16) - GAP
@@ -146,15 +124,8 @@ class Viewer:
 
     def on_key_press(self, symbol: int, modifiers: int):
         name = key_name(self.pyglet.window.key.symbol_string(symbol))
-        if name == "space":
-            self.paused = not self.paused
-            self.redraw()
-        elif name in ("s", "period"):
-            self.paused = self.step_once = True
-        elif name == "r":
-            self.reset = True
-        elif name in ("q", "escape"):
-            self.quit = True
+        if name in self.commands:
+            self.orders.append(self.commands[name])
         else:
             self.held.add(name)
         return self.pyglet.event.EVENT_HANDLED  # pyglet's own answer to Escape is to close the window at once
@@ -163,7 +134,7 @@ class Viewer:
         self.held.discard(key_name(self.pyglet.window.key.symbol_string(symbol)))
 
     def on_close(self):
-        self.quit = True
+        self.orders.append(STOP)
         return self.pyglet.event.EVENT_HANDLED
 
     def on_deactivate(self) -> None:
@@ -181,11 +152,9 @@ def key_name(symbol: str) -> str:
     return re.sub(r"^(NUM)?_(?=\d$)", "", symbol).lower()
 
 
-def text_lines(text: dict | str) -> list[str]:
-    """`text` as lines; a dict becomes one line of names and values."""
-    if isinstance(text, str):
-        return text.split("\n") if text else []
-    return ["    ".join(f"{name} {value_text(value)}" for name, value in text.items())]
+def values_line(values: Mapping[str, Any]) -> str:
+    """A line of names and values."""
+    return "    ".join(f"{name} {value_text(value)}" for name, value in values.items())
 
 
 def value_text(value) -> str:

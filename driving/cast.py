@@ -1,0 +1,81 @@
+"""Who is to drive, and where, from what a command line says and what a run holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamdrive.driving.agent import Agent, Head, load_agent, world_trained_on
+from dreamdrive.driving.evaluation import PLAN
+from dreamdrive.driving.planning import Plan, load_planner
+from dreamdrive.envs import flags, official, without_places
+from dreamdrive.models.world_model import load_world_model
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
+
+TRAINED = ("ctrl", "bc")  # controllers of a run
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who drives, and where.
+
+    Fields:
+        env: the simulator's name        options: of `envs.make`
+        agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need
+            not be
+    """
+
+    env: str
+    options: dict[str, Any]
+    agent: Head | None
+
+
+def usual_controller(logdir: Path) -> str:
+    """The trained driver of a run where nobody says which: the evolved one, or where only that is there the clone."""
+    evolved, cloned = (checkpoint.path(logdir, name).exists() for name in TRAINED)
+    return "bc" if cloned and not evolved else "ctrl"
+
+
+def cast(
+    logdir: Path, controller: str, dream: bool, env: str | None, options: dict[str, Any], plan: Plan | None = None
+) -> Cast:
+    """Who is called `controller` in the run in `logdir`, and the simulator it drives in; UserError where these are not
+    what was asked for.
+
+    Args:
+        dream: whether it is to drive in the dream
+        env: the simulator that was asked for, or the fast world that stands for it; None for the run's own
+        options: of the simulator, that were asked for
+        plan: how it searches, for "plan"
+    """
+    world, agent = _trained(logdir, controller, dream, env, options, plan)
+    if env and official(env) != world["env"]:
+        raise UserError(f"{logdir} was trained on {world['env']}, not {env}: leave --env away, or use another --logdir")
+    flags.check(logdir, world, options, inherits=True)
+    # where a run was trained says nothing of how well it drives
+    known = without_places(world["env"], world.get("options", {}))
+    return Cast(env or world["env"], {**known, **options}, agent)
+
+
+def _trained(
+    logdir: Path, controller: str, dream: bool, env: str | None, options: dict[str, Any], plan: Plan | None
+) -> tuple[dict, Head | None]:
+    """The world ("env", "options"), and the agent."""
+    if controller in TRAINED:
+        agent = load_agent(logdir, controller)
+        if dream and not isinstance(agent, Agent):
+            raise UserError(
+                f"{logdir} has no dream to drive in, its controller sees the simulator itself: use --world simulator"
+            )
+        return agent.world, agent
+    if controller == PLAN:
+        assert plan is not None, "it comes with how to plan"
+        planner = load_planner(logdir, plan, torch.device("cpu"))
+        return planner.world, planner
+    if not checkpoint.path(logdir, "mdrnn").exists() and not dream:
+        trained_on = world_trained_on(logdir)
+        return trained_on or {"env": official(env or "carracing"), "options": options}, None
+    model = load_world_model(logdir, torch.device("cpu"))
+    return model.world, Agent(model, None, {})

@@ -1,0 +1,242 @@
+"""A drive to be watched: the simulator, or the dream and beside it the simulator given the same actions."""
+
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamdrive.data.episode import Episode, unknown_action
+from dreamdrive.driving.agent import Agent, in_dreams
+from dreamdrive.driving.cast import TRAINED, Cast
+from dreamdrive.driving.driver import Driver, Watched, drive
+from dreamdrive.driving.evaluation import PLAN
+from dreamdrive.driving.planning import Learnt
+from dreamdrive.driving.policies import UNTRAINED, make_policy
+from dreamdrive.driving.recorder import Tape
+from dreamdrive.envs import World, make
+from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.world_model import Starts
+from dreamdrive.playing.hands import HUMAN, Hands, Human
+from dreamdrive.playing.show import Show
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.video import people
+
+RANDOM, EXPERT = "random", "expert"  # who can drive without being asked for, where the world has one
+POLICIES = (*TRAINED, PLAN, *UNTRAINED, HUMAN)  # all who can drive episodes that are kept
+
+
+class Drive(Show):
+    """A world, who drives in it, and what V and M make of it.
+
+    Attributes:
+        total: return so far        action: the last one, as plain numbers; None at an episode's start
+        frame: what is seen now, (H, W, C) or (S,); decoded, in a dream
+    """
+
+    def __init__(
+        self,
+        world: World,
+        drivers: Mapping[str, Driver],
+        driver: str,
+        seeds: Callable[[int], int],
+        count: int | None = None,
+        watching: Agent | None = None,
+        beside: World | None = None,
+        learnt: Learnt | None = None,
+        taped: bool = False,
+    ) -> None:
+        """
+        Args:
+            drivers: those who may drive beside a person, and `driver` who does at first
+            seeds: number of an episode -> the simulator's seed
+            watching: V and M, of whose view there are panels, in the simulator
+            beside: the simulator, for a dream that begins where it does
+            learnt: whose critic says what a moment is worth
+            taped: whether `episode` will be asked for
+        """
+        self.world, self.watching, self.beside, self.learnt = world, watching, beside, learnt
+        self.seeds, self.count, self.dt, self.taped = seeds, count, world.spec.dt, taped
+        self.keys = world.keyboard()
+        self.human = Human(self.keys)
+        self.hands = Hands({**drivers, HUMAN: self.human}, driver)
+        inside = watching in self.hands.drivers.values()
+        self.driving: Driver = self.hands if watching is None or inside else Watched(self.hands, watching)
+        self.dreamt = isinstance(world, DreamWorld)
+        if self.dreamt:
+            self.panels = ["the dream", *["the simulator, given the same"] * (beside is not None)]
+        else:
+            self.panels = ["the simulator", *["what is seen of it"] * world.seen_apart]
+            self.panels += ["what V makes of it", "what M expected"] if watching else []
+        self.title = world.spec.name
+
+    @property
+    def drivers(self) -> list[str]:  # type: ignore[override]
+        return list(self.hands.drivers)
+
+    @property
+    def driver(self) -> str:  # type: ignore[override]
+        return self.hands.now
+
+    @driver.setter
+    def driver(self, name: str) -> None:
+        self.hands.now = name
+
+    def begin(self, number: int) -> None:
+        self.seed, self.total, self.number = self.seeds(number), 0.0, number
+        self.action: Any = None
+        self.tape, self.drove = Tape(), dict.fromkeys(self.drivers, 0)
+        if self.beside is not None:
+            self._begin_beside()
+        self._moments = drive(self.world, self.driving, [self.seed], [np.random.default_rng([self.seed, 1])])
+        self._moment = next(self._moments)
+        if number == 0:
+            self._dismiss_expert()
+        self._reward, self.frame = 0.0, self._seen()
+        self.tape.frames.append(self.frame)
+
+    def _dismiss_expert(self) -> None:
+        """Nobody takes over as an expert in a world that has none."""
+        if EXPERT in self.hands.drivers and self.driver != EXPERT:
+            try:
+                self.world.expert_action()
+            except UserError:
+                del self.hands.drivers[EXPERT]
+
+    def _begin_beside(self) -> None:
+        """The simulator starts, and the dream is to start from what is seen there."""
+        assert self.beside is not None and isinstance(self.world, DreamWorld), "that is what it is for"
+        obs = self.beside.reset([self.seed])
+        with torch.inference_mode():
+            latents = self.world.vision.latents(obs.to(self.world.device))
+            state = self.world.memory.started(torch.tensor([self.seed], device=self.world.device))
+        self.world.starts = Starts(self.world.vision, latents, state)
+        self._there, self._there_over = obs, False
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self._moment.steps
+
+    @property
+    def over(self) -> bool:  # type: ignore[override]
+        return not len(self._moment.going)
+
+    def step(self, held: Set[str]) -> None:
+        self.human.held, name = held, self.driver
+        self._moment = next(self._moments)
+        step = self._moment.step
+        assert step is not None, "it was taken"
+        taken = self._moment.action[0]
+        self.action, self._reward, self.frame = taken.tolist(), float(step.reward), self._seen()
+        self.total += self._reward
+        self.drove[name] += 1
+        if self.taped:
+            label = taken.numpy() if name in (HUMAN, EXPERT) else unknown_action(self.world.spec.space)
+            self.tape.note(self.frame, taken, label, self._reward, bool(step.terminated), bool(step.truncated))
+        if self.over and self.watching:
+            self.watching.see(self._moment.obs)
+        if self.beside is not None and not self._there_over:
+            there = self.beside.step(self._moment.action)
+            self._there, self._there_over = there.obs, bool(there.terminated | there.truncated)
+
+    def episode(self, index: int, ended: bool) -> Episode:
+        """The episode so far, number `index` of a dataset whose policies are POLICIES; it counts as driven by whoever
+        drove most of it. `ended`: it ended of itself, and was not broken off."""
+        policy = POLICIES.index(max(self.drove, key=lambda name: self.drove[name]))
+        held_out = None if self.dreamt else self.world.held_out(self.seed)
+        episode = self.tape.episode(index, self.seed, policy, held_out)
+        if not ended:
+            episode.truncated[-1] = True
+        return episode
+
+    def images(self) -> list[np.ndarray]:
+        if self.dreamt:
+            return [people(self.frame), *([people(self.beside.render())] if self.beside is not None else [])]
+        shown = [people(self.world.render())]
+        shown += [people(self._moment.obs[0].numpy())] if self.world.seen_apart else []
+        if self.watching:
+            shown += [people(self.watching.reconstruction()[0].numpy()), people(self.watching.expectation()[0].numpy())]
+        return shown
+
+    def facts(self) -> dict[str, Any]:
+        action = {} if self.action is None or self.keys is None else {"action": self.keys.words(self.action)}
+        return {"driver": self.driver, "seed": self.seed, "step": self.steps, "return": self.total, **action}
+
+    def header(self) -> dict[str, Any]:
+        known: dict[str, Any] = {"reward": self._reward}
+        if isinstance(self.world, DreamWorld):
+            known |= {"end probability": f"{float(self.world.ending):.3f}" if self.steps else "0.000"}
+        known |= {"horizon": self.world.spec.max_steps}
+        if self.learnt is not None and (seen := self._latents()) is not None:
+            known |= {"value": float(self.learnt.value(*seen))}
+        if self.beside is not None:
+            known |= {
+                "apart": f"{self.apart():.3f}",
+                **({"the simulator's episode": "over"} if self._there_over else {}),
+            }
+        return known
+
+    def apart(self) -> float:
+        """How far the dream's picture is from what is seen in the simulator beside it: root mean square, in shares of
+        255."""
+        assert self.beside is not None, "there is one"
+        return float(np.sqrt(np.mean(((self.frame - self._there[0].numpy().astype(np.float32)) / 255) ** 2)))
+
+    @property
+    def moment(self) -> tuple[np.ndarray, Any, float]:
+        return self.frame, self.action, self._reward
+
+    def result(self) -> str:
+        return f"seed {self.seed}: return {self.total:.1f} in {self.steps} steps"
+
+    def close(self) -> None:
+        for world in (self.world, self.beside):
+            if world is not None:
+                world.close()
+
+    def _seen(self) -> np.ndarray:
+        if isinstance(self.world, DreamWorld):
+            return self.world.decode(self.world.dream.z)[0].cpu().numpy()
+        return self._moment.obs[0].numpy().copy()
+
+    def _latents(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """z (1, Z) and h (1, R) now; None where nobody looks through V and M."""
+        if isinstance(self.world, DreamWorld):
+            return self.world.dream.z, self.world.dream.h
+        return (self.watching.z, self.watching.h) if self.watching is not None else None
+
+
+def dream_of(logdir: Path, temperature: float, horizon: int) -> DreamWorld:
+    """A dream of a run, to be looked at."""
+    return DreamWorld(logdir, 1, "cpu", temperature, horizon, restart=False, observation="latent")
+
+
+def simulator_of(who: Cast) -> World:
+    """The simulator in which somebody drives, to be looked at."""
+    return make(who.env, restart=False, **who.options)
+
+
+def make_drive(
+    world: World,
+    who: Cast,
+    driver: str,
+    seeds: Callable[[int], int],
+    count: int | None = None,
+    reconstruction: bool = True,
+    beside: World | None = None,
+    learnt: Learnt | None = None,
+    taped: bool = False,
+) -> Drive:
+    """The drive of `driver`, a controller's name, which may be handed over to others; the rest as of `Drive`, which has
+    panels of what V and M make of it if there are such and `reconstruction` is asked for."""
+    dreamt = isinstance(world, DreamWorld)
+    drivers: dict[str, Driver] = {}
+    if driver in (*TRAINED, PLAN):
+        assert who.agent is not None, "a trained controller comes with it"
+        drivers[driver] = in_dreams(who.agent.controller, world) if isinstance(world, DreamWorld) else who.agent
+    for name in (driver, RANDOM, *([] if dreamt else [EXPERT])):
+        if name in UNTRAINED and name not in drivers:
+            drivers[name] = make_policy(UNTRAINED[name], world)
+    watching = who.agent if reconstruction and not dreamt and isinstance(who.agent, Agent) else None
+    return Drive(world, drivers, driver, seeds, count, watching, beside, learnt, taped)

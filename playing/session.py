@@ -1,0 +1,267 @@
+"""People look at a show and drive in it: the one loop behind a window and a page in a browser.
+
+    Session(show, screen).run()
+
+Whoever watches gives orders (what, value) through the screen:
+
+    stop, pause (and again: go on), step, reset, next, previous     without a value
+    speed    one of SPEEDS, or "faster", "slower"
+    driver   a name, or "next"
+    seek     a share of the episode, 0 to 1; or "back", "ahead", "first", "last"
+    header, record    turn it on and off
+    keep     True or False: whether to keep the episode that is over
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dreamdrive.playing.hands import HUMAN
+from dreamdrive.playing.recording import Kept, Recording
+from dreamdrive.playing.screen import Screen, Status
+from dreamdrive.playing.show import Show
+from dreamdrive.utils.viewer import values_line
+
+SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+END_PAUSE = 1.0  # seconds the last picture of an episode stays
+NAP = 0.02  # seconds between two looks at what is wanted while nothing is to be done
+FASTEST = 30.0  # pictures a second that are drawn at more than the usual speed
+WINDOW = 2.0  # seconds over which the pace is measured
+SLOW = 0.85  # of the pace that was asked for, below which it is said that the machine is too slow
+SKIP = 1.0  # seconds that "back" and "ahead" go
+
+
+class Session:
+    """Episodes of a show, one after another.
+
+    Attributes:
+        status: how things are, for the screen
+    """
+
+    def __init__(
+        self,
+        show: Show,
+        screen: Screen,
+        countdown: float = 0.0,
+        header: bool = False,
+        recordings: Path | None = None,
+        kept: Kept | None = None,
+        say: Callable[[str], None] = lambda text: print(text, flush=True),
+    ) -> None:
+        """
+        Args:
+            countdown: seconds before a person drives
+            recordings: the folder for them; None where there are none
+            kept: where episodes go that somebody wants to keep; None where nobody is asked
+        """
+        self.show, self.screen, self.countdown, self.recordings, self.kept, self.say = (
+            show,
+            screen,
+            countdown,
+            recordings,
+            kept,
+            say,
+        )
+        self.status = Status(header=header)
+        self._recording: Recording | None = None
+        self._single = self._stopping = False
+        self._number, self._due, self._shown = 0, time.monotonic(), 0.0
+        self._counted: float | None = None  # when a person starts to drive
+        self._steps: deque[float] = deque()  # when the last ones were taken
+
+    def run(self) -> None:
+        """All episodes; returns after the last, or when somebody has had enough."""
+        try:
+            self._begin(0)
+            while (wish := self._wait()) != "stop":
+                if wish == "step" and not self.show.over:
+                    self.show.step(self.screen.held)
+                    self._taken()
+                elif wish == "step" and not self._next():
+                    return
+        finally:
+            self._end_recording()
+
+    def _begin(self, number: int) -> None:
+        self._end_recording()
+        self._number = number
+        self.show.begin(number)
+        self._steps.clear()
+        self._due = time.monotonic() + self.show.dt
+        self._count_down()
+        self._draw()
+
+    def _count_down(self) -> None:
+        counts = self.countdown > 0 and self.show.driver == HUMAN
+        self._counted = time.monotonic() + self.countdown if counts else None
+
+    def _next(self) -> bool:
+        """Begin the episode after this one; whether there is one."""
+        if self.show.count is not None and self._number + 1 >= self.show.count:
+            return False
+        self._begin(self._number + 1)
+        return True
+
+    def _taken(self) -> None:
+        """A step was taken."""
+        now = time.monotonic()
+        self._steps.append(now)
+        while self._steps and self._steps[0] < now - WINDOW:
+            self._steps.popleft()
+        if self._recording is not None:
+            self._recording.add([values_line(self.show.facts())])
+        often = self.status.speed <= 1 or self.status.paused or now - self._shown >= 1 / FASTEST
+        if often or self.show.over:
+            self._draw()
+        if self.show.over:
+            self._over()
+
+    def _over(self) -> None:
+        """The episode has ended of itself."""
+        self._end_recording()
+        self.say(self.show.result())
+        self._due = time.monotonic() + END_PAUSE
+        if self.kept is not None:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Whether the episode is to be kept is asked, and nothing goes on before that is answered."""
+        if self.show.steps:
+            self.status.asking = "keep this episode?"
+            self._draw()
+
+    def _wait(self) -> str:
+        """Until something is to be done: "step", or "stop"; orders are carried out meanwhile."""
+        while True:
+            self.screen.look()
+            with suppress(IndexError):
+                while True:
+                    if self._obey(*self.screen.orders.popleft()):
+                        return "stop"
+            now = time.monotonic()
+            if self._counted is not None:
+                count = max(0, math.ceil(self._counted - now))
+                if now >= self._counted:
+                    self._counted, self._due = None, now
+                if count != self.status.count:
+                    self.status.count = count
+                    self._draw()
+            halted = self.status.paused or not self.screen.present or self._counted is not None
+            if self.status.asking:
+                halted, self._single = True, False
+            if self._single or (not halted and now >= self._due):
+                self._single = False
+                pace = self.show.dt / self.status.speed
+                # a slow step is not made up for by a rush
+                self._due = (now if now - self._due > pace else self._due) + pace
+                return "step"
+            if halted:
+                self._steps.clear()
+            time.sleep(NAP if halted else min(NAP, max(0.0, self._due - now)))
+
+    def _obey(self, what: str, value: Any = None) -> bool:
+        """Carry out an order; whether it is to end."""
+        if what == "stop":
+            if self.kept is None or self.show.over or not self.show.steps or self.status.asking:
+                return True
+            self._stopping = True
+            self._ask()
+            return False
+        if self.status.asking:
+            if what == "keep":
+                self._answered(bool(value))
+            return self._stopping and not self.status.asking
+        getattr(self, f"_do_{what}")(*(() if value is None else (value,)))
+        self._draw()
+        return False
+
+    def _answered(self, keep: bool) -> None:
+        assert self.kept is not None, "it was asked"
+        self.status.asking = ""
+        self.say(self.kept.keep() if keep else "not kept")
+        self._due = time.monotonic()
+        if not self.show.over and not self._stopping:  # it was broken off
+            self._begin(self._number + keep)
+
+    def _do_pause(self) -> None:
+        self.status.paused = not self.status.paused
+        self._due = time.monotonic()
+
+    def _do_step(self) -> None:
+        self.status.paused = self._single = True
+
+    def _do_reset(self) -> None:
+        if self.kept is not None and self.show.steps and not self.show.over:
+            self._ask()
+        else:
+            self._begin(self._number)
+
+    def _do_next(self) -> None:
+        self._next()
+
+    def _do_previous(self) -> None:
+        self._begin(max(0, self._number - 1))
+
+    def _do_speed(self, value: float | str) -> None:
+        place = SPEEDS.index(self.status.speed)
+        moved = {"faster": place + 1, "slower": place - 1}.get(str(value))
+        place = SPEEDS.index(float(value)) if moved is None else min(max(moved, 0), len(SPEEDS) - 1)
+        self.status.speed = SPEEDS[place]
+        self._steps.clear()
+
+    def _do_driver(self, name: str) -> None:
+        names = list(self.show.drivers)
+        if not names:
+            return
+        self.show.driver = names[(names.index(self.show.driver) + 1) % len(names)] if name == "next" else name
+        self._count_down()
+
+    def _do_seek(self, value: float | str) -> None:
+        if self.show.length is None:
+            return
+        skip = max(1, round(SKIP / self.show.dt))
+        places = {"back": self.show.steps - skip, "ahead": self.show.steps + skip, "first": 0, "last": self.show.length}
+        self.show.seek(places[value] if isinstance(value, str) else round(value * self.show.length))
+
+    def _do_header(self) -> None:
+        self.status.header = not self.status.header
+
+    def _do_keep(self, value: bool) -> None:
+        """Nobody was asked."""
+
+    def _do_record(self) -> None:
+        if self._recording is not None:
+            self._end_recording()
+        elif self.recordings is not None:
+            self._recording = Recording(self.recordings, self.show)
+            self._recording.add([values_line(self.show.facts())])
+
+    def _end_recording(self) -> None:
+        if self._recording is not None:
+            recording, self._recording = self._recording, None
+            self.say(f"recorded {recording.close()}")
+
+    def _draw(self) -> None:
+        show, status = self.show, self.status
+        self._shown = time.monotonic()
+        status.driver, status.drivers, status.number, status.episodes = (
+            show.driver,
+            tuple(show.drivers),
+            self._number,
+            show.count,
+        )
+        status.step, status.length, status.over = show.steps, show.length, show.over
+        status.recording = self._recording is not None
+        status.slow = self._slow()
+        self.screen.show(show.images(), show.facts(), show.header() if status.header else {}, status)
+
+    def _slow(self) -> float | None:
+        """The speed that the machine manages, where that is less than what was asked for."""
+        if len(self._steps) < 2 or self._steps[-1] - self._steps[0] < WINDOW / 2:
+            return None
+        managed = (len(self._steps) - 1) / (self._steps[-1] - self._steps[0]) * self.show.dt
+        return managed if managed < SLOW * self.status.speed else None
