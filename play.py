@@ -128,9 +128,13 @@ class PlaySettings(RunFolder, flags.WorldSettings):
         """Who drives at first."""
         if self.controller is not None:
             return self.controller
-        trained = any(checkpoint.path(self.logdir, name).exists() for name in TRAINED)
-        yours = self.play_in_world_model or not (trained or self.agent_in_world_model)
+        yours = self.play_in_world_model or not (has_driver(self.logdir) or self.agent_in_world_model)
         return HUMAN if yours else usual_controller(self.logdir)
+
+
+def has_driver(logdir: Path) -> bool:
+    """Whether a run has a trained driver."""
+    return any(checkpoint.path(logdir, name).exists() for name in TRAINED)
 
 
 def parse_args(argv: list[str] | None = None) -> PlaySettings:
@@ -158,16 +162,18 @@ def replay_of(args: PlaySettings) -> Replay:
 def drive_of(args: PlaySettings) -> Drive:
     """A drive in the simulator, or in the dream."""
     name = args.who()
-    who = cast(args.logdir, name, args.dream, args.env, args.options)
+    # a trained driver may take over from you
+    trained = usual_controller(args.logdir) if name not in TRAINED and has_driver(args.logdir) else name
+    who = cast(args.logdir, trained, args.dream, args.env, args.options)
     world: World = dream_of(args.logdir, args.temperature, args.horizon) if args.dream else simulator_of(who)
     beside = simulator_beside(who.env, who.options) if isinstance(world, DreamWorld) and args.beside else None
     learnt = None
     if who.agent is not None and checkpoint.path(args.logdir, "mdrnn").exists():
-        learnt = load_learnt(args.logdir, who.agent.parents, torch.device("cpu"))
-    seeds = evaluation_seeds(args.seed, STRIDE)
-    return make_drive(
-        world, who, name, seeds.__getitem__, len(seeds), args.reconstruction, beside, learnt, args.save_mode
-    )
+        parents = {stage: who.agent.parents[stage] for stage in ("vae", "mdrnn")}
+        learnt = load_learnt(args.logdir, parents, torch.device("cpu"))
+    seeds = evaluation_seeds(args.seed, STRIDE)  # more than anybody looks at
+    asked = {"reconstruction": args.reconstruction, "framed": args.reconstruction, "taped": args.save_mode}
+    return make_drive(world, who, name, lambda number: seeds[number % STRIDE], beside=beside, learnt=learnt, **asked)
 
 
 def simulator_beside(env: str, options: dict[str, Any]) -> World | None:

@@ -128,6 +128,12 @@ def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
     return args
 
 
+def cast_of(args: EvaluationSettings) -> Cast:
+    """Who drives, and where."""
+    assert args.controller, "parse_args has chosen one"
+    return cast(args.logdir, args.controller, args.world == "dream", args.env, args.options, args.planned)
+
+
 def show_of(args: EvaluationSettings, who: Cast, seeds: list[int]) -> Drive:
     """The episodes of some seeds, to be looked at."""
     assert args.controller, "parse_args has chosen one"
@@ -264,8 +270,7 @@ def report(
 
 def main() -> None:
     args = parse_args()
-    assert args.controller, "parse_args has chosen one"
-    who = cast(args.logdir, args.controller, args.world == "dream", args.env, args.options, args.planned)
+    who = cast_of(args)
     agent, seeds = who.agent, evaluation_seeds(args.seed, args.episodes)
     if args.render:
         watch(args, show_of(args, who, seeds))

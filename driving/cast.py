@@ -22,11 +22,13 @@ class Cast:
     """Who drives, and where.
 
     Fields:
+        name: of the controller, as it was asked for
         env: the simulator's name        options: of `envs.make`
         agent: with its controller, or V and M alone where somebody else drives; None where nothing is trained and need
             not be
     """
 
+    name: str
     env: str
     options: dict[str, Any]
     agent: Head | None
@@ -56,7 +58,7 @@ def cast(
     flags.check(logdir, world, options, inherits=True)
     # where a run was trained says nothing of how well it drives
     known = without_places(world["env"], world.get("options", {}))
-    return Cast(env or world["env"], {**known, **options}, agent)
+    return Cast(controller, env or world["env"], {**known, **options}, agent)
 
 
 def _trained(

@@ -46,6 +46,7 @@ class Drive(Show):
         beside: World | None = None,
         learnt: Learnt | None = None,
         taped: bool = False,
+        framed: bool = False,
     ) -> None:
         """
         Args:
@@ -55,6 +56,7 @@ class Drive(Show):
             beside: the simulator, for a dream that begins where it does
             learnt: whose critic says what a moment is worth
             taped: whether `episode` will be asked for
+            framed: whether there is a panel of the frame in the simulator, even where it shows what its picture does
         """
         self.world, self.watching, self.beside, self.learnt = world, watching, beside, learnt
         self.seeds, self.count, self.dt, self.taped = seeds, count, world.spec.dt, taped
@@ -67,7 +69,8 @@ class Drive(Show):
         if self.dreamt:
             self.panels = ["the dream", *["the simulator, given the same"] * (beside is not None)]
         else:
-            self.panels = ["the simulator", *["what is seen of it"] * world.seen_apart]
+            self.framed = world.seen_apart or (framed and world.spec.pictures)
+            self.panels = ["the simulator", *["what is seen of it"] * self.framed]
             self.panels += ["what V makes of it", "what M expected"] if watching else []
         self.title = world.spec.name
 
@@ -154,7 +157,7 @@ class Drive(Show):
         if self.dreamt:
             return [people(self.frame), *([people(self.beside.render())] if self.beside is not None else [])]
         shown = [people(self.world.render())]
-        shown += [people(self._moment.obs[0].numpy())] if self.world.seen_apart else []
+        shown += [people(self.frame)] if self.framed else []
         if self.watching:
             shown += [people(self.watching.reconstruction()[0].numpy()), people(self.watching.expectation()[0].numpy())]
         return shown
@@ -224,19 +227,16 @@ def make_drive(
     seeds: Callable[[int], int],
     count: int | None = None,
     reconstruction: bool = True,
-    beside: World | None = None,
-    learnt: Learnt | None = None,
-    taped: bool = False,
+    **more: Any,
 ) -> Drive:
     """The drive of `driver`, a controller's name, which may be handed over to others; the rest as of `Drive`, which has
     panels of what V and M make of it if there are such and `reconstruction` is asked for."""
     dreamt = isinstance(world, DreamWorld)
     drivers: dict[str, Driver] = {}
-    if driver in (*TRAINED, PLAN):
-        assert who.agent is not None, "a trained controller comes with it"
-        drivers[driver] = in_dreams(who.agent.controller, world) if isinstance(world, DreamWorld) else who.agent
+    if who.agent is not None and who.name in (*TRAINED, PLAN):
+        drivers[who.name] = in_dreams(who.agent.controller, world) if isinstance(world, DreamWorld) else who.agent
     for name in (driver, RANDOM, *([] if dreamt else [EXPERT])):
         if name in UNTRAINED and name not in drivers:
             drivers[name] = make_policy(UNTRAINED[name], world)
     watching = who.agent if reconstruction and not dreamt and isinstance(who.agent, Agent) else None
-    return Drive(world, drivers, driver, seeds, count, watching, beside, learnt, taped)
+    return Drive(world, drivers, driver, seeds, count, watching, **more)

@@ -77,12 +77,15 @@ class Session:
         """All episodes; returns after the last, or when somebody has had enough."""
         try:
             self._begin(0)
+            self._draw()
             while (wish := self._wait()) != "stop":
                 if wish == "step" and not self.show.over:
                     self.show.step(self.screen.held)
                     self._taken()
-                elif wish == "step" and not self._next():
+                elif not self._next():
                     return
+                else:
+                    self._draw()
         finally:
             self._end_recording()
 
@@ -93,7 +96,6 @@ class Session:
         self._steps.clear()
         self._due = time.monotonic() + self.show.dt
         self._count_down()
-        self._draw()
 
     def _count_down(self) -> None:
         counts = self.countdown > 0 and self.show.driver == HUMAN
@@ -174,6 +176,7 @@ class Session:
         if self.status.asking:
             if what == "keep":
                 self._answered(bool(value))
+                self._draw()
             return self._stopping and not self.status.asking
         getattr(self, f"_do_{what}")(*(() if value is None else (value,)))
         self._draw()

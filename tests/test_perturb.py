@@ -146,13 +146,13 @@ def test_scores_of_what_was_not_trained_for_have_names_of_their_own(tmp_path):
 def test_a_window_shows_what_the_driver_sees_beside_the_simulators_picture(tmp_path):
     words = ["--env", "carracing-fast", "--controller", "expert", "--render", "--logdir", str(tmp_path)]
     args = test_controller.parse_args([*words, "--perturb", "bars"])
-    episode = test_controller.Episode(args, *test_controller.load(args))
-    episode.reset(0)
-    picture, seen = episode.images()
-    assert episode.panels == ["the simulator", "what is seen of it"]
+    show = test_controller.show_of(args, test_controller.cast_of(args), [0])
+    show.begin(0)
+    picture, seen = show.images()
+    assert show.panels == ["the simulator", "what is seen of it"]
     assert seen.shape == (64, 64, 3) and not seen[:, :4].any() and picture[:300, :4].any()
     plain = test_controller.parse_args(words)
-    assert test_controller.Episode(plain, *test_controller.load(plain)).panels == ["the simulator"]
+    assert test_controller.show_of(plain, test_controller.cast_of(plain), [0]).panels == ["the simulator"]
 
 
 def test_a_world_without_perturbations_and_other_scripts_refuse_them(tmp_path):

@@ -25,7 +25,9 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig, to_float
 from dreamdrive.models.world_model import Starts
-from dreamdrive.test_controller import Episode, load, parse_args, record
+from dreamdrive.playing.drive import Drive
+from dreamdrive.playing.screen import HELP
+from dreamdrive.test_controller import cast_of, parse_args, record, show_of
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint
@@ -33,7 +35,7 @@ from dreamdrive.utils.keys import usual_keys
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import BACKGROUND, GAP, fit, line_height, with_lines
-from dreamdrive.utils.viewer import HELP, text_lines
+from dreamdrive.utils.viewer import values_line
 
 ROOT = Path(__file__).parent.parent
 SEED = evaluation_seeds(0, 1)[0]
@@ -123,11 +125,11 @@ def without_display() -> dict[str, str]:
     return {**{k: v for k, v in os.environ.items() if k != "DISPLAY"}, "OMP_NUM_THREADS": "1"}
 
 
-def episode(monkeypatch, logdir: Path, *flags) -> Episode:
+def episode(monkeypatch, logdir: Path, *flags) -> Drive:
     """What the command drives, within this process."""
     monkeypatch.setattr(sys, "argv", command(logdir, *flags)[1:])
     args = parse_args()
-    return Episode(args, *load(args))
+    return show_of(args, cast_of(args), [SEED])
 
 
 @contextmanager
@@ -225,9 +227,8 @@ def test_a_vnc_screen_shows_the_simulator_what_v_makes_of_it_and_what_m_expected
     pictures = [world.render(), agent.reconstruction()[0].numpy(), agent.expectation()[0].numpy()]
     assert all(shows(panel, picture) for panel, picture in zip(panels, pictures, strict=True))
     assert not shows(panels[1], pictures[2]) and not shows(panels[2], pictures[1])
-    assert says(screen, rows.stop, 0, f"controller bc    seed {SEED}    step 0    return 0.0") and says(
-        screen, rows.stop, 1, f"{HELP}    [paused]"
-    )
+    assert says(screen, rows.stop, 0, f"driver bc    seed {SEED}    step 0    return 0.0")
+    assert says(screen, rows.stop, 1, "[paused]") and says(screen, rows.stop, 2, f"{HELP}    Tab: driver")
 
 
 @needs_vnc
@@ -262,12 +263,12 @@ def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, l
     def seen(screen: np.ndarray) -> bool:
         place = find_panels(screen)[0]
         return (
-            says(screen, place[0].stop, 0, *text_lines(driven.text()))
+            says(screen, place[0].stop, 0, values_line(driven.facts()))
             and shows(screen[place], driven.images()[0])
-            and says(screen, place[0].stop, 1, f"{driven.human.keys.help}    {HELP}    [paused]")
+            and says(screen, place[0].stop, 1, f"{driven.human.keys.help}    [paused]")
         )
 
-    driven.reset(SEED)
+    driven.begin(0)
     assert seen(read(tmp_path / "reset.png")), "R begins the episode again, and it stays paused"
     screen, steps = read(tmp_path / "driven.png"), 0
     while not seen(screen):
@@ -279,7 +280,7 @@ def test_a_human_pauses_resets_single_steps_and_drives_by_keys_from_vnc(world, l
 
 def test_what_is_watched_is_what_is_scored(logdir, monkeypatch):
     watched = episode(monkeypatch, logdir, "--controller", "bc")
-    watched.reset(SEED)
+    watched.begin(0)
     world, agent = make("carracing", restart=False), load_agent(logdir, "bc")
     agent.reset(1)
     obs, total = world.reset([SEED]), 0.0
@@ -382,7 +383,7 @@ def test_the_simulator_is_recorded_with_its_three_panels(logdir, tmp_path, monke
     monkeypatch.delenv("DISPLAY", raising=False)
     driven = episode(monkeypatch, logdir, "--controller", "bc")
     driven.world.spec = replace(driven.world.spec, max_steps=60)
-    record(tmp_path / "drive.mp4", driven, SEED)
+    record(tmp_path / "drive.mp4", driven)
     _, frames = decode(tmp_path / "drive.mp4")
     assert len(frames) == 61
     thirds = np.array_split(frames[-1], 3, axis=1)
@@ -404,7 +405,7 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_is_scored(log
 
 def test_without_a_trained_run_only_the_simulator_is_shown(tmp_path, monkeypatch):
     driven = episode(monkeypatch, tmp_path, "--controller", "random")
-    driven.reset(SEED)
+    driven.begin(0)
     assert driven.panels == ["the simulator"] and [i.shape for i in driven.images()] == [(400, 600, 3)]
 
 

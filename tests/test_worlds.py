@@ -230,8 +230,8 @@ def test_a_world_declares_its_keys(tmp_path, monkeypatch):
     assert keys.action({"left"}, None) is None and keys.words(keys.action({"j"}, None)) == "cursor -0.10"
     assert envs.keys("toy", make("toy").spec.space).listed == keys.listed  # in a dream of it
     args = test_controller.parse_args(["--env", "toy", "--controller", "human", "--render", "--logdir", str(tmp_path)])
-    driven = test_controller.Episode(args, *test_controller.load(args))
-    driven.reset(0)
+    driven = test_controller.show_of(args, test_controller.cast_of(args), [0])
+    driven.begin(0)
     driven.step({"k"})
     driven.step({"k", "left"})
     assert driven.action == pytest.approx([0.2]) and driven.human.keys.listed == keys.listed
