@@ -97,21 +97,14 @@ def open_browser() -> Any:
     return browser
 
 
-def start(logdir: Path, *options) -> tuple[subprocess.Popen, str]:
-    """A lesson as a user would start it, and its address."""
+def start(
+    logdir: Path, *options, script: tuple[str, ...] = ("trainbc.py", "--teacher")
+) -> tuple[subprocess.Popen, str]:
+    """A lesson as a user would start it, or what another script serves, and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "trainbc.py",
-        "--teacher",
-        "--port",
-        str(port),
-        "--logdir",
-        str(logdir),
-        *map(str, options),
-    ]
+    command = [sys.executable, *script, "--port", str(port), "--logdir", str(logdir), *map(str, options)]
     lesson = subprocess.Popen(
         command,
         cwd=ROOT,
