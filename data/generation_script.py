@@ -11,6 +11,7 @@ Episode i depends on --seed and i alone: the same command gives the same bytes w
 killed and run again. Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
+import sys
 from collections.abc import Callable
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -24,6 +25,9 @@ from dreamdrive.utils.script import run
 
 def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.make) -> None:
     args = RecordingSettings.parse(argv, __doc__)
+    if not args.given and not args.options:
+        print(f"{args.plan()}; --help lists what else is possible", file=sys.stderr)
+        sys.exit(2)
     print(shards.summary(generate(args, make_world), args.rootdir))
 
 

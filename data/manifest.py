@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import counted
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
@@ -158,6 +159,24 @@ def split(index: int, val_fraction: float) -> str:
     """ "val" for an exact share of the episodes, spread evenly; what an episode is does not change when the dataset
     grows."""
     return "val" if int((index + 1) * val_fraction + 1e-9) > int(index * val_fraction + 1e-9) else "train"
+
+
+def with_split(manifest: Manifest, val_fraction: float) -> Manifest:
+    """`manifest` with another share of its episodes for validation; UserError where its split is by places, or where
+    none of its episodes would be for validation."""
+    if manifest.by_place:
+        raise UserError(
+            "its split into training and validation is by places (scenes), or came with it, and not by a share: it "
+            "stays as it is"
+        )
+    episodes = tuple(replace(e, split=split(e.index, val_fraction)) for e in manifest.episodes)
+    if not any(e.split == "val" for e in episodes):
+        raise UserError(
+            f"none of its {counted(len(episodes), 'episode')} would be for validation with a share of "
+            f"{val_fraction:g}: "
+            + (f"give --val-fraction {1 / len(episodes):.2g} or more" if len(episodes) > 1 else "record 2 or more")
+        )
+    return replace(manifest, val_fraction=val_fraction, episodes=episodes)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

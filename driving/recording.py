@@ -26,6 +26,7 @@ from dreamdrive.data.manifest import (
     ShardEntry,
     frame_bytes,
     read_manifest,
+    split,
     write_manifest,
 )
 from dreamdrive.data.shard_layout import CHUNK
@@ -36,11 +37,11 @@ from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.envs import World, WorldSpec, flags, official
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder
-from dreamdrive.utils.locks import locked
+from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.seeds import recording_seed, require_seeds
 from dreamdrive.utils.settings import flag
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import counted
 from dreamdrive.utils.workers import run_tasks
 
 # of frames that are recorded as one batch: ten episodes of CarRacing
@@ -109,6 +110,13 @@ class RecordingSettings(flags.WorldSettings):
         super().check()
         require_seeds(self.seed, self.skip + (self.rollouts or 1))
 
+    def plan(self) -> str:
+        """What is recorded by default, for someone who did not say."""
+        return (
+            f"this would record {ROLLOUTS} episodes of {self.env}, driven by {self.policy}, into {self.rootdir}, with "
+            f"{counted(self.threads, 'worker')}: say how many with --rollouts N, and it begins"
+        )
+
 
 # One shard, in a worker
 
@@ -155,7 +163,9 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
             "validation; leave it out"
         )
     assert args.max_steps and args.rollouts, "generate has filled them in"
-    val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
+    val_fraction = args.val_fraction
+    if val_fraction is None:
+        val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, 1 / args.rollouts)
     trained = {
         stage: digest
         for name in policies.TRAINED
@@ -195,9 +205,9 @@ def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
     return agent
 
 
-def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
+def continue_manifest(wanted: Manifest, folder: Path, split_given: bool) -> Manifest:
     """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not
-    fit."""
+    fit. A recording that holds no episode yet is begun anew. A split that was not given stays as it is."""
     if not (folder / MANIFEST).exists():
         if any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
             raise UserError(
@@ -205,6 +215,10 @@ def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
             )
         return wanted
     there = read_manifest(folder)
+    if not there.shards:
+        return wanted
+    if not split_given:
+        wanted = replace(wanted, val_fraction=there.val_fraction)
     if ActionSpace.from_dict(there.action_space).same_actions(ActionSpace.from_dict(wanted.action_space)):
         wanted = replace(wanted, action_space=there.action_space)  # whatever units networks see them in
     for name in MADE_TO_ORDER + SEEN_TO:
@@ -265,12 +279,24 @@ def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise UserError(
-            f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB "
-            "free: "
-            "free some space, choose another --rootdir, or fewer --rollouts"
+            f"{counted(episodes, 'more episode')} take up to {need / 1e6:.1f} MB and the disk of {folder} has "
+            f"{free / 1e6:.1f} MB free: free some space, choose another --rootdir, or fewer --rollouts"
         )
     print(
-        f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free"
+        f"{counted(episodes, 'episode')} to record into {folder}: up to {need / 1e6:.1f} MB on disk, "
+        f"{free / 1e6:.0f} MB are free"
+    )
+
+
+def say_no_validation(manifest: Manifest, folder: Path) -> None:
+    """Say so where no episode is for validation by its number, unless that was asked for."""
+    fraction = manifest.val_fraction
+    if manifest.by_place or not fraction or "val" in {split(i, fraction) for i in range(manifest.rollouts)}:
+        return
+    remedy = f"give --val-fraction {1 / manifest.rollouts:.2g}" if manifest.rollouts > 1 else "record 2 or more"
+    print(
+        f"none of {counted(manifest.rollouts, 'episode')} will be for validation, which V, M and clones need beside "
+        f"those for training: {remedy}, or change that later: dreamdrive data split {folder} --val-fraction F"
     )
 
 
@@ -324,17 +350,19 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.give_up,
         args.skip,
     )
-    folder = make_folder(args.rootdir)
-    with locked(
+    folder = args.rootdir
+    with workplace(
         folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
     ):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
         args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)
         require_seeds(args.seed, args.skip + rollouts)
-        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
+        wanted = wanted_manifest(args, spec, mixture, by_place)
+        manifest = without_missing(continue_manifest(wanted, folder, args.val_fraction is not None), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
+            say_no_validation(manifest, folder)
         write_manifest(folder, manifest)
         args.write(folder)
         shards.remove_leftovers(folder, manifest)

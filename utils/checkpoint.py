@@ -24,8 +24,8 @@ import torch
 
 from dreamdrive.utils import runs
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
-from dreamdrive.utils.locks import locked
+from dreamdrive.utils.files import raise_if_unreadable, write_atomically
+from dreamdrive.utils.locks import workplace
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
@@ -156,8 +156,8 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
     the process, however it ends. UserError for a run that came with dreamdrive."""
     runs.require_own(logdir)
-    folder = make_folder(Path(logdir) / stage)
-    with locked(
+    folder = Path(logdir) / stage
+    with workplace(
         folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"
     ):
         for leftover in folder.glob(".*.tmp"):
