@@ -34,8 +34,8 @@ from dreamdrive.driving.recording import RecordingSettings, generate
 from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.learning.actor_training import ActorSettings
 from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
+from dreamdrive.models.catalogue import TOKENS
 from dreamdrive.models.controller import parameter_vector
-from dreamdrive.models.tokens import TOKENS
 from dreamdrive.traincontroller import train_actor
 from dreamdrive.trainmdrnn import train_memory
 from dreamdrive.trainvae import KIND_NAMES, VAESettings, train_vision

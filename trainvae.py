@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import (
-    RETURN_STEPS,
     FrameStream,
     ReturnStream,
     check_world,
@@ -39,9 +38,9 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
-from dreamdrive.models.reconstruction import FREE_BITS, TERMS, Perceptual, Weights
-from dreamdrive.models.tokens import TOKENS
-from dreamdrive.models.vae import GRID, SIZES, colour_weights, to_float
+from dreamdrive.models.catalogue import FREE_BITS, GRID, RETURN_STEPS, SIZES, TERMS, TOKENS
+from dreamdrive.models.reconstruction import Perceptual, Weights
+from dreamdrive.models.vae import colour_weights, to_float
 from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural_float, positive, share

@@ -49,9 +49,9 @@ from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manif
 from dreamdrive.data.shards import write_shard
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
+from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
-from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share

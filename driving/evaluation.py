@@ -15,9 +15,9 @@ from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
-from dreamdrive.models.heads import OF_ACTOR_CRITIC, make_head
-from dreamdrive.models.policy import FRAMES
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool
 

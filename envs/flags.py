@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dreamdrive.envs import Option, all_options, defaults, require_options, trials, without_places
+from dreamdrive.envs.catalogue import Option, all_options, defaults, require_options, trials, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Settings
 

@@ -19,11 +19,11 @@ from dreamdrive.learning.actor_critic import ActorCritic, How
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import Moments, recorded_moments
 from dreamdrive.learning.watching import Watching
-from dreamdrive.models.actor import LATENT_FEATURES, LAYERS, Actor, ActorConfig, Critic
+from dreamdrive.models.actor import LAYERS, Actor, ActorConfig, Critic
+from dreamdrive.models.catalogue import DECODED, LATENT_FEATURES, MEMORIES
 from dreamdrive.models.cloning import averaged
 from dreamdrive.models.controller import Controller, parameter_vector
-from dreamdrive.models.policy import MEMORIES
-from dreamdrive.models.watcher import DECODED, Watcher, WatcherConfig
+from dreamdrive.models.watcher import Watcher, WatcherConfig
 from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share

@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamdrive.models.heads import latent_features
-from dreamdrive.models.policy import MEMORIES
+from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.settings import Training, flag
 

@@ -16,8 +16,8 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
 from dreamdrive.learning.search_state import load_search, pycma_version, save_search
+from dreamdrive.models.catalogue import latent_features
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import latent_features
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError

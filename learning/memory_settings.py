@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from dreamdrive.models.attention import gpt2_sizes
-from dreamdrive.models.world_model import KINDS, Vision
+from dreamdrive.models.catalogue import KINDS, gpt2_sizes
+from dreamdrive.models.world_model import Vision
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Fitting, flag, spellings

@@ -12,12 +12,12 @@ from tqdm import tqdm
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.driving.agent import Agent
 from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
+from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN
 from dreamdrive.models.token_memory import TokenMemory
 from dreamdrive.models.vae import VAE
 from dreamdrive.models.world_model import (
-    KINDS,
     Imagined,
     Memory,
     Starts,

@@ -8,8 +8,8 @@ import torch
 
 from dreamdrive import test_controller
 from dreamdrive.envs import make, trials
-from dreamdrive.envs.carracing import PERTURBATIONS
 from dreamdrive.envs.carracing_perturbed import BAR, FIELD, ROAD, SHIFT
+from dreamdrive.envs.catalogue import PERTURBATIONS
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.scores import score_file, trial_name

@@ -13,9 +13,10 @@ from dreamdrive.data.sequences import STRETCH, FrameSequences, shifted
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.agent import PolicyHead, load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
+from dreamdrive.models.catalogue import MEMORIES
 from dreamdrive.models.cloning import CloneLoss, averaged, run_sequences
 from dreamdrive.models.lanes import LANES
-from dreamdrive.models.policy import MEMORIES, Policy, PolicyConfig
+from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import read_csv

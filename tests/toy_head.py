@@ -8,8 +8,8 @@ import sys
 
 import torch
 
+from dreamdrive.models.catalogue import HEADS
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import HEADS
 from dreamdrive.utils import script
 
 

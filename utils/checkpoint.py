@@ -20,8 +20,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from dreamdrive.utils import runs
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
@@ -38,6 +36,8 @@ def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint; `more` holds tensors and plain values."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(
         _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
@@ -69,6 +69,8 @@ def load(source: Path, stage: str) -> dict:
         raise UserError(
             f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload"
         ) from None
+    import torch  # whose import takes longer than to see that a file is missing
+
     try:
         # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded
         # silently.

@@ -11,7 +11,6 @@ it learnt from; nor do those of two values of --seed.
 import random
 
 import numpy as np
-import torch
 
 from dreamdrive.utils.errors import UserError
 
@@ -77,6 +76,8 @@ def seed_everything(*entropy: int) -> np.random.Generator:
     A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an
     uninterrupted one.
     """
+    import torch  # the other functions know seeds without it
+
     sequence = np.random.SeedSequence([int(e) for e in entropy])
     first, second = (int(word) for word in sequence.generate_state(2))
     torch.manual_seed(first)

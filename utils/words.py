@@ -1,7 +1,7 @@
 """Numbers in sentences for people."""
 
+import math
 from collections.abc import Sequence
-from statistics import fmean, pstdev
 
 
 def counted(number: int, noun: str) -> str:
@@ -11,7 +11,9 @@ def counted(number: int, noun: str) -> str:
 
 def mean_and_spread(values: Sequence[float], width: int = 0) -> str:
     """ "12.3 +- 4.5" of several values; a single one has no spread. `width`: characters of the mean."""
-    return f"{fmean(values):{width}.1f}" + (f" +- {pstdev(values):.1f}" if len(values) > 1 else "")
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return f"{mean:{width}.1f}" + (f" +- {spread:.1f}" if len(values) > 1 else "")
 
 
 def duration(seconds: float) -> str:

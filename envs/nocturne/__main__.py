@@ -67,8 +67,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     """The scene from above and the ego's cone, side by side."""
+    from dreamdrive.envs.catalogue import VIEW_DIST
     from dreamdrive.envs.nocturne.cone import render_cones
-    from dreamdrive.envs.nocturne.world import ANCHOR, VIEW_DIST
+    from dreamdrive.envs.nocturne.world import ANCHOR
 
     learner: dict[str, Any] = {
         "view_dist": VIEW_DIST,
