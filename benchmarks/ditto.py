@@ -26,7 +26,8 @@ from tqdm import tqdm
 from dreamdrive.benchmarks.racing import setting_name, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.loaders import open_datasets, world_of
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast
 from dreamdrive.learning.cloning_settings import AVERAGE
 from dreamdrive.learning.ditto import Ditto

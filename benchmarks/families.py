@@ -31,10 +31,10 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets
 from dreamdrive.envs.dream import Dream
+from dreamdrive.learning.memory import measure, run_epoch
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.models.tokens import Tokens
 from dreamdrive.models.world_model import Memory, build, load_vision
-from dreamdrive.trainmdrnn import measure, run_epoch
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically

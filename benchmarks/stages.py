@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dreamdrive import trainmdrnn, trainvae
+from dreamdrive.learning import memory, vision
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
 from dreamdrive.benchmarks.report import circumstances, table, write_section
@@ -155,7 +156,7 @@ def our_vae(dataset: Dataset) -> Racer:
         epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
         with tqdm(disable=True) as bar:
             counted = Counted(epochs, start + seconds)
-            trainvae.run_epoch(model, counted, optimizer, "auto", bar)
+            vision.run_epoch(model, counted, optimizer, "auto", bar)
         return counted.frames / (time.perf_counter() - start)
 
     return racer
@@ -235,7 +236,7 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
     data = load_sequences(folder, vision, DIGEST, [dataset])
     model = MDRNN(MDRNNConfig(vision.config.latent, data.action.shape[1]))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    settings = trainmdrnn.MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
+    settings = MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
 
@@ -243,7 +244,7 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
         with tqdm(disable=True) as bar:
             steps, start = 0, time.perf_counter()
             while time.perf_counter() - start < seconds:
-                trainmdrnn.run_epoch(
+                memory.run_epoch(
                     model, data, data.cut("train", settings.seq_len, rng), settings, generator, optimizer, bar
                 )
                 steps += int(data.steps[data.train].sum())

@@ -17,8 +17,7 @@ from collections.abc import Callable
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive import envs
-from dreamdrive.data import shards
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
 from dreamdrive.utils.script import run
 
@@ -28,6 +27,10 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     if not args.given and not args.options:
         print(f"{args.plan()}; --help lists what else is possible", file=sys.stderr)
         sys.exit(2)
+    args.check()
+    from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
+    from dreamdrive.driving.recording import generate
+
     print(shards.summary(generate(args, make_world), args.rootdir))
 
 

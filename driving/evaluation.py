@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dreamdrive.driving.agent import ALONE, Head, agent_of, in_dreams
+from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
@@ -21,7 +22,6 @@ from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.workers import WorkerPool
 
-PLAN = "plan"  # the driver that plans
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
 LARGE = 100_000  # parameters of a head that is sent and held once, where all episodes have the same

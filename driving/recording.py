@@ -5,11 +5,10 @@ the recording was killed and resumed. With more rollouts it adds episodes to tho
 """
 
 import itertools
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,90 +31,26 @@ from dreamdrive.data.manifest import (
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.driving import policies
 from dreamdrive.driving.agent import Head, load_agent
+from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
+from dreamdrive.driving.catalogue import parse_mixture
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.recorder import Recipe, Recorder
+from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
 from dreamdrive.envs import World, WorldSpec, flags, official
-from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.seeds import recording_seed, require_seeds
-from dreamdrive.utils.settings import flag
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import counted
 from dreamdrive.utils.workers import run_tasks
 
 # of frames that are recorded as one batch: ten episodes of CarRacing
 SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
-ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
-VAL_FRACTION = 0.1
-MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for hours
 # may not differ when a dataset is resumed
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "give_up", "skip", "val_fraction")
 # follow from those, and from what is installed
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
-# what alone --logdir and --checkpoint are for
-TRAINED = (
-    "a --policy that has a controller or a clone in it",
-    lambda args: bool(set(policies.parse_mixture(args.policy)) & set(policies.TRAINED)),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordingSettings(flags.WorldSettings):
-    """What stage 1 can be told."""
-
-    env: str = flag(
-        "carracing",
-        help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
-        "atari:<Game>, cartpole, mountaincar or gym:<id>",
-    )
-    rollouts: int | None = flag(
-        None,
-        positive,
-        f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
-    )
-    rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
-    threads: int = flag(os.cpu_count(), positive, "worker processes")
-    policy: str = flag(
-        "brown",
-        help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "
-        "or shares such as brown=0.5,expert=0.5",
-    )
-    action_noise: float = flag(
-        0.0,
-        natural_float,
-        "spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
-        "range where none is known); 0: none",
-    )
-    seed: int = flag(0, natural, "decides every episode")
-    max_steps: int | None = flag(
-        None, positive, f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})"
-    )
-    give_up: int = flag(
-        0, natural, "an episode ends after so many steps without a reward above 0, as if it had been too long; 0: never"
-    )
-    skip: int = flag(0, natural, "leave out so many episodes of the seed, which another dataset has")
-    val_fraction: float | None = flag(
-        None,
-        share,
-        f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
-    )
-    logdir: Path = flag(
-        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it", where=TRAINED
-    )
-    checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
-
-    def check(self) -> None:
-        super().check()
-        require_seeds(self.seed, self.skip + (self.rollouts or 1))
-
-    def plan(self) -> str:
-        """What is recorded by default, for someone who did not say."""
-        return (
-            f"this would record {ROLLOUTS} episodes of {self.env}, driven by {self.policy}, into {self.rootdir}, with "
-            f"{counted(self.threads, 'worker')}: say how many with --rollouts N, and it begins"
-        )
 
 
 # One shard, in a worker
@@ -168,7 +103,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
         val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, 1 / args.rollouts)
     trained = {
         stage: digest
-        for name in policies.TRAINED
+        for name in TRAINED_POLICIES
         if name in mixture
         for stage, digest in trained_on(args, name, spec.options).parents.items()
     } or None
@@ -195,7 +130,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
 def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
     """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env with
     these `options`."""
-    agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
+    agent = load_agent(args.logdir, TRAINED_POLICIES[policy], name=args.checkpoint)
     if agent.world["env"] != official(args.env):
         raise UserError(
             f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "
@@ -336,7 +271,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
 def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
     args.check()
-    mixture = policies.parse_mixture(args.policy)
+    mixture = parse_mixture(args.policy)
     recipe = Recipe(
         make_world,
         args.env,

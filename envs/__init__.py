@@ -240,7 +240,7 @@ class World(ABC):
 
     def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
         """(seed of each copy, what a restart adds to it)."""
-        if isinstance(seed, Integral):
+        if isinstance(seed, (int, Integral)):  # Integral: also one of NumPy
             return [int(seed) + b for b in range(self.num)], self.num
         if len(seed) != self.num:
             raise ValueError(f"one seed a copy is wanted: {len(seed)} seeds for {self.num} copies")

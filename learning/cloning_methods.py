@@ -25,7 +25,8 @@ from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import Labelled, Steps
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.learning.cloning_head import HeadTraining
 from dreamdrive.learning.cloning_settings import AVERAGE, CloneSettings, DaggerSettings, DittoSettings

@@ -1,10 +1,12 @@
-"""Heads: what makes actions of what is seen. One is a class and a line in HEADS, and `--features` then has its name.
+"""Heads: what makes actions of what is seen. One is a class and a line in HEADS (models/catalogue.py), and
+`--features` then has its name.
 
     head = make_head(checkpoint["config"])      # untrained, of the sizes and the kind that the config says
 
 A head that sees latents is a Controller that sees more of them, or less, or does all that one does.
 """
 
+from importlib import import_module
 from typing import Any
 
 from dreamdrive.models.catalogue import HEADS, OF_ACTOR_CRITIC
@@ -17,4 +19,5 @@ def make_head(config: dict) -> Any:
     if features not in HEADS:
         others = ", ".join(name for name in HEADS if name not in OF_ACTOR_CRITIC)
         raise UserError(f'there is no head that sees "{features}": there are those that see {others}')
-    return HEADS[features].from_config(config)
+    module, name = HEADS[features]
+    return getattr(import_module(module), name).from_config(config)

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from dreamdrive.learning.cloning_settings import CloneSettings
+from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.tests.tiny_run import (
     ROOT,
     TINY,
@@ -20,7 +21,6 @@ from dreamdrive.tests.tiny_run import (
     variables,
     write_dataset,
 )
-from dreamdrive.trainvae import VAESettings
 
 LENGTHS = [20, 30, 25, 22]
 CARTPOLE = {"type": "discrete", "n": 2}

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.driving.agent import Agent
 from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
+from dreamdrive.learning.memory import dream_starts, run_epoch, save_strip
 from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN
@@ -29,7 +30,6 @@ from dreamdrive.models.world_model import (
     load_world_model,
 )
 from dreamdrive.tests import tiny_run
-from dreamdrive.trainmdrnn import dream_starts, run_epoch, save_strip
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 

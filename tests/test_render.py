@@ -20,12 +20,13 @@ from PIL import Image
 
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.policies import make_policy
+from dreamdrive.driving.scoring import Episode, load, record
 from dreamdrive.envs import make
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig, to_float
 from dreamdrive.models.world_model import Starts
-from dreamdrive.test_controller import Episode, load, parse_args, record
+from dreamdrive.test_controller import parse_args
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint

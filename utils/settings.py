@@ -253,15 +253,16 @@ def all_spellings(settings: type[Settings]) -> set[str]:
 
 
 def refuse_others(
-    name: str, words: Sequence[str], kinds: Mapping[str, type[Settings]], spellings: dict[str, str]
+    name: str, words: Sequence[str], kinds: Mapping[str, Callable[[], type[Settings]]], spellings: dict[str, str]
 ) -> None:
     """End with a sentence where one of the words of a command line for kind `name` of a stage is a flag of other kinds
-    alone. `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
-    spelled = {kind: all_spellings(settings) for kind, settings in kinds.items()}
-    for word in words:
-        flag = word.partition("=")[0]
-        theirs = [kind for kind, flags in spelled.items() if flag in flags]
-        if theirs and name not in theirs:
+    alone. `kinds`: what gives the settings of each, which is called where a flag is not of kind `name`.
+    `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
+    own = all_spellings(kinds[name]())
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    for flag in (flag for flag in flags if flag not in own):
+        theirs = [kind for kind, settings in kinds.items() if kind != name and flag in all_spellings(settings())]
+        if theirs:
             first = next(iter(kinds))
             what = [spellings[first]] if first in theirs else [spellings[kind] for kind in theirs]
             said = " or ".join(what).replace(" or --method", " or")
