@@ -41,7 +41,7 @@ def require_run(args: EvaluationSettings) -> None:
     """UserError where what is to drive has not been trained."""
     if args.controller in TRAINED:
         checkpoint.require(args.logdir, args.controller)
-    if args.controller == PLAN or args.world == "dream":
+    elif args.controller == PLAN or args.world == "dream":
         checkpoint.require(args.logdir, "vae", "mdrnn")
 
 

@@ -28,15 +28,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dreamdrive.learning import memory, vision
-from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import FrameStream
 from dreamdrive.data.shards import Dataset
+from dreamdrive.learning import memory, vision
 from dreamdrive.learning.evolution import dream_fitness
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig

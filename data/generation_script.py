@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
         print(f"{args.plan()}; --help lists what else is possible", file=sys.stderr)
         sys.exit(2)
     args.check()
+    if make_world is envs.make:
+        args.check_world(args.env)
     from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
     from dreamdrive.driving.recording import generate
 

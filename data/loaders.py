@@ -89,14 +89,19 @@ def folders_of(datasets: Sequence[Dataset]) -> list[str]:
     return [str(dataset.root) for dataset in datasets if dataset.mirror is None]
 
 
+def splits_of(datasets: Sequence[Dataset]) -> list[float]:
+    """The share of each that is for validation, as checkpoints hold it; `dreamdrive data split` changes it."""
+    return [dataset.manifest.val_fraction for dataset in datasets if dataset.mirror is None]
+
+
 def require_validation(datasets: Sequence[Dataset]) -> None:
     """UserError unless both splits have an episode."""
     for split in ("train", "val"):
         if not any(e.split == split for d in datasets for e in d.episodes):
             names = ", ".join(str(d.root) for d in datasets)
             raise UserError(
-                f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction '
-                "between 0 and 1 that gives both"
+                f'{names} has no episode in its "{split}" split: record more --rollouts, or change the split with '
+                f"`dreamdrive data split {datasets[0].root} --val-fraction F`, F between 0 and 1"
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
 from dreamdrive.driving.catalogue import parse_mixture
 from dreamdrive.envs import flags
+from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.seeds import require_seeds
 from dreamdrive.utils.settings import flag
@@ -70,6 +71,9 @@ class RecordingSettings(flags.WorldSettings):
     def check(self) -> None:
         super().check()
         require_seeds(self.seed, self.skip + (self.rollouts or 1))
+        for name in parse_mixture(self.policy):
+            if name in TRAINED_POLICIES:
+                checkpoint.require(self.logdir, TRAINED_POLICIES[name], name=self.checkpoint)
 
     def plan(self) -> str:
         """What is recorded by default, for someone who did not say."""

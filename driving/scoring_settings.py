@@ -64,6 +64,8 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     def check(self) -> None:
         super().check()
+        if self.env:
+            self.check_world(self.env)
         if self.world == "dream":
             self.refuse_options()
         if self.world == "dream" and self.controller in ("expert", *REFERENCES):

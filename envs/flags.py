@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dreamdrive.envs.catalogue import Option, all_options, defaults, require_options, trials, without_places
+from dreamdrive.envs.catalogue import Option, all_options, defaults, listed, require_options, trials, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Settings
 
@@ -32,6 +32,11 @@ class WorldSettings(Settings):
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
         return replace(super().of(found), options=given(found, cls.TRIALS))
+
+    def check_world(self, env: str) -> None:
+        """UserError where there is no world of that name, or where it does not have one of the options."""
+        listed(env)
+        require_options(env, self.options)
 
     def refuse_options(self) -> None:
         """UserError where one was given, for settings that drive in no simulator."""

@@ -248,6 +248,7 @@ class DrivenDagger(Dagger):
                 checkpoint=DRIVER,
                 rootdir=folder,
                 rollouts=args.rollouts,
+                val_fraction=0.0,
                 action_noise=max(dataset.manifest.action_noise for dataset in self.recorded.datasets),
                 threads=args.max_workers,
                 max_steps=world["max_steps"],

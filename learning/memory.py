@@ -1,6 +1,7 @@
 """M while it is trained (stage 3): passes over windows of latents, where dreams may start, and what is kept."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, require_validation, with_mirrored
+from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream
@@ -154,7 +156,7 @@ def train_memory(args: MDRNNSettings) -> float:
         config = args.config(vision, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
         with track(args, folder):
             model = build("mdrnn", config, args.kind).to(where)
-            return train(args, folder, model, vision, data, parents, folders_of(datasets), state)
+            return train(args, folder, model, vision, data, parents, datasets, state)
 
 
 def keep_simulator(
@@ -192,7 +194,7 @@ def train(
     vision: Vision,
     data: Sequences,
     parents: dict[str, str],
-    datasets: list[str],
+    datasets: Sequence[Dataset],
     state: dict | None,
 ) -> float:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the

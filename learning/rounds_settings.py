@@ -65,6 +65,10 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
     max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
 
+    def check(self) -> None:
+        super().check()
+        self.check_world(self.env)
+
     def settings(self) -> dict:
         """What may not change when rounds are added."""
         return {**self.fixed(), "options": self.options, "seed": self.seed}

@@ -12,7 +12,6 @@ from dreamdrive.data.loaders import (
     FrameStream,
     ReturnStream,
     check_world,
-    folders_of,
     open_datasets,
     require_validation,
     with_mirrored,
@@ -233,7 +232,7 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     about = {"parents": {}, "world": world}
-    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, folders_of(datasets), args.keep == "last")
+    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, args.keep == "last")
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:

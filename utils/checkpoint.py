@@ -56,10 +56,10 @@ def _canonical(value):
     return sys.intern(value) if type(value) is str else value
 
 
-def require(logdir: Path, *stages: str) -> None:
-    """UserError where one of the stages has no best.tar yet; nothing is read, and torch is not imported."""
+def require(logdir: Path, *stages: str, name: str = "best.tar") -> None:
+    """UserError where one of the stages has no checkpoint of that name yet; nothing is read."""
     for stage in stages:
-        source = path(logdir, stage)
+        source = path(logdir, stage, name)
         if not source.exists():
             raise missing(source, stage)
 
