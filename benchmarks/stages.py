@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
@@ -44,6 +43,7 @@ from dreamdrive.models.world_model import Starts
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.precision import channels_last
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.spaces import ActionSpace
@@ -154,7 +154,7 @@ def our_vae(dataset: Dataset) -> Racer:
         start = time.perf_counter()
         stream = FrameStream([dataset], "train", 64, 0)
         epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
-        with tqdm(disable=True) as bar:
+        with Bar(disable=True) as bar:
             counted = Counted(epochs, start + seconds)
             vision.run_epoch(model, counted, optimizer, "auto", bar)
         return counted.frames / (time.perf_counter() - start)
@@ -241,7 +241,7 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
     rng = np.random.default_rng(0)
 
     def racer(seconds: float) -> float:
-        with tqdm(disable=True) as bar:
+        with Bar(disable=True) as bar:
             steps, start = 0, time.perf_counter()
             while time.perf_counter() - start < seconds:
                 memory.run_epoch(

@@ -42,7 +42,6 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.data.episode import Episode, episode_entry, unknown_action
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
@@ -57,6 +56,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import HelpFormatter, RunFolder, parser
 from dreamdrive.utils.spaces import ActionSpace
@@ -136,7 +136,7 @@ def read_sequence(file: Path, index: int, known: int) -> Episode:
 def write_episodes(manifest: Manifest, out: Path, count: int, at_once: int, read: Callable[[int], Episode]) -> Manifest:
     """Write the dataset of `manifest`, of the `count` episodes that `read` gives by number, `at_once` to a shard;
     returns the whole manifest."""
-    for first in tqdm(range(0, count, at_once), desc="importing", unit="shard"):
+    for first in Bar(range(0, count, at_once), desc="importing", unit="shard"):
         episodes = [read(i) for i in range(first, min(first + at_once, count))]
         entry = ShardEntry(**write_shard(out / f"shard_{first // at_once:05d}.h5", episodes))
         manifest = replace(

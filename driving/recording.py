@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamdrive import envs
 from dreamdrive.data import shards
@@ -39,6 +38,7 @@ from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRAC
 from dreamdrive.envs import World, WorldSpec, flags, official
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import recording_seed, require_seeds
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import counted
@@ -244,7 +244,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     frames = [0] * len(tasks)
     lengths: list[list[int]] = [[] for _ in tasks]
     longest = recipe.max_steps or manifest.max_steps
-    with tqdm(total=episodes * longest, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
+    with Bar(total=episodes * longest, unit="frame", unit_scale=True, disable=not tasks) as bar:
 
         def progress(index: int, done: tuple[int, int] | None) -> None:
             if done is None:

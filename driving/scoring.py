@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.driving.agent import Agent, Head, in_dreams, load_agent, world_trained_on
 from dreamdrive.driving.catalogue import PLAN, REFERENCES
@@ -28,6 +27,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.metrics import line
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.scores import FOLDER, score_file, trial_name
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import command_line
@@ -158,7 +158,7 @@ def record(path: Path, episode: Episode, seed: int) -> None:
     episode.reset(seed)
     with (
         VideoWriter(path, 1 / episode.world.spec.dt) as video,
-        tqdm(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
+        Bar(total=episode.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
     ):
         while True:
             line = f"{episode.name}   step {episode.steps}   return {episode.total:.1f}"
@@ -192,7 +192,7 @@ def score(
         Evaluator(
             env, driver, min(args.max_workers, len(seeds)), options={**options, **world_class(env).SCORED_WITH}
         ) as evaluator,
-        tqdm(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
+        Bar(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
     ):
         began = time.monotonic()
         episodes = evaluator.episodes([(parameters, seed) for seed in seeds], bar)

@@ -28,12 +28,12 @@ from dreamdrive.envs.catalogue import (
     NOISE,
     OBSERVATION_NOISE,
     REPEAT,
-    WORLDS,
     Listed,
     Option,
     all_options,
     defaults,
     fast,
+    known,
     listed,
     official,
     require_options,
@@ -55,7 +55,6 @@ __all__ = [
     "NOISE",
     "OBSERVATION_NOISE",
     "REPEAT",
-    "WORLDS",
     "Listed",
     "Option",
     "Step",
@@ -260,7 +259,7 @@ def _load(world: Listed) -> type[World]:
 
 def keys(name: str, space: ActionSpace) -> Keys:
     """The keys of a person who drives the world of that name, or dreams of it, in its action space."""
-    found = WORLDS.get(name.partition(":")[0])
+    found = known(name)
     return (_load(found) if found else World).keys(space)
 
 

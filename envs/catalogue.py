@@ -157,9 +157,14 @@ def listed(name: str) -> Listed:
     return found
 
 
+def known(name: str) -> Listed | None:
+    """The world of that name, whatever it has after a colon; None where there is none."""
+    return WORLDS.get(name.partition(":")[0])
+
+
 def options_of(name: str) -> tuple[Option, ...]:
     """Of the world of that name; none where there is none."""
-    found = WORLDS.get(name.partition(":")[0])
+    found = known(name)
     return found.options if found else ()
 
 

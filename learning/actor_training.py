@@ -7,7 +7,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import open_datasets, with_mirrored
@@ -27,6 +26,7 @@ from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import Mean, line, write_csv
 from dreamdrive.utils.plots import curves
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 
 STAGE = 4
@@ -114,7 +114,7 @@ class ActorRun:
         args, left = self.args, self.args.updates - self.updates
         args.write(self.folder)
         frames = self.history[-1]["frames"] if self.history else 0  # of the simulator, before this command
-        with tqdm(
+        with Bar(
             total=max(left, 0), desc="actor-critic", unit="update", disable=not args.display, dynamic_ncols=True
         ) as bar:
             while self.updates < args.updates:
@@ -133,7 +133,7 @@ class ActorRun:
         seeds, parameters = selection_seeds(self.args.seed, self.args.selection_episodes), parameter_vector(self.driver)
         return float(np.mean(evaluator.returns([(parameters.cpu(), seed) for seed in seeds])))
 
-    def _learn(self, bar: tqdm) -> dict:
+    def _learn(self, bar: Bar) -> dict:
         """The next ROW updates; their row."""
         args, mean = self.args, Mean()
         rng = seed_everything(args.seed, STAGE, len(self.history) + 1)

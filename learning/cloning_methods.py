@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import FrameSequences
@@ -35,6 +34,7 @@ from dreamdrive.learning.imagination import Dreams
 from dreamdrive.models.world_model import latents_at
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import SEEDS
 
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
@@ -73,7 +73,7 @@ class Epoch:
 
     number: int
     rng: np.random.Generator
-    bar: tqdm
+    bar: Bar
     about: dict
 
 

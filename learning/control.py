@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs import fast, world_class
@@ -34,6 +33,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, read_csv, write_csv
 from dreamdrive.utils.plots import curves
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
@@ -260,5 +260,5 @@ def drive_mean(args: EvolutionSettings, search: Search, evaluator: Evaluator) ->
         return float(np.mean(evaluator.returns([(search.mean, seed) for seed in seeds], bar)))
 
 
-def progress(args: EvolutionSettings, episodes: int, what: str) -> tqdm:
-    return tqdm(total=episodes, desc=what, unit="episode", leave=False, disable=not args.display)
+def progress(args: EvolutionSettings, episodes: int, what: str) -> Bar:
+    return Bar(total=episodes, desc=what, unit="episode", leave=False, disable=not args.display)

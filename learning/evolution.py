@@ -6,7 +6,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.driving.dreaming import Population
 from dreamdrive.driving.driver import drive
@@ -17,6 +16,7 @@ from dreamdrive.learning.search_state import load_search, pycma_version, save_se
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
@@ -74,7 +74,7 @@ class DreamFitness:
         }
         self.steps = 0  # dreamed so far
 
-    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: Bar) -> Tensor:
         """(P,) mean returns; `fresh` starts are never met by candidates."""
         num = RESCORE_DREAMS if fresh else samples
         generator = torch.Generator(self.device).manual_seed(
@@ -100,7 +100,7 @@ class SimulatorFitness:
     def __init__(self, args: EvolutionSettings, evaluator: Evaluator) -> None:
         self.args, self.evaluator = args, evaluator
 
-    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: Bar) -> Tensor:
         seeds = (
             selection_seeds(self.args.seed, samples, generation)
             if fresh
@@ -214,7 +214,7 @@ class Search:
 
     def replay(self, scores: Tensor) -> None:
         """Go through the generations whose scores (G, P) were recorded."""
-        for row in tqdm(scores, desc="replaying the search", unit="generation", leave=False):
+        for row in Bar(scores, desc="replaying the search", unit="generation", leave=False):
             self.tell(self.ask(), row)
 
     @property

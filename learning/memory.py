@@ -7,7 +7,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, folders_of, open_datasets, require_validation, with_mirrored
@@ -26,6 +25,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.spaces import ActionSpace
@@ -46,7 +46,7 @@ def run_epoch(
     args: MDRNNSettings,
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer | None,
-    bar: tqdm,
+    bar: Bar,
 ) -> dict[str, float]:
     """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
     where = next(model.parameters()).device
@@ -220,7 +220,7 @@ def train(
             fit.anneal(args.learning_rate, epoch, args.epochs)
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
         cuts = epoch_cuts(args, data, rng)
-        with tqdm(
+        with Bar(
             total=args.seq_len * (len(cuts) + len(validation)), desc=f"epoch {epoch} of {args.epochs}", unit="step"
         ) as bar:
             learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar)
@@ -245,12 +245,12 @@ def epoch_cuts(args: MDRNNSettings, data: Sequences, rng: np.random.Generator) -
     return cuts[:wanted]
 
 
-def measure(model: Memory, data: Sequences, validation: np.ndarray, args: MDRNNSettings, bar: tqdm) -> dict[str, float]:
+def measure(model: Memory, data: Sequences, validation: np.ndarray, args: MDRNNSettings, bar: Bar) -> dict[str, float]:
     """Losses over the validation windows, by the same draws of z each time."""
     return run_epoch(model, data, validation, args, torch.Generator().manual_seed(args.seed), None, bar)
 
 
 def keep_untrained(args: MDRNNSettings, fit: Fit, model: Memory, data: Sequences, validation: np.ndarray) -> None:
     """best.tar of an M with the weights it was made with, for the ablation."""
-    fit.best = measure(model, data, validation, args, tqdm(desc="untrained", unit="step"))["loss"]
+    fit.best = measure(model, data, validation, args, Bar(desc="untrained", unit="step"))["loss"]
     fit.keep_best(starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamdrive.data.manifest import MANIFEST, Manifest, read_manifest
 from dreamdrive.driving.agent import load_agent
@@ -25,6 +24,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.plots import curves
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import selection_seeds
 
 STAGES = ("vae", "mdrnn", "ctrl")
@@ -189,7 +189,7 @@ class Choice:
         options = agent.world.get("options", {})
         with (
             Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
-            tqdm(total=len(seeds), desc=f"round {own.name} on tracks for choosing", unit="episode") as bar,
+            Bar(total=len(seeds), desc=f"round {own.name} on tracks for choosing", unit="episode") as bar,
         ):
             return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps
 

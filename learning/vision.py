@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents
 from dreamdrive.data.loaders import (
@@ -32,6 +31,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
@@ -67,7 +67,7 @@ def run_epoch(
     batches: Iterable[torch.Tensor | tuple[torch.Tensor, torch.Tensor]],
     optimizer: torch.optim.Optimizer | None,
     precision: str,
-    bar: tqdm,
+    bar: Bar,
     augment: bool = False,
 ) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, alone or with their returns; trains with an optimizer, else measures.
@@ -249,7 +249,7 @@ def train(
     model.weigh(weights(args, datasets, model))
     settings = {name: getattr(args, name) for name in TOLD}
     if args.freeze == "all" and not state:
-        with tqdm(total=min(VALIDATION_FRAMES, validation.frames), desc="as it was", unit="frame") as bar:
+        with Bar(total=min(VALIDATION_FRAMES, validation.frames), desc="as it was", unit="frame") as bar:
             fit.best = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)["loss"]
         fit.keep_best()
         fit.keep(settings=settings)
@@ -258,7 +258,7 @@ def train(
         if args.anneal:
             fit.anneal(args.learning_rate, epoch, args.epochs)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
-        with tqdm(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
+        with Bar(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
             frames = stream.epoch(epoch, args.epoch_frames)
             learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment)
             measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)

@@ -229,7 +229,7 @@ def test_a_score_that_cannot_be_written_is_refused_before_anybody_drives(trained
     run = copy_run(trained, tmp_path)
     shutil.rmtree(run.logdir / "scores", ignore_errors=True)  # other tests score the shared run
     (run.logdir / "scores").write_text("in the way")
-    monkeypatch.setattr("dreamdrive.test_controller.score", lambda *_: pytest.fail("somebody drove"))
+    monkeypatch.setattr("dreamdrive.driving.scoring.score", lambda *_: pytest.fail("somebody drove"))
     assert "scores cannot be written to" in refused("test_controller", run.logdir, "--episodes", 2, "--max-workers", 1)
 
 

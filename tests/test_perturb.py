@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dreamdrive import test_controller
+from dreamdrive.driving import scoring
 from dreamdrive.envs import make, trials
 from dreamdrive.envs.carracing_perturbed import BAR, FIELD, ROAD, SHIFT
 from dreamdrive.envs.catalogue import PERTURBATIONS
@@ -146,13 +147,13 @@ def test_scores_of_what_was_not_trained_for_have_names_of_their_own(tmp_path):
 def test_a_window_shows_what_the_driver_sees_beside_the_simulators_picture(tmp_path):
     words = ["--env", "carracing-fast", "--controller", "expert", "--render", "--logdir", str(tmp_path)]
     args = test_controller.parse_args([*words, "--perturb", "bars"])
-    episode = test_controller.Episode(args, *test_controller.load(args))
+    episode = scoring.Episode(args, *scoring.load(args))
     episode.reset(0)
     picture, seen = episode.images()
     assert episode.panels == ["the simulator", "what is seen of it"]
     assert seen.shape == (64, 64, 3) and not seen[:, :4].any() and picture[:300, :4].any()
     plain = test_controller.parse_args(words)
-    assert test_controller.Episode(plain, *test_controller.load(plain)).panels == ["the simulator"]
+    assert scoring.Episode(plain, *scoring.load(plain)).panels == ["the simulator"]
 
 
 def test_a_world_without_perturbations_and_other_scripts_refuse_them(tmp_path):

@@ -11,8 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamdrive import envs
-from dreamdrive.envs import Listed, Option, Step, World, WorldSpec
+from dreamdrive.envs import Listed, Option, Step, World, WorldSpec, catalogue
 from dreamdrive.utils import script
 from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.keys import NumberKeys, Push
@@ -61,7 +60,7 @@ class Toy(World):
         return {"wind": torch.full((self.num,), self.wind)}
 
 
-envs.WORLDS.update(LINE)  # the one line; here, so that a worker process has it too
+catalogue.WORLDS |= LINE  # the one line; here, so that a worker process has it too
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]

@@ -12,6 +12,7 @@ not change when a run is resumed.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.trackers import TRACKERS
 
 NOT_GIVEN = object()
+QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
 
 
@@ -96,6 +98,7 @@ class Settings:
     """
 
     given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+    quiet: bool = flag(False, help="do not show how far it has come")
 
     @classmethod
     def parse(cls, argv: Sequence[str] | None, doc: str | None) -> Self:
@@ -103,7 +106,10 @@ class Settings:
         p = parser(doc)
         cls.add_flags(p)
         found = p.parse_args(argv, argparse.Namespace(**dict.fromkeys(cls.flags(), NOT_GIVEN)))
-        return cls.of(found)
+        settings = cls.of(found)
+        if settings.quiet:
+            os.environ[QUIET] = "1"
+        return settings
 
     @classmethod
     def add_flags(cls, p: argparse.ArgumentParser) -> None:
@@ -119,7 +125,9 @@ class Settings:
     def of(cls, found: argparse.Namespace) -> Self:
         """The settings in a namespace, of which those that are NOT_GIVEN are as by default."""
         values = {name: getattr(found, name) for name in cls.flags()}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN
+        }
         return cls(**given, given=frozenset(given))
 
     @classmethod
