@@ -7,7 +7,8 @@ the dream (the iterative procedure of Ha & Schmidhuber 2018, section 5, with the
 
 Writes  exp_dir/rounds/<NN>/            the round's datasets, and vae, mdrnn and ctrl as they were after it: a run
         exp_dir/rounds/<NN>.json        what the round did: settings, frames, scores, digests
-        exp_dir/rounds/best/            the run whose driver was chosen    exp_dir/rounds/chosen.json    how
+        exp_dir/rounds/best/            the run whose driver was chosen
+        exp_dir/rounds/chosen.json      how
         exp_dir/vae, mdrnn, ctrl        as after the last round
         exp_dir/rounds/curve.png        scores against frames
 

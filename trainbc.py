@@ -15,8 +15,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
     python trainbc.py ditto --logdir exp_dir --hidden 256 --epochs 30 --dream-epochs 20
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
-    python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1 --n-samples \
-        10
+    python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1
 
     python trainbc.py teach --env mountaincar --logdir exp_dir/lesson
 

@@ -5,7 +5,8 @@ Reads   exp_dir/vae/best.tar, exp_dir/mdrnn/best.tar
         exp_dir/bc/best.tar           with --init, to begin from a clone
         exp_dir/latents/              by actor-critic: dreams begin from any recorded moment
 Writes  exp_dir/ctrl/best.tar         what drove the simulator best: of the search its mean (without --evaluate-every:
-                              whose score on fresh starts was highest), of actor-critic the actor (without: the last)
+                                      whose score on fresh starts was highest), of actor-critic the actor
+                                      (without: the last)
         exp_dir/ctrl/checkpoint.tar   to resume from: run the same command again
         exp_dir/ctrl/metrics.csv, fitness.png, args.json, clock.csv (seconds a generation took)
 

@@ -56,9 +56,10 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
+from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import HelpFormatter, RunFolder, parser
+from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.spaces import ActionSpace
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
 from dreamdrive.driving.catalogue import parse_mixture
@@ -10,7 +11,7 @@ from dreamdrive.envs import flags
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import flag
+from dreamdrive.utils.settings import WORKERS, flag
 from dreamdrive.utils.words import counted
 
 ROLLOUTS = 1000  # where a world has no number of its own
@@ -27,6 +28,12 @@ TRAINED = (
 class RecordingSettings(flags.WorldSettings):
     """What stage 1 can be told."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "dataset": ("env", "rollouts", "rootdir", "seed", "skip", "max_steps", "give_up", "val_fraction"),
+        "driver": ("policy", "action_noise", "logdir", "checkpoint"),
+        "run": ("threads",),
+    }
+
     env: str = flag(
         "carracing",
         help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
@@ -38,7 +45,7 @@ class RecordingSettings(flags.WorldSettings):
         f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
     )
     rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
-    threads: int = flag(os.cpu_count(), positive, "worker processes")
+    threads: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS[::-1])
     policy: str = flag(
         "brown",
         help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "

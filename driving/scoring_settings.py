@@ -10,7 +10,7 @@ from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import RunFolder, flag
+from dreamdrive.utils.settings import WORKERS, RunFolder, flag
 
 if TYPE_CHECKING:
     from dreamdrive.driving.planning import Plan
@@ -24,6 +24,13 @@ SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(RunFolder, flags.WorldSettings):
     """What stage 5 can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "driver": ("controller", "plan", "candidates", "iterations", "ahead", "dreams"),
+        "episodes": ("world", "env", "episodes", "seed", "temperature", "horizon"),
+        "what comes of it": ("render", "record"),
+        "run": ("max_workers",),
+    }
 
     TRIALS: ClassVar[bool] = True
 
@@ -54,7 +61,7 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
     iterations: int = flag(2, positive, "how often, each time around what was better", where=PLANNED)
     ahead: int = flag(12, positive, "steps it looks ahead", where=PLANNED)
     dreams: int = flag(1, positive, "that a sequence is tried in, drawn at temperature 1 if several", where=PLANNED)
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
 
     @property
     def planned(self) -> "Plan":

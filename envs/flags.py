@@ -60,12 +60,13 @@ def declared(with_trials: bool = False) -> dict[str, dict[str, Option]]:
 
 
 def add_to(p: argparse.ArgumentParser, with_trials: bool = False) -> None:
-    """Add all of them."""
+    """Add all of them, under a heading of their own."""
+    group = p.add_argument_group("world, where it has them")
     for name, by_kind in declared(with_trials).items():
-        _add(p, name, by_kind)
+        _add(group, name, by_kind)
 
 
-def _add(p: argparse.ArgumentParser, name: str, by_kind: dict[str, Option]) -> None:
+def _add(p: argparse._ArgumentGroup, name: str, by_kind: dict[str, Option]) -> None:
     """Add one flag, of all the kinds of world that have the option."""
     kinds: dict[str, list[str]] = {}
     for kind, option in by_kind.items():

@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dreamdrive.models.catalogue import DECODED, LATENT_FEATURES, MEMORIES
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.settings import WORKERS, Training, flag
 
 if TYPE_CHECKING:
     from dreamdrive.learning.actor_critic import How
@@ -22,6 +22,14 @@ ROW = 50  # updates between two rows of metrics.csv, from each of which a run re
 @dataclass(frozen=True, kw_only=True)
 class ActorSettings(Training):
     """What stage 4a by actor-critic can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "actor": ("features", "hidden", "layers", "memory", "burn_in", "init", "anchor"),
+        "dream": ("dataset", "dreams", "horizon", "temperature", "early"),
+        "learning": ("updates", "discount", "mix", "spread", "penalty", "entropy", "actor_rate", "critic_rate"),
+        "scores in the simulator": ("evaluate_every", "selection_episodes", "max_workers"),
+        "run": ("adopt", "display"),
+    }
 
     adopt: bool = flag(
         False, help="resume although V or M has been trained on since: the actor continues in the M that is there now"
@@ -66,7 +74,7 @@ class ActorSettings(Training):
         500, natural, "updates between two scores in the simulator, by which best.tar is chosen; 0: the last is kept"
     )
     selection_episodes: int = flag(16, positive, "of such a score")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
     display: bool = flag(True, help="show a progress bar")
 
     def check(self) -> None:

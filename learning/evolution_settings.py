@@ -4,12 +4,13 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dreamdrive.models.catalogue import latent_features
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.settings import WORKERS, Training, flag
 
 # P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
 SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
@@ -23,6 +24,24 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 @dataclass(frozen=True, kw_only=True)
 class EvolutionSettings(Training):
     """What stage 4a can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "controller": ("features", "init", "evolve"),
+        "search": (
+            "world",
+            "generations",
+            "target_return",
+            "pop_size",
+            "n_samples",
+            "most_samples",
+            "give_up",
+            "sigma",
+            "diagonal",
+        ),
+        "dream": ("temperature", "horizon"),
+        "scores in the simulator": ("evaluate_every", "selection_episodes", "max_workers"),
+        "run": ("display",),
+    }
 
     seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
     world: str = flag(
@@ -87,7 +106,7 @@ class EvolutionSettings(Training):
         fixed=True,
         where=("--init", lambda args: args.init is not None),
     )
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
     display: bool = flag(True, help="show a progress bar")
 
     def sized(self, before: dict | None) -> tuple["EvolutionSettings", dict]:

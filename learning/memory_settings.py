@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dreamdrive.models.catalogue import KINDS, gpt2_sizes
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
@@ -63,6 +63,28 @@ PRESETS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, kw_only=True)
 class MDRNNSettings(Fitting):
     """What stage 3 can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("dataset", "mirror"),
+        "M": (
+            "preset",
+            "core",
+            "head",
+            "hidden",
+            "mixtures",
+            "members",
+            "layers",
+            "neurons",
+            "attention_heads",
+            "context",
+            "dropout",
+            "gpt2",
+            "freeze",
+            "include_reward",
+        ),
+        "learning": ("epochs", "updates", "seq_len", "batch_size", "learning_rate", "weight_decay", "patience"),
+        "run": ("adopt", "temperature"),
+    }
 
     dataset: tuple[Path, ...] | None = flag(
         None, Path, "folders written by stage 1 (default: those V was trained on)", nargs="+"

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dreamdrive.envs import flags, world_class
 from dreamdrive.learning.actor_settings import ActorSettings
@@ -10,7 +11,7 @@ from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
 from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import TOKENS
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
-from dreamdrive.utils.settings import RunFolder, flag
+from dreamdrive.utils.settings import WORKERS, RunFolder, flag
 
 VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
@@ -22,6 +23,40 @@ SETTLING = 8  # rounds after which the actor's learning rate is half of what it 
 @dataclass(frozen=True, kw_only=True)
 class RoundsSettings(RunFolder, flags.WorldSettings):
     """What it can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "rounds": (
+            "env",
+            "rounds",
+            "random",
+            "expert",
+            "episodes",
+            "action_noise",
+            "give_up",
+            "mirror",
+            "selection_episodes",
+            "candidates",
+        ),
+        "V": (
+            "kind",
+            "tokens",
+            "latent",
+            "grid",
+            "colour_balance",
+            "moving_balance",
+            "beta",
+            "fine_shades",
+            "returns",
+            "vision_epochs",
+            "vision_every",
+            "vision_last",
+            "vision_more",
+            "vision_updates",
+        ),
+        "M": ("core", "head", "members", "window", "memory_updates", "memory_more"),
+        "actor": ("actor_updates", "actor_more", "horizon", "temperature"),
+        "run": ("seed", "device", "max_workers"),
+    }
 
     env: str = flag("carracing", help="world to learn, as stage 1 takes it", fixed=True)
     rounds: int = flag(20, natural, "rounds after the first one; more than before resumes")
@@ -63,7 +98,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     candidates: int = flag(4, positive, "rounds that are compared then: the last, and those that recorded best")
     seed: int = flag(0, natural, "decides everything random in the run")
     device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
 
     def check(self) -> None:
         super().check()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dreamdrive.models.catalogue import FREE_BITS, GRID, RETURN_STEPS, TERMS, TOKENS
 from dreamdrive.utils.argument_types import learning_rate, natural_float, positive, share
@@ -21,6 +22,14 @@ def sees_features(args: "VAESettings") -> bool:
 @dataclass(frozen=True, kw_only=True)
 class VAESettings(Fitting):
     """What stage 2 can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("dataset", "mirror", "augment"),
+        "V": ("kind", "latent", "grid", "tokens", "fine_shades", "init", "freeze"),
+        "loss": ("loss", "vgg", "beta", "free_bits", "colour_balance", "moving_balance", "returns"),
+        "learning": ("epochs", "epoch_frames", "batch_size", "learning_rate", "patience"),
+        "run": ("nosamples",),
+    }
 
     dataset: tuple[Path, ...] = flag((Path("datasets/carracing"),), Path, "folders written by stage 1", nargs="+")
     init: Path | None = flag(None, Path, "begin with V of this run, of the same kind and sizes")

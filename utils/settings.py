@@ -18,30 +18,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from dreamdrive import __version__
 from dreamdrive.utils import runs
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.trackers import TRACKERS
 
 NOT_GIVEN = object()
+WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
 QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's layout and prints every default that says something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
-            return action.help
-        if isinstance(action.default, (list, tuple)):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +55,6 @@ def flag(
     help: str = "",
     *,
     names: Sequence[str] = (),
-    group: str | None = None,
     fixed: bool | str = False,
     where: tuple[str, Callable[[Any], bool]] | None = None,
     **how: Any,
@@ -72,9 +62,9 @@ def flag(
     """A field of a Settings that is a flag of the command line.
 
     A default of False makes a flag that takes no value; True, or a bool that may be None (`type=bool`), one with a
-    `--no-` form. `names`: spellings other than the field's; `group`: its heading in --help. `fixed`: it may not change
-    when a run is resumed; a text is the name that the run's checkpoint has for it. `where`: what alone it is for, in
-    words, and whether settings are that. `how`: what else argparse's add_argument takes, as `choices` and `nargs`.
+    `--no-` form. `names`: spellings other than the field's. `fixed`: it may not change when a run is resumed; a text is
+    the name that the run's checkpoint has for it. `where`: what alone it is for, in words, and whether settings are
+    that. `how`: what else argparse's add_argument takes, as `choices` and `nargs`.
     """
     if default is False:
         how["action"] = "store_true"
@@ -83,8 +73,7 @@ def flag(
     elif type is not None:
         how["type"] = type
     return field(
-        default=default,
-        metadata={"flag": {"help": help, **how}, "names": names, "group": group, "fixed": fixed, "where": where},
+        default=default, metadata={"flag": {"help": help, **how}, "names": names, "fixed": fixed, "where": where}
     )
 
 
@@ -95,7 +84,10 @@ class Settings:
     Attributes:
         given: names of the fields that the command line gave; None where code made the record: then those that differ
             from their defaults
+        GROUPS: headings in --help, and the fields that have their flags there
     """
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("quiet",)}
 
     given: frozenset[str] | None = field(default=None, repr=False, compare=False)
     quiet: bool = flag(False, help="do not show how far it has come")
@@ -104,6 +96,7 @@ class Settings:
     def parse(cls, argv: Sequence[str] | None, doc: str | None) -> Self:
         """The settings of a command line, by default this process's; `doc` heads its --help."""
         p = parser(doc)
+        p.usage = "%(prog)s [flags]"
         cls.add_flags(p)
         found = p.parse_args(argv, argparse.Namespace(**dict.fromkeys(cls.flags(), NOT_GIVEN)))
         settings = cls.of(found)
@@ -113,13 +106,12 @@ class Settings:
 
     @classmethod
     def add_flags(cls, p: argparse.ArgumentParser) -> None:
-        """Add the fields' flags to a parser."""
-        groups: dict[str | None, Any] = {None: p}
+        """Add the fields' flags to a parser, under their headings."""
+        headings = cls.headings()
+        groups = {heading: p.add_argument_group(heading) for heading in dict.fromkeys(headings.values())}
         for name, mark in cls.flags().items():
-            group = mark.metadata["group"]
-            if group not in groups:
-                groups[group] = p.add_argument_group(group)
-            groups[group].add_argument(*spellings(mark), dest=name, default=mark.default, **mark.metadata["flag"])
+            group = groups[headings[name]] if name in headings else p
+            group.add_argument(*spellings(mark), dest=name, default=mark.default, **mark.metadata["flag"])
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
@@ -129,6 +121,15 @@ class Settings:
             name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN
         }
         return cls(**given, given=frozenset(given))
+
+    @classmethod
+    def headings(cls) -> dict[str, str]:
+        """The heading of each field's flag in --help, those of the class itself first."""
+        found: dict[str, str] = {}
+        for kind in cls.__mro__:
+            for heading, names in vars(kind).get("GROUPS", {}).items():
+                found |= {name: heading for name in names if name not in found}
+        return found
 
     @classmethod
     def flags(cls) -> dict[str, Field]:
@@ -203,12 +204,16 @@ class Settings:
 class RunFolder(Settings):
     """Of a script that works on a run."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("logdir",)}
+
     logdir: Path = flag(Path("exp_dir"), Path, "folder of the run; each stage has a folder in it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(RunFolder):
     """Of the stages that train."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("noreload", "seed", "device", "track")}
 
     noreload: bool = flag(False, help="start afresh instead of resuming from checkpoint.tar")
     seed: int = flag(0, natural, "decides everything random in the run")
@@ -232,6 +237,8 @@ KEPT = ("best", "last")
 @dataclass(frozen=True, kw_only=True)
 class Fitting(Training):
     """Of the stages that fit a model of the world by Adam."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"learning": ("precision", "anneal", "keep")}
 
     precision: str = flag("auto", help="auto: bf16 where the machine multiplies it in hardware", choices=CHOICES)
     anneal: bool = flag(

@@ -23,9 +23,10 @@ from dreamdrive.envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, l
 from dreamdrive.envs.nocturne.simulator import Simulator
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import HelpFormatter, parser
+from dreamdrive.utils.settings import parser
 from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
