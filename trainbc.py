@@ -42,7 +42,8 @@ from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, 
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import Parser, Training, parser, refuse_others
+from dreamdrive.utils.settings import Parser, Training, next_command, parser, refuse_others
+from dreamdrive.utils.words import counted
 
 
 def teaching() -> type[Training]:
@@ -107,8 +108,8 @@ def main() -> None:
 
     best = clone(args)
     print(
-        f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
-        f"next: python test_controller.py --logdir {args.logdir} --controller bc"
+        f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {counted(args.n_samples, 'episode')}; "
+        f"next: {next_command('test_controller.py', '--logdir', args.logdir, '--controller', 'bc')}"
     )
 
 

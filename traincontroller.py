@@ -28,7 +28,7 @@ from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import Parser, Training, refuse_others
+from dreamdrive.utils.settings import Parser, Training, next_command, refuse_others
 
 METHODS: dict[str, Callable[[], type[Training]]] = {
     "cma": lambda: EvolutionSettings,
@@ -54,8 +54,8 @@ def main() -> None:
 
     best, best_in = train_actor(args) if isinstance(args, ActorSettings) else train_by_search(args)
     print(
-        f"{args.logdir / 'ctrl/best.tar'}: {best:.1f} in the {best_in}; next: python test_controller.py --logdir "
-        f"{args.logdir} --controller ctrl"
+        f"{args.logdir / 'ctrl/best.tar'}: {best:.1f} in the {best_in}; next: "
+        f"{next_command('test_controller.py', '--logdir', args.logdir, '--controller', 'ctrl')}"
     )
 
 

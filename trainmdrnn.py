@@ -15,6 +15,7 @@ from dreamdrive.data.manifest import require_datasets
 from dreamdrive.learning.memory_settings import SIMULATOR, MDRNNSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import next_command
 
 
 def main() -> None:
@@ -24,12 +25,11 @@ def main() -> None:
     require_datasets(args.dataset or ())
     from dreamdrive.learning.memory import train_memory  # brings torch, after what was wrong has been told
 
-    best = train_memory(args)
+    best, has_expert = train_memory(args)
     learnt = "the simulator itself" if args.core == SIMULATOR else f"validation loss {best:.4f}"
-    print(
-        f"{checkpoint.path(args.logdir, 'mdrnn')}: {learnt}; next: python traincontroller.py "
-        f"--logdir {args.logdir}, python trainbc.py --logdir {args.logdir}"
-    )
+    scripts = ["traincontroller.py", *(["trainbc.py"] if has_expert else [])]
+    following = ", or ".join(next_command(script, "--logdir", args.logdir) for script in scripts)
+    print(f"{checkpoint.path(args.logdir, 'mdrnn')}: {learnt}; next: {following}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dreamdrive.data.manifest import require_datasets
 from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import next_command
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     best = train_vision(args)
     print(
         f"{checkpoint.path(args.logdir, 'vae')}: epoch {best['epoch']}, validation loss {best['best']:.2f}; next: "
-        f"python trainmdrnn.py --logdir {args.logdir}"
+        f"{next_command('trainmdrnn.py', '--logdir', args.logdir)}"
     )
 
 

@@ -20,6 +20,7 @@ from dreamdrive import envs
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
 from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import next_command
 
 
 def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.make) -> None:
@@ -33,7 +34,11 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
     from dreamdrive.driving.recording import generate
 
-    print(shards.summary(generate(args, make_world), args.rootdir))
+    manifest = generate(args, make_world)
+    print(shards.summary(manifest, args.rootdir))
+    script = "trainvae.py" if len(manifest.image_shape) == 3 else "trainbc.py" if "expert" in manifest.policies else ""
+    if script:
+        print(f"  next: {next_command(script, '--dataset', args.rootdir)}")
 
 
 if __name__ == "__main__":

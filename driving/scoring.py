@@ -33,6 +33,7 @@ from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import command_line
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 from dreamdrive.utils.viewer import HELP, Viewer
+from dreamdrive.utils.words import counted, mean_and_spread
 
 POLICIES = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
 END_PAUSE = 1.0  # seconds the last picture of an episode stays
@@ -264,10 +265,10 @@ def report(
         "checkpoints": digests,
     }
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+    among = f" (min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f})"
     print(
-        f"{args.controller} in {'the ' + where if env == official(env) else where}: {summary['mean']:.1f} +- "
-        f"{summary['std']:.1f} over {len(seeds)} episodes "
-        f"(min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f}); {target}"
+        f"{args.controller} in {'the ' + where if env == official(env) else where}: {mean_and_spread(returns)} over "
+        f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))

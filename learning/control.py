@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
+from dreamdrive.utils.words import counted, duration
 
 
 def start_controller(
@@ -214,7 +215,7 @@ def evolve(
     """Ask, score, tell: from the last generation of `record` up to generation `args.generations`."""
     seed_everything(args.seed, STAGE)
     args.write(record.folder)
-    began, first, warned = time.monotonic(), len(record.history), False
+    clock, first, warned = Clock([], []), len(record.history), False
     if not first and args.init and args.evaluate_every:
         record.keep_if_best(search.mean, drive_mean(args, search, evaluator))
         print(f"generation 0  simulator {record.best:.4g}", flush=True)
@@ -231,9 +232,12 @@ def evolve(
             search.tell(candidates, scores)
             if args.rescores:
                 rescored = float(fitness(search.mean[None], generation, samples, True, bar))
-        rate = (fitness.steps - steps) / (time.monotonic() - since)
-        if evaluated(args, generation) or (args.evaluate_every and generation == args.generations):
+        searched = time.monotonic() - since
+        clock.searches.append(searched)
+        rate = (fitness.steps - steps) / searched
+        if is_driven(args, generation):
             simulator = drive_mean(args, search, evaluator)
+            clock.drives.append(time.monotonic() - since - searched)
         frames = evaluator.steps - frames + (record.history[-1]["frames"] if record.history else 0)
         seconds = time.monotonic() - since
         record.add(
@@ -241,8 +245,9 @@ def evolve(
         )
         record.keep_if_best(search.mean, simulator if args.evaluate_every else rescored)
         record.publish(search)
-        left = (time.monotonic() - began) / (generation - first) * (args.generations - generation)
-        print(f"{line(record.history[-1])}  {rate:.0f} steps/s  {left / 60:.1f} min left", flush=True)
+        following = range(generation + 1, args.generations + 1)
+        left = clock.left(len(following), sum(is_driven(args, later) for later in following))
+        print(f"{line(record.history[-1])}  {rate:.0f} steps/s{left}", flush=True)
         if all_alike(scores) and not warned:
             warned = True
             print(
@@ -251,6 +256,33 @@ def evolve(
                 "with --init",
                 flush=True,
             )
+
+
+def is_driven(args: EvolutionSettings, generation: int) -> bool:
+    """Whether the search's mean drives the simulator after a generation."""
+    return evaluated(args, generation) or bool(args.evaluate_every and generation == args.generations)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long the generations so far have taken.
+
+    Fields:
+        searches: seconds of each, without its drive in the simulator
+        drives: seconds of each of those drives
+    """
+
+    searches: list[float]
+    drives: list[float]
+
+    def left(self, searches: int, drives: int) -> str:
+        """How long so many generations will take, so many of them with a drive, for the screen; "" for none."""
+        if not searches:
+            return ""
+        seconds = float(np.mean(self.searches)) * searches
+        seconds += float(np.mean(self.drives)) * drives if self.drives else 0.0
+        unknown = "" if self.drives or not drives else f" and {counted(drives, 'drive')} in the simulator"
+        return f"  {duration(seconds)}{unknown} left"
 
 
 def drive_mean(args: EvolutionSettings, search: Search, evaluator: Evaluator) -> float:

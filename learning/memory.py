@@ -123,8 +123,8 @@ def save_strip(model: Memory, vision: Vision, data: Sequences, temperature: floa
     save_png(path, strip([(name, list(vision.frames(z[::STRIP_STRIDE]).cpu().numpy())) for name, z in rows.items()]))
 
 
-def train_memory(args: MDRNNSettings) -> float:
-    """The whole stage; the validation loss of best.tar."""
+def train_memory(args: MDRNNSettings) -> tuple[float, bool]:
+    """The whole stage; (validation loss of best.tar, whether there is an expert in the data, to be cloned)."""
     args = args.with_preset()
     args.check()
     where = device(args.device)
@@ -150,13 +150,15 @@ def train_memory(args: MDRNNSettings) -> float:
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
         if args.core == SIMULATOR:
-            return keep_simulator(args, folder, vision, saved["world"], data, parents, folders_of(datasets))
+            best = keep_simulator(args, folder, vision, saved["world"], data, parents, folders_of(datasets))
+            return best, bool(data.known.any())
         # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
         scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
         config = args.config(vision, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
         with track(args, folder):
             model = build("mdrnn", config, args.kind).to(where)
-            return train(args, folder, model, vision, data, parents, datasets, state)
+            best = train(args, folder, model, vision, data, parents, datasets, state)
+        return best, bool(data.known.any())
 
 
 def keep_simulator(

@@ -26,6 +26,7 @@ from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import selection_seeds
+from dreamdrive.utils.settings import next_command
 
 STAGES = ("vae", "mdrnn", "ctrl")
 RECENT = 3  # rounds whose episodes count twice when M and the actor learn
@@ -177,7 +178,7 @@ class Choice:
         means = ", ".join(f"round {number} {np.mean(values):.1f}" for number, values in said["returns"].items())
         print(
             f"{self.frames} frames recorded, and {said['frames']} driven to choose between rounds: {means}; "
-            f"next: python test_controller.py --logdir {self.folder / 'best'}"
+            f"next: {next_command('test_controller.py', '--logdir', self.folder / 'best')}"
         )
 
     def _drive(self, own: Path) -> tuple[list[float], int]:

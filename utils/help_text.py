@@ -67,7 +67,7 @@ def broken(line: str, width: int) -> list[str]:
         return [f"{margin}{line} {GOES_ON}" for line in lines[:-1]] + [margin + lines[-1]]
     start = row_start(line)
     if start and width - len(start) < LEAST:
-        below = margin + "    "
+        below = max(margin, " " * 8) + "    "
         return [start.rstrip(), *wrap(line[len(start) :], width, below, below)]
     return wrap(line[len(start) :] if start else line.strip(), width, start or margin, " " * len(start) or margin)
 

@@ -30,6 +30,14 @@ from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.trackers import TRACKERS
 
 NOT_GIVEN = object()
+# of the command dreamdrive, by the scripts that they are
+SCRIPTS = {
+    "trainvae.py": "vae",
+    "trainmdrnn.py": "mdrnn",
+    "traincontroller.py": "controller",
+    "trainbc.py": "bc",
+    "test_controller.py": "test",
+}
 WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
 QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
@@ -296,6 +304,13 @@ def command_line() -> str:
     name, *words = sys.argv
     called = name.split() if name.split()[:1] == ["dreamdrive"] else ["python", name]  # see __main__.py
     return shlex.join([*called, *words])
+
+
+def next_command(script: str, *words: Any) -> str:
+    """How another script is called, spelled as this one was: `python trainvae.py ...`, or `dreamdrive vae ...`."""
+    name = sys.argv[0].split()
+    called = ["dreamdrive", SCRIPTS[script]] if name[:1] == ["dreamdrive"] else ["python", script]  # see __main__.py
+    return shlex.join([*called, *map(str, words)])
 
 
 def say_inherited(sources: dict[Path, dict[str, Any]]) -> None:
