@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     manifest = generate(args, make_world)
     print(shards.summary(manifest, args.rootdir))
     script = "trainvae.py" if len(manifest.image_shape) == 3 else "trainbc.py" if "expert" in manifest.policies else ""
-    if script:
+    if script and any(e.split == "val" for e in manifest.episodes):
         print(f"  next: {next_command(script, '--dataset', args.rootdir)}")
 
 

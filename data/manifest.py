@@ -165,6 +165,11 @@ def split(index: int, val_fraction: float) -> str:
     return "val" if int((index + 1) * val_fraction + 1e-9) > int(index * val_fraction + 1e-9) else "train"
 
 
+def least_share(episodes: int) -> float:
+    """The smallest share, in thousandths, by which one of so many episodes is for validation."""
+    return math.ceil(1000 / episodes) / 1000
+
+
 def with_split(manifest: Manifest, val_fraction: float) -> Manifest:
     """`manifest` with another share of its episodes for validation; UserError where its split is by places, or where
     none of its episodes would be for validation."""
@@ -175,10 +180,10 @@ def with_split(manifest: Manifest, val_fraction: float) -> Manifest:
         )
     episodes = tuple(replace(e, split=split(e.index, val_fraction)) for e in manifest.episodes)
     if not any(e.split == "val" for e in episodes):
+        remedy = f"give {least_share(len(episodes)):g} or more" if len(episodes) > 1 else "record 2 or more"
         raise UserError(
-            f"none of its {counted(len(episodes), 'episode')} would be for validation with a share of "
-            f"{val_fraction:g}: "
-            + (f"give --val-fraction {1 / len(episodes):.2g} or more" if len(episodes) > 1 else "record 2 or more")
+            f"none of its {counted(len(episodes), 'episode')} would be for validation by a share of {val_fraction:g}: "
+            f"{remedy}"
         )
     return replace(manifest, val_fraction=val_fraction, episodes=episodes)
 

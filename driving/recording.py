@@ -23,6 +23,7 @@ from dreamdrive.data.manifest import (
     Manifest,
     ShardEntry,
     frame_bytes,
+    least_share,
     read_manifest,
     split,
     write_manifest,
@@ -228,10 +229,13 @@ def say_no_validation(manifest: Manifest, folder: Path) -> None:
     fraction = manifest.val_fraction
     if manifest.by_place or not fraction or "val" in {split(i, fraction) for i in range(manifest.rollouts)}:
         return
-    remedy = f"give --val-fraction {1 / manifest.rollouts:.2g}" if manifest.rollouts > 1 else "record 2 or more"
+    if manifest.rollouts == 1:
+        print("the only episode will be for training, and V, M and clones need one for validation: record 2 or more")
+        return
     print(
-        f"none of {counted(manifest.rollouts, 'episode')} will be for validation, which V, M and clones need beside "
-        f"those for training: {remedy}, or change that later: dreamdrive data split {folder} --val-fraction F"
+        f"none of the {manifest.rollouts} episodes will be for validation, and V, M and clones need one: give "
+        f"--val-fraction {least_share(manifest.rollouts):g}, or change that later with `dreamdrive data split {folder} "
+        "--val-fraction F`"
     )
 
 

@@ -42,7 +42,7 @@ class Bar(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.lines:
             super().display(msg, pos)
-        elif time.monotonic() - Bar.said >= EVERY:
+        elif self.n and time.monotonic() - Bar.said >= EVERY:
             Bar.said = time.monotonic()
             print(self.line(), file=self.fp, flush=True)
 
@@ -62,9 +62,8 @@ class Bar(tqdm):
         known = self.format_dict
         done, total, unit, rate = known["n"], known["total"], known["unit"], known["rate"]
         rate = rate or done / max(known["elapsed"], 1e-9)
-        parts = [
-            f"{100 * done / total:.0f} %, {done:,.0f} of {total:,.0f} {unit}s" if total else f"{done:,.0f} {unit}s"
-        ]
+        share = f"{100 * done / total:.0f} %, {done:,.0f} of {total:,.0f}" if total else f"{done:,.0f}"
+        parts = [f"{share} {unit}s"]
         if rate:
             parts.append(f"{rate:,.0f} a second" if rate >= 1 else f"{duration(1 / rate)} each")
         if rate and total and total > done:
