@@ -1,11 +1,14 @@
 """How far a long work has come: lines in a log, bars in a terminal, nothing with --quiet."""
 
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -78,6 +81,7 @@ def test_bars_that_go_over_something_are_the_same(clock):
 def in_a_terminal(code: str) -> str:
     """What a terminal is sent by a script."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, env=variables(TERM="xterm"), stdout=theirs, stderr=theirs
     ) as process:
@@ -120,23 +124,9 @@ def test_quiet_shows_nothing_and_holds_for_what_is_started(clock, tmp_path, monk
 
 
 def test_every_bar_is_one_of_ours():
-    others = [
-        path.relative_to(ROOT).as_posix()
-        for folder in (
-            ".",
-            "utils",
-            "models",
-            "envs",
-            "data",
-            "driving",
-            "learning",
-            "teacher",
-            "benchmarks",
-            "scripts",
-        )
-        for path in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
-        if "tqdm" in path.read_text()
-    ]
+    folders = ("utils", "models", "envs", "data", "driving", "learning", "teacher", "benchmarks", "scripts")
+    paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    others = [path.relative_to(ROOT).as_posix() for path in paths if "tqdm" in path.read_text()]
     assert others == ["utils/progress.py"]
 
 

@@ -73,5 +73,9 @@ class Bar(tqdm):
 
 
 def in_terminal() -> bool:
-    """Whether there is a terminal to draw bars in."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether there is a terminal to draw bars in, whose width is known."""
+    return (
+        sys.stderr.isatty()
+        and os.environ.get("TERM") != "dumb"
+        and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    )
