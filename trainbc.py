@@ -15,8 +15,7 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
     python trainbc.py ditto --logdir exp_dir --hidden 256 --epochs 30 --dream-epochs 20
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
-    python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1 --n-samples \
-        10
+    python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1
 
     python trainbc.py teach --env mountaincar --logdir exp_dir/lesson
 
@@ -34,36 +33,31 @@ these words does in an epoch learning/cloning_methods.py.
 """
 
 import sys
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.data.loaders import check_world, open_datasets, require_validation, world_of
-from dreamdrive.data.sequences import FrameSequences
-from dreamdrive.data.shards import Dataset
-from dreamdrive.data.steps import NumberSteps
-from dreamdrive.learning.cloning import STAGE, Cloning
-from dreamdrive.learning.cloning_methods import Recorded
+from dreamdrive.data.manifest import require_datasets
 from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
-from dreamdrive.learning.dream_report import report
-from dreamdrive.learning.imagination import Dreams, Setting
-from dreamdrive.models.controller import ControllerConfig
-from dreamdrive.models.policy import PolicyConfig
-from dreamdrive.models.world_model import load_world_model
-from dreamdrive.teacher.lesson import TeachSettings, teach
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import Parser, Training, parser, refuse_others, say_inherited
-from dreamdrive.utils.tracking import track
+from dreamdrive.utils.settings import Parser, Training, next_command, parser, refuse_others
+from dreamdrive.utils.words import counted
 
-COMMANDS: dict[str, type[Training]] = {
-    "clone": CloneSettings,
-    "dagger": DaggerSettings,
-    "ditto": DittoSettings,
-    "teach": TeachSettings,
+
+def teaching() -> type[Training]:
+    """The settings of `teach`, whose module imports torch: it is asked last."""
+    from dreamdrive.teacher.lesson import TeachSettings
+
+    return TeachSettings
+
+
+COMMANDS: dict[str, Callable[[], type[Training]]] = {
+    "clone": lambda: CloneSettings,
+    "dagger": lambda: DaggerSettings,
+    "ditto": lambda: DittoSettings,
+    "teach": teaching,
 }
 SPELLINGS = {
     "clone": "cloning without --teacher",
@@ -73,16 +67,15 @@ SPELLINGS = {
 }
 
 
-def parse_args(argv: list[str] | None = None) -> CloneSettings | TeachSettings:
+def parse_args(argv: list[str] | None = None) -> Training:
     """The settings of a command line, of the kind that its first word or its older spelling names."""
     name, words = command(sys.argv[1:] if argv is None else argv)
     refuse_others(name, words, COMMANDS, SPELLINGS)
-    args = COMMANDS[name].parse(words, __doc__)
+    args = COMMANDS[name]().parse(words, __doc__)
     try:
         args.check()
     except UserError as error:
         parser("").error(str(error))
-    assert isinstance(args, CloneSettings | TeachSettings), "COMMANDS has no others"
     return args
 
 
@@ -101,118 +94,23 @@ def command(words: list[str]) -> tuple[str, list[str]]:
 
 def main() -> None:
     args = parse_args()
-    if isinstance(args, TeachSettings):
+    if not isinstance(args, CloneSettings):
+        from dreamdrive.learning.cloning import STAGE
+        from dreamdrive.teacher.lesson import TeachSettings, teach
+
+        assert isinstance(args, TeachSettings), "COMMANDS has no others"
         teach(args, STAGE)
         return
-    datasets = open_datasets(args.dataset) if args.dataset else None
-    if args.model:
-        best = clone_frames(args, datasets)
-    elif datasets and len(world_of(datasets[0])["image_shape"]) == 1:
-        best = clone_numbers(args, datasets)
-    else:
-        best = clone_latents(args, datasets)
+    require_datasets(args.dataset or ())
+    if not args.dataset and not args.model:
+        checkpoint.require(args.logdir, "vae", "mdrnn")
+    from dreamdrive.learning.cloning_inputs import clone  # brings torch, after what was wrong has been told
+
+    best = clone(args)
     print(
-        f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {args.n_samples} episodes; "
-        f"next: python test_controller.py --logdir {args.logdir} --controller bc"
+        f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {counted(args.n_samples, 'episode')}; "
+        f"next: {next_command('test_controller.py', '--logdir', args.logdir, '--controller', 'bc')}"
     )
-
-
-def resumed(args: CloneSettings, state: dict | None, folder: Path) -> CloneSettings:
-    """The settings with what may not change as it is in `state`, the content of checkpoint.tar."""
-    args, inherited = args.resume(state and state["config"])
-    say_inherited({folder / "checkpoint.tar": inherited})
-    return args
-
-
-def clone_latents(args: CloneSettings, datasets: list[Dataset] | None) -> float:
-    """Clone what V and M see, on `datasets` or those M was trained on; returns the best score in the simulator."""
-    where = device(args.device)
-    model = load_world_model(args.logdir, where)
-    world, parents = model.world, model.parents
-    datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
-    datasets = [check_world(dataset, world, str(checkpoint.path(args.logdir, "vae"))) for dataset in datasets]
-    with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)  # before the long work, in case it refuses
-        args = resumed(args, state, folder)
-        dreams = Dreams(args.logdir, model, datasets, Setting(args.horizon, args.dreams, args.temperature, args.seed))
-        steps = {split: latents.steps(args.batch_size) for split, latents in dreams.recorded.items()}
-        config = ControllerConfig(
-            model.memory.config.latent, model.memory.config.hidden, args.features, args.hidden, world["action_space"]
-        )
-        recorded = Recorded(datasets, steps["train"], steps["val"], world, parents, dreams)
-        cloning = Cloning(args, folder, asdict(config), recorded, state)
-        with track(args, folder):
-            cloning.run()
-            report(folder, args, dreams)
-    return cloning.best
-
-
-def clone_numbers(args: CloneSettings, datasets: list[Dataset]) -> float:
-    """Clone what the world's numbers say; returns the best score in the simulator."""
-    require_validation(datasets)
-    world = world_of(datasets[0])
-    for name in ("features", "temperature", "horizon"):
-        if args.was_given(name):
-            raise UserError(
-                f"--{name} {getattr(args, name)} is for latents, and {datasets[0].root} holds numbers, which the clone "
-                f"sees as they are: leave --{name} away"
-            )
-    if args.method != "bc":
-        raise UserError(
-            f"--method {args.method} dreams, and {datasets[0].root} holds numbers, of which there is no V and no M: "
-            "leave --method away"
-        )
-    with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
-        args = resumed(args, state, folder)
-        scale = state.get("scale") if state else None
-        steps = {"train": NumberSteps(datasets, "train", args.batch_size, args.seed, scale)}
-        steps["val"] = NumberSteps(datasets, "val", args.batch_size, args.seed, steps["train"].scale())
-        config = ControllerConfig(world["image_shape"][0], 0, "state", args.hidden, world["action_space"])
-        recorded = Recorded(datasets, steps["train"], steps["val"], world, {})
-        cloning = Cloning(args, folder, asdict(config), recorded, state)
-        with track(args, folder):
-            cloning.run()
-    return cloning.best
-
-
-def clone_frames(args: CloneSettings, datasets: list[Dataset] | None) -> float:
-    """Clone frames -> action; returns the best score in the simulator."""
-    if not datasets:
-        raise UserError(f"--model {args.model} learns from frames: say which, with --dataset")
-    require_validation(datasets)
-    world = world_of(datasets[0])
-    if len(world["image_shape"]) == 1:
-        raise UserError(
-            f"--model {args.model} learns from frames, and {datasets[0].root} holds {world['image_shape'][0]} numbers "
-            "a step: leave --model away"
-        )
-    for flag, given in (
-        ("--features", args.was_given("features")),
-        ("--hidden", args.hidden),
-        ("--method ditto", args.method == "ditto"),
-        ("--world dream", args.method == "dagger" and args.world == "dream"),
-    ):
-        if given:
-            raise UserError(
-                f"{flag} is for clones on latents, and --model {args.model} sees frames: leave one of the two away"
-                + (", or give --world simulator" if flag == "--world dream" else "")
-            )
-    with checkpoint.stage_folder(args.logdir, "bc") as folder:
-        state = checkpoint.resume(args.logdir, "bc", {}, args.noreload)
-        args = resumed(args, state, folder)
-        lanes = max(1, args.batch_size // args.sequence)
-        steps = {
-            split: FrameSequences(datasets, split, args.sequence, lanes, args.shift if split == "train" else 0)
-            for split in ("train", "val")
-        }
-        assert args.model, "frames are seen by one"
-        config = PolicyConfig(tuple(world["image_shape"]), args.model, args.units, args.width, world["action_space"])
-        recorded = Recorded(datasets, steps["train"], steps["val"], world, {})
-        cloning = Cloning(args, folder, asdict(config), recorded, state)
-        with track(args, folder):
-            cloning.run()
-    return cloning.best
 
 
 if __name__ == "__main__":

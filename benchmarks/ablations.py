@@ -24,7 +24,7 @@ import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
 from dreamdrive.benchmarks.rounds import ROOT, score
-from dreamdrive.train import RoundsSettings
+from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.utils.argument_types import natural, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder

@@ -23,7 +23,6 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import gymnasium
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.models import regions
@@ -39,6 +38,7 @@ from dreamdrive.models.world_model import load_vision
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import recording_seed
 from dreamdrive.utils.settings import RunFolder, parser
@@ -242,7 +242,7 @@ def controller_speed(args: argparse.Namespace) -> list[Result]:
 
     def ours(seconds: float) -> float:
         turn, before, start = next(turns), evaluator.steps, time.perf_counter()
-        with tqdm(total=CANDIDATES * TRACKS, desc="a generation", unit="episode", leave=False) as bar:
+        with Bar(total=CANDIDATES * TRACKS, desc="a generation", unit="episode", leave=False) as bar:
             evaluator.returns(
                 [(p, recording_seed(1, turn * TRACKS + k)) for k in range(TRACKS) for p in candidates], bar
             )

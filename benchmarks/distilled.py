@@ -27,7 +27,6 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.benchmarks.perturbed import CHANGES, EVERY, FAST, ROOT, STEPS, TRACKS, frames, moved
 from dreamdrive.benchmarks.report import circumstances, interval, table, write_section
@@ -39,6 +38,7 @@ from dreamdrive.learning.augmentation import changed
 from dreamdrive.models.vae import VAE, Posterior, to_float
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds, seed_everything
 from dreamdrive.utils.settings import RunFolder, parser
@@ -74,7 +74,7 @@ def distil(vision: VAE, args: argparse.Namespace) -> VAE:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
     stream = FrameStream(open_datasets(args.dataset), "train", BATCH, 0)
-    with tqdm(total=args.frames, desc="distilling", unit="frame") as bar:
+    with Bar(total=args.frames, desc="distilling", unit="frame") as bar:
         for epoch in range(-(-args.frames // stream.frames)):
             for batch in stream.epoch(epoch, min(args.frames - bar.n, stream.frames)):
                 share = min(bar.n / args.frames, 1)

@@ -21,12 +21,12 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from dreamdrive.benchmarks.racing import setting_name, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.loaders import open_datasets, world_of
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast
 from dreamdrive.learning.cloning_settings import AVERAGE
 from dreamdrive.learning.ditto import Ditto
@@ -37,6 +37,7 @@ from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.device import device
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
@@ -85,7 +86,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> dict[int, tuple[Dreams, D
 def rate(dreams: Dreams, ditto: Ditto, average: AveragedModel, seconds: float) -> float:
     """Dreamt steps a second."""
     rng, start, updates = np.random.default_rng(0), time.perf_counter(), 0
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         while (took := time.perf_counter() - start) < seconds:
             dreams.imitate(ditto, 1, rng, bar, average)
             updates += 1

@@ -24,20 +24,20 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.benchmarks.models import HORIZON, SHOWN, WARM_UP, dream_along, drift_of
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences, open_datasets
 from dreamdrive.envs.dream import Dream
+from dreamdrive.learning.memory import measure, run_epoch
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.models.tokens import Tokens
 from dreamdrive.models.world_model import Memory, build, load_vision
-from dreamdrive.trainmdrnn import measure, run_epoch
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import parser
@@ -106,7 +106,7 @@ def trained(args: MDRNNSettings, data: Sequences, vision: Tokens, action: int, m
     optimizer = torch.optim.Adam(memory.parameters(), args.learning_rate, fused=True)
     draw = torch.Generator().manual_seed(args.seed)
     began, updates, cuts = time.process_time(), 0, np.zeros((0, 2), np.int64)
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         while (gone := (time.process_time() - began) / (60 * minutes)) < 1:
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * (1 - (1 - LAST) * gone)
@@ -164,7 +164,7 @@ def learn(run: Path, minutes: float, seeds: int) -> dict[tuple[str, str], list[L
                 settings = {"batch_size": BATCH, "seq_len": WINDOW, "precision": "fp32", **more}
                 args = MDRNNSettings(logdir=run, core=core, head=head, seed=seed, **settings)
                 memory, updates = trained(args, data, vision, action, minutes)
-                with tqdm(disable=True) as bar:
+                with Bar(disable=True) as bar:
                     nll = measure(memory, data, data.cut("val", args.seq_len, None), args, bar)["nll"]
                 drift = distance(memory, vision, data, real)
                 said = {"minutes": minutes, "bits": nll / math.log(2), "dream": drift, "updates": updates}

@@ -27,7 +27,7 @@ import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.manifest import split
-from dreamdrive.driving.recording import RecordingSettings
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint

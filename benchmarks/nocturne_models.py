@@ -21,7 +21,6 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.benchmarks.models import Interval, bootstrap, mean, reconstruct
 from dreamdrive.benchmarks.report import table, write_section
@@ -36,6 +35,7 @@ from dreamdrive.models.world_model import Vision, load_vision
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, parser
@@ -65,7 +65,7 @@ def scenes_of(folder: Path | None, number: int) -> list[Scene]:
     pool = make_pool(str(folder) if folder else None, warmup=0)
     found = {
         id(scene): scene
-        for scene, _ in (pool.draw(seed) for seed in tqdm(evaluation_seeds(0, number), desc="scenes", unit="scene"))
+        for scene, _ in (pool.draw(seed) for seed in Bar(evaluation_seeds(0, number), desc="scenes", unit="scene"))
     }
     return list(found.values())
 
@@ -152,9 +152,9 @@ def measure(vision: Vision, scenes: list[Scene], options: dict) -> tuple[list[li
     """Rows of the report, and a picture."""
     seen: dict[str, list] = {kind: [] for kind in KINDS}
     drew, errors, dull, shown = [], [], [], []
-    drawn = [cones(scene, options) for scene in tqdm(scenes, desc="cones", unit="scene")]
+    drawn = [cones(scene, options) for scene in Bar(scenes, desc="cones", unit="scene")]
     average = np.mean([images.mean(0) for images, _ in drawn if len(images)], 0).round().astype(np.uint8)
-    for images, views in tqdm(drawn, desc="reconstructions", unit="scene"):
+    for images, views in Bar(drawn, desc="reconstructions", unit="scene"):
         if not len(images):
             continue
         copies = reconstruct(vision, images)

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from dreamdrive import trainmdrnn, trainvae
 from dreamdrive.benchmarks import reference
 from dreamdrive.benchmarks.racing import HEAD, THREADS, Racer, Result, fastest, race, setting_name, with_threads
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import FrameStream
 from dreamdrive.data.shards import Dataset
+from dreamdrive.learning import memory, vision
 from dreamdrive.learning.evolution import dream_fitness
+from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
@@ -43,6 +43,7 @@ from dreamdrive.models.world_model import Starts
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.precision import channels_last
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.spaces import ActionSpace
@@ -153,9 +154,9 @@ def our_vae(dataset: Dataset) -> Racer:
         start = time.perf_counter()
         stream = FrameStream([dataset], "train", 64, 0)
         epochs = itertools.chain.from_iterable(stream.epoch(e, stream.frames) for e in itertools.count(1))
-        with tqdm(disable=True) as bar:
+        with Bar(disable=True) as bar:
             counted = Counted(epochs, start + seconds)
-            trainvae.run_epoch(model, counted, optimizer, "auto", bar)
+            vision.run_epoch(model, counted, optimizer, "auto", bar)
         return counted.frames / (time.perf_counter() - start)
 
     return racer
@@ -235,15 +236,15 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
     data = load_sequences(folder, vision, DIGEST, [dataset])
     model = MDRNN(MDRNNConfig(vision.config.latent, data.action.shape[1]))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    settings = trainmdrnn.MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
+    settings = MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
 
     def racer(seconds: float) -> float:
-        with tqdm(disable=True) as bar:
+        with Bar(disable=True) as bar:
             steps, start = 0, time.perf_counter()
             while time.perf_counter() - start < seconds:
-                trainmdrnn.run_epoch(
+                memory.run_epoch(
                     model, data, data.cut("train", settings.seq_len, rng), settings, generator, optimizer, bar
                 )
                 steps += int(data.steps[data.train].sum())

@@ -23,7 +23,6 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.nocturne.scene import STEPS, Scene, load_scene
@@ -32,6 +31,7 @@ from dreamdrive.envs.nocturne.synthetic import scene_bytes
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw
 from dreamdrive.envs.nocturne.synthetic.statistics import interactions_of
 from dreamdrive.utils.argument_types import natural, positive
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
@@ -104,7 +104,7 @@ def main() -> None:
     by_kind: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     seconds = []
     with multiprocessing.get_context("spawn").Pool(args.max_workers) as pool:
-        for kind, counted, took in tqdm(
+        for kind, counted, took in Bar(
             pool.imap(look_at, [(args.seed, k) for k in range(args.scenes)]),
             total=args.scenes,
             desc="scenes",

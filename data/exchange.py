@@ -42,23 +42,24 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.data.episode import Episode, episode_entry, unknown_action
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, write_manifest
 from dreamdrive.data.shards import write_shard
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
+from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
-from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
+from dreamdrive.utils.help_text import HelpFormatter
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import HelpFormatter, RunFolder, parser
+from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.spaces import ActionSpace
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
@@ -136,7 +137,7 @@ def read_sequence(file: Path, index: int, known: int) -> Episode:
 def write_episodes(manifest: Manifest, out: Path, count: int, at_once: int, read: Callable[[int], Episode]) -> Manifest:
     """Write the dataset of `manifest`, of the `count` episodes that `read` gives by number, `at_once` to a shard;
     returns the whole manifest."""
-    for first in tqdm(range(0, count, at_once), desc="importing", unit="shard"):
+    for first in Bar(range(0, count, at_once), desc="importing", unit="shard"):
         episodes = [read(i) for i in range(first, min(first + at_once, count))]
         entry = ShardEntry(**write_shard(out / f"shard_{first // at_once:05d}.h5", episodes))
         manifest = replace(

@@ -11,20 +11,34 @@ Episode i depends on --seed and i alone: the same command gives the same bytes w
 killed and run again. Run again with a larger --rollouts, it adds episodes to those that are there.
 """
 
+import sys
 from collections.abc import Callable
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive import envs
-from dreamdrive.data import shards
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
 from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import next_command
 
 
 def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.make) -> None:
     args = RecordingSettings.parse(argv, __doc__)
-    print(shards.summary(generate(args, make_world), args.rootdir))
+    if not args.given and not args.options:
+        print(f"{args.plan()}; --help lists what else is possible", file=sys.stderr)
+        sys.exit(2)
+    args.check()
+    if make_world is envs.make:
+        args.check_world(args.env)
+    from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
+    from dreamdrive.driving.recording import generate
+
+    manifest = generate(args, make_world)
+    print(shards.summary(manifest, args.rootdir))
+    script = "trainvae.py" if len(manifest.image_shape) == 3 else "trainbc.py" if "expert" in manifest.policies else ""
+    if script and any(e.split == "val" for e in manifest.episodes):
+        print(f"  next: {next_command(script, '--dataset', args.rootdir)}")
 
 
 if __name__ == "__main__":

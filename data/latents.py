@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.episode import known_actions
 from dreamdrive.data.loaders import Sequences
@@ -22,6 +21,7 @@ from dreamdrive.models.world_model import Latents, Vision, joined_latents
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import locked
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 SCHEMA = 1
@@ -43,7 +43,7 @@ def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[
     for leftover in set(folder.iterdir()) - set(wanted):
         if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not _is_of(leftover, vae_digest)):
             leftover.unlink(missing_ok=True)
-    with tqdm(total=sum(s.frames for _, s in todo.values()), desc="latents", unit="frame", disable=not todo) as bar:
+    with Bar(total=sum(s.frames for _, s in todo.values()), desc="latents", unit="frame", disable=not todo) as bar:
         for path, (dataset, entry) in todo.items():
             latents = _encode(vision, dataset, entry, device, bar)
             _write(path, latents, vae_digest, entry)
@@ -104,7 +104,7 @@ def _file(folder: Path, dataset: Dataset, entry: ShardEntry) -> Path:
 
 
 @torch.inference_mode()
-def _encode(vision: Vision, dataset: Dataset, entry: ShardEntry, device: torch.device, bar: tqdm) -> Latents:
+def _encode(vision: Vision, dataset: Dataset, entry: ShardEntry, device: torch.device, bar: Bar) -> Latents:
     parts = []
     with dataset.open_shard(entry) as shard:
         for start in range(0, entry.frames, BATCH):

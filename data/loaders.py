@@ -18,13 +18,13 @@ from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs import official, without_places, world_class
+from dreamdrive.models.catalogue import RETURN_DISCOUNT, RETURN_STEPS
 from dreamdrive.models.world_model import Latents, Vision, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
-RETURN_STEPS, RETURN_DISCOUNT = 8, 0.9  # of the returns that V may be asked for
 # What the world of a dataset is; every dataset and checkpoint of one run agrees on it.
 WORLD_KEYS = ("env", "image_shape", "action_space", "dt", "max_steps", "options")
 
@@ -89,14 +89,19 @@ def folders_of(datasets: Sequence[Dataset]) -> list[str]:
     return [str(dataset.root) for dataset in datasets if dataset.mirror is None]
 
 
+def splits_of(datasets: Sequence[Dataset]) -> list[float]:
+    """The share of each that is for validation, as checkpoints hold it; `dreamdrive data split` changes it."""
+    return [dataset.manifest.val_fraction for dataset in datasets if dataset.mirror is None]
+
+
 def require_validation(datasets: Sequence[Dataset]) -> None:
     """UserError unless both splits have an episode."""
     for split in ("train", "val"):
         if not any(e.split == split for d in datasets for e in d.episodes):
             names = ", ".join(str(d.root) for d in datasets)
             raise UserError(
-                f'{names} has no episode in its "{split}" split: record more --rollouts, or with a --val-fraction '
-                "between 0 and 1 that gives both"
+                f'{names} has no episode in its "{split}" split: record more --rollouts, or change the split with '
+                f"`dreamdrive data split {datasets[0].root} --val-fraction F`, F between 0 and 1"
             )
 
 

@@ -5,16 +5,17 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
-from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import counted
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
@@ -117,6 +118,8 @@ class Manifest:
         most = {3: 4096, 1: 1 << 20}.get(len(self.image_shape), 0)  # pixels of a side, or numbers
         if not most or not all(isinstance(n, int) and 1 <= n <= most for n in self.image_shape):
             raise ValueError(f"image_shape {self.image_shape} is not possible")
+        from dreamdrive.utils.spaces import ActionSpace
+
         ActionSpace.from_dict(self.action_space)
         recorded = iter(self.episodes)
         end = 0
@@ -136,7 +139,7 @@ class Manifest:
             raise ValueError("it lists episodes that are in no shard")
         for e in self.episodes:
             splits = ("train", "val") if self.by_place else (split(e.index, self.val_fraction),)
-            if e.split not in splits or e.policy not in self.policies or e.steps < 1 or not np.isfinite(e.score):
+            if e.split not in splits or e.policy not in self.policies or e.steps < 1 or not math.isfinite(e.score):
                 raise ValueError(f"episode {e.index} is not possible: {e}")
 
     @property
@@ -144,8 +147,10 @@ class Manifest:
         return len(self.episodes) == self.rollouts
 
 
-def frame_type(shape: Sequence[int]) -> np.dtype:
+def frame_type(shape: Sequence[int]) -> "np.dtype":
     """Of observations with this shape: uint8 of pictures (H, W, C), float32 of numbers (S,)."""
+    import numpy as np
+
     return np.dtype(np.uint8 if len(shape) == 3 else np.float32)
 
 
@@ -158,6 +163,35 @@ def split(index: int, val_fraction: float) -> str:
     """ "val" for an exact share of the episodes, spread evenly; what an episode is does not change when the dataset
     grows."""
     return "val" if int((index + 1) * val_fraction + 1e-9) > int(index * val_fraction + 1e-9) else "train"
+
+
+def least_share(episodes: int) -> float:
+    """The smallest share, in thousandths, by which one of so many episodes is for validation."""
+    return math.ceil(1000 / episodes) / 1000
+
+
+def with_split(manifest: Manifest, val_fraction: float) -> Manifest:
+    """`manifest` with another share of its episodes for validation; UserError where its split is by places, or where
+    none of its episodes would be for validation."""
+    if manifest.by_place:
+        raise UserError(
+            "its split into training and validation is by places (scenes), or came with it, and not by a share: it "
+            "stays as it is"
+        )
+    episodes = tuple(replace(e, split=split(e.index, val_fraction)) for e in manifest.episodes)
+    if not any(e.split == "val" for e in episodes):
+        remedy = f"give {least_share(len(episodes)):g} or more" if len(episodes) > 1 else "record 2 or more"
+        raise UserError(
+            f"none of its {counted(len(episodes), 'episode')} would be for validation by a share of {val_fraction:g}: "
+            f"{remedy}"
+        )
+    return replace(manifest, val_fraction=val_fraction, episodes=episodes)
+
+
+def require_datasets(folders: Sequence[Path]) -> None:
+    """UserError where there is no dataset in one of the folders, finished or not."""
+    for folder in folders:
+        read_manifest(folder)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -2,6 +2,7 @@
 
     dreamdrive data info datasets/carracing       what the dataset is
     dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
+    dreamdrive data split datasets/carracing --val-fraction 0.2     another share of its episodes for validation
 
     for episode in Dataset.open("datasets/carracing").read("train"): ...
 
@@ -27,16 +28,29 @@ import h5py
 import numpy as np
 
 from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, known_actions
-from dreamdrive.data.manifest import MANIFEST, SCHEMA, SHARD_NAME, EpisodeEntry, Manifest, ShardEntry, read_manifest
+from dreamdrive.data.manifest import (
+    MANIFEST,
+    SCHEMA,
+    SHARD_NAME,
+    EpisodeEntry,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    with_split,
+    write_manifest,
+)
 from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
+from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder
+from dreamdrive.utils.locks import LOCK, locked
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
+from dreamdrive.utils.words import counted, mean_and_spread
 
-OURS = {MANIFEST, "args.json", ".lock"}
+OURS = {MANIFEST, "args.json", LOCK}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 
 
@@ -321,16 +335,15 @@ def summary(manifest: Manifest, folder: Path) -> str:
     validation = sum(e.split == "val" for e in manifest.episodes)
     return "\n".join(
         [
-            f"{folder}: {len(manifest.episodes)} of {manifest.rollouts} episodes of {manifest.env}, {validation} of "
-            "them for validation, "
-            f"in {len(manifest.shards)} shards",
+            f"{folder}: {len(manifest.episodes)} of {counted(manifest.rollouts, 'episode')} of {manifest.env}, "
+            f"{validation or 'none'} of them for validation, in {counted(len(manifest.shards), 'shard')}",
             f"  {frames} frames {tuple(manifest.image_shape)}, {steps} steps of {manifest.dt:.3g} s, {size / 1e6:.1f} "
             "MB "
             f"({size / max(1, frames):.0f} bytes a frame)",
             f"  seed {manifest.seed}, at most {manifest.max_steps} steps an episode, action noise "
             f"{manifest.action_noise}",
             *(
-                f"  {name:12} return {np.mean(s):8.1f} +- {np.std(s):.1f} over {len(s)} episodes"
+                f"  {name:12} return {mean_and_spread(s, 8)} over {counted(len(s), 'episode')}"
                 for name, s in scores.items()
                 if s
             ),
@@ -338,11 +351,46 @@ def summary(manifest: Manifest, folder: Path) -> str:
     )
 
 
+def change_split(folder: Path, val_fraction: float) -> str:
+    """Give a dataset another split, in its manifest alone; what was done, and what that means for what was made from
+    it, in a few lines for people."""
+    before = read_manifest(folder)  # also where there is none to lock
+    with locked(folder, f"{folder} is being recorded: wait until that is done"):
+        before = read_manifest(folder)
+        try:
+            after = with_split(before, val_fraction)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+        write_manifest(folder, after)
+    moved = sum(old.split != new.split for old, new in zip(before.episodes, after.episodes, strict=True))
+    validation = sum(e.split == "val" for e in after.episodes)
+    done = (
+        f"{folder}: {validation} of {counted(len(after.episodes), 'episode')} for validation now; {moved} changed sides"
+    )
+    if not moved:
+        return done
+    return done + (
+        "\n  cached latents stay as they are: they are of every episode"
+        "\n  a run that was trained on it has learnt from some of what is for validation now, so that its losses there "
+        "flatter it, and says so when it is resumed: train it afresh, with --noreload"
+    )
+
+
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("command", choices=["info", "verify"], help="info: what it is; verify: read every byte of it")
+    p.add_argument(
+        "command",
+        choices=["info", "verify", "split"],
+        help="info: what it is; verify: read every byte of it; split: change which episodes are for validation",
+    )
     p.add_argument("folder", type=Path, help="folder of a dataset")
+    p.add_argument("--val-fraction", type=share, help="of split: the share of the episodes that is for validation")
     args = p.parse_args()
+    if (args.command == "split") != (args.val_fraction is not None):
+        p.error("split takes --val-fraction F, and nothing else does")
+    if args.command == "split":
+        print(change_split(args.folder, args.val_fraction))
+        return
     if args.command == "info":
         print(summary(read_manifest(args.folder), args.folder))
         return

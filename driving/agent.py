@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dreamdrive.driving.driver import Driver
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.lanes import LANES, filled
-from dreamdrive.models.policy import WITHOUT_LATENTS, Policy
+from dreamdrive.models.policy import Policy
 from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
 from dreamdrive.utils import checkpoint

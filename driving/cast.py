@@ -7,14 +7,12 @@ from typing import Any
 import torch
 
 from dreamdrive.driving.agent import Agent, Head, load_agent, world_trained_on
-from dreamdrive.driving.evaluation import PLAN
+from dreamdrive.driving.catalogue import CONTROLLERS, PLAN
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.envs import flags, official, without_places
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
-
-TRAINED = ("ctrl", "bc")  # controllers of a run
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,6 @@ class Cast:
     env: str
     options: dict[str, Any]
     agent: Head | None
-
-
-def usual_controller(logdir: Path) -> str:
-    """The trained driver of a run where nobody says which: the evolved one, or where only that is there the clone."""
-    evolved, cloned = (checkpoint.path(logdir, name).exists() for name in TRAINED)
-    return "bc" if cloned and not evolved else "ctrl"
 
 
 def cast(
@@ -65,7 +57,7 @@ def _trained(
     logdir: Path, controller: str, dream: bool, env: str | None, options: dict[str, Any], plan: Plan | None
 ) -> tuple[dict, Head | None]:
     """The world ("env", "options"), and the agent."""
-    if controller in TRAINED:
+    if controller in CONTROLLERS:
         agent = load_agent(logdir, controller)
         if dream and not isinstance(agent, Agent):
             raise UserError(

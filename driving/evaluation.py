@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.driving.agent import ALONE, Head, agent_of, in_dreams
+from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
-from dreamdrive.models.heads import OF_ACTOR_CRITIC, make_head
-from dreamdrive.models.policy import FRAMES
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.workers import WorkerPool
 
-PLAN = "plan"  # the driver that plans
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
 LARGE = 100_000  # parameters of a head that is sent and held once, where all episodes have the same
@@ -84,13 +84,13 @@ class Evaluator:
         self._pool.__exit__(*exception)
 
     def returns(
-        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, patience: int = 0
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: Bar | None = None, patience: int = 0
     ) -> list[float]:
         """Undiscounted return of each task; see `episodes`."""
         return [driven.score for driven in self.episodes(tasks, bar, patience)]
 
     def episodes(
-        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: tqdm | None = None, patience: int = 0
+        self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: Bar | None = None, patience: int = 0
     ) -> list[Driven]:
         """The episode of each task (parameters of the agent's head or None, simulator seed); `bar` counts episodes,
         those under way by what is driven of them.
@@ -196,7 +196,7 @@ def dream_returns(world: DreamWorld, controller: Controller | None, seeds: Seque
     driver = in_dreams(controller, world) if controller else make_policy("white", world)
     rngs = [np.random.default_rng([seed, 1]) for seed in seeds]
     total = torch.zeros(world.num, device=world.device)
-    with tqdm(total=world.spec.max_steps, desc="dream", unit="step") as bar:
+    with Bar(total=world.spec.max_steps, desc="dream", unit="step") as bar:
         for moment in drive(world, driver, seeds, rngs):
             if moment.step is not None:
                 total += moment.step.reward

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamdrive.driving.catalogue import TRAINED
 from dreamdrive.driving.driver import Around, Driver
-from dreamdrive.driving.policies import TRAINED
 from dreamdrive.envs import World
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace

@@ -30,7 +30,6 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 
 LANES_OF_ALL = 16  # candidates come in multiples of models.lanes.LANES, on every processor
-METHODS = ("mppi", "cem", "rmhc")
 ELITE = 0.1  # share of the candidates that cem learns from
 SHARPNESS = 0.5  # mppi: in units of the spread of the candidates' returns, what makes a candidate weigh e times as much
 SPREAD, LEAST_SPREAD = 0.4, 0.05  # of candidates' controls (-1 to 1): at first, and what cem keeps at least

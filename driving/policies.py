@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamdrive.driving.catalogue import NAMES, REFERENCES
 from dreamdrive.driving.driver import Driver
 from dreamdrive.envs import World
 from dreamdrive.models.actor import Controls
@@ -23,10 +24,6 @@ HOLD = 0.9  # probability that a random discrete action is kept for another step
 # of actions that are held: seconds, the most that an episode's controls are off their middle, and their spreads
 HELD, MEAN, SPREADS = (0.16, 0.64), 0.5, (0.15, 0.8)
 GOLDEN = (5**0.5 - 1) / 2
-REFERENCES = ("log", "constant")  # nocturne's: the log's own actions, and constant velocity
-TRAINED = {"controller": "ctrl", "clone": "bc"}  # in a run: evolved, or cloned
-UNTRAINED = {"random": "white", "expert": "expert", **{name: name for name in REFERENCES}}  # by --controller
-NAMES = ("brown", "white", "held", "expert", *REFERENCES, *TRAINED)
 
 
 def make_policy(name: str, world: World) -> Driver:
@@ -158,28 +155,6 @@ class Reference(Blind):
 
     def choose(self) -> Tensor:
         return self.world.reference_action(self.name)[self.copies.to(self.world.device)]
-
-
-def parse_mixture(text: str) -> dict[str, float]:
-    """ "brown" as {"brown": 1}, "brown=0.5,expert=0.5" as {"brown": 0.5, "expert": 0.5}; UserError unless the shares
-    add up to 1."""
-    parts = [part.strip().partition("=") for part in text.split(",")]
-    try:
-        mixture = {name: float(share) if sign else 1.0 for name, sign, share in parts}
-    except ValueError:
-        mixture = {}
-    shares = list(mixture.values())
-    if (
-        len(mixture) != len(parts)
-        or not set(mixture) <= set(NAMES)
-        or not all(0 < s <= 1 for s in shares)
-        or abs(sum(shares) - 1) > 1e-6
-    ):
-        raise UserError(
-            f'--policy "{text}" is not possible: give one of {", ".join(NAMES)}, or shares adding up to 1, as '
-            "brown=0.5,expert=0.5 do"
-        )
-    return mixture
 
 
 def draw_policy(mixture: dict[str, float], seed: int, i: int) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dreamdrive.data.episode import Episode, unknown_action
 from dreamdrive.driving.agent import Head, load_agent
+from dreamdrive.driving.catalogue import TRAINED
 from dreamdrive.driving.disturbance import Disturbance, Disturbed
 from dreamdrive.driving.driver import Driver, drive
 from dreamdrive.driving.mixture import Labelled, Mixture
-from dreamdrive.driving.policies import TRAINED, draw_policy, make_policy
+from dreamdrive.driving.policies import draw_policy, make_policy
 from dreamdrive.envs import Step, World
 from dreamdrive.utils.seeds import recording_seed
 

@@ -5,15 +5,13 @@ the recording was killed and resumed. With more rollouts it adds episodes to tho
 """
 
 import itertools
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamdrive import envs
 from dreamdrive.data import shards
@@ -25,89 +23,35 @@ from dreamdrive.data.manifest import (
     Manifest,
     ShardEntry,
     frame_bytes,
+    least_share,
     read_manifest,
+    split,
     write_manifest,
 )
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.driving import policies
 from dreamdrive.driving.agent import Head, load_agent
+from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
+from dreamdrive.driving.catalogue import parse_mixture
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.recorder import Recipe, Recorder
+from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
 from dreamdrive.envs import World, WorldSpec, flags, official
-from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder
-from dreamdrive.utils.locks import locked
+from dreamdrive.utils.locks import workplace
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import recording_seed, require_seeds
-from dreamdrive.utils.settings import flag
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import counted
 from dreamdrive.utils.workers import run_tasks
 
 # of frames that are recorded as one batch: ten episodes of CarRacing
 SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
-ROLLOUTS = 1000  # where a world has no number of its own
 SIZE_MARGIN = 1.2  # frames differ, and the disk holds other things
-VAL_FRACTION = 0.1
-MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for hours
 # may not differ when a dataset is resumed
 MADE_TO_ORDER = ("env", "options", "max_steps", "seed", "policy", "action_noise", "give_up", "skip", "val_fraction")
 # follow from those, and from what is installed
 SEEN_TO = ("image_shape", "action_space", "dt", "policies", "controller", "by_place")
-# what alone --logdir and --checkpoint are for
-TRAINED = (
-    "a --policy that has a controller or a clone in it",
-    lambda args: bool(set(policies.parse_mixture(args.policy)) & set(policies.TRAINED)),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordingSettings(flags.WorldSettings):
-    """What stage 1 can be told."""
-
-    env: str = flag(
-        "carracing",
-        help="world to record: carracing, carracing-fast (almost the same frames, sooner), nocturne, "
-        "atari:<Game>, cartpole, mountaincar or gym:<id>",
-    )
-    rollouts: int | None = flag(
-        None,
-        positive,
-        f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
-    )
-    rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
-    threads: int = flag(os.cpu_count(), positive, "worker processes")
-    policy: str = flag(
-        "brown",
-        help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "
-        "or shares such as brown=0.5,expert=0.5",
-    )
-    action_noise: float = flag(
-        0.0,
-        natural_float,
-        "spread of the bursts that disturb expert, controller and clone, in an action's typical size (half its "
-        "range where none is known); 0: none",
-    )
-    seed: int = flag(0, natural, "decides every episode")
-    max_steps: int | None = flag(
-        None, positive, f"steps after which an episode is cut (default: the world's own limit, at most {MOST_STEPS})"
-    )
-    give_up: int = flag(
-        0, natural, "an episode ends after so many steps without a reward above 0, as if it had been too long; 0: never"
-    )
-    skip: int = flag(0, natural, "leave out so many episodes of the seed, which another dataset has")
-    val_fraction: float | None = flag(
-        None,
-        share,
-        f"share of the episodes kept for validation (default: {VAL_FRACTION}; with --scenes, every tenth scene)",
-    )
-    logdir: Path = flag(
-        Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it", where=TRAINED
-    )
-    checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
-
-    def check(self) -> None:
-        super().check()
-        require_seeds(self.seed, self.skip + (self.rollouts or 1))
 
 
 # One shard, in a worker
@@ -155,10 +99,12 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
             "validation; leave it out"
         )
     assert args.max_steps and args.rollouts, "generate has filled them in"
-    val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
+    val_fraction = args.val_fraction
+    if val_fraction is None:
+        val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, 1 / args.rollouts)
     trained = {
         stage: digest
-        for name in policies.TRAINED
+        for name in TRAINED_POLICIES
         if name in mixture
         for stage, digest in trained_on(args, name, spec.options).parents.items()
     } or None
@@ -185,7 +131,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
 def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
     """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env with
     these `options`."""
-    agent = load_agent(args.logdir, policies.TRAINED[policy], name=args.checkpoint)
+    agent = load_agent(args.logdir, TRAINED_POLICIES[policy], name=args.checkpoint)
     if agent.world["env"] != official(args.env):
         raise UserError(
             f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "
@@ -195,9 +141,9 @@ def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
     return agent
 
 
-def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
+def continue_manifest(wanted: Manifest, folder: Path, split_given: bool) -> Manifest:
     """What the dataset in `folder` is to become: `wanted`, with what is there already; UserError if the two do not
-    fit."""
+    fit. A recording that holds no episode yet is begun anew. A split that was not given stays as it is."""
     if not (folder / MANIFEST).exists():
         if any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
             raise UserError(
@@ -205,6 +151,10 @@ def continue_manifest(wanted: Manifest, folder: Path) -> Manifest:
             )
         return wanted
     there = read_manifest(folder)
+    if not there.shards:
+        return wanted
+    if not split_given:
+        wanted = replace(wanted, val_fraction=there.val_fraction)
     if ActionSpace.from_dict(there.action_space).same_actions(ActionSpace.from_dict(wanted.action_space)):
         wanted = replace(wanted, action_space=there.action_space)  # whatever units networks see them in
     for name in MADE_TO_ORDER + SEEN_TO:
@@ -265,12 +215,27 @@ def check_space(folder: Path, episodes: int, max_steps: int, frame_bytes: float)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise UserError(
-            f"{episodes} more episodes take up to {need / 1e6:.1f} MB and the disk of {folder} has {free / 1e6:.1f} MB "
-            "free: "
-            "free some space, choose another --rootdir, or fewer --rollouts"
+            f"{counted(episodes, 'more episode')} take up to {need / 1e6:.1f} MB and the disk of {folder} has "
+            f"{free / 1e6:.1f} MB free: free some space, choose another --rootdir, or fewer --rollouts"
         )
     print(
-        f"{episodes} episodes to record into {folder}: up to {need / 1e6:.1f} MB on disk, {free / 1e6:.0f} MB are free"
+        f"{counted(episodes, 'episode')} to record into {folder}: up to {need / 1e6:.1f} MB on disk, "
+        f"{free / 1e6:.0f} MB are free"
+    )
+
+
+def say_no_validation(manifest: Manifest, folder: Path) -> None:
+    """Say so where no episode is for validation by its number, unless that was asked for."""
+    fraction = manifest.val_fraction
+    if manifest.by_place or not fraction or "val" in {split(i, fraction) for i in range(manifest.rollouts)}:
+        return
+    if manifest.rollouts == 1:
+        print("the only episode will be for training, and V, M and clones need one for validation: record 2 or more")
+        return
+    print(
+        f"none of the {manifest.rollouts} episodes will be for validation, and V, M and clones need one: give "
+        f"--val-fraction {least_share(manifest.rollouts):g}, or change that later with `dreamdrive data split {folder} "
+        "--val-fraction F`"
     )
 
 
@@ -283,7 +248,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
     frames = [0] * len(tasks)
     lengths: list[list[int]] = [[] for _ in tasks]
     longest = recipe.max_steps or manifest.max_steps
-    with tqdm(total=episodes * longest, unit="frame", unit_scale=True, dynamic_ncols=True, disable=not tasks) as bar:
+    with Bar(total=episodes * longest, unit="frame", unit_scale=True, disable=not tasks) as bar:
 
         def progress(index: int, done: tuple[int, int] | None) -> None:
             if done is None:
@@ -310,7 +275,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
 def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.make) -> Manifest:
     """Record what `args` ask for, or what is missing of it."""
     args.check()
-    mixture = policies.parse_mixture(args.policy)
+    mixture = parse_mixture(args.policy)
     recipe = Recipe(
         make_world,
         args.env,
@@ -324,17 +289,19 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.give_up,
         args.skip,
     )
-    folder = make_folder(args.rootdir)
-    with locked(
+    folder = args.rootdir
+    with workplace(
         folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
     ):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
         args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)
         require_seeds(args.seed, args.skip + rollouts)
-        manifest = without_missing(continue_manifest(wanted_manifest(args, spec, mixture, by_place), folder), folder)
+        wanted = wanted_manifest(args, spec, mixture, by_place)
+        manifest = without_missing(continue_manifest(wanted, folder, args.val_fraction is not None), folder)
         if not manifest.complete:
             check_space(folder, manifest.rollouts - len(manifest.episodes), manifest.max_steps, frame_bytes)
+            say_no_validation(manifest, folder)
         write_manifest(folder, manifest)
         args.write(folder)
         shards.remove_leftovers(folder, manifest)

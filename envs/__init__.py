@@ -13,63 +13,64 @@ from one int, and `seed_b + n` when they were given one by one. With `restart=Fa
 `reset`: it keeps its last frame, gets reward 0 and stays terminated or truncated.
 """
 
+from __future__ import annotations
+
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import gymnasium as gym
-import numpy as np
-import torch
-
-from dreamdrive.utils.argument_types import positive, share
+from dreamdrive.envs.catalogue import (
+    HOLD,
+    NOISE,
+    OBSERVATION_NOISE,
+    REPEAT,
+    Listed,
+    Option,
+    all_options,
+    defaults,
+    fast,
+    known,
+    listed,
+    official,
+    require_options,
+    trials,
+    without_places,
+)
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.keys import Keys, usual_keys
-from dreamdrive.utils.spaces import ActionSpace
 
-# The class of each world, by the part of its name before the colon; imported when it is first asked for. Everything
-# else that is to be known of a world is declared in its class.
-WORLDS = {
-    "carracing": "dreamdrive.envs.carracing:CarRacing",
-    "carracing-fast": "dreamdrive.envs.carracing_fast:CarRacingFast",
-    "nocturne": "dreamdrive.envs.nocturne.world:Nocturne",
-    "atari": "dreamdrive.envs.atari:Atari",
-    "cartpole": "dreamdrive.envs.classic:CartPole",
-    "mountaincar": "dreamdrive.envs.classic:MountainCar",
-    "gym": "dreamdrive.envs.gym_adapter:GymWorld",
-}
+if TYPE_CHECKING:  # none of them is needed to know of a world
+    import gymnasium as gym
+    import numpy as np
+    import torch
 
+    from dreamdrive.utils.keys import Keys
+    from dreamdrive.utils.spaces import ActionSpace
 
-COMMON = ("max_steps", "restart")  # options of all worlds
-REPEAT = "repeat"  # the option of those that can hold an action
-NOISE = "obs_noise"  # the option of those that are seen as pictures
-
-
-@dataclass(frozen=True)
-class Option:
-    """What `make` can be told of a world, by keyword, beside what it can be told of all.
-
-    Fields:
-        name: the keyword; its flag is --name, with hyphens
-        help: what it says, for --help; without it there is no flag
-        type: as argparse takes it; bool for yes or no
-        default: what it is unless told otherwise; None where `help` says that
-        choices: its possible values, or None
-        place: it says where a world is found, not what it is: a run drives in other places than it was trained in
-        trial: it is for scores alone, of drivers that were trained without it; its flag is test_controller.py's
-        varied: scores may be of another value than drivers were trained with, and are then told apart
-    """
-
-    name: str
-    help: str = ""
-    type: Callable[[str], Any] | None = None
-    default: Any = None
-    choices: tuple | None = None
-    place: bool = False
-    trial: bool = False
-    varied: bool = False
+__all__ = [
+    "HOLD",
+    "NOISE",
+    "OBSERVATION_NOISE",
+    "REPEAT",
+    "Listed",
+    "Option",
+    "Step",
+    "World",
+    "WorldSpec",
+    "all_options",
+    "defaults",
+    "fast",
+    "keys",
+    "make",
+    "official",
+    "require_options",
+    "trials",
+    "without_places",
+    "world_class",
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class WorldSpec:
     @cached_property
     def space(self) -> ActionSpace:
         """The action space, with all that networks, drivers and files need of it."""
+        from dreamdrive.utils.spaces import ActionSpace
+
         return ActionSpace.from_gym(self.action_space, self.action_scale, self.action_center)
 
     @property
@@ -118,12 +121,6 @@ class WorldSpec:
     def plain_action_space(self) -> dict:
         """The action space as manifests and checkpoints hold it."""
         return self.space.to_dict()
-
-
-HOLD = Option(REPEAT, "steps of the simulator that an action is held for", positive, default=1)
-OBSERVATION_NOISE = Option(
-    NOISE, "spread of noise on what is seen, in shares of 255 grey levels", share, default=0.0, varied=True
-)
 
 
 @dataclass
@@ -147,11 +144,8 @@ class Step:
 class World(ABC):
     """B copies of a simulator, or of a dream, stepped together.
 
-    What is known of a world without making one:
-        OPTIONS: what else `make` can be told of it
-        VARIANT: what its name has after a colon, as an error is to say it, e.g. "<Game>"; "" for nothing
+    What is known of a world without making one, beside what envs/catalogue.py lists:
         NUMBERS: the value of its option `observation` that shows numbers; None where it is seen as pictures only
-        STANDS_FOR: the simulator whose score counts, of a fast world of ours for training; None for itself
         SCORED_WITH: options that it is scored with
         keys: what keys do for a person who drives it
         OPPOSED: pairs of numbers of an action that nobody wants at once, as gas and brake
@@ -159,10 +153,7 @@ class World(ABC):
             there, or what each choice becomes; None for any other
     """
 
-    OPTIONS: ClassVar[tuple[Option, ...]] = ()
-    VARIANT: ClassVar[str] = ""
     NUMBERS: ClassVar[str | None] = None
-    STANDS_FOR: ClassVar[str | None] = None
     SCORED_WITH: ClassVar[dict[str, Any]] = {}
     OPPOSED: ClassVar[tuple[tuple[int, int], ...]] = ()
     MIRROR: ClassVar[tuple[float, ...] | None] = None
@@ -203,6 +194,8 @@ class World(ABC):
     def keys(cls, space: ActionSpace) -> Keys:
         """What keys do for a person who drives such a world, whose action space that is, with names where it has any:
         by default what the space suggests."""
+        from dreamdrive.utils.keys import usual_keys
+
         return usual_keys(space)
 
     def keyboard(self) -> Keys:
@@ -246,7 +239,7 @@ class World(ABC):
 
     def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
         """(seed of each copy, what a restart adds to it)."""
-        if isinstance(seed, (int, np.integer)):
+        if isinstance(seed, (int, Integral)):  # Integral: also one of NumPy
             return [int(seed) + b for b in range(self.num)], self.num
         if len(seed) != self.num:
             raise ValueError(f"one seed a copy is wanted: {len(seed)} seeds for {self.num} copies")
@@ -256,86 +249,25 @@ class World(ABC):
 @lru_cache(maxsize=1024)
 def world_class(name: str) -> type[World]:
     """The class of the world of that `--env` name; UserError where there is none."""
-    kind, colon, variant = name.partition(":")
-    found = _load(kind) if kind in WORLDS else None
-    if found is None or bool(found.VARIANT) != bool(colon):
-        names = [kind + (f":{_load(kind).VARIANT}" if _load(kind).VARIANT else "") for kind in WORLDS]
-        raise UserError(
-            f'there is no world "{name}": choose {", ".join(names[:-1])} or {names[-1]}, e.g. atari:Breakout or '
-            "gym:Acrobot-v1"
-        )
-    return found
+    return _load(listed(name))
 
 
-def _load(kind: str) -> type[World]:
-    module, name = WORLDS[kind].split(":")
+def _load(world: Listed) -> type[World]:
+    module, name = world.place.split(":")
     return getattr(importlib.import_module(module), name)
-
-
-def all_options() -> dict[str, dict[str, Option]]:
-    """Every option that a world has: name -> kind of world -> the option."""
-    found: dict[str, dict[str, Option]] = {}
-    for kind in WORLDS:
-        for option in _load(kind).OPTIONS:
-            found.setdefault(option.name, {})[kind] = option
-    return found
-
-
-def without_places(name: str, options: dict) -> dict:
-    """Options of the world of that name, less those that say where it is found, not what it is."""
-    kind = name.partition(":")[0]
-    places = {option.name for option in _load(kind).OPTIONS if option.place} if kind in WORLDS else set()
-    return {option: value for option, value in options.items() if option not in places}
-
-
-def defaults(name: str) -> dict:
-    """What the options of the world of that name are unless told otherwise."""
-    kind = name.partition(":")[0]
-    return {option.name: option.default for option in _load(kind).OPTIONS} if kind in WORLDS else {}
 
 
 def keys(name: str, space: ActionSpace) -> Keys:
     """The keys of a person who drives the world of that name, or dreams of it, in its action space."""
-    kind = name.partition(":")[0]
-    return (_load(kind) if kind in WORLDS else World).keys(space)
-
-
-def official(name: str) -> str:
-    """The simulator that scores of world `name` are measured in: `name` itself, unless that is a fast world of ours."""
-    return (_load(name).STANDS_FOR if name in WORLDS else None) or name
-
-
-def fast(name: str) -> str:
-    """The fastest world that stands for simulator `name`, to train and to choose models in."""
-    return next((ours for ours in WORLDS if _load(ours).STANDS_FOR == name), name)
-
-
-def trials(options: dict) -> dict:
-    """Those of some options that are trials, or may be, of whatever world."""
-    found = {
-        name
-        for name, by_kind in all_options().items()
-        if any(option.trial or option.varied for option in by_kind.values())
-    }
-    return {option: value for option, value in options.items() if option in found}
-
-
-def require_options(name: str, options: dict) -> None:
-    """UserError where the world of that name does not have one of the options, but another world does."""
-    kind = name.partition(":")[0]
-    own = {option.name for option in _load(kind).OPTIONS} if kind in WORLDS else set()
-    for option in options:
-        theirs = [] if option in own or option in COMMON else list(all_options().get(option, {}))
-        if theirs:
-            verb = "does" if len(theirs) == 1 else "do"
-            raise UserError(f"{name} has no option {option.replace('_', ' ')}: only {' and '.join(theirs)} {verb}")
+    found = known(name)
+    return (_load(found) if found else World).keys(space)
 
 
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:
-    """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a VARIANT with that after a colon.
+    """Build a world of `num` copies by its `--env` name: one of WORLDS, those with a variant with that after a colon.
 
     Options common to all: `max_steps` (truncate earlier than the world itself would), `restart` (see the restart rule);
-    those of single worlds are declared in their classes, among them `repeat` (see World.hold)
+    those of single worlds are listed in envs/catalogue.py, among them `repeat` (see World.hold)
     and `obs_noise` (see World.blur). UserError for one that it does not have.
     """
     require_options(name, options)
@@ -344,7 +276,7 @@ def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options)
     if repeat > 1 and options.get("max_steps"):
         options["max_steps"] *= repeat  # of the simulator
     build: Callable[..., World] = found
-    world = build(variant, num, device, **options) if found.VARIANT else build(num, device, **options)
+    world = build(variant, num, device, **options) if listed(name).variant else build(num, device, **options)
     if repeat > 1:
         world.hold(repeat)
     if noise:

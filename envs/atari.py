@@ -16,9 +16,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, OBSERVATION_NOISE, Option, World, breakout
+from dreamdrive.envs import World, breakout
+from dreamdrive.envs.catalogue import GAME_OBSERVATIONS
 from dreamdrive.envs.gym_adapter import GymWorld, area_resize
-from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import NOTHING, ChoiceKeys, Keys
 from dreamdrive.utils.spaces import ActionSpace
@@ -27,7 +27,7 @@ FRAMES = 4  # a step holds a key for
 FPS = 60
 STACK, SIDE, FRAME = 4, 84, 64
 MAX_STEPS = 27_000  # half an hour of play, as in Mnih et al. 2015
-OBSERVATIONS = {"stack": (SIDE, SIDE, STACK), "picture": (FRAME, FRAME, 3)}
+OBSERVATIONS = dict(zip(GAME_OBSERVATIONS, ((SIDE, SIDE, STACK), (FRAME, FRAME, 3)), strict=True))
 DRIVERS = {"Breakout": breakout.Driver}
 SIMULATOR = "dreamdrive/Atari-v0"
 # keys, by the parts of ale-py's names
@@ -45,26 +45,7 @@ class Atari(GymWorld):
     An episode is a game, or its first life. Seeds decide the number of idle frames, and which keys stick.
     """
 
-    VARIANT, NUMBERS = "<Game>", None
-    OPTIONS = (
-        Option(
-            "observation",
-            "the last 4 frames of 84x84 in grey, or a picture of 64x64 in colour, as V takes it",
-            default="stack",
-            choices=tuple(OBSERVATIONS),
-        ),
-        Option(
-            "sticky",
-            "probability that a frame repeats the key of the frame before, whatever is pressed",
-            float,
-            default=0.0,
-        ),
-        Option("noops", "a game begins after 1 to so many idle frames", natural, default=30),
-        Option("fire", "the world presses FIRE itself when a life begins", bool, default=True),
-        Option("one_life", "an episode ends with the first life lost", bool, default=False),
-        HOLD,
-        OBSERVATION_NOISE,
-    )
+    NUMBERS = None
 
     def __init__(
         self,

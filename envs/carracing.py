@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, OBSERVATION_NOISE, Option
+from dreamdrive.envs.catalogue import PERTURBATIONS
 from dreamdrive.envs.gym_adapter import Advance, GymWorld, area_resize
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, driving_keys
@@ -18,7 +18,6 @@ from dreamdrive.utils.spaces import ActionSpace
 FRAME = 64  # side of a frame, pixels
 PICTURE_ROWS = 84  # rows of the observation above the black instrument panel
 SIMULATOR = "dreamdrive/CarRacing-v3"
-PERTURBATIONS = ("colour", "bars", "blob", "physics")  # see envs/carracing_perturbed.py
 
 # imports Box2D when it is made, not before
 gymnasium.register(SIMULATOR, entry_point="dreamdrive.envs.carracing_simulator:CulledCarRacing", max_episode_steps=1000)
@@ -34,19 +33,7 @@ class CarRacing(GymWorld):
     """`num` official CarRacing-v3 with frames uint8 (64, 64, 3); action (B, 3): steering -1 (left) to 1, gas and brake
     0 to 1."""
 
-    VARIANT, NUMBERS = "", None
-    OPTIONS = (
-        HOLD,
-        Option(
-            "perturb",
-            "something that the driver was not trained for: other colours of road and field, black bars at the sides, "
-            "a red square beside the road, or another grip, steering, gas and brake",
-            str,
-            choices=PERTURBATIONS,
-            trial=True,
-        ),
-        OBSERVATION_NOISE,
-    )
+    NUMBERS = None
     OPPOSED = ((1, 2),)
     MIRROR = (-1.0, 1.0, 1.0)
 

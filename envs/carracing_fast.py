@@ -14,8 +14,6 @@ class CarRacingFast(CarRacing):
     """`num` CarRacing-v3 that differ from "carracing" in a few grey levels of their frames, and in speed. Copies with
     the same seed share their track's texture."""
 
-    STANDS_FOR = "carracing"
-
     def __init__(self, num: int = 1, device: str | torch.device = "cpu", *arguments, **options):
         super().__init__(
             num, device, *arguments, **options

@@ -33,7 +33,6 @@ class Classic(GymWorld):
     NAME, ID: ours and gymnasium's
     """
 
-    VARIANT = ""
     NAME: ClassVar[str]
     ID: ClassVar[str]
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import Step, World, WorldSpec, keys
+from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.envs.dream_noise import DreamNoise
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.world_model import (
@@ -36,8 +37,6 @@ from dreamdrive.models.world_model import (
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.spaces import ActionSpace
-
-DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
 
 
 @dataclass

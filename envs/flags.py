@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dreamdrive.envs import Option, all_options, defaults, require_options, trials, without_places
+from dreamdrive.envs.catalogue import Option, all_options, defaults, listed, require_options, trials, without_places
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Settings
 
@@ -33,6 +33,11 @@ class WorldSettings(Settings):
     def of(cls, found: argparse.Namespace) -> Self:
         return replace(super().of(found), options=given(found, cls.TRIALS))
 
+    def check_world(self, env: str) -> None:
+        """UserError where there is no world of that name, or where it does not have one of the options."""
+        listed(env)
+        require_options(env, self.options)
+
     def refuse_options(self) -> None:
         """UserError where one was given, for settings that drive in no simulator."""
         if self.options:
@@ -55,12 +60,13 @@ def declared(with_trials: bool = False) -> dict[str, dict[str, Option]]:
 
 
 def add_to(p: argparse.ArgumentParser, with_trials: bool = False) -> None:
-    """Add all of them."""
+    """Add all of them, under a heading of their own."""
+    group = p.add_argument_group("world, where it has them")
     for name, by_kind in declared(with_trials).items():
-        _add(p, name, by_kind)
+        _add(group, name, by_kind)
 
 
-def _add(p: argparse.ArgumentParser, name: str, by_kind: dict[str, Option]) -> None:
+def _add(p: argparse._ArgumentGroup, name: str, by_kind: dict[str, Option]) -> None:
     """Add one flag, of all the kinds of world that have the option."""
     kinds: dict[str, list[str]] = {}
     for kind, option in by_kind.items():

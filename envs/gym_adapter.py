@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from dreamdrive.envs import HOLD, NOISE, OBSERVATION_NOISE, REPEAT, Option, Step, World, WorldSpec
+from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
 from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
@@ -45,12 +45,6 @@ class GymWorld(World):
     `max_steps` counts steps in the world: it replaces the environment's registered limit.
     """
 
-    OPTIONS: ClassVar[tuple[Option, ...]] = (
-        Option("observation", "a picture, or the numbers behind it", default="picture", choices=OBSERVATIONS),
-        HOLD,
-        OBSERVATION_NOISE,
-    )
-    VARIANT = "<id>"
     NUMBERS: ClassVar[str | None] = "state"
 
     def __init__(

@@ -2,117 +2,36 @@
 resumed."""
 
 import math
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import open_datasets, with_mirrored
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.driving.evaluation import Evaluator
-from dreamdrive.learning.actor_critic import ActorCritic, How
+from dreamdrive.learning.actor_critic import ActorCritic
+from dreamdrive.learning.actor_settings import ROW, ActorSettings
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import Moments, recorded_moments
 from dreamdrive.learning.watching import Watching
-from dreamdrive.models.actor import LATENT_FEATURES, LAYERS, Actor, ActorConfig, Critic
+from dreamdrive.models.actor import LAYERS, Actor, ActorConfig, Critic
+from dreamdrive.models.catalogue import DECODED
 from dreamdrive.models.cloning import averaged
 from dreamdrive.models.controller import Controller, parameter_vector
-from dreamdrive.models.policy import MEMORIES
-from dreamdrive.models.watcher import DECODED, Watcher, WatcherConfig
+from dreamdrive.models.watcher import Watcher, WatcherConfig
 from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
-from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean, line, write_csv
 from dreamdrive.utils.plots import curves
-from dreamdrive.utils.seeds import require_seeds, seed_everything, selection_seeds
-from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.seeds import seed_everything, selection_seeds
 
 STAGE = 4
-FEATURES = (*LATENT_FEATURES, DECODED)
-OF_WATCHERS = ("an actor that watches, with --features decoded", lambda args: args.features == DECODED)
 WATCHERS_WIDTH = 32  # channels of its first convolution
-ROW = 50  # updates between two rows of metrics.csv, from each of which a run resumes
 AVERAGED = 50  # updates over which the weights that drive are averaged
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActorSettings(Training):
-    """What stage 4a by actor-critic can be told."""
-
-    adopt: bool = flag(
-        False, help="resume although V or M has been trained on since: the actor continues in the M that is there now"
-    )
-    dataset: tuple[Path, ...] | None = flag(
-        None,
-        Path,
-        "folders written by stage 1, whose moments dreams begin from (default: those M was trained on)",
-        nargs="+",
-    )
-    seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
-    features: str = flag(
-        "zh",
-        help="what the actor sees: z alone, z and h, or the frames that V decodes, which it remembers itself (IRIS)",
-        choices=FEATURES,
-        fixed=True,
-    )
-    hidden: int = flag(128, positive, "width of the hidden layers of actor and critic, and of its memory", fixed=True)
-    layers: int = flag(2, natural, "how many there are; 0 for a linear actor", fixed=True)
-    memory: str = flag("lstm", help="what remembers", choices=MEMORIES, fixed=True, where=OF_WATCHERS)
-    burn_in: int = flag(20, natural, "frames before a dream that it is shown", fixed=True, where=OF_WATCHERS)
-    init: Path | None = flag(None, Path, "begin as this clone drives, e.g. exp_dir/bc/best.tar")
-    anchor: float = flag(
-        0.0,
-        natural_float,
-        "what it costs to act otherwise than the clone of --init does",
-        where=("an actor that begins as a clone, with --init", lambda args: args.init is not None),
-    )
-    updates: int = flag(4000, positive, f"learn up to this update, in rows of {ROW}; more than before resumes")
-    dreams: int = flag(64, positive, "dreams of an update")
-    horizon: int = flag(12, positive, "steps of a dream")
-    temperature: float = flag(1.0, natural_float, "of the dream")
-    early: float = flag(0.2, share, "share of the dreams that begin where episodes do; the others, anywhere")
-    discount: float = flag(0.97, positive_float, "gamma, of a step")
-    mix: float = flag(0.95, natural_float, "lambda of the returns")
-    spread: float = flag(0.2, natural_float, "of what is added to controls (-1 to 1) to explore")
-    penalty: float = flag(0.02, natural_float, "weight of the squares of controls beyond what tanh tells apart")
-    entropy: float = flag(3e-3, natural_float, "what a nat of it is worth, where actions are choices")
-    actor_rate: float = flag(7e-4, learning_rate, "of the actor's Adam")
-    critic_rate: float = flag(1e-3, learning_rate, "of the critic's Adam")
-    evaluate_every: int = flag(
-        500, natural, "updates between two scores in the simulator, by which best.tar is chosen; 0: the last is kept"
-    )
-    selection_episodes: int = flag(16, positive, "of such a score")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
-    display: bool = flag(True, help="show a progress bar")
-
-    def check(self) -> None:
-        super().check()
-        if self.discount > 1 or self.mix > 1:
-            raise UserError(
-                f"--discount {self.discount:g} and --mix {self.mix:g} are not possible: both must be 1 or less"
-            )
-        if self.init is not None and self.features == DECODED:
-            raise UserError("an actor that watches cannot begin as a clone: leave --init or --features decoded away")
-        if self.evaluate_every:
-            require_seeds(self.seed, self.selection_episodes)
-
-    @property
-    def how(self) -> How:
-        return How(
-            self.actor_rate,
-            self.critic_rate,
-            self.discount,
-            self.mix,
-            self.spread,
-            entropy=self.entropy,
-            penalty=self.penalty,
-        )
 
 
 def untrained(
@@ -195,7 +114,7 @@ class ActorRun:
         args, left = self.args, self.args.updates - self.updates
         args.write(self.folder)
         frames = self.history[-1]["frames"] if self.history else 0  # of the simulator, before this command
-        with tqdm(
+        with Bar(
             total=max(left, 0), desc="actor-critic", unit="update", disable=not args.display, dynamic_ncols=True
         ) as bar:
             while self.updates < args.updates:
@@ -214,7 +133,7 @@ class ActorRun:
         seeds, parameters = selection_seeds(self.args.seed, self.args.selection_episodes), parameter_vector(self.driver)
         return float(np.mean(evaluator.returns([(parameters.cpu(), seed) for seed in seeds])))
 
-    def _learn(self, bar: tqdm) -> dict:
+    def _learn(self, bar: Bar) -> dict:
         """The next ROW updates; their row."""
         args, mean = self.args, Mean()
         rng = seed_everything(args.seed, STAGE, len(self.history) + 1)

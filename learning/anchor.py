@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dreamdrive.learning.moments import Moments
 from dreamdrive.models.actor import Actor
 from dreamdrive.models.controller import Controller
+from dreamdrive.utils.progress import Bar
 
 UPDATES, MOMENTS, RATE = 3000, 512, 1e-3  # by which the actor becomes the clone; the rate falls to 0
 
@@ -30,7 +30,7 @@ class Anchor:
         optimizer = torch.optim.Adam(actor.parameters(), RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
         last = torch.zeros(())
-        for _ in tqdm(range(UPDATES), desc="becoming the clone", unit="update", disable=not display, leave=False):
+        for _ in Bar(range(UPDATES), desc="becoming the clone", unit="update", disable=not display, leave=False):
             begun = moments.begin(moments.drawn(MOMENTS, 0.0, generator))
             last = self.distance(actor, begun.z, begun.h)
             optimizer.zero_grad(set_to_none=True)

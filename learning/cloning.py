@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.loaders import check_world
 from dreamdrive.data.shards import Dataset
@@ -22,6 +21,7 @@ from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.plots import curves
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -97,12 +97,12 @@ class Cloning:
             method.begin()
         pace = method.pace + len(self.recorded.val)
         done = (begun - method.first) * pace
-        with tqdm(total=method.epochs * pace, initial=done, desc=method.name, unit="step", unit_scale=True) as bar:
+        with Bar(total=method.epochs * pace, initial=done, desc=method.name, unit="step", unit_scale=True) as bar:
             for number in range(begun + 1, method.end + 1):
                 bar.set_description(f"epoch {number} of {last} ({method.name})")
                 self._epoch(method, number, bar)
 
-    def _epoch(self, method: Method, number: int, bar: tqdm) -> None:
+    def _epoch(self, method: Method, number: int, bar: Bar) -> None:
         args = self.args
         rng = seed_everything(args.seed, STAGE, number)
         left = share_left(number - 1 - method.first, method.epochs) if args.anneal else 1.0
@@ -138,12 +138,12 @@ class Cloning:
         if mean > self.best:
             self.best = mean
             checkpoint.save(self.folder / "best.tar", "bc", **self._about(number), model=deployed.state_dict())
-            tqdm.write(f"best.tar is now of epoch {number} ({method.name})")
+            Bar.write(f"best.tar is now of epoch {number} ({method.name})")
         return row
 
     def _keep(self) -> None:
         """Write what has been done."""
-        tqdm.write(line(self.history[-1]))
+        Bar.write(line(self.history[-1]))
         # files have all of them, whatever the method
         of_methods: dict[str, Any] = {"cloned": None, "drifted": None, "ditto": None}
         for method in self.methods:

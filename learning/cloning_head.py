@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.models.cloning import CloneLoss, averaged, run_epoch, run_sequences
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.device import device
+from dreamdrive.utils.progress import Bar
 
 
 class HeadTraining:
@@ -51,11 +51,11 @@ class HeadTraining:
         for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
             group["lr"] = learning_rate
 
-    def fit(self, batches: Iterable, bar: tqdm) -> dict[str, float]:
+    def fit(self, batches: Iterable, bar: Bar) -> dict[str, float]:
         """One pass of training over `batches`; means of loss and accuracy."""
         return self._run_epoch(self.model, batches, self.criterion, self.optimizer, bar, self.average)
 
-    def measure(self, batches: Iterable, bar: tqdm) -> dict[str, float]:
+    def measure(self, batches: Iterable, bar: Bar) -> dict[str, float]:
         """The same of the head that drives, which learns nothing."""
         return self._run_epoch(self.driving, batches, self.criterion, None, bar)
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import Labelled, Steps
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.learning.cloning_head import HeadTraining
 from dreamdrive.learning.cloning_settings import AVERAGE, CloneSettings, DaggerSettings, DittoSettings
@@ -34,6 +34,7 @@ from dreamdrive.learning.imagination import Dreams
 from dreamdrive.models.world_model import latents_at
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import SEEDS
 
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
@@ -72,7 +73,7 @@ class Epoch:
 
     number: int
     rng: np.random.Generator
-    bar: tqdm
+    bar: Bar
     about: dict
 
 
@@ -247,6 +248,7 @@ class DrivenDagger(Dagger):
                 checkpoint=DRIVER,
                 rootdir=folder,
                 rollouts=args.rollouts,
+                val_fraction=0.0,
                 action_noise=max(dataset.manifest.action_noise for dataset in self.recorded.datasets),
                 threads=args.max_workers,
                 max_steps=world["max_steps"],

@@ -3,16 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from dreamdrive.models.heads import latent_features
-from dreamdrive.models.policy import MEMORIES
+from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
-from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.settings import WORKERS, Training, flag
 
 LOSSES = ("squared", "gaussian")
 # training steps that weights are averaged over: of --model, and in ditto's dream
 AVERAGE = {"model": 500, "ditto": 100}
-DREAMING = "in the dream, after cloning"  # heading of flags
 # what alone some flags are for
 FRAMES = ("--model", lambda args: args.model is not None)
 LATENTS = ("cloning without --model", lambda args: args.model is None)
@@ -26,6 +25,11 @@ DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simul
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings(Training):
     """Of whatever trains a clone: what it sees, its sizes, and how it learns."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "clone": ("features", "hidden", "model", "units", "width"),
+        "learning": ("weight_decay",),
+    }
 
     features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=latent_features(), fixed=True)
     hidden: int = flag(0, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
@@ -48,6 +52,24 @@ class HeadSettings(Training):
 @dataclass(frozen=True, kw_only=True)
 class CloneSettings(HeadSettings):
     """Of cloning what experts did."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("dataset",),
+        "learning": (
+            "epochs",
+            "sequence",
+            "batch_size",
+            "loss",
+            "action_noise",
+            "label_smoothing",
+            "learning_rate",
+            "anneal",
+            "average",
+            "shift",
+        ),
+        "scores in the simulator": ("evaluate_every", "n_samples", "max_workers"),
+        "in the dream, after cloning": ("temperature", "horizon", "dreams"),
+    }
 
     method: str = "bc"
     world: str = "dream"
@@ -94,12 +116,10 @@ class CloneSettings(HeadSettings):
         5, positive, "epochs between two scores in the simulator; the last epoch is always scored"
     )
     n_samples: int = flag(8, positive, "episodes of such a score")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
-    temperature: float = flag(0.0, natural_float, "of the dream", group=DREAMING, where=LATENTS)
-    horizon: int = flag(
-        24, positive, "steps of a dream, which begins where an expert was", group=DREAMING, where=LATENTS
-    )
-    dreams: int = flag(256, positive, "at once", group=DREAMING, where=DREAMT)
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    temperature: float = flag(0.0, natural_float, "of the dream", where=LATENTS)
+    horizon: int = flag(24, positive, "steps of a dream, which begins where an expert was", where=LATENTS)
+    dreams: int = flag(256, positive, "at once", where=DREAMT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,21 +127,23 @@ class DaggerSettings(CloneSettings):
     """Of cloning, and then: the clone drifts off on its own, what the expert would do there is added, and all is cloned
     again."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "in the dream, after cloning": ("dream_epochs", "world", "passes", "rollouts")
+    }
+
     method: str = "dagger"
-    dream_epochs: int = flag(20, positive, "of dagger, after --epochs", group=DREAMING)
+    dream_epochs: int = flag(20, positive, "of dagger, after --epochs")
     world: str = flag(
         "dream",
         help="drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, "
         "where its expert is",
         choices=("dream", "simulator"),
-        group=DREAMING,
     )
-    passes: int = flag(5, positive, "over all steps there are, in each epoch", group=DREAMING)
+    passes: int = flag(5, positive, "over all steps there are, in each epoch")
     rollouts: int = flag(
         4,
         positive,
         "in the simulator: episodes the clone drives in an epoch, disturbed like who was recorded",
-        group=DREAMING,
         where=DRIVEN,
     )
 
@@ -130,17 +152,18 @@ class DaggerSettings(CloneSettings):
 class DittoSettings(CloneSettings):
     """Of cloning, and then reinforcement learning in the dream, rewarded for seeing what the expert saw."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "in the dream, after cloning": ("dream_epochs", "updates", "dream_rate", "spread", "anchor")
+    }
+
     method: str = "ditto"
-    dream_epochs: int = flag(20, positive, "of ditto, after --epochs", group=DREAMING)
-    horizon: int = flag(50, positive, "steps of a dream, which begins where an expert was", group=DREAMING)
-    updates: int = flag(40, positive, "of actor and critic in an epoch", group=DREAMING)
-    dream_rate: float = flag(1e-4, learning_rate, "learning rate of actor and critic", group=DREAMING)
+    dream_epochs: int = flag(20, positive, "of ditto, after --epochs")
+    horizon: int = flag(50, positive, "steps of a dream, which begins where an expert was")
+    updates: int = flag(40, positive, "of actor and critic in an epoch")
+    dream_rate: float = flag(1e-4, learning_rate, "learning rate of actor and critic")
     spread: float = flag(
-        0.2, positive_float, "of the pushes that actions are explored with, in an action's typical size", group=DREAMING
+        0.2, positive_float, "of the pushes that actions are explored with, in an action's typical size"
     )
     anchor: float = flag(
-        100.0,
-        natural_float,
-        "weight of the loss of cloning beside the return; 0, as in the paper, for none",
-        group=DREAMING,
+        100.0, natural_float, "weight of the loss of cloning beside the return; 0, as in the paper, for none"
     )

@@ -2,134 +2,27 @@
 large a search is."""
 
 import math
-import os
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.driving.dreaming import Population
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
+from dreamdrive.learning.evolution_settings import STALE, EvolutionSettings
 from dreamdrive.learning.search_state import load_search, pycma_version, save_search
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import latent_features
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
-from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.seeds import recording_seed, require_seeds, selection_seeds
-from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
 RESCORE_DREAMS = 128  # dreams the search's mean is scored on
 APART = 8  # every so manyth frame that dreams may start from is kept for scoring the search's mean
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
-# P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
-SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
-# what alone some flags are for
-DREAM = ("--world dream", lambda args: args.world == "dream")
-SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
-EVALUATED = ("--evaluate-every above 0", lambda args: args.evaluate_every > 0)
-STALE = 3  # evaluations without a better mean after which candidates drive more episodes
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvolutionSettings(Training):
-    """What stage 4a can be told."""
-
-    seed: int = flag(0, natural, "decides everything random in the run", fixed=True)
-    world: str = flag(
-        "dream",
-        help="where candidates drive: in M's dream, or in the simulator (for carracing in carracing-fast, which stands "
-        "for it)",
-        choices=tuple(SIZES),
-        fixed=True,
-    )
-    features: str = flag(
-        "zh", help="what the controller sees: z alone, or z and h", choices=latent_features(), fixed=True
-    )
-    pop_size: int = flag(  # None until `sized`, and so is n_samples
-        None,
-        positive,
-        f"P, candidates of a generation (default: {SIZES['dream']['pop_size']}; in the simulator "
-        f"{SIZES['simulator']['pop_size']})",
-        fixed=True,
-    )
-    n_samples: int = flag(
-        None,
-        positive,
-        f"S, episodes each candidate drives (default: {SIZES['dream']['n_samples']}; in the simulator "
-        f"{SIZES['simulator']['n_samples']})",
-        fixed=True,
-    )
-    most_samples: int = flag(
-        16,
-        positive,
-        f"in the simulator S doubles, up to this, whenever {STALE} evaluations in a row bring no better mean: few tell "
-        "enough while all drive badly",
-        fixed=True,
-        where=SIMULATOR,
-    )
-    give_up: int = flag(
-        0,
-        natural,
-        "in the simulator a candidate's episode ends after so many steps without a reward above 0, the rest counting "
-        "like its last step; 0: never",
-        fixed=True,
-        where=SIMULATOR,
-    )
-    generations: int = flag(100, positive, "evolve up to this generation; more than before resumes the search")
-    target_return: float = flag(math.inf, float, "stop when the score best.tar is chosen by reaches it")
-    sigma: float = flag(0.1, positive_float, "initial step size of CMA-ES", fixed=True)
-    diagonal: bool = flag(False, help="separable CMA-ES: faster steps for many parameters", fixed=True)
-    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True, where=DREAM)
-    horizon: int = flag(1000, positive, "steps of a dream", fixed=True, where=DREAM)
-    evaluate_every: int = flag(
-        10,
-        natural,
-        "generations between two drives of the search's mean in the simulator, the last one included, and with --init "
-        "the clone itself; 0 for none",
-        fixed=True,
-    )
-    selection_episodes: int = flag(32, positive, "of such a drive", fixed=True, where=EVALUATED)
-    init: Path | None = flag(None, Path, "begin from this clone, e.g. exp_dir/bc/best.tar")
-    evolve: str = flag(
-        "all",
-        help="all weights of the controller, or those of its last layer, the rest as in --init",
-        choices=("all", "last"),
-        fixed=True,
-        where=("--init", lambda args: args.init is not None),
-    )
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator")
-    display: bool = flag(True, help="show a progress bar")
-
-    def sized(self, before: dict | None) -> tuple["EvolutionSettings", dict]:
-        """(These settings with P and S, and what the run that is resumed, with settings `before`, has decided; and what
-        it has decided that was not given)."""
-        world = before["world"] if before and not self.was_given("world") else self.world
-        return self.resume(before, SIZES[world])
-
-    def check(self) -> None:
-        super().check()
-        if self.pop_size == 1:
-            raise UserError("--pop-size 1 is not possible: CMA-ES compares at least 2 candidates")
-        episodes = (self.generations + 1) * self.most_episodes if self.world == "simulator" else 0
-        if episodes or self.evaluate_every:
-            require_seeds(self.seed, max(episodes, self.selection_episodes))
-
-    @property
-    def most_episodes(self) -> int:
-        """The most that a candidate ever drives in a generation."""
-        return max(self.n_samples, self.most_samples)
-
-    @property
-    def rescores(self) -> bool:
-        """Whether the search's mean is scored where its candidates are, on starts or seeds that they never meet."""
-        return self.world == "dream" or not self.evaluate_every
 
 
 @torch.inference_mode()
@@ -181,7 +74,7 @@ class DreamFitness:
         }
         self.steps = 0  # dreamed so far
 
-    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: Bar) -> Tensor:
         """(P,) mean returns; `fresh` starts are never met by candidates."""
         num = RESCORE_DREAMS if fresh else samples
         generator = torch.Generator(self.device).manual_seed(
@@ -207,7 +100,7 @@ class SimulatorFitness:
     def __init__(self, args: EvolutionSettings, evaluator: Evaluator) -> None:
         self.args, self.evaluator = args, evaluator
 
-    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: tqdm) -> Tensor:
+    def __call__(self, parameters: Tensor, generation: int, samples: int, fresh: bool, bar: Bar) -> Tensor:
         seeds = (
             selection_seeds(self.args.seed, samples, generation)
             if fresh
@@ -321,7 +214,7 @@ class Search:
 
     def replay(self, scores: Tensor) -> None:
         """Go through the generations whose scores (G, P) were recorded."""
-        for row in tqdm(scores, desc="replaying the search", unit="generation", leave=False):
+        for row in Bar(scores, desc="replaying the search", unit="generation", leave=False):
             self.tell(self.ask(), row)
 
     @property

@@ -2,11 +2,13 @@
 and how it is resumed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from dreamdrive.data.loaders import folders_of, splits_of
+from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import line, write_csv
@@ -32,7 +34,7 @@ class Fit:
         learning_rate: float,
         halved_after: int,
         about: dict,
-        datasets: list[str],
+        datasets: Sequence[Dataset],
         last: bool = False,
         decay: float = 0.0,
     ) -> None:
@@ -40,7 +42,8 @@ class Fit:
         epoch and the datasets. `last`: the last epoch is what is kept, not the best. `decay`: of the weights of layers
         (AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101)."""
         self.last, self.annealed = last, False
-        self.stage, self.folder, self.model, self.about, self.datasets = stage, folder, model, about, datasets
+        self.stage, self.folder, self.model, self.about = stage, folder, model, about
+        self.datasets, self.splits = folders_of(datasets), splits_of(datasets)
         model.load_state_dict(model.from_config(model.config_dict()).state_dict())
         self.optimizer = adam(model, learning_rate, decay)
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=halved_after)
@@ -53,7 +56,13 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self.history = state["history"]
-        if state["datasets"] == self.datasets and state["parents"] == self.about["parents"]:
+        same_data, same_split = state["datasets"] == self.datasets, state.get("splits", self.splits) == self.splits
+        if same_data and not same_split:
+            print(
+                f"the split of {', '.join(self.datasets)} has been changed: some of what this run has learnt from is "
+                "for validation now, and its losses there flatter it; --noreload trains it afresh"
+            )
+        if same_data and same_split and state["parents"] == self.about["parents"]:
             self.best, self.best_epoch, self.began = state["best"], state["best_epoch"], state.get("began", 0)
         else:  # losses are of other data
             self.began = len(self.history)
@@ -99,6 +108,7 @@ class Fit:
             best=self.best,
             best_epoch=self.best_epoch,
             began=self.began,
+            splits=self.splits,
             history=self.history,
             **more,
             optimizer=self.optimizer.state_dict(),

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import Sequences
@@ -24,6 +23,7 @@ from dreamdrive.models.controller import Controller
 from dreamdrive.models.world_model import Latents, Memory, State, Vision, WorldModel, joined_latents, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 EPISODES_AT_ONCE = 32  # run through M together
@@ -111,7 +111,7 @@ def expert_latents(data: Sequences, memory: Memory, split: str) -> ExpertLatents
     where = next(memory.parameters()).device
     parts: dict[str, list] = {field.name: [] for field in fields(ExpertLatents) if field.name != "vision"}
     episodes, frames = [e for e in data.episodes(split) if data.known_in(e).any()], 0
-    for first in tqdm(
+    for first in Bar(
         range(0, len(episodes), EPISODES_AT_ONCE), desc=f"M over the {split} split", unit="batch", leave=False
     ):
         chosen = np.array(episodes[first : first + EPISODES_AT_ONCE])
@@ -249,7 +249,7 @@ class Dreams:
         }
 
     def imitate(
-        self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: tqdm, average: AveragedModel | None = None
+        self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: Bar, average: AveragedModel | None = None
     ) -> dict[str, float]:
         """So many updates of actor and critic, and of the actor's average, if there is one; means of what `Ditto.learn`
         says. `bar` counts dreamt steps."""

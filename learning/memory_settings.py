@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from dreamdrive.models.attention import gpt2_sizes
-from dreamdrive.models.world_model import KINDS, Vision
+from dreamdrive.models.catalogue import KINDS, gpt2_sizes
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Fitting, flag, spellings
+
+if TYPE_CHECKING:
+    from dreamdrive.models.world_model import Vision
 
 HALVED_AFTER = 3  # epochs without progress, the learning rate
 CORES, HEADS, ENSEMBLE = ("lstm", "cfc", "ncp", "frames", "tokens"), ("mixture", "once", "sequence"), "-ensemble"
@@ -61,6 +63,28 @@ PRESETS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, kw_only=True)
 class MDRNNSettings(Fitting):
     """What stage 3 can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("dataset", "mirror"),
+        "M": (
+            "preset",
+            "core",
+            "head",
+            "hidden",
+            "mixtures",
+            "members",
+            "layers",
+            "neurons",
+            "attention_heads",
+            "context",
+            "dropout",
+            "gpt2",
+            "freeze",
+            "include_reward",
+        ),
+        "learning": ("epochs", "updates", "seq_len", "batch_size", "learning_rate", "weight_decay", "patience"),
+        "run": ("adopt", "temperature"),
+    }
 
     dataset: tuple[Path, ...] | None = flag(
         None, Path, "folders written by stage 1 (default: those V was trained on)", nargs="+"
@@ -166,7 +190,7 @@ class MDRNNSettings(Fitting):
             return SIMULATOR
         return f"{self.core}-{self.head}{'' if self.members == 1 else ENSEMBLE}"
 
-    def config(self, vision: Vision, action: int, reward_scale: float) -> dict:
+    def config(self, vision: "Vision", action: int, reward_scale: float) -> dict:
         """Sizes of M, for V's latents and action vectors of A numbers; UserError where its head cannot foresee
         them."""
         found: dict[str, Any] = {

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.envs.dream import Dream, begin
 from dreamdrive.models.world_model import Memory, Starts, State, latents_at
+from dreamdrive.utils.progress import Bar
 
 EPISODES_AT_ONCE = 32  # run through M together
 MOST, MOST_BYTES = 100_000, 400e6  # moments that are kept, evenly spread, and what their states may take
@@ -71,7 +71,7 @@ def recorded_moments(data: Sequences, memory: Memory, most: int = MOST) -> Momen
     stride = -(-int(data.steps[episodes].sum()) // min(most, int(MOST_BYTES // bytes_each)))
     where, frames, states, ages = next(memory.parameters()).device, [], [], []
     groups = [episodes[i : i + EPISODES_AT_ONCE] for i in range(0, len(episodes), EPISODES_AT_ONCE)]
-    for group in tqdm(groups, desc="M over what was recorded", unit="batch", leave=False):
+    for group in Bar(groups, desc="M over what was recorded", unit="batch", leave=False):
         steps = int(data.steps[group].max())
         windows = data.windows(np.stack([group, np.zeros_like(group)], 1), steps)
         z, action = windows.z.to(where), windows.action.to(where)

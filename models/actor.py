@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.models.catalogue import ACTOR, LATENT_FEATURES
 from dreamdrive.utils.spaces import ActionSpace
 
-LATENT_FEATURES = ("z", "zh")
-ACTOR = "actor"  # the `head` of its checkpoints
 LAYERS = 2  # of the critic beside a linear actor
 FIRST_OUTPUTS = 0.01  # what the last layer's weights begin with, in the usual ones: to do almost nothing
 

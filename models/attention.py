@@ -1,7 +1,6 @@
 """Transformer blocks that keep what went through them: normalisation before attention and before the two layers after
 it, as in GPT-2 (Vaswani et al. 2017, arXiv 1706.03762; Radford et al. 2019)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import raise_if_unreadable
 
 FIRST_SPREAD = 0.02  # of the weights of layers and of what places are told apart by, as in GPT-2
 # Of a block's tensors here, where GPT-2's files have them; its layers are stored as (inputs, outputs)
@@ -146,22 +144,6 @@ class Blocks(nn.Module):
             x, new = block(x, own, mask)
             kept.append(new)
         return self.last(x), kept
-
-
-def gpt2_sizes(folder: Path) -> dict[str, int]:
-    """Width, layers and heads of the GPT-2 in a folder, as `hidden`, `layers`, `heads`; UserError where it has none."""
-    path = Path(folder) / "config.json"
-    try:
-        found = json.loads(path.read_text())
-        return {"hidden": int(found["n_embd"]), "layers": int(found["n_layer"]), "heads": int(found["n_head"])}
-    except OSError as error:
-        raise_if_unreadable(path, error)
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): --gpt2 takes a folder with config.json and model.safetensors, "
-            "as huggingface.co/gpt2 has them"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} does not say n_embd, n_layer and n_head: it is no configuration of a GPT-2") from None
 
 
 def load_gpt2(blocks: Blocks, folder: Path) -> None:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 CLIP = 1.0  # of the norm of the gradient of a network that remembers
@@ -77,9 +77,7 @@ def averaged(model: nn.Module, steps: int) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / steps))
 
 
-def learn(
-    loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: tqdm, clip: float = math.inf
-) -> None:
+def learn(loss: Tensor, optimizer: torch.optim.Optimizer | None, number: int, bar: Bar, clip: float = math.inf) -> None:
     """A step of the optimizer, if there is one, the gradient's norm at most `clip`; UserError for a loss that is not
     finite."""
     if not math.isfinite(loss.item()):
@@ -100,7 +98,7 @@ def run_epoch(
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     criterion: CloneLoss,
     optimizer: torch.optim.Optimizer | None,
-    bar: tqdm,
+    bar: Bar,
     average: AveragedModel | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` of z, h and action; trains with an optimizer, and keeps an average, if there is one, else
@@ -125,7 +123,7 @@ def run_sequences(
     batches: Iterable[Glimpse],
     criterion: CloneLoss,
     optimizer: torch.optim.Optimizer | None,
-    bar: tqdm,
+    bar: Bar,
     average: AveragedModel | None = None,
 ) -> dict[str, float]:
     """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back

@@ -9,13 +9,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.models.catalogue import FRAMES, MEMORIES
 from dreamdrive.models.vae import to_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
-FRAMES = "frames"  # the `features` of a head that sees frames themselves
-WITHOUT_LATENTS = ("state", FRAMES)  # `features` of heads that drive without V and M
-MEMORIES = ("cfc", "lstm", "gru", "mlp")
 BACKBONE = 128  # units between the CfC's input and its gates, as in ncps
 
 

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.catalogue import FREE_BITS
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
-TERMS = ("l2", "l1", "perceptual")
-FREE_BITS = 0.5  # nats per latent dimension that cost nothing; Ha & Schmidhuber's kl_tolerance
 LEAST_AWAY = 1e-3  # from the mean frame, on average, below which nothing is taken to move
 # VGG-16's convolutions, channels of each, in blocks between which sides are halved (Simonyan & Zisserman 2015,
 # configuration D); features are compared at the end of each block but for the last two, which end a convolution early

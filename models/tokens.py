@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamdrive.models.catalogue import SIZES, TOKENS
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.vae import (
-    SIZES,
     frame_error,
     grid_decoder,
     grid_encoder,
@@ -39,7 +39,6 @@ from dreamdrive.models.vae import (
 from dreamdrive.models.world_model import Latents, Vision
 from dreamdrive.utils.errors import UserError
 
-TOKENS = (16, 64)  # that there may be of a frame
 COMMITMENT = 0.25  # weight of the distance from a code, of a vq (van den Oord et al. 2017, eq. 3)
 KEPT = 0.99  # of a code's running means, at each batch
 FORGOTTEN = 0.05  # of the usual share of places: a code with less begins anew

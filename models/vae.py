@@ -19,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.reconstruction import FREE_BITS, Weights
+from dreamdrive.models.catalogue import FREE_BITS, GRID, SIZES
+from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.world_model import Latents, Vision
 
-SIZES = (64, 128)  # of a frame's side, pixels
 COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
 RAREST = 1e-4  # share of the pixels below which a colour gains no more weight
-GRID = 8  # side of the grid of latents
 WIDEST = 1024  # channels where a grid has one place; half as many where it has two, and so on
 # Of the fine shades: two colours that are 1 of 255 apart differ by 0.2 rad, and 32 apart look alike
 WAVES = 8

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from dreamdrive.models.actor import FIRST_OUTPUTS, LAYERS, Controls
+from dreamdrive.models.catalogue import DECODED, WATCHER
 from dreamdrive.models.policy import Policy, PolicyConfig
-
-DECODED = "decoded"  # its `features`: frames as V makes them of latents
-WATCHER = "watcher"  # the `head` of its checkpoints
 
 
 @dataclass(frozen=True)

@@ -20,38 +20,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 
 Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..., n)
-
-# Kinds by the stage that trains them, each with its module and its class; a checkpoint without `kind` is of the first.
-KINDS = {
-    "vae": {
-        "gaussian": ("dreamdrive.models.vae", "VAE"),
-        "fsq": ("dreamdrive.models.tokens", "FSQ"),
-        "vq": ("dreamdrive.models.tokens", "VQ"),
-    },
-    "mdrnn": {
-        "lstm-mixture": ("dreamdrive.models.mdrnn", "MDRNN"),
-        "lstm-mixture-ensemble": ("dreamdrive.models.mdrnn", "Ensemble"),
-        "cfc-mixture": ("dreamdrive.models.mdrnn", "CfCMixture"),
-        "lstm-once": ("dreamdrive.models.token_memory", "LSTMOnce"),
-        "cfc-once": ("dreamdrive.models.token_memory", "CfCOnce"),
-        "lstm-sequence": ("dreamdrive.models.token_memory", "LSTMSequence"),
-        "cfc-sequence": ("dreamdrive.models.token_memory", "CfCSequence"),
-        "ncp-mixture": ("dreamdrive.models.mdrnn", "NCPMixture"),
-        "ncp-once": ("dreamdrive.models.token_memory", "NCPOnce"),
-        "ncp-sequence": ("dreamdrive.models.token_memory", "NCPSequence"),
-        "frames-mixture": ("dreamdrive.models.mdrnn", "FramesMixture"),
-        "frames-once": ("dreamdrive.models.token_memory", "FramesOnce"),
-        "frames-sequence": ("dreamdrive.models.token_memory", "FramesSequence"),
-        "tokens-once": ("dreamdrive.models.token_transformer", "TokensOnce"),
-        "tokens-sequence": ("dreamdrive.models.token_transformer", "TokensSequence"),
-        "simulator": ("dreamdrive.envs.simulated", "Simulated"),
-    },
-}
 
 
 def latents_at(latents: Latents, index: Tensor | slice) -> Latents:

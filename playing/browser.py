@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamdrive.playing.hands import HUMAN
+from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.playing.screen import Screen, Status
 from dreamdrive.playing.session import SPEEDS
 from dreamdrive.playing.show import Show

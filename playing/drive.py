@@ -9,22 +9,21 @@ import torch
 
 from dreamdrive.data.episode import Episode, unknown_action
 from dreamdrive.driving.agent import Agent, in_dreams
-from dreamdrive.driving.cast import TRAINED, Cast
+from dreamdrive.driving.cast import Cast
+from dreamdrive.driving.catalogue import CONTROLLERS, EXPERT, HUMAN, PLAN, RANDOM, UNTRAINED
 from dreamdrive.driving.driver import Driver, Watched, drive
-from dreamdrive.driving.evaluation import PLAN
 from dreamdrive.driving.planning import Learnt
-from dreamdrive.driving.policies import UNTRAINED, make_policy
+from dreamdrive.driving.policies import make_policy
 from dreamdrive.driving.recorder import Tape
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.world_model import Starts
-from dreamdrive.playing.hands import HUMAN, Hands, Human
+from dreamdrive.playing.hands import Hands, Human
 from dreamdrive.playing.show import Show
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.video import people
 
-RANDOM, EXPERT = "random", "expert"  # who can drive without being asked for, where the world has one
-POLICIES = (*TRAINED, PLAN, *UNTRAINED, HUMAN)  # all who can drive episodes that are kept
+POLICIES = (*CONTROLLERS, PLAN, *UNTRAINED, HUMAN)  # all who can drive episodes that are kept
 
 
 class Drive(Show):
@@ -233,7 +232,7 @@ def make_drive(
     panels of what V and M make of it if there are such and `reconstruction` is asked for."""
     dreamt = isinstance(world, DreamWorld)
     drivers: dict[str, Driver] = {}
-    if who.agent is not None and who.name in (*TRAINED, PLAN):
+    if who.agent is not None and who.name in (*CONTROLLERS, PLAN):
         drivers[who.name] = in_dreams(who.agent.controller, world) if isinstance(world, DreamWorld) else who.agent
     for name in (driver, RANDOM, *([] if dreamt else [EXPERT])):
         if name in UNTRAINED and name not in drivers:

@@ -11,8 +11,6 @@ from dreamdrive.driving.driver import Driver
 from dreamdrive.driving.policies import Blind
 from dreamdrive.utils.keys import Keys
 
-HUMAN = "human"
-
 
 class Human(Blind):
     """A person at the keyboard.

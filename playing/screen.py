@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamdrive.playing.hands import HUMAN
+from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.utils.keys import Keys
 from dreamdrive.utils.viewer import STOP, Viewer, values_line
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dreamdrive.playing.hands import HUMAN
+from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.playing.recording import Kept, Recording
 from dreamdrive.playing.screen import Screen, Status
 from dreamdrive.playing.show import Show

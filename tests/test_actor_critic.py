@@ -13,7 +13,8 @@ from dreamdrive.driving.agent import load_agent, make_head
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.learning import anchor
 from dreamdrive.learning.actor_critic import ActorCritic, How
-from dreamdrive.learning.actor_training import ActorSettings, moments_of
+from dreamdrive.learning.actor_settings import ActorSettings
+from dreamdrive.learning.actor_training import moments_of
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import EARLY, recorded_moments
 from dreamdrive.models.actor import Actor, ActorConfig, Critic

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from dreamdrive import trainvae
 from dreamdrive.benchmarks.distilled import divergence
 from dreamdrive.benchmarks.perturbed import moved
-from dreamdrive.learning import augmentation
+from dreamdrive.learning import augmentation, vision
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.models.vae import VAE, Posterior, VAEConfig
 from dreamdrive.tests.test_resume import of_stage
 from dreamdrive.tests.tiny_run import call, complaint, copy_run, tiny
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.progress import Bar
 
 SIZE = 64
 
@@ -71,14 +71,14 @@ def test_frames_of_one_and_of_four_channels_and_batches_of_one_are_changed_too()
 
 def test_v_sees_the_changed_frame_and_is_to_make_the_one_that_it_was(monkeypatch):
     frames = torch.full((4, 64, 64, 3), 100, dtype=torch.uint8)
-    monkeypatch.setattr(trainvae, "changed", lambda batch: batch + 50)
-    model, bar = VAE(VAEConfig(latent=4)), trainvae.tqdm(disable=True)
+    monkeypatch.setattr(vision, "changed", lambda batch: batch + 50)
+    model, bar = VAE(VAEConfig(latent=4)), Bar(disable=True)
     seen, compared = [], []
     forward, loss = model.forward, model.loss
     monkeypatch.setattr(model, "forward", lambda batch: seen.append(batch) or forward(batch))
     monkeypatch.setattr(model, "loss", lambda batch, output, _: compared.append(batch) or loss(batch, output))
     for augment in (True, False):
-        trainvae.run_epoch(model, [frames], None, "fp32", bar, augment)
+        vision.run_epoch(model, [frames], None, "fp32", bar, augment)
     assert [int(batch[0, 0, 0, 0]) for batch in seen] == [150, 100]
     assert all(torch.equal(batch, frames) for batch in compared)
 

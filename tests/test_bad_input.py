@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from dreamdrive.learning.cloning_settings import CloneSettings
+from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.tests.tiny_run import (
     ROOT,
     TINY,
@@ -20,7 +21,6 @@ from dreamdrive.tests.tiny_run import (
     variables,
     write_dataset,
 )
-from dreamdrive.trainvae import VAESettings
 
 LENGTHS = [20, 30, 25, 22]
 CARTPOLE = {"type": "discrete", "n": 2}
@@ -229,7 +229,7 @@ def test_a_score_that_cannot_be_written_is_refused_before_anybody_drives(trained
     run = copy_run(trained, tmp_path)
     shutil.rmtree(run.logdir / "scores", ignore_errors=True)  # other tests score the shared run
     (run.logdir / "scores").write_text("in the way")
-    monkeypatch.setattr("dreamdrive.test_controller.score", lambda *_: pytest.fail("somebody drove"))
+    monkeypatch.setattr("dreamdrive.driving.scoring.score", lambda *_: pytest.fail("somebody drove"))
     assert "scores cannot be written to" in refused("test_controller", run.logdir, "--episodes", 2, "--max-workers", 1)
 
 

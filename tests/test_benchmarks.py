@@ -14,8 +14,8 @@ from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.manifest import split
 from dreamdrive.envs.nocturne.scene import OBJECTS
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS
+from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.tests.tiny_run import call
-from dreamdrive.train import RoundsSettings
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import write_csv
 

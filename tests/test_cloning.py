@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.distributions import Categorical, Normal
-from tqdm import tqdm
 
 from dreamdrive.learning.cloning import Cloning
 from dreamdrive.models.cloning import CloneLoss, run_epoch
@@ -11,6 +10,7 @@ from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, call, complaint, contents, copy_run
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 NUMBERS, CHOICES = ActionSpace.from_dict(BOX), ActionSpace.from_dict(DISCRETE)
@@ -60,7 +60,7 @@ def test_the_spread_that_is_learnt_is_that_of_the_errors():
     model, criterion = Controller(ControllerConfig(2, 0, "z", 0, BOX)), CloneLoss(NUMBERS, "gaussian")
     optimizer = torch.optim.Adam([*model.parameters(), *criterion.parameters()], 1e-2)
     action = 0.5 + torch.randn(512, 2) * torch.tensor([1.0, 0.1])
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         for _ in range(600):
             run_epoch(model, [(torch.randn(512, 2), torch.zeros(512, 0), action)], criterion, optimizer, bar)
     torch.testing.assert_close(criterion.log_spread.exp().detach(), action.std(0), rtol=0.1, atol=0)
@@ -129,7 +129,7 @@ def test_a_smoothed_clone_is_trained(trained, tmp_path):
 
 def test_dagger_goes_on_in_the_world_that_it_began_in(trained, tmp_path, monkeypatch):
     run = copy_run(trained, tmp_path / "run")
-    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)
+    monkeypatch.setattr("dreamdrive.learning.cloning_inputs.report", lambda *_: None)
     # CartPole has none, and that would be said first
     monkeypatch.setattr("dreamdrive.learning.cloning.require_expert", lambda *_: None)
     dagger = ("trainbc", *TINY["trainbc"], "--logdir", run.logdir, "--method", "dagger", "--horizon", 5)
@@ -167,7 +167,7 @@ def test_dreams_begin_after_all_cloning_that_was_done(trained, tmp_path, method)
 
 def test_the_epoch_that_a_run_was_stopped_after_is_scored_if_it_becomes_the_last(trained, tmp_path, monkeypatch):
     """Before the dream, which begins with the best that was scored, and at the end."""
-    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)
+    monkeypatch.setattr("dreamdrive.learning.cloning_inputs.report", lambda *_: None)
     run, straight, keep = copy_run(trained, tmp_path / "run"), copy_run(trained, tmp_path / "straight"), Cloning._keep
 
     def keep_and_stop(self):

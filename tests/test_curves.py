@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dreamdrive.benchmarks.curves import curve, draw, main
-from dreamdrive.learning.evolution import EvolutionSettings, samples_now
+from dreamdrive.learning.evolution import samples_now
+from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import write_csv
 

@@ -16,11 +16,11 @@ from dreamdrive.driving.evaluation import dream_returns
 from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
 from dreamdrive.envs.dream_noise import BLOCK, DreamNoise
 from dreamdrive.learning.evolution import APART, DreamFitness, dream_fitness, finite, kept_apart
+from dreamdrive.learning.memory import WARM_UP
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig, Noise
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import Starts, State, WorldModel
-from dreamdrive.trainmdrnn import WARM_UP
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 

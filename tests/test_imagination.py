@@ -5,7 +5,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.data.loaders import open_datasets
@@ -22,6 +21,7 @@ from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import WorldModel
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, write_dataset
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 LENGTHS = [45, 7, 33, 21]  # episode 3 is for validation
@@ -301,7 +301,7 @@ def test_updates_and_judgements_repeat(dreams):
         model = head(dreams)
         torch.manual_seed(2)
         ditto = Ditto(model, 4, 8, 1e-3, 0.2, 0.02)
-        with tqdm(disable=True) as bar:
+        with Bar(disable=True) as bar:
             learnt = dreams.imitate(ditto, 3, np.random.default_rng(0), bar)
         judged = dreams.judge(dreams.act(model))
         results.append((learnt, judged.likeness, judged.reward, judged.distance.tolist()))

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from dreamdrive.data.latents import cache_latents, load_sequences
 from dreamdrive.driving.agent import Agent
 from dreamdrive.envs.dream import Dream, DreamWorld, begin, step
+from dreamdrive.learning.memory import dream_starts, run_epoch, save_strip
+from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN
 from dreamdrive.models.token_memory import TokenMemory
 from dreamdrive.models.vae import VAE
 from dreamdrive.models.world_model import (
-    KINDS,
     Imagined,
     Memory,
     Starts,
@@ -29,9 +29,9 @@ from dreamdrive.models.world_model import (
     load_world_model,
 )
 from dreamdrive.tests import tiny_run
-from dreamdrive.trainmdrnn import dream_starts, run_epoch, save_strip
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 
 BOX = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 WORLD = {"env": "gym:Made-up", "image_shape": [64, 64, 3], "action_space": BOX, "dt": 0.02, "max_steps": 100}
@@ -334,7 +334,7 @@ def test_another_kind_of_m_is_trained(toy, tmp_path):
     data = load_sequences(tmp_path, vision, "v" * 64, [dataset])
     args, cuts = SimpleNamespace(batch_size=4, seq_len=6, precision="fp32"), data.cut("train", 6, None)
     optimizer, losses = torch.optim.Adam(toy.parameters(), 1e-2), []
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         for _ in range(5):
             losses.append(run_epoch(toy, data, cuts, args, torch.Generator().manual_seed(0), optimizer, bar)["loss"])
     assert losses[-1] < losses[0]

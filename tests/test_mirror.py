@@ -11,7 +11,8 @@ from dreamdrive.data.loaders import FrameStream, open_datasets, with_mirrored
 from dreamdrive.data.mirror import Mirror
 from dreamdrive.envs.carracing_fast import CarRacingFast
 from dreamdrive.envs.classic import CartPole
-from dreamdrive.learning.actor_training import ActorSettings, moments_of
+from dreamdrive.learning.actor_settings import ActorSettings
+from dreamdrive.learning.actor_training import moments_of
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.tests.tiny_run import call, complaint, tiny, write_dataset

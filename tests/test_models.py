@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from dreamdrive.data.loaders import Windows
+from dreamdrive.models.catalogue import FREE_BITS
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.mdrnn import (
     MDRNN,
@@ -21,7 +22,7 @@ from dreamdrive.models.mdrnn import (
     mixture_log_likelihood,
     sample_mixture,
 )
-from dreamdrive.models.reconstruction import FREE_BITS, Perceptual, Weights
+from dreamdrive.models.reconstruction import Perceptual, Weights
 from dreamdrive.models.vae import VAE, Posterior, VAEConfig, colour_index, colour_weights, to_float, to_uint8, vae_loss
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.tests import tiny_run

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from dreamdrive import test_controller
+from dreamdrive.driving import scoring
 from dreamdrive.envs import make, trials
-from dreamdrive.envs.carracing import PERTURBATIONS
 from dreamdrive.envs.carracing_perturbed import BAR, FIELD, ROAD, SHIFT
+from dreamdrive.envs.catalogue import PERTURBATIONS
+from dreamdrive.playing import shown
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.scores import score_file, trial_name
@@ -146,13 +148,13 @@ def test_scores_of_what_was_not_trained_for_have_names_of_their_own(tmp_path):
 def test_a_window_shows_what_the_driver_sees_beside_the_simulators_picture(tmp_path):
     words = ["--env", "carracing-fast", "--controller", "expert", "--render", "--logdir", str(tmp_path)]
     args = test_controller.parse_args([*words, "--perturb", "bars"])
-    show = test_controller.show_of(args, test_controller.cast_of(args), [0])
+    show = shown.show_of(args, scoring.cast_of(args))
     show.begin(0)
     picture, seen = show.images()
     assert show.panels == ["the simulator", "what is seen of it"]
     assert seen.shape == (64, 64, 3) and not seen[:, :4].any() and picture[:300, :4].any()
     plain = test_controller.parse_args(words)
-    assert test_controller.show_of(plain, test_controller.cast_of(plain), [0]).panels == ["the simulator"]
+    assert shown.show_of(plain, scoring.cast_of(plain)).panels == ["the simulator"]
 
 
 def test_a_world_without_perturbations_and_other_scripts_refuse_them(tmp_path):

@@ -17,7 +17,7 @@ from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
-from dreamdrive.learning.evolution import EvolutionSettings
+from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.models.world_model import load_vision
 from dreamdrive.tests.tiny_run import TINY, call, contents, copy_run, tiny, user

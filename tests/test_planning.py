@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamdrive.driving.planning import METHODS, Plan, Planner, load_planner
+from dreamdrive.driving.catalogue import METHODS
+from dreamdrive.driving.planning import Plan, Planner, load_planner
 from dreamdrive.models.world_model import Imagined, State, load_world_model
 from dreamdrive.tests.tiny_run import call, complaint, copy_run
 from dreamdrive.utils.spaces import ActionSpace

@@ -13,9 +13,11 @@ from dreamdrive.data.manifest import MANIFEST, read_manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.cast import Cast
+from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.envs import make
+from dreamdrive.playing import start
 from dreamdrive.playing.drive import POLICIES, Drive, make_drive
-from dreamdrive.playing.hands import HUMAN, Hands, Human
+from dreamdrive.playing.hands import Hands, Human
 from dreamdrive.playing.recording import Kept
 from dreamdrive.playing.replay import Replay
 from dreamdrive.playing.screen import Screen
@@ -179,7 +181,7 @@ def test_who_takes_over_knows_all_that_happened():
 
 def test_beside_a_dream_the_simulator_starts_where_it_does_and_is_given_the_same():
     args = play.parse_args(["--logdir", str(DREAM), "-a", "--env", "carracing-fast", "--countdown", "0"])
-    show = play.drive_of(args)
+    show = start.drive_of(args)
     show.begin(0)
     assert show.panels == ["the dream", "the simulator, given the same"] and show.apart() < 0.1
     there = make("carracing-fast", restart=False, repeat=4)
@@ -281,7 +283,7 @@ def test_recorded_episodes_can_be_sought_in(tmp_path, quick):
 
 
 def test_without_names_the_runs_own_episodes_are_shown_with_what_v_makes_of_them(trained: TinyRun):
-    show = play.replay_of(play.parse_args(["--logdir", str(trained.logdir), "-e", "-r"]))
+    show = start.replay_of(play.parse_args(["--logdir", str(trained.logdir), "-e", "-r"]))
     show.begin(0)
     assert show.count == len(read_manifest(trained.data).episodes) and len(show.images()) == 2
     assert show.panels[1] == "what V makes of it" and show.images()[1].shape == show.images()[0].shape

@@ -6,19 +6,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import STRETCH, FrameSequences, shifted
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.agent import PolicyHead, load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
+from dreamdrive.models.catalogue import MEMORIES
 from dreamdrive.models.cloning import CloneLoss, averaged, run_sequences
 from dreamdrive.models.lanes import LANES
-from dreamdrive.models.policy import MEMORIES, Policy, PolicyConfig
+from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import read_csv
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 LENGTHS = [200, 5, 90, 40]  # episode 3 is for validation
@@ -175,7 +176,7 @@ def test_a_policy_learns_what_only_memory_tells(memory):
             before = np.concatenate([np.zeros((16, 1), np.int64), told[:, :-1]], 1)
             self.action, self.known, self.begins = torch.eye(3)[before], torch.ones(16, 12, dtype=torch.bool), True
 
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         learnt = [run_sequences(model, [Batch()], CloneLoss(CHOICES), optimizer, bar) for _ in range(120)][-1]
     assert (learnt["accuracy"] > 0.6) == (memory != "mlp"), learnt
 
@@ -185,7 +186,7 @@ def test_what_is_remembered_goes_on_over_batches_and_begins_anew(tmp_path):
     forward = model.forward
     model.forward = lambda seen, state: (states.append(state.clone()), forward(seen, state))[1]
     write_dataset(tmp_path / "data", LENGTHS, space=DISCRETE)
-    with tqdm(disable=True) as bar:
+    with Bar(disable=True) as bar:
         begins = []
         steps = FrameSequences(open_datasets([tmp_path / "data"]), "train", 8, 2)
 
@@ -425,7 +426,7 @@ def test_memory_goes_on_where_nobody_knows_what_the_expert_did():
         )
         for at in (0, 8, 16)
     ]
-    with tqdm(disable=True) as bar, torch.no_grad():
+    with Bar(disable=True) as bar, torch.no_grad():
         found = run_sequences(model, parts, CloneLoss(CHOICES), None, bar)["loss"]
         wanted = CloneLoss(CHOICES)(model(shown, model.initial_state(2))[0][known], action[known])
     assert found == pytest.approx(float(wanted), rel=1e-5)

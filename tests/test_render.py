@@ -20,6 +20,7 @@ from PIL import Image
 
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.policies import make_policy
+from dreamdrive.driving.scoring import cast_of
 from dreamdrive.envs import make
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
@@ -27,7 +28,8 @@ from dreamdrive.models.vae import VAE, VAEConfig, to_float
 from dreamdrive.models.world_model import Starts
 from dreamdrive.playing.drive import Drive
 from dreamdrive.playing.screen import HELP
-from dreamdrive.test_controller import cast_of, parse_args, record, show_of
+from dreamdrive.playing.shown import record, show_of
+from dreamdrive.test_controller import parse_args
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import Desktop, vnc_desktop, wait_for
 from dreamdrive.utils import checkpoint
@@ -129,7 +131,7 @@ def episode(monkeypatch, logdir: Path, *flags) -> Drive:
     """What the command drives, within this process."""
     monkeypatch.setattr(sys, "argv", command(logdir, *flags)[1:])
     args = parse_args()
-    return show_of(args, cast_of(args), [SEED])
+    return show_of(args, cast_of(args))
 
 
 @contextmanager

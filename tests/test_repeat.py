@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dreamdrive.data.shards import Dataset
-from dreamdrive.driving.recording import RecordingSettings, generate
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import make
 from dreamdrive.utils.errors import UserError
 

@@ -36,7 +36,9 @@ def of_stage(run, module):
 @pytest.mark.parametrize("module", FOLDERS)
 def test_stopped_after_one_of_two_epochs_and_run_again_equals_two_straight(module, trained, tmp_path, monkeypatch):
     """`trained` went two epochs without a stop."""
-    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)  # drawn from best.tar when all is done
+    monkeypatch.setattr(
+        "dreamdrive.learning.cloning_inputs.report", lambda *_: None
+    )  # drawn from best.tar when all is done
     run = copy_run(trained, tmp_path)
     options = ("--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
     tiny(module, *options, LENGTH[module], 1, "--noreload")
@@ -48,7 +50,7 @@ def test_stopped_after_one_of_two_epochs_and_run_again_equals_two_straight(modul
 
 def test_running_a_finished_stage_again_changes_nothing(trained, tmp_path, monkeypatch):
     run = copy_run(trained, tmp_path)
-    monkeypatch.setattr("dreamdrive.trainbc.report", lambda *_: None)
+    monkeypatch.setattr("dreamdrive.learning.cloning_inputs.report", lambda *_: None)
     for module in FOLDERS:
         tiny(module, "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
         assert of_stage(run, module) == of_stage(trained, module)

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from dreamdrive.learning.actor_training import ActorSettings
+from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.memory_settings import MDRNNSettings
+from dreamdrive.learning.rounds_settings import RoundsSettings
+from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.tests.tiny_run import call, complaint, user
-from dreamdrive.train import RoundsSettings
-from dreamdrive.trainvae import VAESettings
 from dreamdrive.utils import checkpoint
 
 TINY = (

@@ -15,13 +15,13 @@ from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream, DreamWorld, imagine
 from dreamdrive.envs.simulated import Simulated
+from dreamdrive.learning.memory import keep_simulator
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.moments import recorded_moments
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.world_model import Starts, WorldModel, load_world_model
 from dreamdrive.tests.tiny_run import IN_DREAMS, TINY, call, complaint
-from dreamdrive.trainmdrnn import keep_simulator
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 

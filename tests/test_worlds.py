@@ -10,7 +10,9 @@ import torch
 from dreamdrive import envs, test_controller
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.shards import Dataset
-from dreamdrive.envs import fast, make, official, without_places
+from dreamdrive.driving import scoring
+from dreamdrive.envs import catalogue, fast, make, official, without_places
+from dreamdrive.playing import shown
 from dreamdrive.tests.tiny_run import ROOT, command, variables
 from dreamdrive.utils.errors import UserError
 
@@ -221,16 +223,16 @@ def test_a_new_world_is_scored_as_it_declares_and_its_options_are_its_own(tmp_pa
 
 
 def test_a_world_declares_its_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(envs, "WORLDS", dict(envs.WORLDS))
+    monkeypatch.setattr(catalogue, "WORLDS", dict(catalogue.WORLDS))
     from dreamdrive.tests.toy_world import LINE
 
-    envs.WORLDS |= LINE
+    catalogue.WORLDS |= LINE
     keys = make("toy").keyboard()
     assert keys.listed == {"j": "back", "k": "on", "n": "nothing: all at 0"} and keys.help == "j, k: cursor"
     assert keys.action({"left"}, None) is None and keys.words(keys.action({"j"}, None)) == "cursor -0.10"
     assert envs.keys("toy", make("toy").spec.space).listed == keys.listed  # in a dream of it
     args = test_controller.parse_args(["--env", "toy", "--controller", "human", "--render", "--logdir", str(tmp_path)])
-    driven = test_controller.show_of(args, test_controller.cast_of(args), [0])
+    driven = shown.show_of(args, scoring.cast_of(args))
     driven.begin(0)
     driven.step({"k"})
     driven.step({"k", "left"})

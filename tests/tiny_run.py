@@ -123,7 +123,7 @@ def complaint(done: Done) -> str:
     said = [
         text.strip()
         for text in re.split(r"[\r\n]", done.stderr)
-        if text.strip() and not re.search(r"\[\d\d:\d\d", text)
+        if text.strip() and not re.search(r"\d %, [\d,]+ of [\d,]+ |[\d,]+ a second", text)
     ]
     assert done.returncode in (1, 2) and len(said) == 1 and said[0].startswith("error: "), (
         done.returncode,

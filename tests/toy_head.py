@@ -1,4 +1,5 @@
-"""What a new head takes: this file, and one line in models/heads.py. It sees z and the square of every number in it.
+"""What a new head takes: this file, and one line in models/catalogue.py. It sees z and the square of every number
+in it.
 
 python -m dreamdrive.tests.toy_head trainbc --features squares ...        a script with this head in it
 """
@@ -8,8 +9,8 @@ import sys
 
 import torch
 
+from dreamdrive.models.catalogue import HEADS
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import HEADS
 from dreamdrive.utils import script
 
 
@@ -22,7 +23,7 @@ class Squares(Controller):
         return torch.cat([z, z.square()], -1)
 
 
-HEADS["squares"] = Squares  # the one line; here, so that a worker process has it too
+HEADS["squares"] = ("dreamdrive.tests.toy_head", "Squares")  # the one line; here, so that a worker process has it too
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]

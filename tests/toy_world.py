@@ -1,4 +1,4 @@
-"""What a new world takes: this file, and one line in envs/__init__.py. The cursor is to be kept on the middle of a
+"""What a new world takes: this file, and one line in envs/catalogue.py. The cursor is to be kept on the middle of a
 line.
 
     python -m dreamdrive.tests.toy_world data.generation_script --env toy ...        a script with this world in it
@@ -11,23 +11,22 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamdrive import envs
-from dreamdrive.envs import Option, Step, World, WorldSpec
+from dreamdrive.envs import Listed, Option, Step, World, WorldSpec, catalogue
 from dreamdrive.utils import script
 from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.keys import NumberKeys, Push
 
-LINE = {"toy": "dreamdrive.tests.toy_world:Toy"}
+OPTIONS = (
+    Option("wind", "how far it blows a cursor", positive_float, default=0.5),
+    Option("landscape", "file of the hills around", str, place=True),
+    Option("calm"),
+)
+LINE = {"toy": Listed("dreamdrive.tests.toy_world:Toy", OPTIONS)}
 
 
 class Toy(World):
     """`num` cursors, seen as (place, wind); action (B, 1) moves them by -1 to 1, and so does the wind."""
 
-    OPTIONS = (
-        Option("wind", "how far it blows a cursor", positive_float, default=0.5),
-        Option("landscape", "file of the hills around", str, place=True),
-        Option("calm"),
-    )
     NUMBERS = None
     SCORED_WITH = {"calm": True}  # noqa: RUF012
 
@@ -61,7 +60,7 @@ class Toy(World):
         return {"wind": torch.full((self.num,), self.wind)}
 
 
-envs.WORLDS |= LINE  # the one line; here, so that a worker process has it too
+catalogue.WORLDS |= LINE  # the one line; here, so that a worker process has it too
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]

@@ -20,12 +20,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from dreamdrive.utils import runs
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
-from dreamdrive.utils.locks import locked
+from dreamdrive.utils.files import raise_if_unreadable, write_atomically
+from dreamdrive.utils.locks import workplace
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
@@ -38,6 +36,8 @@ def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint; `more` holds tensors and plain values."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(
         _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
@@ -56,19 +56,40 @@ def _canonical(value):
     return sys.intern(value) if type(value) is str else value
 
 
+def require(logdir: Path, *stages: str, name: str = "best.tar") -> None:
+    """UserError where one of the stages has no checkpoint of that name yet; nothing is read."""
+    for stage in stages:
+        source = path(logdir, stage, name)
+        if not source.exists():
+            raise missing(source, stage)
+
+
+def missing(source: Path, stage: str) -> UserError:
+    """What is said of a checkpoint that is not there."""
+    run = source.parent.parent
+    return UserError(f"{source} is missing: {remedy(source, stage)} first{runs.unknown(run)}")
+
+
+def remedy(source: Path, stage: str) -> str:
+    """What makes a checkpoint."""
+    return f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent}`"
+
+
 def load(source: Path, stage: str) -> dict:
     """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged,
     hostile or of another kind."""
-    remedy = f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent}`"
+    make_it = remedy(source, stage)
     try:
         content = source.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{source} is missing: {remedy} first{runs.unknown(source.parent.parent)}") from None
+        raise missing(source, stage) from None
     except OSError as error:
         raise_if_unreadable(source, error)
         raise UserError(
-            f"{source} cannot be read ({error.strerror}): mend its permissions, or {remedy} --noreload"
+            f"{source} cannot be read ({error.strerror}): mend its permissions, or {make_it} --noreload"
         ) from None
+    import torch  # whose import takes longer than to see that a file is missing
+
     try:
         # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded
         # silently.
@@ -80,21 +101,21 @@ def load(source: Path, stage: str) -> dict:
     except pickle.UnpicklingError:
         raise UserError(
             f"{source} holds objects other than tensors and plain values, so it was not loaded: "
-            f"get it from a source you trust, or {remedy} --noreload"
+            f"get it from a source you trust, or {make_it} --noreload"
         ) from None
     except Exception as error:  # a damaged file can fail in any part of zipfile or torch
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source} is damaged ({reason}): restore it, or {remedy} --noreload") from None
+        raise UserError(f"{source} is damaged ({reason}): restore it, or {make_it} --noreload") from None
     found = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
     if found != stage:
         raise UserError(
             f'{source} is not a checkpoint of stage "{stage}" (its stage is {found!r}): '
-            f"{remedy} --noreload, or import it with `python -m data.exchange`"
+            f"{make_it} --noreload, or import it with `python -m data.exchange`"
         )
     if checkpoint.get("schema") != SCHEMA:
         raise UserError(
             f"{source} has schema version {checkpoint.get('schema')!r}, this version of dreamdrive reads {SCHEMA}: "
-            f"{remedy} --noreload, or use the version that wrote it"
+            f"{make_it} --noreload, or use the version that wrote it"
         )
     return {**checkpoint, "digest": hashlib.sha256(content).hexdigest()}
 
@@ -156,8 +177,8 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
     the process, however it ends. UserError for a run that came with dreamdrive."""
     runs.require_own(logdir)
-    folder = make_folder(Path(logdir) / stage)
-    with locked(
+    folder = Path(logdir) / stage
+    with workplace(
         folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"
     ):
         for leftover in folder.glob(".*.tmp"):

@@ -5,7 +5,6 @@ five stages). The status is 1 if there is a "!!", else 0. torch is loaded, and O
 a broken driver is reported and not suffered.
 """
 
-import argparse
 import os
 import platform
 import re
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive import __version__
 from dreamdrive.utils import display
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DISK_GB = 3  # what `make demo` writes, with room to spare
@@ -237,10 +236,7 @@ def findings(checks: tuple[Callable[[], Iterator[Finding]], ...]) -> Iterator[Fi
 
 
 def main() -> int:
-    # Not utils.settings.parser: that needs torch, which may be what is missing.
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--version", action="version", version=f"dreamdrive {__version__}", help="print it and end")
-    p.parse_args()
+    parser(__doc__).parse_args()
     wrong = 0
     for finding in findings((python, packages, torch, ffmpeg, opengl, programs, machine)):
         print(finding, flush=True)

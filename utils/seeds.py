@@ -9,11 +9,12 @@ it learnt from; nor do those of two values of --seed.
 """
 
 import random
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from dreamdrive.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RANGE = 1_000_000
 STRIDE = 10_000  # apart are the seeds of two values of --seed
@@ -70,13 +71,16 @@ def _own(use: int, seed: int, i: int) -> int:
     return LATE + use * SEEDS * MOST + seed * MOST + i
 
 
-def seed_everything(*entropy: int) -> np.random.Generator:
+def seed_everything(*entropy: int) -> "np.random.Generator":
     """Seed torch, random and NumPy from a tuple of integers such as (seed, stage, epoch); returns a NumPy generator of
     the same origin.
 
     A stage calls it at the start of every epoch, so that epoch k depends on (seed, k) alone and a resumed run equals an
     uninterrupted one.
     """
+    import numpy as np  # the other functions know seeds without them
+    import torch
+
     sequence = np.random.SeedSequence([int(e) for e in entropy])
     first, second = (int(word) for word in sequence.generate_state(2))
     torch.manual_seed(first)

@@ -12,34 +12,36 @@ not change when a run is resumed.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from dreamdrive import __version__
 from dreamdrive.utils import runs
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
+from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.precision import CHOICES
+from dreamdrive.utils.source import keep_source
 from dreamdrive.utils.trackers import TRACKERS
 
 NOT_GIVEN = object()
+# of the command dreamdrive, by the scripts that they are
+SCRIPTS = {
+    "trainvae.py": "vae",
+    "trainmdrnn.py": "mdrnn",
+    "traincontroller.py": "controller",
+    "trainbc.py": "bc",
+    "test_controller.py": "test",
+}
+WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
+QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's layout and prints every default that says something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
-            return action.help
-        if isinstance(action.default, (list, tuple)):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,7 +64,6 @@ def flag(
     help: str = "",
     *,
     names: Sequence[str] = (),
-    group: str | None = None,
     fixed: bool | str = False,
     where: tuple[str, Callable[[Any], bool]] | None = None,
     **how: Any,
@@ -70,9 +71,9 @@ def flag(
     """A field of a Settings that is a flag of the command line.
 
     A default of False makes a flag that takes no value; True, or a bool that may be None (`type=bool`), one with a
-    `--no-` form. `names`: spellings other than the field's; `group`: its heading in --help. `fixed`: it may not change
-    when a run is resumed; a text is the name that the run's checkpoint has for it. `where`: what alone it is for, in
-    words, and whether settings are that. `how`: what else argparse's add_argument takes, as `choices` and `nargs`.
+    `--no-` form. `names`: spellings other than the field's. `fixed`: it may not change when a run is resumed; a text is
+    the name that the run's checkpoint has for it. `where`: what alone it is for, in words, and whether settings are
+    that. `how`: what else argparse's add_argument takes, as `choices` and `nargs`.
     """
     if default is False:
         how["action"] = "store_true"
@@ -81,8 +82,7 @@ def flag(
     elif type is not None:
         how["type"] = type
     return field(
-        default=default,
-        metadata={"flag": {"help": help, **how}, "names": names, "group": group, "fixed": fixed, "where": where},
+        default=default, metadata={"flag": {"help": help, **how}, "names": names, "fixed": fixed, "where": where}
     )
 
 
@@ -93,34 +93,52 @@ class Settings:
     Attributes:
         given: names of the fields that the command line gave; None where code made the record: then those that differ
             from their defaults
+        GROUPS: headings in --help, and the fields that have their flags there
     """
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("quiet",)}
+
     given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+    quiet: bool = flag(False, help="do not show how far it has come")
 
     @classmethod
     def parse(cls, argv: Sequence[str] | None, doc: str | None) -> Self:
         """The settings of a command line, by default this process's; `doc` heads its --help."""
         p = parser(doc)
+        p.usage = "%(prog)s [flags]"
         cls.add_flags(p)
         found = p.parse_args(argv, argparse.Namespace(**dict.fromkeys(cls.flags(), NOT_GIVEN)))
-        return cls.of(found)
+        settings = cls.of(found)
+        if settings.quiet:
+            os.environ[QUIET] = "1"
+        return settings
 
     @classmethod
     def add_flags(cls, p: argparse.ArgumentParser) -> None:
-        """Add the fields' flags to a parser."""
-        groups: dict[str | None, Any] = {None: p}
+        """Add the fields' flags to a parser, under their headings."""
+        headings = cls.headings()
+        groups = {heading: p.add_argument_group(heading) for heading in dict.fromkeys(headings.values())}
         for name, mark in cls.flags().items():
-            group = mark.metadata["group"]
-            if group not in groups:
-                groups[group] = p.add_argument_group(group)
-            groups[group].add_argument(*spellings(mark), dest=name, default=mark.default, **mark.metadata["flag"])
+            group = groups[headings[name]] if name in headings else p
+            group.add_argument(*spellings(mark), dest=name, default=mark.default, **mark.metadata["flag"])
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
         """The settings in a namespace, of which those that are NOT_GIVEN are as by default."""
         values = {name: getattr(found, name) for name in cls.flags()}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not NOT_GIVEN
+        }
         return cls(**given, given=frozenset(given))
+
+    @classmethod
+    def headings(cls) -> dict[str, str]:
+        """The heading of each field's flag in --help, those of the class itself first."""
+        found: dict[str, str] = {}
+        for kind in cls.__mro__:
+            for heading, names in vars(kind).get("GROUPS", {}).items():
+                found |= {name: heading for name in names if name not in found}
+        return found
 
     @classmethod
     def flags(cls) -> dict[str, Field]:
@@ -181,9 +199,10 @@ class Settings:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "given"}
         return {"command": command_line(), **{name: plain(value) for name, value in values.items()}}
 
-    def write(self, folder: Path) -> None:
-        """Record the command and every value in `folder`/args.json."""
-        write_atomically(folder / "args.json", (json.dumps(self.recorded(), indent=1) + "\n").encode())
+    def write(self, folder: Path, **more: Any) -> None:
+        """Record the command and every value, and what is known besides, in `folder`/args.json."""
+        content = json.dumps({**self.recorded(), **more}, indent=1) + "\n"
+        write_atomically(folder / "args.json", content.encode())
 
     def _fixed(self) -> dict[str, str]:
         """Field -> its name in a checkpoint, of those that may not change when a run is resumed."""
@@ -195,12 +214,20 @@ class Settings:
 class RunFolder(Settings):
     """Of a script that works on a run."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("logdir",)}
+
     logdir: Path = flag(Path("exp_dir"), Path, "folder of the run; each stage has a folder in it")
+
+    def write(self, folder: Path, **more: Any) -> None:
+        """The same, and the code of now in the run's source.zip, whose digest is noted."""
+        super().write(folder, source=keep_source(self.logdir), **more)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(RunFolder):
     """Of the stages that train."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("noreload", "seed", "device", "track")}
 
     noreload: bool = flag(False, help="start afresh instead of resuming from checkpoint.tar")
     seed: int = flag(0, natural, "decides everything random in the run")
@@ -224,6 +251,8 @@ KEPT = ("best", "last")
 @dataclass(frozen=True, kw_only=True)
 class Fitting(Training):
     """Of the stages that fit a model of the world by Adam."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"learning": ("precision", "anneal", "keep")}
 
     precision: str = flag("auto", help="auto: bf16 where the machine multiplies it in hardware", choices=CHOICES)
     anneal: bool = flag(
@@ -253,15 +282,16 @@ def all_spellings(settings: type[Settings]) -> set[str]:
 
 
 def refuse_others(
-    name: str, words: Sequence[str], kinds: Mapping[str, type[Settings]], spellings: dict[str, str]
+    name: str, words: Sequence[str], kinds: Mapping[str, Callable[[], type[Settings]]], spellings: dict[str, str]
 ) -> None:
     """End with a sentence where one of the words of a command line for kind `name` of a stage is a flag of other kinds
-    alone. `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
-    spelled = {kind: all_spellings(settings) for kind, settings in kinds.items()}
-    for word in words:
-        flag = word.partition("=")[0]
-        theirs = [kind for kind, flags in spelled.items() if flag in flags]
-        if theirs and name not in theirs:
+    alone. `kinds`: what gives the settings of each, which is called where a flag is not of kind `name`.
+    `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
+    own = all_spellings(kinds[name]())
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    for flag in (flag for flag in flags if flag not in own):
+        theirs = [kind for kind, settings in kinds.items() if kind != name and flag in all_spellings(settings())]
+        if theirs:
             first = next(iter(kinds))
             what = [spellings[first]] if first in theirs else [spellings[kind] for kind in theirs]
             said = " or ".join(what).replace(" or --method", " or")
@@ -280,6 +310,13 @@ def command_line() -> str:
     name, *words = sys.argv
     called = name.split() if name.split()[:1] == ["dreamdrive"] else ["python", name]  # see __main__.py
     return shlex.join([*called, *words])
+
+
+def next_command(script: str, *words: Any) -> str:
+    """How another script is called, spelled as this one was: `python trainvae.py ...`, or `dreamdrive vae ...`."""
+    name = sys.argv[0].split()
+    called = ["dreamdrive", SCRIPTS[script]] if name[:1] == ["dreamdrive"] else ["python", script]  # see __main__.py
+    return shlex.join([*called, *map(str, words)])
 
 
 def say_inherited(sources: dict[Path, dict[str, Any]]) -> None:

@@ -1,16 +1,20 @@
 """Action spaces: what an action is in the environment, in networks, in files and in words."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dreamdrive.utils.errors import UserError
+
+if TYPE_CHECKING:  # a manifest's space is known without either
+    import gymnasium as gym
+    import torch
+    from torch import Tensor
 
 LARGEST = 1e15  # a bound beyond it only says that there is none
 
@@ -57,7 +61,7 @@ class ActionSpace:
             raise ValueError(f"scale {self.scale} and center {self.center} must be finite, and the scale above 0")
 
     @staticmethod
-    def from_dict(value: dict) -> "ActionSpace":
+    def from_dict(value: dict) -> ActionSpace:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where `value` is not what that gives."""
         if value["type"] == "discrete":
             return ActionSpace(int(value["n"]))
@@ -79,8 +83,10 @@ class ActionSpace:
     @staticmethod
     def from_gym(
         space: gym.Space, scale: Sequence[float] | None = None, center: Sequence[float] | None = None
-    ) -> "ActionSpace":
+    ) -> ActionSpace:
         """Of gymnasium's Discrete(n) or one-dimensional Box with bounds; UserError for any other space."""
+        import gymnasium as gym
+
         if isinstance(space, gym.spaces.Discrete) and space.start == 0:
             return ActionSpace(int(space.n))
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -96,6 +102,8 @@ class ActionSpace:
 
     def to_gym(self) -> gym.Space:
         """Discrete(n), or a float32 Box."""
+        import gymnasium as gym
+
         return gym.spaces.Discrete(self.n) if self.discrete else gym.spaces.Box(*self.bounds, dtype=np.float32)
 
     @property
@@ -129,7 +137,7 @@ class ActionSpace:
         low, high = self.bounds
         return (high - low) / 2
 
-    def in_half_ranges(self) -> "ActionSpace":
+    def in_half_ranges(self) -> ActionSpace:
         """The same actions, seen by networks in units of half their range from its middle: -1 to 1. A number without a
         range, which always is the same, is 0 there."""
         if self.discrete:
@@ -138,12 +146,14 @@ class ActionSpace:
         center = tuple((low + high) / 2 for low, high in zip(self.low, self.high, strict=True))
         return ActionSpace(0, self.low, self.high, scale, center, self.names)
 
-    def same_actions(self, other: "ActionSpace") -> bool:
+    def same_actions(self, other: ActionSpace) -> bool:
         """Whether both spaces have the same actions, in whatever units networks see them."""
         return (self.n, self.low, self.high) == (other.n, other.low, other.high)
 
     def zeros(self, *batch: int, device: str | torch.device = "cpu") -> Tensor:
         """A batch of actions, all 0, to be filled: (*batch, A) float32 or (*batch) int64."""
+        import torch
+
         kind = torch.int64 if self.discrete else torch.float32
         return torch.zeros(*batch, *self.shape, dtype=kind, device=device)
 
@@ -151,6 +161,8 @@ class ActionSpace:
         """An action (..., A) or (...) as networks see it, (..., size) float32: a choice one-hot, the numbers of a box
         in units of its scale from its center."""
         if self.discrete:
+            from torch.nn.functional import one_hot
+
             return one_hot(action.long(), self.n).float()
         action = action.float()
         if self.center is not None:
@@ -166,12 +178,13 @@ class ActionSpace:
             outputs = outputs * constant(self.scale, outputs.device)
         if self.center is not None:
             outputs = outputs + constant(self.center, outputs.device)
-        low, high = constant(self.low, outputs.device), constant(self.high, outputs.device)
-        return torch.minimum(torch.maximum(outputs, low), high)
+        return outputs.maximum(constant(self.low, outputs.device)).minimum(constant(self.high, outputs.device))
 
     def checked(self, action: Tensor, num: int) -> np.ndarray:
         """Actions that a world of `num` copies is given, (B, A) clipped to the box, or (B,); UserError for NaN,
         infinity or a choice there is not."""
+        import torch
+
         actions = torch.as_tensor(action).detach().cpu().numpy()
         if actions.shape != (num, *self.shape):
             raise ValueError(f"action has shape {actions.shape}, wanted {(num, *self.shape)}")
@@ -214,5 +227,7 @@ class ActionSpace:
 @lru_cache(maxsize=256)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(A,) float32, made once for each device: a step then costs no copy to a GPU."""
+    import torch
+
     with torch.inference_mode(False):  # or it could not be used in training later
         return torch.tensor(values, dtype=torch.float32, device=device)

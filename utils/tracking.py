@@ -9,8 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.settings import Training
 from dreamdrive.utils.trackers import TRACKERS
 
@@ -85,7 +84,7 @@ def repeat(process: subprocess.Popen) -> None:
     """Print what the process says, above progress bars."""
     assert process.stdout is not None, "it was asked for"
     for sentence in process.stdout:
-        tqdm.write(sentence.decode().rstrip(), file=sys.stderr)
+        Bar.write(sentence.decode().rstrip(), file=sys.stderr)
 
 
 def end(process: subprocess.Popen, repeater: threading.Thread, status: str) -> None:

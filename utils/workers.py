@@ -26,9 +26,8 @@ from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from tqdm import tqdm
-
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.progress import Bar
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SPAWN = multiprocessing.get_context("spawn")
@@ -283,5 +282,5 @@ def _end_with(parent: int) -> None:
 
 def _say(text: str) -> None:
     """Print to stderr without tearing a progress bar."""
-    tqdm.write(text, file=sys.stderr)
+    Bar.write(text, file=sys.stderr)
     sys.stderr.flush()

@@ -17,15 +17,16 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dreamdrive.envs.nocturne.pool import scene_files
 from dreamdrive.envs.nocturne.scene import DT, FORMATS, OBJECTS, STEPS, Scene, load_scene
 from dreamdrive.envs.nocturne.simulator import Simulator
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.help_text import HelpFormatter
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import HelpFormatter, parser
+from dreamdrive.utils.settings import parser
 from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
@@ -67,8 +68,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     """The scene from above and the ego's cone, side by side."""
+    from dreamdrive.envs.catalogue import VIEW_DIST
     from dreamdrive.envs.nocturne.cone import render_cones
-    from dreamdrive.envs.nocturne.world import ANCHOR, VIEW_DIST
+    from dreamdrive.envs.nocturne.world import ANCHOR
 
     learner: dict[str, Any] = {
         "view_dist": VIEW_DIST,
@@ -103,7 +105,7 @@ def show(args: argparse.Namespace) -> None:
     sim, ego = Simulator([scene]), choose_ego(scene, args.ego)
     if args.video:
         with VideoWriter(args.video, 1 / DT) as video:
-            for t in tqdm(range(STEPS), desc=f"drawing {args.video}", unit="frame"):
+            for t in Bar(range(STEPS), desc=f"drawing {args.video}", unit="frame"):
                 sim.reset(time=t)
                 video.add(panels(sim, ego, args.style))
         print(f"{args.video}: {STEPS} steps of {args.scene}, ego {scene.ids[ego]}")

@@ -9,11 +9,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamdrive.envs.nocturne.scene import Scene, load_scene
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import cache_folder, write_atomically
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import use_and_number
 
 IN_MEMORY = 128  # scenes kept, some 0.3 MB each
@@ -154,7 +154,7 @@ def read_index(folder: Path) -> dict[str, list[tuple[int, int]]]:
         known |= kept_index(place)
     news = [name for name, stamp in files.items() if name not in known or known[name][0] != stamp]
     if news:
-        for name in tqdm(news, desc=f"looking through {folder}", unit="scene", leave=False):
+        for name in Bar(news, desc=f"looking through {folder}", unit="scene", leave=False):
             known[name] = [files[name], busy_egos(load_scene(folder / name))]
         keep_index(places, {name: known[name] for name in files})
     return {name: [(ego, last) for ego, last in known[name][1]] for name in files}

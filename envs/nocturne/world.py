@@ -9,7 +9,6 @@ a collision with an object or a road edge, or after `max_steps`.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs import NOISE, OBSERVATION_NOISE, Option, Step, World, WorldSpec
+from dreamdrive.envs import NOISE, Step, World, WorldSpec
+from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
@@ -25,17 +25,12 @@ from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.envs.noise import ObservationNoise
-from dreamdrive.utils.argument_types import positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, NumberKeys, Push, usual_keys
 from dreamdrive.utils.spaces import ActionSpace
 
-SIZES = (64, 128)
-KINDS = ("continuous", "discrete")
-OBSERVATIONS = ("cone", "features")
-VIEW_DIST, FURTHEST = 40.0, 1000.0  # metres
+FURTHEST = 1000.0  # metres that a cone image may reach
 ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
-WARMUP = 10  # steps of the log before an episode begins
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
 ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
@@ -52,33 +47,6 @@ class Nocturne(World):
 
     NUMBERS = "features"
     SCORED_WITH: ClassVar[dict[str, Any]] = {"drive_on": True}
-    OPTIONS = (
-        Option(
-            "scenes",
-            "folder of scenes in Nocturne's or GPUDrive's JSON (default: scenes of ours, made as they are needed)",
-            Path,
-            place=True,
-        ),
-        Option("image_size", "side of a cone image, pixels", int, default=SIZES[0], choices=SIZES),
-        Option("view_dist", "metres that a cone image reaches", positive_float, default=VIEW_DIST),
-        Option(
-            "observation",
-            "cone images, or Nocturne's feature vector, which needs no V and M",
-            default="cone",
-            choices=OBSERVATIONS,
-        ),
-        Option("goal", "show the goal in cone images", bool, default=True),
-        Option("speed", "show the driver's own speed in cone images", bool, default=True),
-        Option(
-            "actions",
-            "acceleration and steering as numbers, or as one of 273 pairs",
-            default="continuous",
-            choices=KINDS,
-        ),
-        Option("warmup", default=WARMUP),
-        Option("drive_on", default=False),
-        OBSERVATION_NOISE,
-    )
 
     def __init__(
         self,
@@ -353,13 +321,13 @@ def check_options(
         raise UserError(f"{num} copies of at most {max_steps} steps are not possible: both must be 1 or more")
     if not 1 <= view_dist <= FURTHEST:
         raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
-    if observation not in OBSERVATIONS:
-        raise UserError(f'there is no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
-    if image_size not in SIZES or actions not in KINDS or not 0 <= warmup < LOG_END:
+    if observation not in CONE_OBSERVATIONS:
+        raise UserError(f'there is no observation "{observation}": choose {" or ".join(CONE_OBSERVATIONS)}')
+    if image_size not in CONE_SIZES or actions not in NOCTURNE_ACTIONS or not 0 <= warmup < LOG_END:
         raise UserError(
             f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
-            f"choose {SIZES[0]} or {SIZES[1]} pixels, "
-            f"{' or '.join(KINDS)} actions, and 0 to {LOG_END - 1} steps"
+            f"choose {CONE_SIZES[0]} or {CONE_SIZES[1]} pixels, "
+            f"{' or '.join(NOCTURNE_ACTIONS)} actions, and 0 to {LOG_END - 1} steps"
         )
 
 

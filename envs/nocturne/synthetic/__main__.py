@@ -17,13 +17,12 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from tqdm import tqdm
-
 from dreamdrive.envs.nocturne.synthetic import write_scenes
 from dreamdrive.utils.argument_types import natural, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import Settings, flag
 
@@ -64,7 +63,7 @@ def main() -> None:
         args.write(make_folder(args.out / COMMAND))
         made = sum(
             path is not None
-            for path in tqdm(
+            for path in Bar(
                 write_scenes(args.out, args.scenes, args.seed), total=args.scenes, unit="scene", desc=str(args.out)
             )
         )

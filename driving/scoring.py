@@ -1,0 +1,146 @@
+"""A driver in the simulator or in the dream, scored (stage 5)."""
+
+import importlib.metadata
+import json
+import platform
+import time
+
+import numpy as np
+
+from dreamdrive.driving.agent import Head
+from dreamdrive.driving.cast import Cast, cast
+from dreamdrive.driving.catalogue import CONTROLLERS, PLAN, UNTRAINED
+from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
+from dreamdrive.driving.scoring_settings import EvaluationSettings
+from dreamdrive.envs import REPEAT, flags, official, world_class
+from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.utils import runs
+from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.metrics import line
+from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.scores import FOLDER, score_file, trial_name
+from dreamdrive.utils.seeds import evaluation_seeds
+from dreamdrive.utils.settings import command_line
+from dreamdrive.utils.words import counted, mean_and_spread
+
+PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
+
+
+def cast_of(args: EvaluationSettings) -> Cast:
+    """Who drives, and where."""
+    assert args.controller, "parse_args has chosen one"
+    return cast(args.logdir, args.controller, args.world == "dream", args.env, args.options, args.planned)
+
+
+def score(
+    args: EvaluationSettings, env: str, options: dict, agent: Head | None, seeds: list[int]
+) -> tuple[list[Driven], int]:
+    """An episode for each seed, and the frames of the simulator that took."""
+    assert args.controller, "parse_args has chosen one"
+    controller = agent.controller if agent is not None and args.controller in CONTROLLERS else None
+    if args.world == "dream":
+        world = DreamWorld(
+            args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
+        )
+        return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)], 0
+    if args.controller == PLAN:
+        driver = DriverSpec(PLAN, args.logdir, plan=args.planned)
+    elif controller is None:
+        driver = DriverSpec(UNTRAINED[args.controller])
+    else:
+        driver = DriverSpec("agent", args.logdir, controller.config_dict())
+    parameters = parameter_vector(controller) if controller else None
+    with (
+        Evaluator(
+            env, driver, min(args.max_workers, len(seeds)), options={**options, **world_class(env).SCORED_WITH}
+        ) as evaluator,
+        Bar(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
+    ):
+        began = time.monotonic()
+        episodes = evaluator.episodes([(parameters, seed) for seed in seeds], bar)
+        if args.controller == PLAN:
+            rate = evaluator.steps / options.get(REPEAT, 1) / (time.monotonic() - began)
+            print(f"{rate:.1f} actions a second by {evaluator.workers} workers")
+        return episodes, evaluator.steps
+
+
+def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
+    """What came of the episodes, on average over all of them ("") and over those of each place that has a name."""
+    places = dict.fromkeys(["", *(e.place for e in episodes)])
+    return {
+        place: {
+            name: float(np.mean([e.outcome[name] for e in episodes if place in ("", e.place)]))
+            for name in episodes[0].outcome
+        }
+        for place in places
+    }
+
+
+def report(
+    args: EvaluationSettings,
+    env: str,
+    seeds: list[int],
+    episodes: list[Driven],
+    frames: int,
+    digests: dict[str, str],
+    trial: dict,
+) -> None:
+    """Print the score and write it to the run's folder scores; `frames` of the simulator were driven for it, and
+    `trial` are options that it was not trained with."""
+    returns = [e.score for e in episodes]
+    values = np.array(returns)
+    summary = {
+        "mean": values.mean(),
+        "std": values.std(),
+        "min": values.min(),
+        "median": np.median(values),
+        "max": values.max(),
+    }
+    summary = {name: float(value) for name, value in summary.items()}
+    where = args.world if args.world == "dream" or env == official(env) else env
+    assert args.controller, "parse_args has chosen one"
+    where += f" ({trial_name(trial)})" if trial else ""
+    target = score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
+    versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
+    outcomes = by_place(episodes)
+    overall = outcomes.pop("")
+    detail = (
+        {
+            "by_scene": outcomes,
+            "outcomes": {str(seed): {"scene": e.place, **e.outcome} for seed, e in zip(seeds, episodes, strict=True)},
+        }
+        if outcomes
+        else {}
+    )
+    content = {
+        **summary,
+        **overall,
+        "episodes": len(seeds),
+        "frames": frames,
+        "env": env,
+        **trial,
+        "returns": dict(zip(map(str, seeds), returns, strict=True)),
+        **detail,
+        "versions": versions,
+        "command": command_line(),
+        "checkpoints": digests,
+    }
+    write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+    among = f" (min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f})"
+    print(
+        f"{args.controller} in {'the ' + where if env == official(env) else where}: {mean_and_spread(returns)} over "
+        f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
+    )
+    if overall:
+        print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
+
+
+def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
+    """The whole stage."""
+    seeds, agent = evaluation_seeds(args.seed, args.episodes), who.agent
+    make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
+    episodes, frames = score(args, who.env, who.options, agent, seeds)
+    parents = agent.parents if agent is not None and args.controller in (*CONTROLLERS, PLAN) else {}
+    trial = flags.tried(agent.world if agent is not None else {"env": who.env}, args.options)
+    report(args, who.env, seeds, episodes, frames, parents, trial)

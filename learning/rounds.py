@@ -1,0 +1,208 @@
+"""All stages in rounds (train.py): what is recorded and learnt in each, and which round's driver is chosen."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamdrive.data.manifest import MANIFEST, Manifest, read_manifest
+from dreamdrive.driving.agent import load_agent
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
+from dreamdrive.driving.recording import generate
+from dreamdrive.driving.recording_settings import RecordingSettings
+from dreamdrive.envs import REPEAT, official
+from dreamdrive.learning.control import train_actor
+from dreamdrive.learning.memory import train_memory
+from dreamdrive.learning.rounds_settings import RoundsSettings
+from dreamdrive.learning.vision import train_vision
+from dreamdrive.models.controller import parameter_vector
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.device import device
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.plots import curves
+from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.seeds import selection_seeds
+from dreamdrive.utils.settings import next_command
+
+STAGES = ("vae", "mdrnn", "ctrl")
+RECENT = 3  # rounds whose episodes count twice when M and the actor learn
+
+
+class Rounds:
+    """A run.
+
+    Attributes:
+        done: what rounds/<NN>.json says of each round that is done
+    """
+
+    def __init__(self, args: RoundsSettings) -> None:
+        self.args, self.folder = args, make_folder(args.logdir / "rounds")
+        self.done: list[dict] = []
+
+    def run(self) -> None:
+        """Do what is not done yet."""
+        for number in range(self.args.rounds + 1):
+            said = self._said(number)
+            if said is None:
+                print(f"round {number} of {self.args.rounds}", flush=True)
+                said = self._round(number)
+            self.done.append(said)
+            scores = "  ".join(f"{name} {np.mean(values):.1f}" for name, values in said["recorded"].items())
+            print(f"round {number}: {said['frames']} frames  {scores}", flush=True)
+        if self.args.rounds:
+            Choice(self.args, self.folder, self.done).make()
+            self._draw()
+
+    def _said(self, number: int) -> dict | None:
+        """What a round did, if it is done; UserError where it was told something else."""
+        path = self.folder / f"{number:02d}.json"
+        if not path.exists():
+            return None
+        said = json.loads(path.read_text())
+        before = RoundsSettings().settings() | said["settings"]  # a version before ours may not have had all of them
+        for name, value in self.args.settings().items():
+            if before[name] != value:
+                raise UserError(
+                    f"{path} is of a run with {name} {before[name]}, not {value}: give the same, or another --logdir"
+                )
+        return said
+
+    def _round(self, number: int) -> dict:
+        """Record, learn, keep; what rounds/<NN>.json says of it."""
+        own = make_folder(self._own(number))
+        recorded = self._record(number)
+        datasets = self._datasets(number)
+        if self.args.learns_vision(number):
+            learnt = [k for k in range(number + 1) if self.args.learns_vision(k)]
+            epochs = sum(self.args.epochs_of_vision(k, self._frames(k)) for k in learnt)
+            train_vision(self.args.vision(epochs, tuple(dict.fromkeys(datasets))))
+        train_memory(self.args.memory(number, datasets))
+        train_actor(self.args.actor(number))
+        keep_run(own, self.args.logdir)
+        manifests = [read_manifest(folder) for folder in dict.fromkeys(datasets)]
+        said = {
+            "round": number,
+            "frames": sum(m.options.get(REPEAT, 1) * e.steps for m in manifests for e in m.episodes),
+            "recorded": {kind: [e.score for e in manifest.episodes] for kind, manifest in recorded.items()},
+            "digests": {stage: checkpoint.load_parent(own, stage)["digest"] for stage in STAGES},
+            "settings": self.args.settings(),
+        }
+        write_json(self.folder / f"{number:02d}.json", said)
+        return said
+
+    def _own(self, number: int) -> Path:
+        return self.folder / f"{number:02d}"
+
+    def _record(self, number: int) -> dict[str, Manifest]:
+        """The episodes of a round, by kind. What is whole stays as it is: who drove it may have learnt on since."""
+        args, recorded = self.args, {}
+        common = RecordingSettings(
+            env=args.env, options=args.options, seed=args.seed, give_up=args.give_up, threads=args.max_workers
+        )
+        for kind, plan in self._plans(number).items():
+            folder = self._own(number) / kind
+            if not (folder / MANIFEST).exists() or not read_manifest(folder).complete:
+                generate(replace(common, rootdir=folder, **plan))
+            recorded[kind] = read_manifest(folder)
+        return recorded
+
+    def _plans(self, number: int) -> dict[str, dict[str, Any]]:
+        """What is recorded in a round, by kind: settings of stage 1."""
+        args = self.args
+        if number == 0:
+            told: dict[str, dict] = {
+                "random": {"policy": "brown=0.5,held=0.5", "rollouts": args.random},
+                "expert": {"policy": "expert", "rollouts": args.expert, "skip": args.random},
+            }
+            return {kind: plan for kind, plan in told.items() if plan["rollouts"]}
+        first, half = args.random + args.expert + (number - 1) * args.episodes, args.episodes // 2
+        clean = {
+            "policy": "controller",
+            "logdir": args.logdir,
+            "val_fraction": 0.0,
+            "rollouts": args.episodes - half,
+            "skip": first,
+        }
+        disturbed = {**clean, "rollouts": half, "skip": first + args.episodes - half, "action_noise": args.action_noise}
+        return {"clean": clean, "disturbed": disturbed}
+
+    def _datasets(self, number: int) -> tuple[Path, ...]:
+        """Of all rounds so far; those of the last RECENT rounds twice, so that they count twice."""
+        folders = [[self._own(k) / kind for kind in self._plans(k)] for k in range(number + 1)]
+        recent = [folder for k, own in enumerate(folders) for folder in own if k and k > number - RECENT]
+        return tuple(folder for own in folders for folder in own) + tuple(recent)
+
+    def _frames(self, number: int) -> int:
+        """That V learns from in a round."""
+        manifests = [read_manifest(folder) for folder in dict.fromkeys(self._datasets(number))]
+        found = sum(e.steps + 1 for m in manifests for e in m.episodes if e.split == "train")
+        return found * (2 if self.args.mirrored else 1)
+
+    def _draw(self) -> None:
+        """curve.png."""
+        rows = [
+            {"frames": said["frames"], **{kind: float(np.mean(v)) for kind, v in said["recorded"].items()}}
+            for said in self.done
+        ]
+        curves(self.folder / "curve.png", rows, "frames", [("clean", "disturbed")], "episodes recorded in each round")
+
+
+class Choice:
+    """Which round's driver is best: the last, and those whose undisturbed episodes in the round after theirs were the
+    best, drive the same tracks, which nothing was learnt on."""
+
+    def __init__(self, args: RoundsSettings, folder: Path, done: list[dict]) -> None:
+        """`done`: what is said of each round."""
+        self.args, self.folder, self.frames = args, folder, done[-1]["frames"]
+        scores = {said["round"] - 1: float(np.mean(said["recorded"]["clean"])) for said in done[1:]}
+        best = sorted(scores, key=lambda number: -scores[number])[: args.candidates - 1]
+        self.candidates = sorted({*best, args.rounds})
+
+    def make(self) -> None:
+        """Write chosen.json and `best`."""
+        args, path = self.args, self.folder / "chosen.json"
+        said = json.loads(path.read_text()) if path.exists() else {}
+        drawn = {"seed": args.seed, "episodes": args.selection_episodes, "rounds": self.candidates}
+        if {name: said.get(name) for name in drawn} != drawn:
+            found = {str(number): self._drive(self.folder / f"{number:02d}") for number in self.candidates}
+            returns = {number: values for number, (values, _) in found.items()}
+            best = max(returns, key=lambda number: np.mean(returns[number]))
+            frames = sum(steps for _, steps in found.values())
+            said = {**drawn, "returns": returns, "frames": frames, "best": int(best)}
+            write_json(path, said)
+        keep_run(self.folder / "best", self.folder / f"{said['best']:02d}")
+        means = ", ".join(f"round {number} {np.mean(values):.1f}" for number, values in said["returns"].items())
+        print(
+            f"{self.frames} frames recorded, and {said['frames']} driven to choose between rounds: {means}; "
+            f"next: {next_command('test_controller.py', '--logdir', self.folder / 'best')}"
+        )
+
+    def _drive(self, own: Path) -> tuple[list[float], int]:
+        """Returns of a round's driver on the tracks that rounds are chosen by, and the frames that took."""
+        args, where = self.args, device(self.args.device)
+        agent = load_agent(own, "ctrl")
+        spec = DriverSpec("agent", own, agent.controller.config_dict())
+        parameters, seeds = parameter_vector(agent.controller), selection_seeds(args.seed, args.selection_episodes)
+        options = agent.world.get("options", {})
+        with (
+            Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
+            Bar(total=len(seeds), desc=f"round {own.name} on tracks for choosing", unit="episode") as bar,
+        ):
+            return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps
+
+
+def keep_run(folder: Path, source: Path) -> None:
+    """Make `folder` a run by itself, of the checkpoints in the run `source`; they are links, since nobody writes into
+    a checkpoint."""
+    for stage in STAGES:
+        link = make_folder(folder / stage) / "best.tar"
+        link.unlink(missing_ok=True)
+        os.link(source / stage / "best.tar", link)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

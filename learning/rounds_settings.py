@@ -1,0 +1,175 @@
+"""What `train.py` can be told, and what it tells each stage in a round."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from dreamdrive.envs import flags, world_class
+from dreamdrive.learning.actor_settings import ActorSettings
+from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
+from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
+from dreamdrive.models.catalogue import TOKENS
+from dreamdrive.utils.argument_types import natural, natural_float, positive, share
+from dreamdrive.utils.settings import WORKERS, RunFolder, flag
+
+VISION_BATCH = 64
+PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
+FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
+ACTOR_RATE = 7e-4
+SETTLING = 8  # rounds after which the actor's learning rate is half of what it was, and M's 0.7 of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsSettings(RunFolder, flags.WorldSettings):
+    """What it can be told."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "rounds": (
+            "env",
+            "rounds",
+            "random",
+            "expert",
+            "episodes",
+            "action_noise",
+            "give_up",
+            "mirror",
+            "selection_episodes",
+            "candidates",
+        ),
+        "V": (
+            "kind",
+            "tokens",
+            "latent",
+            "grid",
+            "colour_balance",
+            "moving_balance",
+            "beta",
+            "fine_shades",
+            "returns",
+            "vision_epochs",
+            "vision_every",
+            "vision_last",
+            "vision_more",
+            "vision_updates",
+        ),
+        "M": ("core", "head", "members", "window", "memory_updates", "memory_more"),
+        "actor": ("actor_updates", "actor_more", "horizon", "temperature"),
+        "run": ("seed", "device", "max_workers"),
+    }
+
+    env: str = flag("carracing", help="world to learn, as stage 1 takes it", fixed=True)
+    rounds: int = flag(20, natural, "rounds after the first one; more than before resumes")
+    random: int = flag(64, natural, "random episodes to begin with", fixed=True)
+    expert: int = flag(0, natural, "episodes of the world's expert to begin with", fixed=True)
+    episodes: int = flag(8, positive, "episodes of a round, half of them disturbed", fixed=True)
+    action_noise: float = flag(0.3, natural_float, "of the disturbed ones, as stage 1 takes it", fixed=True)
+    give_up: int = flag(60, natural, "steps without a reward above 0 that end an episode; 0: never", fixed=True)
+    mirror: bool = flag(
+        True, help="learn from all episodes in a mirror, too, where the world is the same there", fixed=True
+    )
+    kind: str = flag("vae", help="of V, as trainvae.py has it", choices=tuple(KIND_NAMES), fixed=True)
+    tokens: int = flag(16, int, "of a frame, of a V of tokens", choices=TOKENS, fixed=True)
+    latent: int = flag(32, positive, "Z, numbers V compresses a frame to", fixed=True)
+    grid: bool = flag(False, help="V's latents as a grid over the frame, as trainvae.py has it", fixed=True)
+    colour_balance: float = flag(0.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    moving_balance: float = flag(0.0, share, "of V, as trainvae.py takes it", fixed=True)
+    beta: float = flag(1.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    fine_shades: bool = flag(True, help="of V, as trainvae.py takes it", fixed=True)
+    returns: float = flag(8.0, natural_float, "of V, as trainvae.py takes it", fixed=True)
+    vision_epochs: int = flag(12, natural, "of V in the first round; 0: V is there already", fixed=True)
+    vision_every: int = flag(4, natural, "rounds after which V learns on, from all frames; 0: never", fixed=True)
+    vision_last: int = flag(12, natural, "round after which it learns no more, and M and the actor settle", fixed=True)
+    vision_more: int = flag(4, positive, "epochs of V then", fixed=True)
+    vision_updates: int = flag(
+        1400, natural, "of V in the first round at least, where that takes more epochs; half as many later", fixed=True
+    )
+    core: str = flag("lstm", help="of M, as trainmdrnn.py has it", choices=CORES, fixed=True)
+    head: str = flag("mixture", help="of M, as trainmdrnn.py has it", choices=HEADS, fixed=True)
+    members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
+    window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
+    memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
+    memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
+    actor_updates: int = flag(500, positive, "of the actor in rounds in which V learns", fixed=True)
+    actor_more: int = flag(350, positive, "of the actor in every other", fixed=True)
+    horizon: int = flag(12, positive, "steps of a dream", fixed=True)
+    temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)
+    selection_episodes: int = flag(16, positive, "that rounds are chosen by in the end")
+    candidates: int = flag(4, positive, "rounds that are compared then: the last, and those that recorded best")
+    seed: int = flag(0, natural, "decides everything random in the run")
+    device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+
+    def check(self) -> None:
+        super().check()
+        self.check_world(self.env)
+
+    def settings(self) -> dict:
+        """What may not change when rounds are added."""
+        return {**self.fixed(), "options": self.options, "seed": self.seed}
+
+    def learns_vision(self, number: int) -> bool:
+        """Whether V learns in a round."""
+        again = bool(self.vision_every) and number % self.vision_every == 0 and number <= self.vision_last
+        return bool(self.vision_epochs) and (number == 0 or again)
+
+    def updates(self, number: int) -> tuple[int, int]:
+        """Of M and of the actor in a round: more where V has learnt, and z means something else than before."""
+        if not number or self.learns_vision(number):
+            return self.memory_updates, self.actor_updates
+        return self.memory_more, self.actor_more
+
+    @property
+    def mirrored(self) -> bool:
+        return self.mirror and world_class(self.env).MIRROR is not None
+
+    def epochs_of_vision(self, number: int, frames: int) -> int:
+        """How many V is trained for in a round in which there are so many frames to learn from."""
+        epochs, updates = (
+            (self.vision_more, self.vision_updates // 2) if number else (self.vision_epochs, self.vision_updates)
+        )
+        return max(epochs, -(-updates * VISION_BATCH // frames))
+
+    def vision(self, epochs: int, datasets: tuple[Path, ...]) -> VAESettings:
+        """`epochs`: those of all rounds so far."""
+        return self.into(
+            VAESettings,
+            dataset=datasets,
+            epochs=epochs,
+            batch_size=VISION_BATCH,
+            anneal=True,
+            keep="last",
+            mirror=self.mirrored,
+        )
+
+    def memory(self, number: int, datasets: tuple[Path, ...]) -> MDRNNSettings:
+        updates, _ = self.updates(number)
+        rate = RATE * settled(number) ** 0.5 if number else FIRST_RATE
+        return self.into(
+            MDRNNSettings,
+            dataset=datasets,
+            hidden=MDRNNSettings.hidden * self.members,
+            epochs=PARTS * (number + 1),
+            updates=-(-updates // PARTS),
+            batch_size=8,
+            seq_len=self.window,
+            learning_rate=rate,
+            anneal=True,
+            keep="last",
+            adopt=True,
+            mirror=self.mirrored,
+        )
+
+    def actor(self, number: int) -> ActorSettings:
+        return self.into(
+            ActorSettings,
+            adopt=True,
+            actor_rate=ACTOR_RATE * settled(number),
+            updates=sum(self.updates(k)[1] for k in range(number + 1)),
+            evaluate_every=0,
+        )
+
+
+def settled(number: int) -> float:
+    """The share of the actor's learning rate that is left in a round; M's falls as its square root."""
+    return 1 / (1 + number / SETTLING)

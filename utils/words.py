@@ -1,0 +1,23 @@
+"""Numbers in sentences for people."""
+
+import math
+from collections.abc import Sequence
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 episode", "12 episodes"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def mean_and_spread(values: Sequence[float], width: int = 0) -> str:
+    """ "12.3 +- 4.5" of several values; a single one has no spread. `width`: characters of the mean."""
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return f"{mean:{width}.1f}" + (f" +- {spread:.1f}" if len(values) > 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3.5 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
