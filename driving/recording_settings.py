@@ -28,10 +28,10 @@ TRAINED = (
 class RecordingSettings(flags.WorldSettings):
     """What stage 1 can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "dataset": ("env", "rollouts", "rootdir", "seed", "skip", "max_steps", "give_up", "val_fraction"),
-        "driver": ("policy", "action_noise", "logdir", "checkpoint"),
-        "run": ("threads",),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "dataset": "env rollouts rootdir seed skip max_steps give_up val_fraction",
+        "driver": "policy action_noise logdir checkpoint",
+        "run": "threads",
     }
 
     env: str = flag(

@@ -24,11 +24,11 @@ SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 class EvaluationSettings(RunFolder, flags.WorldSettings):
     """What stage 5 can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "driver": ("controller", "plan", "candidates", "iterations", "ahead", "dreams"),
-        "episodes": ("world", "env", "episodes", "seed", "temperature", "horizon"),
-        "what comes of it": ("render", "record"),
-        "run": ("max_workers",),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "driver": "controller plan candidates iterations ahead dreams",
+        "episodes": "world env episodes seed temperature horizon",
+        "what comes of it": "render record",
+        "run": "max_workers",
     }
 
     TRIALS: ClassVar[bool] = True

@@ -23,12 +23,12 @@ ROW = 50  # updates between two rows of metrics.csv, from each of which a run re
 class ActorSettings(Training):
     """What stage 4a by actor-critic can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "actor": ("features", "hidden", "layers", "memory", "burn_in", "init", "anchor"),
-        "dream": ("dataset", "dreams", "horizon", "temperature", "early"),
-        "learning": ("updates", "discount", "mix", "spread", "penalty", "entropy", "actor_rate", "critic_rate"),
-        "scores in the simulator": ("evaluate_every", "selection_episodes", "max_workers"),
-        "run": ("adopt", "display"),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "actor": "features hidden layers memory burn_in init anchor",
+        "dream": "dataset dreams horizon temperature early",
+        "learning": "updates discount mix spread penalty entropy actor_rate critic_rate",
+        "scores in the simulator": "evaluate_every selection_episodes max_workers",
+        "run": "adopt display",
     }
 
     adopt: bool = flag(

@@ -26,10 +26,7 @@ DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simul
 class HeadSettings(Training):
     """Of whatever trains a clone: what it sees, its sizes, and how it learns."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "clone": ("features", "hidden", "model", "units", "width"),
-        "learning": ("weight_decay",),
-    }
+    GROUPS: ClassVar[dict[str, str]] = {"clone": "features hidden model units width", "learning": "weight_decay"}
 
     features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=latent_features(), fixed=True)
     hidden: int = flag(0, natural, "width of a hidden layer; 0 for the linear head evolution uses", fixed=True)
@@ -53,22 +50,11 @@ class HeadSettings(Training):
 class CloneSettings(HeadSettings):
     """Of cloning what experts did."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "data": ("dataset",),
-        "learning": (
-            "epochs",
-            "sequence",
-            "batch_size",
-            "loss",
-            "action_noise",
-            "label_smoothing",
-            "learning_rate",
-            "anneal",
-            "average",
-            "shift",
-        ),
-        "scores in the simulator": ("evaluate_every", "n_samples", "max_workers"),
-        "in the dream, after cloning": ("temperature", "horizon", "dreams"),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "dataset",
+        "learning": "epochs sequence batch_size loss action_noise label_smoothing learning_rate anneal average shift",
+        "scores in the simulator": "evaluate_every n_samples max_workers",
+        "in the dream, after cloning": "temperature horizon dreams",
     }
 
     method: str = "bc"
@@ -127,9 +113,7 @@ class DaggerSettings(CloneSettings):
     """Of cloning, and then: the clone drifts off on its own, what the expert would do there is added, and all is cloned
     again."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "in the dream, after cloning": ("dream_epochs", "world", "passes", "rollouts")
-    }
+    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "dream_epochs world passes rollouts"}
 
     method: str = "dagger"
     dream_epochs: int = flag(20, positive, "of dagger, after --epochs")
@@ -152,9 +136,7 @@ class DaggerSettings(CloneSettings):
 class DittoSettings(CloneSettings):
     """Of cloning, and then reinforcement learning in the dream, rewarded for seeing what the expert saw."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "in the dream, after cloning": ("dream_epochs", "updates", "dream_rate", "spread", "anchor")
-    }
+    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "dream_epochs updates dream_rate spread anchor"}
 
     method: str = "ditto"
     dream_epochs: int = flag(20, positive, "of ditto, after --epochs")

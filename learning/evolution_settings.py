@@ -25,22 +25,12 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 class EvolutionSettings(Training):
     """What stage 4a can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "controller": ("features", "init", "evolve"),
-        "search": (
-            "world",
-            "generations",
-            "target_return",
-            "pop_size",
-            "n_samples",
-            "most_samples",
-            "give_up",
-            "sigma",
-            "diagonal",
-        ),
-        "dream": ("temperature", "horizon"),
-        "scores in the simulator": ("evaluate_every", "selection_episodes", "max_workers"),
-        "run": ("display",),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "controller": "features init evolve",
+        "search": "world generations target_return pop_size n_samples most_samples give_up sigma diagonal",
+        "dream": "temperature horizon",
+        "scores in the simulator": "evaluate_every selection_episodes max_workers",
+        "run": "display",
     }
 
     seed: int = flag(0, natural, "decides everything random in the run", fixed=True)

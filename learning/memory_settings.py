@@ -64,26 +64,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MDRNNSettings(Fitting):
     """What stage 3 can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "data": ("dataset", "mirror"),
-        "M": (
-            "preset",
-            "core",
-            "head",
-            "hidden",
-            "mixtures",
-            "members",
-            "layers",
-            "neurons",
-            "attention_heads",
-            "context",
-            "dropout",
-            "gpt2",
-            "freeze",
-            "include_reward",
-        ),
-        "learning": ("epochs", "updates", "seq_len", "batch_size", "learning_rate", "weight_decay", "patience"),
-        "run": ("adopt", "temperature"),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "dataset mirror",
+        "M": "preset core head hidden mixtures members layers neurons attention_heads context dropout gpt2 "
+        "freeze include_reward",
+        "learning": "epochs updates seq_len batch_size learning_rate weight_decay patience",
+        "run": "adopt temperature",
     }
 
     dataset: tuple[Path, ...] | None = flag(

@@ -24,38 +24,13 @@ SETTLING = 8  # rounds after which the actor's learning rate is half of what it 
 class RoundsSettings(RunFolder, flags.WorldSettings):
     """What it can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "rounds": (
-            "env",
-            "rounds",
-            "random",
-            "expert",
-            "episodes",
-            "action_noise",
-            "give_up",
-            "mirror",
-            "selection_episodes",
-            "candidates",
-        ),
-        "V": (
-            "kind",
-            "tokens",
-            "latent",
-            "grid",
-            "colour_balance",
-            "moving_balance",
-            "beta",
-            "fine_shades",
-            "returns",
-            "vision_epochs",
-            "vision_every",
-            "vision_last",
-            "vision_more",
-            "vision_updates",
-        ),
-        "M": ("core", "head", "members", "window", "memory_updates", "memory_more"),
-        "actor": ("actor_updates", "actor_more", "horizon", "temperature"),
-        "run": ("seed", "device", "max_workers"),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "rounds": "env rounds random expert episodes action_noise give_up mirror selection_episodes candidates",
+        "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
+        "vision_every vision_last vision_more vision_updates",
+        "M": "core head members window memory_updates memory_more",
+        "actor": "actor_updates actor_more horizon temperature",
+        "run": "seed device max_workers",
     }
 
     env: str = flag("carracing", help="world to learn, as stage 1 takes it", fixed=True)

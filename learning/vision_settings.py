@@ -23,12 +23,12 @@ def sees_features(args: "VAESettings") -> bool:
 class VAESettings(Fitting):
     """What stage 2 can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "data": ("dataset", "mirror", "augment"),
-        "V": ("kind", "latent", "grid", "tokens", "fine_shades", "init", "freeze"),
-        "loss": ("loss", "vgg", "beta", "free_bits", "colour_balance", "moving_balance", "returns"),
-        "learning": ("epochs", "epoch_frames", "batch_size", "learning_rate", "patience"),
-        "run": ("nosamples",),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "dataset mirror augment",
+        "V": "kind latent grid tokens fine_shades init freeze",
+        "loss": "loss vgg beta free_bits colour_balance moving_balance returns",
+        "learning": "epochs epoch_frames batch_size learning_rate patience",
+        "run": "nosamples",
     }
 
     dataset: tuple[Path, ...] = flag((Path("datasets/carracing"),), Path, "folders written by stage 1", nargs="+")

@@ -93,10 +93,10 @@ class Settings:
     Attributes:
         given: names of the fields that the command line gave; None where code made the record: then those that differ
             from their defaults
-        GROUPS: headings in --help, and the fields that have their flags there
+        GROUPS: headings in --help, and the names of the fields that have their flags there
     """
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("quiet",)}
+    GROUPS: ClassVar[dict[str, str]] = {"run": "quiet"}
 
     given: frozenset[str] | None = field(default=None, repr=False, compare=False)
     quiet: bool = flag(False, help="do not show how far it has come")
@@ -137,7 +137,7 @@ class Settings:
         found: dict[str, str] = {}
         for kind in cls.__mro__:
             for heading, names in vars(kind).get("GROUPS", {}).items():
-                found |= {name: heading for name in names if name not in found}
+                found |= {name: heading for name in names.split() if name not in found}
         return found
 
     @classmethod
@@ -214,7 +214,7 @@ class Settings:
 class RunFolder(Settings):
     """Of a script that works on a run."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("logdir",)}
+    GROUPS: ClassVar[dict[str, str]] = {"run": "logdir"}
 
     logdir: Path = flag(Path("exp_dir"), Path, "folder of the run; each stage has a folder in it")
 
@@ -227,7 +227,7 @@ class RunFolder(Settings):
 class Training(RunFolder):
     """Of the stages that train."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"run": ("noreload", "seed", "device", "track")}
+    GROUPS: ClassVar[dict[str, str]] = {"run": "noreload seed device track"}
 
     noreload: bool = flag(False, help="start afresh instead of resuming from checkpoint.tar")
     seed: int = flag(0, natural, "decides everything random in the run")
@@ -252,7 +252,7 @@ KEPT = ("best", "last")
 class Fitting(Training):
     """Of the stages that fit a model of the world by Adam."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"learning": ("precision", "anneal", "keep")}
+    GROUPS: ClassVar[dict[str, str]] = {"learning": "precision anneal keep"}
 
     precision: str = flag("auto", help="auto: bf16 where the machine multiplies it in hardware", choices=CHOICES)
     anneal: bool = flag(
