@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.driving.catalogue import HUMAN
+from dreamdrive.playing.pace import SPEEDS
 from dreamdrive.playing.screen import Screen, Status
-from dreamdrive.playing.session import SPEEDS
 from dreamdrive.playing.show import Show
 from dreamdrive.teacher.server import Doing, Server
 from dreamdrive.teacher.session import Held

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamdrive.data.episode import Episode, unknown_action
+from dreamdrive.data.episode import unknown_action
 from dreamdrive.driving.agent import Agent, in_dreams
 from dreamdrive.driving.cast import Cast
 from dreamdrive.driving.catalogue import CONTROLLERS, EXPERT, HUMAN, PLAN, RANDOM, UNTRAINED
@@ -23,7 +23,34 @@ from dreamdrive.playing.show import Show
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.video import people
 
-POLICIES = (*CONTROLLERS, PLAN, *UNTRAINED, HUMAN)  # all who can drive episodes that are kept
+
+class Beside:
+    """The simulator beside a dream that begins where it does, given the same actions, until it ends.
+
+    Attributes:
+        simulator: one copy        over: whether its episode has ended
+    """
+
+    def __init__(self, world: World) -> None:
+        self.simulator, self.over = world, False
+
+    def begin(self, dreams: DreamWorld, seed: int) -> None:
+        """Start, and have the next dream of `dreams` start from what is seen here."""
+        self._obs, self.over = self.simulator.reset([seed]), False
+        with torch.inference_mode():
+            latents = dreams.vision.latents(self._obs.to(dreams.device))
+            state = dreams.memory.started(torch.tensor([seed], device=dreams.device))
+        dreams.starts = Starts(dreams.vision, latents, state)
+
+    def step(self, action: torch.Tensor) -> None:
+        """Take the dream's action (1, A) or (1,)."""
+        if not self.over:
+            step = self.simulator.step(action)
+            self._obs, self.over = step.obs, bool(step.terminated | step.truncated)
+
+    def apart(self, frame: np.ndarray) -> float:
+        """How far a dream's frame (H, W, C) is from what is seen here: root mean square, in shares of 255."""
+        return float(np.sqrt(np.mean(((frame - self._obs[0].numpy().astype(np.float32)) / 255) ** 2)))
 
 
 class Drive(Show):
@@ -32,6 +59,7 @@ class Drive(Show):
     Attributes:
         total: return so far        action: the last one, as plain numbers; None at an episode's start
         frame: what is seen now, (H, W, C) or (S,); decoded, in a dream
+        tape, drove: what happened in the episode, and how many steps each driver took
     """
 
     def __init__(
@@ -42,7 +70,7 @@ class Drive(Show):
         seeds: Callable[[int], int],
         count: int | None = None,
         watching: Agent | None = None,
-        beside: World | None = None,
+        beside: Beside | None = None,
         learnt: Learnt | None = None,
         taped: bool = False,
         framed: bool = False,
@@ -52,9 +80,9 @@ class Drive(Show):
             drivers: those who may drive beside a person, and `driver` who does at first
             seeds: number of an episode -> the simulator's seed
             watching: V and M, of whose view there are panels, in the simulator
-            beside: the simulator, for a dream that begins where it does
+            beside: the simulator, for a dream
             learnt: whose critic says what a moment is worth
-            taped: whether `episode` will be asked for
+            taped: whether all of an episode is remembered
             framed: whether there is a panel of the frame in the simulator, even where it shows what its picture does
         """
         self.world, self.watching, self.beside, self.learnt = world, watching, beside, learnt
@@ -89,8 +117,8 @@ class Drive(Show):
         self.seed, self.total, self.number = self.seeds(number), 0.0, number
         self.action: Any = None
         self.tape, self.drove = Tape(), dict.fromkeys(self.drivers, 0)
-        if self.beside is not None:
-            self._begin_beside()
+        if self.beside and isinstance(self.world, DreamWorld):
+            self.beside.begin(self.world, self.seed)
         self._moments = drive(self.world, self.driving, [self.seed], [np.random.default_rng([self.seed, 1])])
         self._moment = next(self._moments)
         if number == 0:
@@ -105,16 +133,6 @@ class Drive(Show):
                 self.world.expert_action()
             except UserError:
                 del self.hands.drivers[EXPERT]
-
-    def _begin_beside(self) -> None:
-        """The simulator starts, and the dream is to start from what is seen there."""
-        assert self.beside is not None and isinstance(self.world, DreamWorld), "that is what it is for"
-        obs = self.beside.reset([self.seed])
-        with torch.inference_mode():
-            latents = self.world.vision.latents(obs.to(self.world.device))
-            state = self.world.memory.started(torch.tensor([self.seed], device=self.world.device))
-        self.world.starts = Starts(self.world.vision, latents, state)
-        self._there, self._there_over = obs, False
 
     @property
     def steps(self) -> int:  # type: ignore[override]
@@ -138,23 +156,12 @@ class Drive(Show):
             self.tape.note(self.frame, taken, label, self._reward, bool(step.terminated), bool(step.truncated))
         if self.over and self.watching:
             self.watching.see(self._moment.obs)
-        if self.beside is not None and not self._there_over:
-            there = self.beside.step(self._moment.action)
-            self._there, self._there_over = there.obs, bool(there.terminated | there.truncated)
-
-    def episode(self, index: int, ended: bool) -> Episode:
-        """The episode so far, number `index` of a dataset whose policies are POLICIES; it counts as driven by whoever
-        drove most of it. `ended`: it ended of itself, and was not broken off."""
-        policy = POLICIES.index(max(self.drove, key=lambda name: self.drove[name]))
-        held_out = None if self.dreamt else self.world.held_out(self.seed)
-        episode = self.tape.episode(index, self.seed, policy, held_out)
-        if not ended:
-            episode.truncated[-1] = True
-        return episode
+        if self.beside is not None:
+            self.beside.step(self._moment.action)
 
     def images(self) -> list[np.ndarray]:
         if self.dreamt:
-            return [people(self.frame), *([people(self.beside.render())] if self.beside is not None else [])]
+            return [people(self.frame), *([people(self.beside.simulator.render())] if self.beside is not None else [])]
         shown = [people(self.world.render())]
         shown += [people(self.frame)] if self.framed else []
         if self.watching:
@@ -166,24 +173,14 @@ class Drive(Show):
         return {"driver": self.driver, "seed": self.seed, "step": self.steps, "return": self.total, **action}
 
     def header(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"reward": self._reward}
+        known: dict[str, Any] = {"reward": self._reward, "horizon": self.world.spec.max_steps}
         if isinstance(self.world, DreamWorld):
-            known |= {"end probability": f"{float(self.world.ending):.3f}" if self.steps else "0.000"}
-        known |= {"horizon": self.world.spec.max_steps}
+            known |= {"end probability": f"{float(self.world.ending) if self.steps else 0.0:.3f}"}
         if self.learnt is not None and (seen := self._latents()) is not None:
             known |= {"value": float(self.learnt.value(*seen))}
         if self.beside is not None:
-            known |= {
-                "apart": f"{self.apart():.3f}",
-                **({"the simulator's episode": "over"} if self._there_over else {}),
-            }
+            known |= {"apart": f"{self.beside.apart(self.frame):.3f}"}
         return known
-
-    def apart(self) -> float:
-        """How far the dream's picture is from what is seen in the simulator beside it: root mean square, in shares of
-        255."""
-        assert self.beside is not None, "there is one"
-        return float(np.sqrt(np.mean(((self.frame - self._there[0].numpy().astype(np.float32)) / 255) ** 2)))
 
     @property
     def moment(self) -> tuple[np.ndarray, Any, float]:
@@ -193,9 +190,8 @@ class Drive(Show):
         return f"seed {self.seed}: return {self.total:.1f} in {self.steps} steps"
 
     def close(self) -> None:
-        for world in (self.world, self.beside):
-            if world is not None:
-                world.close()
+        for world in (self.world, *([self.beside.simulator] if self.beside else [])):
+            world.close()
 
     def _seen(self) -> np.ndarray:
         if isinstance(self.world, DreamWorld):

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from dreamdrive.data.growing import Growing, manifest_of
-from dreamdrive.playing.drive import POLICIES, Drive
+from dreamdrive.driving.catalogue import CONTROLLERS, HUMAN, PLAN, UNTRAINED
+from dreamdrive.playing.drive import Drive
 from dreamdrive.playing.show import Show
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.seeds import recording_seed
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 
 RECORDINGS = Path("media", "recordings")  # of a run
+POLICIES = (*CONTROLLERS, PLAN, *UNTRAINED, HUMAN)  # all who can drive what is kept
 
 
 class Recording:
@@ -81,6 +83,11 @@ class Kept:
 
     def keep(self) -> str:
         """Add the episode as it stands; says where it is."""
-        episode = self.drive.episode(len(self.dataset), self.drive.over)
+        drive, drove = self.drive, self.drive.drove
+        policy = POLICIES.index(max(drove, key=lambda name: drove[name]))  # whoever drove most of it
+        held_out = None if drive.dreamt else drive.world.held_out(drive.seed)
+        episode = drive.tape.episode(len(self.dataset), drive.seed, policy, held_out)
+        if not drive.over:
+            episode.truncated[-1] = True
         self.dataset.add(episode)
         return f"kept as episode {episode.index} of {self.dataset.folder}"

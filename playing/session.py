@@ -14,24 +14,21 @@ Whoever watches gives orders (what, value) through the screen:
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dreamdrive.driving.catalogue import HUMAN
+from dreamdrive.playing.pace import Pace
 from dreamdrive.playing.recording import Kept, Recording
 from dreamdrive.playing.screen import Screen, Status
 from dreamdrive.playing.show import Show
 from dreamdrive.utils.viewer import values_line
 
-SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 END_PAUSE = 1.0  # seconds the last picture of an episode stays
 NAP = 0.02  # seconds between two looks at what is wanted while nothing is to be done
 FASTEST = 30.0  # pictures a second that are drawn at more than the usual speed
-WINDOW = 2.0  # seconds over which the pace is measured
-SLOW = 0.85  # of the pace that was asked for, below which it is said that the machine is too slow
 SKIP = 1.0  # seconds that "back" and "ahead" go
 
 
@@ -69,9 +66,8 @@ class Session:
         self.status = Status(header=header)
         self._recording: Recording | None = None
         self._single = self._stopping = False
-        self._number, self._due, self._shown = 0, time.monotonic(), 0.0
+        self._number, self._shown, self._pace = 0, 0.0, Pace()
         self._counted: float | None = None  # when a person starts to drive
-        self._steps: deque[float] = deque()  # when the last ones were taken
 
     def run(self) -> None:
         """All episodes; returns after the last, or when somebody has had enough."""
@@ -93,8 +89,7 @@ class Session:
         self._end_recording()
         self._number = number
         self.show.begin(number)
-        self._steps.clear()
-        self._due = time.monotonic() + self.show.dt
+        self._pace.begin(self.show.dt)
         self._count_down()
 
     def _count_down(self) -> None:
@@ -111,9 +106,7 @@ class Session:
     def _taken(self) -> None:
         """A step was taken."""
         now = time.monotonic()
-        self._steps.append(now)
-        while self._steps and self._steps[0] < now - WINDOW:
-            self._steps.popleft()
+        self._pace.taken()
         if self._recording is not None:
             self._recording.add([values_line(self.show.facts())])
         often = self.status.speed <= 1 or self.status.paused or now - self._shown >= 1 / FASTEST
@@ -126,7 +119,7 @@ class Session:
         """The episode has ended of itself."""
         self._end_recording()
         self.say(self.show.result())
-        self._due = time.monotonic() + END_PAUSE
+        self._pace.rest(END_PAUSE)
         if self.kept is not None:
             self._ask()
 
@@ -148,22 +141,22 @@ class Session:
             if self._counted is not None:
                 count = max(0, math.ceil(self._counted - now))
                 if now >= self._counted:
-                    self._counted, self._due = None, now
+                    self._counted = None
+                    self._pace.rest()
                 if count != self.status.count:
                     self.status.count = count
                     self._draw()
             halted = self.status.paused or not self.screen.present or self._counted is not None
             if self.status.asking:
                 halted, self._single = True, False
-            if self._single or (not halted and now >= self._due):
+            left = self._pace.left()
+            if self._single or (not halted and left <= 0):
                 self._single = False
-                pace = self.show.dt / self.status.speed
-                # a slow step is not made up for by a rush
-                self._due = (now if now - self._due > pace else self._due) + pace
+                self._pace.take()
                 return "step"
             if halted:
-                self._steps.clear()
-            time.sleep(NAP if halted else min(NAP, max(0.0, self._due - now)))
+                self._pace.halt()
+            time.sleep(NAP if halted else min(NAP, left))
 
     def _obey(self, what: str, value: Any = None) -> bool:
         """Carry out an order; whether it is to end."""
@@ -186,13 +179,13 @@ class Session:
         assert self.kept is not None, "it was asked"
         self.status.asking = ""
         self.say(self.kept.keep() if keep else "not kept")
-        self._due = time.monotonic()
+        self._pace.rest()
         if not self.show.over and not self._stopping:  # it was broken off
             self._begin(self._number + keep)
 
     def _do_pause(self) -> None:
         self.status.paused = not self.status.paused
-        self._due = time.monotonic()
+        self._pace.rest()
 
     def _do_step(self) -> None:
         self.status.paused = self._single = True
@@ -210,11 +203,8 @@ class Session:
         self._begin(max(0, self._number - 1))
 
     def _do_speed(self, value: float | str) -> None:
-        place = SPEEDS.index(self.status.speed)
-        moved = {"faster": place + 1, "slower": place - 1}.get(str(value))
-        place = SPEEDS.index(float(value)) if moved is None else min(max(moved, 0), len(SPEEDS) - 1)
-        self.status.speed = SPEEDS[place]
-        self._steps.clear()
+        self._pace.change(value)
+        self.status.speed = self._pace.speed
 
     def _do_driver(self, name: str) -> None:
         names = list(self.show.drivers)
@@ -259,12 +249,5 @@ class Session:
         )
         status.step, status.length, status.over = show.steps, show.length, show.over
         status.recording = self._recording is not None
-        status.slow = self._slow()
+        status.slow = self._pace.managed()
         self.screen.show(show.images(), show.facts(), show.header() if status.header else {}, status)
-
-    def _slow(self) -> float | None:
-        """The speed that the machine manages, where that is less than what was asked for."""
-        if len(self._steps) < 2 or self._steps[-1] - self._steps[0] < WINDOW / 2:
-            return None
-        managed = (len(self._steps) - 1) / (self._steps[-1] - self._steps[0]) * self.show.dt
-        return managed if managed < SLOW * self.status.speed else None

@@ -21,10 +21,10 @@ LIVE = ("drives, not for -e", lambda args: args.episode_replay is None)
 class PlaySettings(RunFolder, flags.WorldSettings):
     """What play.py can be told."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "what is seen": ("reconstruction", "play_in_world_model", "agent_in_world_model", "episode_replay", "header"),
-        "driver and world": ("controller", "env", "seed", "temperature", "horizon", "beside", "countdown"),
-        "where it is seen, and what is kept": ("browser", "host", "port", "save_mode"),
+    GROUPS: ClassVar[dict[str, str]] = {
+        "what is seen": "reconstruction play_in_world_model agent_in_world_model episode_replay header",
+        "driver and world": "controller env seed temperature horizon beside countdown",
+        "where it is seen, and what is kept": "browser host port save_mode",
     }
 
     reconstruction: bool = flag(

@@ -11,7 +11,7 @@ from dreamdrive.driving.planning import load_learnt
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.world_model import load_world_model
-from dreamdrive.playing.drive import Drive, dream_of, make_drive, simulator_of
+from dreamdrive.playing.drive import Beside, Drive, dream_of, make_drive, simulator_of
 from dreamdrive.playing.recording import RECORDINGS, Kept
 from dreamdrive.playing.replay import EPISODES, IMAGINATION, TRAIN, Replay, stored
 from dreamdrive.playing.screen import Screen, Window
@@ -71,10 +71,10 @@ def drive_of(args: PlaySettings) -> Drive:
     return make_drive(world, who, name, lambda number: seeds[number % STRIDE], beside=beside, learnt=learnt, **asked)
 
 
-def simulator_beside(env: str, options: dict[str, Any]) -> World | None:
+def simulator_beside(env: str, options: dict[str, Any]) -> Beside | None:
     """The simulator to be shown beside a dream, or None, and why, where it cannot be made."""
     try:
-        return make(env, restart=False, **options)
+        return Beside(make(env, restart=False, **options))
     except UserError as error:
         print(f"the dream is shown alone: {error}", flush=True)
         return None

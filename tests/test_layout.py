@@ -42,7 +42,7 @@ LONG = {
     "envs/nocturne/synthetic/traffic.py: Traffic": "one state, stepped as a batch",
     "envs/nocturne/visibility.py: _View": "a port, in the order of the original",
     "envs/nocturne/world.py: Nocturne": "a world: spec, episodes, reward, pictures",
-    "teacher/book.py: Book": "a journal: written, read back, checked",
+    "playing/session.py: Session": "a protocol: every order of whoever watches",
     "teacher/learner.py: Learner": "a training beside a lesson: its thread and what the thread shares",
     "teacher/server.py: Server": "a protocol: every message of the page",
     "teacher/session.py: Session": "a protocol: every order of the teacher",

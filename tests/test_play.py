@@ -16,9 +16,9 @@ from dreamdrive.driving.cast import Cast
 from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.envs import make
 from dreamdrive.playing import start
-from dreamdrive.playing.drive import POLICIES, Drive, make_drive
+from dreamdrive.playing.drive import Drive, make_drive
 from dreamdrive.playing.hands import Hands, Human
-from dreamdrive.playing.recording import Kept
+from dreamdrive.playing.recording import POLICIES, Kept
 from dreamdrive.playing.replay import Replay
 from dreamdrive.playing.screen import Screen
 from dreamdrive.playing.session import Session
@@ -151,7 +151,7 @@ def test_tab_goes_through_all_who_can_drive_and_a_world_without_expert_has_none(
 
 
 def test_speed_has_its_steps_and_a_machine_that_is_too_slow_is_told(quick, monkeypatch):
-    monkeypatch.setattr("dreamdrive.playing.session.WINDOW", 0.02)
+    monkeypatch.setattr("dreamdrive.playing.pace.WINDOW", 0.001)
     show = cartpole("random", 1)
     show.dt = 1e-6
     orders = [("speed", "faster"), ("speed", 0.25), ("speed", "slower"), ("speed", 1.0)]
@@ -183,14 +183,14 @@ def test_beside_a_dream_the_simulator_starts_where_it_does_and_is_given_the_same
     args = play.parse_args(["--logdir", str(DREAM), "-a", "--env", "carracing-fast", "--countdown", "0"])
     show = start.drive_of(args)
     show.begin(0)
-    assert show.panels == ["the dream", "the simulator, given the same"] and show.apart() < 0.1
+    assert show.panels == ["the dream", "the simulator, given the same"] and show.beside.apart(show.frame) < 0.1
     there = make("carracing-fast", restart=False, repeat=4)
     obs = there.reset([evaluation_seeds(0, 1)[0]])
     assert (show.images()[1] == there.render()).all()
     for _ in range(5):
         show.step(set())
         obs = there.step(torch.tensor([show.action])).obs
-    assert (show.images()[1] == there.render()).all() and show.apart() == pytest.approx(
+    assert (show.images()[1] == there.render()).all() and show.beside.apart(show.frame) == pytest.approx(
         np.sqrt(((show.frame / 255 - obs[0].numpy() / 255) ** 2).mean()), rel=1e-4
     )
     said = show.header()
