@@ -30,7 +30,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Html:
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element. `class_` and the like lose their underscore, others become a dash; True is an attribute without a
     value, None and False none."""
     said = "".join(
@@ -102,8 +102,9 @@ def attempt(make: Callable[[], Any]) -> Any:
         return problem(error)
 
 
-def chart(svg: str) -> Html:
-    return tag("div", Html(svg), class_="chart")
+def chart(svg: str, wide: bool = False) -> Html:
+    """`svg` as utils.plots.page_svg gives it."""
+    return tag("div", Html(svg), class_="wide chart" if wide else "chart")
 
 
 def picture(path: Path, caption: str) -> Html:

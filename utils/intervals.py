@@ -29,7 +29,7 @@ class Interval:
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]" if self.known else f"{self.mean:.1f} (of one)"
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Of one number or more."""
     x = np.asarray(values, np.float64)
     mean, count = float(x.mean()), len(x)
