@@ -87,6 +87,8 @@ def differing(found: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
             continue
         flags = dict.fromkeys(name for one in told if one for name in one if name not in NOT_COMPARED)
         values = {flag: ["" if one is None else words(one.get(flag, "")) for one in told] for flag in flags}
+        given = [i for i, one in enumerate(told) if one is not None]
+        different = {flag: texts for flag, texts in values.items() if len({texts[i] for i in given}) > 1}
         if different:
             differ[stage] = different
     return differ
