@@ -23,7 +23,7 @@ from dreamdrive.pages.run import STAGES, Run, Stage, read_run, stale
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.intervals import METHOD, Interval, mean_interval
 from dreamdrive.utils.metrics import unit
-from dreamdrive.utils.plots import column, of_one_size
+from dreamdrive.utils.plots import column
 from dreamdrive.utils.scores import Score
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser, shown
@@ -79,16 +79,17 @@ def row(own: tuple[str, Score, bool], scores: Sequence[tuple[str, Score, bool]])
 
 
 def differing(found: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
-    """Of each stage that two runs or more have, the flags whose values differ, a text for each run."""
+    """Of each stage that two runs or more have, the flags that both have and whose values differ, a text for
+    each run."""
     differ: dict[str, dict[str, list[str]]] = {}
     for stage in STAGES:
         told = [next((s.settings for s in one.stages if s.name == stage), None) for one in found]
         if sum(one is not None for one in told) < 2:
             continue
         flags = dict.fromkeys(name for one in told if one for name in one if name not in NOT_COMPARED)
-        values = {flag: ["" if one is None else words(one.get(flag, "")) for one in told] for flag in flags}
-        given = [i for i, one in enumerate(told) if one is not None]
-        different = {flag: texts for flag, texts in values.items() if len({texts[i] for i in given}) > 1}
+        values = {flag: [words(one[flag]) if one and flag in one else "" for one in told] for flag in flags}
+        given = {flag: [i for i, one in enumerate(told) if one and flag in one] for flag in flags}
+        different = {flag: texts for flag, texts in values.items() if len({texts[i] for i in given[flag]}) > 1}
         if different:
             differ[stage] = different
     return differ
@@ -212,7 +213,7 @@ def shared_curves(stages: dict[str, Stage], counter: str) -> list[Html]:
         lines = {label: column(stage.rows, counter, name) for label, stage in own.items()}
         lines = {label: points for label, points in lines.items() if points[0]}
         if len(lines) > 1 and len({value for points in lines.values() for value in points[1]}) > 1:
-            found += [charts.over(group, counter, unit(name), name) for group in of_one_size(lines)]
+            found.append(charts.over(lines, counter, unit(name), name))
     return found
 
 
