@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dreamdrive.pages.html import Html, chart
+from dreamdrive.pages.html import Html, chart, tag
 from dreamdrive.utils.intervals import mean_interval
 from dreamdrive.utils.plots import (
     Points,
@@ -75,16 +75,18 @@ def intervals(groups: Mapping[str, Sequence[tuple[float, Sequence[float]]]], x: 
 
 
 def histogram(groups: Mapping[str, Sequence[float]], x: str, y: str) -> Html:
-    """How many of `y` have which value, groups on top of each other."""
+    """How many of `y` have which value, groups on top of each other; a sentence where all have the same."""
+    values = np.concatenate([np.asarray(own, np.float64) for own in groups.values()])
+    if values.min() == values.max():
+        return tag("p", f"{x}: {values[0]:g}, of all {len(values):,} {y}")
     drawn = empty_figure(*SIZE)
     axes = drawn.add_subplot()
-    values = np.concatenate([np.asarray(own, np.float64) for own in groups.values()])
     whole = bool(np.equal(np.mod(values, 1), 0).all())
     low, high = float(values.min()), float(values.max())
     if whole and high - low < 30:
         edges = np.arange(low - 0.5, high + 1)
     else:
-        edges = np.linspace(low, high if high > low else low + 1, 31)
+        edges = np.linspace(low, high, 31)
     axes.hist([np.asarray(own) for own in groups.values()], list(edges), stacked=True, label=[*map(literal, groups)])
     name_curves(axes, list(groups) if len(groups) > 1 else [], y)
     label_x(axes, x, values.tolist() if whole else [0.5])

@@ -3,7 +3,7 @@ plots, a contact sheet, and how returns, lengths and actions are spread.
 
 Reads   DIR/manifest.json, DIR/shard_*.h5     written by data/generation_script.py
 Writes  FOLDER/index.html                     to be opened
-        FOLDER/index.js, episodes/*.js        the list of episodes, and what is plotted of each, loaded when it is chosen
+        FOLDER/index.js, episodes/*.js        the list of episodes, and what is plotted of each, loaded when chosen
         FOLDER/films/*.mp4, contact.png       frames; not of a world that is seen as numbers
 
     dreamdrive data page datasets/demo --out pages/demo
@@ -98,15 +98,17 @@ def write_dataset_page(dataset: Dataset, out: Path, films: int) -> None:
     prepare(dataset.root, out)
     space, found = named(dataset.manifest), Contents()
     for entry in tqdm(dataset.shards, desc="reading", unit="shard"):
-        reading = range(entry.first, entry.last)
+        episodes = range(entry.first, entry.last)
         try:
-            for i in reading:
-                columns = dataset.steps(i, ("action", "reward"))
-                put(out / "episodes" / f"{i:05d}.js", plotted(dataset, i, columns))
-                found.action.append(columns["action"])
+            read = {i: dataset.steps(i, ("action", "reward")) for i in episodes}
+            content = {i: plotted(dataset, i, columns) for i, columns in read.items()}
         except UserError as error:
             found.problems.append(error)
-            found.damaged += reading
+            found.damaged += episodes
+            continue
+        for i, script in content.items():
+            put(out / "episodes" / f"{i:05d}.js", script)
+        found.action += [columns["action"] for columns in read.values()]
     sound = [e for e in dataset.episodes if e.index not in set(found.damaged)]
     pictures = len(dataset.manifest.image_shape) == 3
     filmed = spread(sound, films) if pictures else []
@@ -147,7 +149,7 @@ def put(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise SystemExit(f"error: {path} could not be written ({error.strerror}): free some space") from None
+        raise UserError(f"{path} could not be written ({error.strerror}): free some space") from None
 
 
 def plotted(dataset: Dataset, i: int, columns: dict[str, np.ndarray]) -> bytes:

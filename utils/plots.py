@@ -133,9 +133,10 @@ def label_x(axes: "Axes", x: str, values: Sequence[float]) -> None:
     """The name of the axis; whole numbers on it where all `values` are."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+    whole = all(float(value).is_integer() for value in values)
     axes.set_xlabel(literal(x))
-    if all(float(value).is_integer() for value in values):
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole, min_n_ticks=1 if whole else 2))
+    if whole:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
