@@ -4,7 +4,7 @@
 const $ = id => document.getElementById(id);
 const PAGE = 50, WIDTH = 600, SVG = "http://www.w3.org/2000/svg";
 const COLUMNS = ["episode", "driver", "split", "seed", "steps", "return"];
-const view = window.view = { sort: 0, down: false, first: 0, chosen: null, drawn: null };
+const view = window.view = { sort: 0, down: false, first: 0, chosen: null, drawn: null, loaded: [] };  // for those who look at the page from outside
 
 function element(name, attributes, ...children) {
   const made = document.createElementNS(name in { svg: 1, path: 1, line: 1, text: 1 } ? SVG : "http://www.w3.org/1999/xhtml", name);
@@ -62,6 +62,7 @@ const name = number => String(number).padStart(5, "0");
 const short = value => Math.abs(value) >= 1000 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
 
 function arrived(number, data) {
+  view.loaded.push(number);
   if (number !== view.chosen) return;
   const reward = data.every > 1 ? `reward of ${data.every} steps` : "reward of a step", plots = [plot(reward, data.reward)];
   if (about.choices) plots.push(plot("action", data.action[0], about.actions));
