@@ -42,6 +42,7 @@ WORLDS = {
 }
 
 
+NAMED = ("atari", "cartpole", "mountaincar")  # worlds of choices that have names
 COMMON = ("max_steps", "restart")  # options of all worlds
 REPEAT = "repeat"  # the option of those that can hold an action
 NOISE = "obs_noise"  # the option of those that are seen as pictures
@@ -298,6 +299,22 @@ def keys(name: str, space: ActionSpace) -> Keys:
     """The keys of a person who drives the world of that name, or dreams of it, in its action space."""
     kind = name.partition(":")[0]
     return (_load(kind) if kind in WORLDS else World).keys(space)
+
+
+def named_actions(name: str, space: ActionSpace) -> ActionSpace:
+    """An action space of the world of that name, with names of its choices or numbers where there are any. The name may
+    come from a file: nothing is imported that is not ours."""
+    if not space.discrete:
+        return keys(name, space).space
+    if name.partition(":")[0] not in NAMED:
+        return space
+    try:
+        world = make(name)
+    except UserError:  # of a name that there is not, or without what the world needs
+        return space
+    names = tuple(world.action_names())
+    world.close()
+    return replace(space, names=names) if len(names) == space.n else space
 
 
 def official(name: str) -> str:

@@ -14,7 +14,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,15 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 from tqdm import tqdm
 
-from dreamdrive import envs
 from dreamdrive.data.manifest import EpisodeEntry, Manifest
 from dreamdrive.data.shards import Dataset
+from dreamdrive.envs import named_actions
 from dreamdrive.pages import charts
 from dreamdrive.pages.html import GENERATOR, HERE, Html, facts, page, problem, section, table, tag, write_page
 from dreamdrive.utils.argument_types import count_or_all
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.intervals import METHOD, mean_interval
-from dreamdrive.utils.keys import NumberKeys
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser, shown
 from dreamdrive.utils.spaces import ActionSpace
@@ -61,22 +61,9 @@ class Contents:
     problems: list[UserError] = field(default_factory=list)
 
 
-def named(manifest: Manifest) -> ActionSpace:
-    """The action space of a dataset, with names where its world has any."""
-    space = ActionSpace.from_dict(manifest.action_space)
-    kind = manifest.env.partition(":")[0]
-    if not space.discrete:
-        keys = envs.keys(manifest.env, space)
-        return keys.space if isinstance(keys, NumberKeys) else space
-    if kind not in envs.WORLDS or kind == "gym":  # a file never makes a module be imported
-        return space
-    try:
-        world = envs.make(manifest.env)
-    except UserError:
-        return space
-    names = tuple(world.action_names())
-    world.close()
-    return replace(space, names=names) if len(names) == space.n else space
+def actions_of(manifest: Manifest) -> ActionSpace:
+    """The action space of a dataset, with names where there are any."""
+    return named_actions(manifest.env, ActionSpace.from_dict(manifest.action_space))
 
 
 def names_of(space: ActionSpace) -> list[str]:
@@ -96,7 +83,7 @@ def spread(episodes: Sequence[EpisodeEntry], count: int) -> list[int]:
 def write_dataset_page(dataset: Dataset, out: Path, films: int) -> None:
     """The page of `dataset` in the folder `out`, with so many films at most."""
     prepare(dataset.root, out)
-    space, found = named(dataset.manifest), Contents()
+    space, found = actions_of(dataset.manifest), Contents()
     for entry in tqdm(dataset.shards, desc="reading", unit="shard"):
         episodes = range(entry.first, entry.last)
         try:
@@ -112,8 +99,8 @@ def write_dataset_page(dataset: Dataset, out: Path, films: int) -> None:
     sound = [e for e in dataset.episodes if e.index not in set(found.damaged)]
     pictures = len(dataset.manifest.image_shape) == 3
     filmed = spread(sound, films) if pictures else []
-    kept = [i for i in tqdm(filmed, desc="filming", unit="film") if tried(found, lambda i=i: film(dataset, i, out))]
-    sheet = bool(pictures and sound) and tried(found, lambda: contact_sheet(dataset, sound, out / "contact.png"))
+    kept = [i for i in tqdm(filmed, desc="filming", unit="film") if tried(found, partial(film, dataset, i, out))]
+    sheet = bool(pictures and sound) and tried(found, partial(contact_sheet, dataset, sound, out / "contact.png"))
     write_atomically(out / "index.js", index(dataset, space, kept, found.damaged))
     write_page(out / "index.html", front(dataset, space, found, sheet))
 

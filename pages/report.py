@@ -12,7 +12,7 @@ Writes  EXP_DIR/report.html             or --out; for a run that came with dream
 What is missing is left out; what is damaged is said in its place.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,9 @@ def options_of(found: Run) -> dict[str, Any]:
 
 def lineage(found: Run) -> Html:
     """Datasets, V, M and C, each with its digest, in the order in which one came of the other."""
-    boxes = [attempt(lambda: dataset_box(found))]
     now = {stage.name: stage.best["digest"] for stage in found.stages if stage.best}
-    for stage in found.stages:
-        boxes.append(stage_box(stage, now))
-    parts: list[Html] = []
-    for box in boxes:
-        parts += [tag("i", "→"), box] if parts else [box]
-    return tag("div", *parts, class_="line")
+    boxes = [dataset_box(found), *(stage_box(stage, now) for stage in found.stages)]
+    return tag("div", boxes[0], *(join([tag("i", "→"), box]) for box in boxes[1:]), class_="line")
 
 
 def dataset_box(found: Run) -> Html:
@@ -202,7 +197,6 @@ def stage_section(stage: Stage) -> Html:
     command = told.pop("command", None)
     drawn = charts.curves(stage.rows, stage.counter, stage.columns) if stage.rows else []
     same = charts.constants(stage.rows, stage.columns)
-    pictures = [attempt(lambda p=path, c=caption: picture(p, c)) for path, caption in pictures_of(stage)]
     return section(
         f"{STAGES[stage.name]} ({stage.name})",
         *map(problem, stage.problems),
@@ -212,8 +206,14 @@ def stage_section(stage: Stage) -> Html:
         tag("p", f"The same throughout: {', '.join(f'{k} {v:.4g}' for k, v in same.items())}.", class_="soft")
         if same
         else None,
-        tag("div", *pictures, class_="pictures") if pictures else None,
+        pictures(stage),
     )
+
+
+def pictures(stage: Stage) -> Html | None:
+    """The pictures that the stage wrote."""
+    found = [attempt(partial(picture, path, caption)) for path, caption in pictures_of(stage)]
+    return tag("div", *found, class_="pictures") if found else None
 
 
 def pictures_of(stage: Stage) -> list[tuple[Path, str]]:
@@ -237,9 +237,7 @@ def films(found: Run, home: Path) -> Html | None:
     """The films of a run, the newest where there are many."""
     paths = [path for pattern in FILMS for path in sorted(found.folder.glob(pattern)) if not path.name.startswith(".")]
     shown_ones = sorted(paths, key=lambda path: path.stat().st_mtime)[-MOST_FILMS:]
-    made: list[Callable[[], Html]] = [
-        lambda p=path: film(p, str(p.relative_to(found.folder)), home) for path in paths if path in shown_ones
-    ]
+    made = [partial(film, path, str(path.relative_to(found.folder)), home) for path in paths if path in shown_ones]
     left = len(paths) - len(shown_ones)
     return (
         section(

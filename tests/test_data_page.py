@@ -13,7 +13,7 @@ from dreamdrive.__main__ import COMMANDS
 from dreamdrive.benchmarks.lesson import open_browser, wait
 from dreamdrive.data.manifest import write_manifest
 from dreamdrive.data.shards import Dataset
-from dreamdrive.pages.dataset import named, names_of, spread
+from dreamdrive.pages.dataset import actions_of, names_of, spread
 from dreamdrive.tests.tiny_run import DISCRETE, call, complaint, contents, write_dataset
 
 EVIL = "</script><script>alert(1)</script>"
@@ -86,7 +86,7 @@ def test_choices_have_their_names(tmp_path):
     text = (out / "index.html").read_text()
     assert "push left" in text and "contact.png" not in text and len(plotted(out, 0)["obs"]) == 8
     unknown = write_dataset(tmp_path / "other", [5], image=(8,), space=DISCRETE)
-    assert names_of(named(unknown.manifest)) == ["action 0", "action 1", "action 2"]
+    assert names_of(actions_of(unknown.manifest)) == ["action 0", "action 1", "action 2"]
 
 
 def test_a_damaged_shard_is_a_sentence_and_the_rest_is_there(data):

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 Points = tuple[Sequence[float], Sequence[float]]  # x, and y
 SIZES_APART = 20  # curves whose largest values differ by more than this factor have panels of their own
+ACROSS = 3  # panels of `curves` in a row
 NARROW = 0.01  # an axis that spans less than this share of its values says so
+# of a legend, above its axes
+OFF_THE_DATA: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "borderaxespad": 0.2}
 # matplotlib's colours -> those of a page, which are others in the dark
 PAGE_COLOURS = {
     "#000000": "var(--soft)",
@@ -76,16 +79,18 @@ def page_svg(drawn: "Figure") -> str:
 
 
 def curves(path: Path, rows: Sequence[dict], x: str, panels: Sequence[Sequence[str]], title: str) -> None:
-    """One panel beside another, each with the named columns of `rows` over column `x`; rows without a value are left
+    """Panels, at most three in a row, each with the named columns of `rows` over column `x`; rows without a value are left
     out, and so are panels without any. Columns of different size that were to share a panel get one each."""
     drawable = []
     for columns in panels:
         lines = {name: column(rows, x, name) for name in columns}
         drawable += of_one_size({name: points for name, points in lines.items() if points[0]})
-    with figure(path, 5 * max(1, len(drawable)), 3.6) as drawn:
+    down = -(-len(drawable) // ACROSS) or 1
+    across = -(-len(drawable) // down) or 1
+    with figure(path, 5 * across, 3.4 * down + 0.2) as drawn:
         drawn.suptitle(title)
         for i, lines in enumerate(drawable):
-            curve_panel(drawn.add_subplot(1, len(drawable), i + 1), lines, x)
+            curve_panel(drawn.add_subplot(down, across, i + 1), lines, x)
 
 
 def column(rows: Sequence[dict], x: str, name: str) -> Points:
@@ -116,14 +121,14 @@ def curve_panel(axes: "Axes", lines: Mapping[str, Points], x: str, y: str | None
     name_curves(axes, list(lines), y)
     label_x(axes, x, [value for at, _ in lines.values() for value in at])
     axes.grid(alpha=0.3)
-    axes.set_ylabel("\n".join(filter(None, [axes.get_ylabel(), narrowness(axes)])))
+    say_narrow(axes)
 
 
 def name_curves(axes: "Axes", names: Sequence[str], y: str | None = None) -> None:
     """One curve's name, or a legend for several, above the axes, and what they measure beside them."""
     if len(names) > 1:
         columns = min(len(names), 3)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2)
+        axes.legend(**OFF_THE_DATA, ncols=columns)
     elif names:
         axes.set_title(literal(names[0]), loc="left", fontsize="medium")
     axes.set_ylabel(unit(names[0]) if y is None and names else y or "")
@@ -140,12 +145,16 @@ def label_x(axes: "Axes", x: str, values: Sequence[float]) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def narrowness(axes: "Axes") -> str:
-    """A warning where the axis spans little of what is drawn; the numbers on it are whole ones, not what is to be
-    added to something above the axis."""
-    axes.ticklabel_format(axis="y", useOffset=False)
-    low, high = axes.get_ylim()
-    return f"(all within {high - low:.2g})" if high - low < NARROW * max(abs(low), abs(high)) else ""
+def say_narrow(axes: "Axes") -> None:
+    """Say so beside axes that span little of what is drawn; the numbers on them are whole ones, not what is to be added
+    to something at the axis's end."""
+    for axis, bounds in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        span = bounds[1] - bounds[0]
+        if span < NARROW * max(map(abs, bounds)):
+            words = f"{axis.get_label_text()}\n(all within {span:.2g})".lstrip()
+            axis.set_label_text(words)
+        if hasattr(axis.get_major_formatter(), "set_useOffset"):
+            axis.get_major_formatter().set_useOffset(False)
 
 
 def literal(text: Any) -> str:

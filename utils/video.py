@@ -127,6 +127,17 @@ def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) ->
     return np.asarray(canvas)
 
 
+def unlike(frames: np.ndarray, count: int) -> list[int]:
+    """Places of `count` frames, (N, ...) of any kind, that differ from each other: beginning with the first, each is
+    the one farthest from all that were chosen before it."""
+    points = frames.reshape(len(frames), -1).astype(np.float32)
+    chosen, nearest = [0], np.full(len(points), np.inf, np.float32)
+    while len(chosen) < min(count, len(points)):
+        nearest = np.minimum(nearest, ((points - points[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
 def with_lines(picture: np.ndarray, lines: Sequence[str], size: int = 16, width: int = 0) -> np.ndarray:
     """`picture`, uint8 (h, w, 3), with lines of text below it; in the middle of `width` pixels where it is narrower."""
     h, w = check_frame(picture).shape[:2]
