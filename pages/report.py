@@ -126,7 +126,7 @@ def stage_box(stage: Stage, now: dict[str, str]) -> Html:
         title,
         tag("p", digest_of(stage.best["digest"])),
         tag("p", stage.best["kind"], class_="soft") if "kind" in stage.best else None,
-        *(others or [tag("p", f"of {parents}", class_="soft") if parents else None]),
+        *(others or ([tag("p", f"of {parents}", class_="soft")] if parents else [])),
         class_="other" if others else None,
     )
 

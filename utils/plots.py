@@ -79,8 +79,8 @@ def page_svg(drawn: "Figure") -> str:
 
 
 def curves(path: Path, rows: Sequence[dict], x: str, panels: Sequence[Sequence[str]], title: str) -> None:
-    """Panels, at most three in a row, each with the named columns of `rows` over column `x`; rows without a value are left
-    out, and so are panels without any. Columns of different size that were to share a panel get one each."""
+    """Panels, at most three in a row, each with the named columns of `rows` over column `x`; rows without a value are
+    left out, and so are panels without any. Columns of different size that were to share a panel get one each."""
     drawable = []
     for columns in panels:
         lines = {name: column(rows, x, name) for name in columns}
@@ -148,13 +148,16 @@ def label_x(axes: "Axes", x: str, values: Sequence[float]) -> None:
 def say_narrow(axes: "Axes") -> None:
     """Say so beside axes that span little of what is drawn; the numbers on them are whole ones, not what is to be added
     to something at the axis's end."""
+    from matplotlib.ticker import ScalarFormatter
+
     for axis, bounds in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         span = bounds[1] - bounds[0]
         if span < NARROW * max(map(abs, bounds)):
             words = f"{axis.get_label_text()}\n(all within {span:.2g})".lstrip()
             axis.set_label_text(words)
-        if hasattr(axis.get_major_formatter(), "set_useOffset"):
-            axis.get_major_formatter().set_useOffset(False)
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, ScalarFormatter):
+            formatter.set_useOffset(False)
 
 
 def literal(text: Any) -> str:
