@@ -209,7 +209,7 @@ def front(dataset: Dataset, space: ActionSpace, found: Contents, sheet: bool) ->
         f"dreamdrive: {title}",
         tag("h1", title),
         *map(problem, found.problems),
-        section("The dataset", about(dataset)),
+        section("The dataset", about(dataset, space)),
         section("Who drove", drivers(dataset.manifest)),
         section("Episodes", browser(), id="episodes"),
         section(
@@ -224,11 +224,10 @@ def front(dataset: Dataset, space: ActionSpace, found: Contents, sheet: bool) ->
     )
 
 
-def about(dataset: Dataset) -> Html:
+def about(dataset: Dataset, space: ActionSpace) -> Html:
     """What the manifest says."""
     m = dataset.manifest
     frames, steps, size = (sum(getattr(s, name) for s in m.shards) for name in ("frames", "steps", "bytes"))
-    space = ActionSpace.from_dict(m.action_space)
     told = {
         "folder": tag("code", str(dataset.root)),
         "digest": tag("code", dataset.digest[:12], title=f"sha256 of the manifest's content: {dataset.digest}"),
@@ -237,7 +236,7 @@ def about(dataset: Dataset) -> Html:
         "episodes": f"{len(m.episodes):,}, at most {m.max_steps:,} steps each",
         "steps": f"{steps:,} of {m.dt:.3g} s: {steps * m.dt / 3600:.2g} hours",
         "frames": f"{frames:,} of {' x '.join(map(str, m.image_shape))}, {size / 1e6:.1f} MB in {len(m.shards)} shards",
-        "action": f"one of {space.n}" if space.discrete else f"{space.size} numbers",
+        "action": f"one of {space.n}" if space.discrete else ", ".join(names_of(space)),
         "driven by": f"{m.policy}, action noise {m.action_noise:g}, seed {m.seed}",
         "given up": f"after {m.give_up} steps without a reward" if m.give_up else "",
         "controller": ", ".join(f"{name} {str(digest)[:12]}" for name, digest in (m.controller or {}).items()),

@@ -96,4 +96,9 @@ $("head").replaceChildren(...COLUMNS.map((title, k) => {
 for (const id of ["driver", "split", "filmed"]) $(id).onchange = () => { view.first = 0; list(); };
 $("before").onclick = () => { view.first -= PAGE; list(); };
 $("after").onclick = () => { view.first += PAGE; list(); };
-if (about.episodes.length) choose(about.films.length ? about.films[0] : about.episodes[0][0]);
+if (about.episodes.length) {
+  choose(about.films.length ? about.films[0] : about.episodes[0][0]);
+  view.first = PAGE * Math.floor((view.chosen - about.episodes[0][0]) / PAGE);
+  list();
+  $("list").scrollTop = document.querySelector(".chosen").offsetTop - 100;
+}

@@ -19,7 +19,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
 
 HERE = Path(__file__).parent
-VOID = ("img", "input", "link", "meta")
+VOID = ("br", "img", "input", "link", "meta")
 LARGEST_PICTURE, LARGEST_FILM = 8_000_000, 6_000_000  # bytes that are put into a page
 GENERATOR = f"dreamdrive {__version__}"
 

@@ -85,8 +85,11 @@ def options_of(found: Run) -> dict[str, Any]:
 def lineage(found: Run) -> Html:
     """Datasets, V, M and C, each with its digest, in the order in which one came of the other."""
     now = {stage.name: stage.best["digest"] for stage in found.stages if stage.best}
-    boxes = [dataset_box(found), *(stage_box(stage, now) for stage in found.stages)]
-    return tag("div", boxes[0], *(join([tag("i", "→"), box]) for box in boxes[1:]), class_="line")
+    parts = [dataset_box(found)]
+    for stage in found.stages:
+        beside = stage.name == "bc" and "ctrl" in now  # both come of M
+        parts += [tag("i", "or") if beside else tag("i", "→", class_="arrow"), stage_box(stage, now)]
+    return tag("div", *parts, class_="line")
 
 
 def dataset_box(found: Run) -> Html:
@@ -191,14 +194,13 @@ def rounds(found: Run) -> Html | None:
     )
 
 
-def stage_section(stage: Stage) -> Html:
-    """A stage: its command, settings, curves and pictures."""
+def stage_section(stage: Stage) -> Html | None:
+    """A stage: its command, settings, curves and pictures; nothing where it has none of them."""
     told = {} if stage.settings is None else dict(stage.settings)
     command = told.pop("command", None)
     drawn = charts.curves(stage.rows, stage.counter, stage.columns) if stage.rows else []
     same = charts.constants(stage.rows, stage.columns)
-    return section(
-        f"{STAGES[stage.name]} ({stage.name})",
+    content = [
         *map(problem, stage.problems),
         tag("pre", command) if command else None,
         folded("settings", facts({name: shown(value) for name, value in told.items()})) if told else None,
@@ -207,7 +209,8 @@ def stage_section(stage: Stage) -> Html:
         if same
         else None,
         pictures(stage),
-    )
+    ]
+    return section(f"{STAGES[stage.name]} ({stage.name})", *content) if any(content) else None
 
 
 def pictures(stage: Stage) -> Html | None:
