@@ -87,7 +87,8 @@ def with_actions(frames: Sequence[np.ndarray], actions: Tensor, known: Tensor, s
     those that are known (T,) can be told."""
     at = range(0, len(frames), STRIP_STRIDE)
     words = [says(actions[t], space, bool(known[t])).removeprefix("action ") if t < len(actions) else "" for t in at]
-    lines = [[*word.split(", "), *[""] * space.size][: space.size if space.names else 1] for word in words]
+    below = space.size if space.names and not space.discrete else 1  # lines: numbers with names take one each
+    lines = [[*word.split(", "), *[""] * below][:below] for word in words]
     return [with_lines(np.asarray(fit(frames[t], PICTURE)), own, SMALL) for t, own in zip(at, lines, strict=True)]
 
 
