@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dreamdrive.data.shards import Dataset
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.errors import UserError
@@ -172,6 +174,8 @@ def read_round(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(path.read_bytes())
         recorded = {str(kind): [float(x) for x in values] for kind, values in said["recorded"].items() if values}
+        if not all(np.isfinite(values).all() for values in recorded.values()):
+            raise ValueError("its returns are not finite")
         settings = said.get("settings", {})
         return {
             "round": int(said["round"]),
@@ -179,7 +183,7 @@ def read_round(path: Path) -> dict[str, Any]:
             "recorded": recorded,
             "settings": settings if isinstance(settings, dict) else {},
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{path} is not what train.py says of a round ({type(error).__name__}: {str(error)[:200]}): restore it"
         ) from None

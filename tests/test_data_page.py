@@ -122,6 +122,14 @@ def test_what_cannot_be_is_a_complaint_and_damages_nothing(data, tmp_path):
     assert contents(tmp_path).keys() == {name for name in before if not name.startswith("data/")}
 
 
+@pytest.mark.parametrize(("name", "value"), [("dt", "fast"), ("dt", 0), ("max_steps", "1"), ("options", [1])])
+def test_a_manifest_with_other_kinds_of_values_is_a_complaint(data, name, value):
+    path = data / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    assert name in complaint(call("pages.dataset", data, "--out", data.parent / "x"))
+    assert not (data.parent / "x").exists()
+
+
 def test_the_command_is_found_by_its_two_words():
     assert COMMANDS["data page"].module == "pages.dataset"
 

@@ -133,7 +133,10 @@ def test_a_missing_stage_is_absent(logdir):
         ("scores/bc-cartpole-simulator.json", b'{"env": "cartpole", "returns": {"1": NaN}}'),
         ("scores/bc-cartpole-simulator.json", b'{"env": "cartpole", "returns": [1]}'),
         ("scores/bc-cartpole-simulator.json", b"[" * 100_000),
+        ("scores/bc-cartpole-simulator.json", b'{"env": "cartpole", "returns": {"1": 1' + b"0" * 400 + b"}}"),
         ("rounds/00.json", b'{"round": 0}'),
+        ("rounds/00.json", b'{"round": 0, "frames": Infinity, "recorded": {}}'),
+        ("rounds/00.json", b'{"round": 0, "frames": 1, "recorded": {"a": [NaN]}}'),
         ("rounds/00.json", b'{"round": 0, "frames": 1, "recorded": {"a": "b"}}'),
     ],
 )
@@ -141,6 +144,13 @@ def test_a_damaged_file_is_one_sentence_in_its_place(logdir, name, content):
     (logdir / name).write_bytes(content)
     text = written(logdir)
     assert text.count('class="problem"') == 1 and Path(name).name in text.split('class="problem">')[1].split("<")[0]
+
+
+def test_numbers_beyond_all_bounds_are_left_out(logdir):
+    (logdir / "vae" / "metrics.csv").write_text(
+        "epoch,loss,kl\n1,1e308,1\n,3,2\nnan,3,2\ninf,3,2\n2,-1e308,inf\n3,1,4\n"
+    )
+    assert 'class="problem"' not in written(logdir)
 
 
 def test_text_from_files_is_escaped(logdir):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Points = tuple[Sequence[float], Sequence[float]]  # x, and y
 SIZES_APART = 20  # curves whose largest values differ by more than this factor have panels of their own
+LARGEST = 1e100  # that is drawn
 ACROSS = 3  # panels of `curves` in a row
 NARROW = 0.01  # an axis that spans less than this share of its values says so
 # of a legend, above its axes
@@ -81,22 +82,28 @@ def page_svg(drawn: "Figure") -> str:
 def curves(path: Path, rows: Sequence[dict], x: str, panels: Sequence[Sequence[str]], title: str) -> None:
     """Panels, at most three in a row, each with the named columns of `rows` over column `x`; rows without a value are
     left out, and so are panels without any. Columns of different size that were to share a panel get one each."""
-    drawable = []
+    shown = []
     for columns in panels:
         lines = {name: column(rows, x, name) for name in columns}
-        drawable += of_one_size({name: points for name, points in lines.items() if points[0]})
-    down = -(-len(drawable) // ACROSS) or 1
-    across = -(-len(drawable) // down) or 1
+        shown += of_one_size({name: points for name, points in lines.items() if points[0]})
+    down = -(-len(shown) // ACROSS) or 1
+    across = -(-len(shown) // down) or 1
     with figure(path, 5 * across, 3.4 * down + 0.2) as drawn:
         drawn.suptitle(title)
-        for i, lines in enumerate(drawable):
+        for i, lines in enumerate(shown):
             curve_panel(drawn.add_subplot(down, across, i + 1), lines, x)
 
 
 def column(rows: Sequence[dict], x: str, name: str) -> Points:
     """A column of `rows` over column `x`, where it has a finite value."""
-    found = [(row[x], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+    points = [(row.get(x), row.get(name)) for row in rows]
+    found = [(at, value) for at, value in points if drawable(at) and drawable(value)]
     return [point[0] for point in found], [point[1] for point in found]
+
+
+def drawable(value: float | None) -> TypeGuard[float]:
+    """Whether a value is there, finite, and not so large that an axis would overflow."""
+    return value is not None and bool(np.isfinite(value)) and abs(value) < LARGEST
 
 
 def of_one_size(lines: Mapping[str, Points]) -> list[dict[str, Points]]:

@@ -87,7 +87,7 @@ def read_score(path: Path) -> Score:
         return Score(path, controller, env, world, trial.lstrip("-"), returns, outcomes, command, digests)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or the disk") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{path} is not a score that can be used ({type(error).__name__}: {str(error)[:200]}): "
             "run the test_controller.py command that wrote it again"
