@@ -139,11 +139,35 @@ def told(found: Sequence[Run], names: Sequence[str]) -> str:
     """The comparison for the terminal."""
     parts = [f"{place}\n{as_text(HEAD, [cells(one) for one in rows])}" for place, rows in rows_of(found, names).items()]
     parts = [*parts, f"{METHOD}; a difference is of the returns on the same seeds."] if parts else ["no scores yet"]
+    by_kind = recorded(found, names)
+    parts += [f"rounds of train.py\n{as_text(ROUNDS_HEAD, last_rounds(by_kind))}"] if by_kind else []
     for stage, flags in differing(found).items():
         lines = [[flag, *map(shortened, values)] for flag, values in flags.items()]
         parts.append(f"{STAGES[stage]} ({stage}): flags that differ\n{as_text(['', *names], lines)}")
     wrong = [str(error) for one in found for error in all_problems(one)]
     return "\n\n".join([*parts, *wrong])
+
+
+def recorded(found: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, list[tuple[int, list[float]]]]]:
+    """What train.py recorded after its first round, by who drove: of each run frames and returns, round by round."""
+    by_kind: dict[str, dict[str, list[tuple[int, list[float]]]]] = {}
+    for name, one in zip(names, found, strict=True):
+        for said in one.rounds:
+            for kind, returns in said["recorded"].items() if said["round"] else ():
+                by_kind.setdefault(kind, {}).setdefault(name, []).append((said["frames"], returns))
+    return by_kind
+
+
+def last_rounds(by_kind: dict[str, dict[str, list[tuple[int, list[float]]]]]) -> list[list[str]]:
+    """Of each run the last round, for a table."""
+    return [
+        [f"{name} {kind}", str(len(rounds)), f"{rounds[-1][0]:,}", str(mean_interval(rounds[-1][1]))]
+        for kind, by_run in by_kind.items()
+        for name, rounds in by_run.items()
+    ]
+
+
+ROUNDS_HEAD = ["recorded by", "rounds", "frames", "mean in the last"]
 
 
 def all_problems(found: Run) -> list[UserError]:
@@ -158,6 +182,7 @@ def compare(found: Sequence[Run], names: Sequence[str]) -> bytes:
         f"dreamdrive: {title}",
         tag("h1", title),
         scores_section(rows_of(found, names)),
+        rounds_section(recorded(found, names)),
         *(curves_section(stage, found, names) for stage in STAGES),
         flags_section(differing(found), names),
         *(problem(error) for one in found for error in all_problems(one)),
@@ -182,6 +207,16 @@ def coloured(one: Row) -> list[Any]:
     if gap and gap.known and (gap.low > 0 or gap.high < 0):
         texts[4] = tag("span", texts[4], class_="better" if gap.low > 0 else "worse")
     return texts
+
+
+def rounds_section(by_kind: dict[str, dict[str, list[tuple[int, list[float]]]]]) -> Html | None:
+    """What train.py recorded, against frames of the simulator."""
+    drawn = [
+        join([tag("h3", kind), charts.intervals(by_run, "frames of the simulator", "return of an episode")])
+        for kind, by_run in by_kind.items()
+    ]
+    note = tag("p", f"Episodes that each round's driver recorded, and their mean. {METHOD}.", class_="soft")
+    return section("Rounds", *drawn, note, table(ROUNDS_HEAD, last_rounds(by_kind))) if drawn else None
 
 
 def curves_section(name: str, found: Sequence[Run], names: Sequence[str]) -> Html | None:
@@ -244,9 +279,10 @@ def main() -> None:
         p.error("two runs or more are wanted, and not the same one")
     found = [read_run(name) for name in args.runs]
     names = labels(found)
-    print(told(found, names))
     if args.out:
         write_page(args.out, compare(found, names))
+    print(told(found, names))
+    if args.out:
         print(f"\n{args.out}: open it in a browser")
 
 

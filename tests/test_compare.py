@@ -76,6 +76,17 @@ def test_the_terminal_has_it_as_text_and_the_page_has_curves(pair, tmp_path):
     assert [contents(run) for run in pair] == before
 
 
+def test_rounds_are_drawn_over_each_other(pair, tmp_path):
+    for run, mean in zip(pair, (10.0, 20.0), strict=True):
+        for k in (1, 2):
+            said = {"round": k, "frames": 1000 * k, "recorded": {"clean": [mean + k, mean - k]}}
+            (run / "rounds" / f"0{k}.json").write_text(json.dumps(said))
+    done = call("pages.compare", *pair, "--out", tmp_path / "page.html")
+    assert re.search(r"one clean +2 +2,000 +10\.0 \[", done.stdout) and "random" not in done.stdout
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<svg") == 3 and "frames of the simulator" in text
+
+
 def test_two_runs_of_one_name_are_told_apart(tmp_path):
     runs = [make_run(tmp_path / folder / "run") for folder in ("a", "b")]
     assert labels([read_run(run) for run in runs]) == [str(run) for run in runs]
