@@ -54,7 +54,7 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import Fitting, flag, say_inherited
 from dreamdrive.utils.tracking import track
-from dreamdrive.utils.video import save_png, strip, unlike
+from dreamdrive.utils.video import representatives, save_png, strip
 
 STAGE = 2
 HALVED_AFTER = 2  # epochs without progress, the learning rate
@@ -62,7 +62,7 @@ BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 KIND_NAMES = {"vae": "gaussian", "fsq": "fsq", "vq": "vq"}  # of --kind, as models.world_model.KINDS has them
 NUMBERS = ("--kind vae", lambda args: args.kind == "vae")  # what alone some flags are for
-SAMPLES, CANDIDATES = 10, 256  # frames that are drawn, and those they are chosen from to be unlike each other
+SAMPLES, CANDIDATES = 10, 256  # frames that are drawn, and those that they stand for
 LITTLE = 0.4  # of what changes, below which it is said what helps
 # flags that let V keep more, as they may be given, and whether they are
 HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
@@ -402,7 +402,7 @@ def train(
     stream, validation = streams(datasets, args)
     pairs = Pairs.of(datasets)
     candidates = next(FrameStream(datasets, "val", CANDIDATES, args.seed).epoch(0, CANDIDATES))
-    samples = candidates[unlike(candidates.numpy(), SAMPLES)]
+    samples = candidates[representatives(candidates.numpy(), SAMPLES)]
     model.weigh(weights(args, datasets, model))
     settings = {name: getattr(args, name) for name in TOLD}
     if args.freeze == "all" and not state:

@@ -12,7 +12,7 @@ from dreamdrive.learning.dream_report import with_actions
 from dreamdrive.utils.metrics import unit
 from dreamdrive.utils.plots import curve_panel, curves, empty_figure, of_one_size, page_svg
 from dreamdrive.utils.spaces import ActionSpace
-from dreamdrive.utils.video import unlike
+from dreamdrive.utils.video import representatives
 
 
 def panel(lines, x="epoch"):
@@ -69,9 +69,10 @@ def test_a_figure_in_a_page_has_the_pages_colours_and_escaped_text():
     assert io.StringIO(text).readline().startswith("<svg viewBox")
 
 
-def test_samples_are_unlike_each_other():
-    frames = np.array([[0], [1], [100], [101], [50], [2]], np.uint8)
-    assert unlike(frames, 3) == [0, 3, 4] and sorted(unlike(frames, 99)) == list(range(6)) and unlike(frames, 1) == [0]
+def test_samples_differ_and_stand_for_all_frames():
+    frames = np.array([[0], [1], [2]] * 20 + [[100], [101], [102]] * 20 + [[255]], np.uint8)
+    assert {frames[k, 0] // 50 for k in representatives(frames, 2)} == {0, 2}, "both crowds, and not what is rare"
+    assert sorted(representatives(frames[58:], 99)) == list(range(63)) and representatives(frames, 0) == []
 
 
 def test_actions_of_a_dream_have_their_names():

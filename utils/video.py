@@ -127,14 +127,18 @@ def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) ->
     return np.asarray(canvas)
 
 
-def unlike(frames: np.ndarray, count: int) -> list[int]:
-    """Places of `count` frames, (N, ...) of any kind, that differ from each other: beginning with the first, each is
-    the one farthest from all that were chosen before it."""
+def representatives(frames: np.ndarray, count: int) -> list[int]:
+    """Places of `count` frames of (N, ...) of any kind that stand for all of them: each is the one that brings the
+    frames nearest to what was chosen, so that no two are alike, and few are of what hardly ever is seen."""
     points = frames.reshape(len(frames), -1).astype(np.float32)
-    chosen, nearest = [0], np.full(len(points), np.inf, np.float32)
-    while len(chosen) < min(count, len(points)):
-        nearest = np.minimum(nearest, ((points - points[chosen[-1]]) ** 2).sum(1))
-        chosen.append(int(nearest.argmax()))
+    squares = (points**2).sum(1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))  # (N, N)
+    nearest, chosen = apart.max(1), list[int]()
+    for _ in range(min(count, len(points))):
+        gain = np.maximum(nearest[:, None] - apart, 0).sum(0)
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        nearest = np.minimum(nearest, apart[:, chosen[-1]])
     return chosen
 
 
