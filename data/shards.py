@@ -3,6 +3,7 @@
     dreamdrive data info datasets/carracing       what the dataset is
     dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
     dreamdrive data split datasets/carracing --val-fraction 0.2     another share of its episodes for validation
+    dreamdrive data page datasets/carracing       a page of it, see pages/dataset.py
 
     for episode in Dataset.open("datasets/carracing").read("train"): ...
 
@@ -16,7 +17,7 @@ import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,16 +114,19 @@ class Dataset:
         with self._shard_of(i) as (shard, row):
             return shard.episode_frames(row, first, end)
 
+    def steps(self, i: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of the steps of episode `i` by name (data/episode.py), each (T, ...); no frame is read."""
+        with self._shard_of(i) as (shard, row):
+            return shard.episode_steps(row, names)
+
     def expert_action(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """The expert's action on each step of episode `i`, (T, A) or (T,), and whether it is known, bool (T,)."""
-        with self._shard_of(i) as (shard, row):
-            action = shard.episode_steps(row, ("expert_action",))["expert_action"]
+        action = self.steps(i, ("expert_action",))["expert_action"]
         return action, known_actions(action)
 
     def rewards(self, i: int) -> tuple[np.ndarray, bool]:
         """The reward of each step of episode `i`, float32 (T,), and whether the world ended it."""
-        with self._shard_of(i) as (shard, row):
-            steps = shard.episode_steps(row, ("reward", "terminated"))
+        steps = self.steps(i, ("reward", "terminated"))
         return steps["reward"], bool(steps["terminated"][-1])
 
     @contextmanager

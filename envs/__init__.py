@@ -65,12 +65,15 @@ __all__ = [
     "fast",
     "keys",
     "make",
+    "named_actions",
     "official",
     "require_options",
     "trials",
     "without_places",
     "world_class",
 ]
+
+NAMED = ("atari", "cartpole", "mountaincar")  # worlds of choices that have names
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,22 @@ def keys(name: str, space: ActionSpace) -> Keys:
     """The keys of a person who drives the world of that name, or dreams of it, in its action space."""
     found = known(name)
     return (_load(found) if found else World).keys(space)
+
+
+def named_actions(name: str, space: ActionSpace) -> ActionSpace:
+    """An action space of the world of that name, with names of its choices or numbers where there are any. The name may
+    come from a file: nothing is imported that is not ours."""
+    if not space.discrete:
+        return keys(name, space).space
+    if name.partition(":")[0] not in NAMED:
+        return space
+    try:
+        world = make(name)
+    except UserError:  # of a name that there is not, or without what the world needs
+        return space
+    names = tuple(world.action_names())
+    world.close()
+    return replace(space, names=names) if len(names) == space.n else space
 
 
 def make(name: str, num: int = 1, device: str | torch.device = "cpu", **options) -> World:

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.dreaming import dream_on
+from dreamdrive.envs import named_actions
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.learning.imagination import Dreams, ExpertLatents, random_action
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.plots import figure
+from dreamdrive.utils.plots import OFF_THE_DATA, figure, say_narrow
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
 
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
-HEIGHT, WIDTH = 192, 288  # of a panel of the film
+HEIGHT, WIDTH, LETTERS = 192, 288, 13  # of a panel of the film, and of the letters below it
 PICTURE, SMALL = 128, 10  # of the strip: height of a picture, and of the letters below it
 
 
@@ -28,7 +29,7 @@ def report(folder: Path, args: CloneSettings, dreams: Dreams) -> None:
     """Judge the clone of `folder`/best.tar, and those to compare it with, in the dream: a line of text, and all
     pictures."""
     world = dreams.model.world
-    space = ActionSpace.from_dict(world["action_space"])
+    space = named_actions(world["env"], ActionSpace.from_dict(world["action_space"]))
     best, last = (checkpoint.load(folder / name, "bc") for name in ("best.tar", "checkpoint.tar"))
 
     def clone(weights: dict) -> Callable[[Tensor, Tensor], Tensor]:
@@ -86,7 +87,9 @@ def with_actions(frames: Sequence[np.ndarray], actions: Tensor, known: Tensor, s
     those that are known (T,) can be told."""
     at = range(0, len(frames), STRIP_STRIDE)
     words = [says(actions[t], space, bool(known[t])).removeprefix("action ") if t < len(actions) else "" for t in at]
-    return [with_lines(np.asarray(fit(frames[t], PICTURE)), [word], SMALL) for t, word in zip(at, words, strict=True)]
+    below = space.size if space.names and not space.discrete else 1  # lines: numbers with names take one each
+    lines = [[*word.split(", "), *[""] * below][:below] for word in words]
+    return [with_lines(np.asarray(fit(frames[t], PICTURE)), own, SMALL) for t, own in zip(at, lines, strict=True)]
 
 
 @torch.no_grad()
@@ -125,7 +128,8 @@ def film(
                         with_lines(
                             np.asarray(fit(frames[min(t, len(frames) - 1)], HEIGHT)),
                             (name, says(action, space, known) if t < len(frames) else "the dream is over"),
-                            width=WIDTH,
+                            LETTERS,
+                            WIDTH,
                         )
                         for name, frames, action, known in rows
                     ]
@@ -142,16 +146,13 @@ def film(
 def plot_distances(path: Path, distances: dict[str, Tensor], dt: float) -> None:
     """How far dreams (T,) are from what the expert saw, step by step, a curve for each driver."""
     with figure(path, 6, 4) as drawn:
+        drawn.suptitle("dreams from where experts were")
         axes = drawn.add_subplot()
         for name, values in distances.items():
             axes.plot(dt * (1 + np.arange(len(values))), values.cpu().numpy(), label=name)
-        axes.set(
-            xlabel="seconds of the dream",
-            ylabel="distance from the expert's latents",
-            title="dreams from where experts were",
-        )
+        axes.set(xlabel="seconds of the dream", ylabel="distance from the expert's latents")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(**OFF_THE_DATA)
 
 
 def plot_relation(path: Path, history: Sequence[dict]) -> None:
@@ -173,4 +174,6 @@ def plot_relation(path: Path, history: Sequence[dict]) -> None:
                 ylabel="mean return in the simulator",
             )
             axes.grid(alpha=0.3)
-            axes.legend()
+            axes.legend(**OFF_THE_DATA)
+            axes.locator_params(axis="x", nbins=5)
+            say_narrow(axes)

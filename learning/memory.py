@@ -231,7 +231,7 @@ def train(
             fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
         save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
         fit.keep()
-        panels = [("loss", "val_loss"), ("nll", "val_nll"), ("val_reward_mse", "val_terminal_bce")]
+        panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
         curves(folder / "loss.png", fit.history, "epoch", panels, "M")
     return fit.best
 

@@ -35,10 +35,11 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
-from dreamdrive.utils.video import save_png, strip
+from dreamdrive.utils.video import representatives, save_png, strip
 
 STAGE = 2
 BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
+SAMPLES, CANDIDATES = 10, 256  # frames that are drawn, and those that they stand for
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 LITTLE = 0.4  # of what changes, below which it is said what helps
 # flags that let V keep more, as they may be given, and whether they are
@@ -245,7 +246,8 @@ def train(
     args.write(folder)
     stream, validation = streams(datasets, args)
     pairs = Pairs.of(datasets)
-    samples = next(FrameStream(datasets, "val", args.batch_size, args.seed).epoch(0, args.batch_size))[:10]
+    candidates = next(FrameStream(datasets, "val", CANDIDATES, args.seed).epoch(0, CANDIDATES))
+    samples = candidates[representatives(candidates.numpy(), SAMPLES)]
     model.weigh(weights(args, datasets, model))
     settings = {name: getattr(args, name) for name in TOLD}
     if args.freeze == "all" and not state:

@@ -22,6 +22,7 @@ FOLDERS = (
     "learning",
     "teacher",
     "playing",
+    "pages",
 )  # each may import those before it
 NOT_SHIPPED = ("benchmarks", "scripts")
 SCRIPTS_IN_FOLDERS = ("data/generation_script.py",)  # what records is above all folders but teacher

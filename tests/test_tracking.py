@@ -342,17 +342,17 @@ def test_tensorboard_has_every_step_once_however_often_training_goes_on(tmp_path
     for last in (2, 3):
         training(options("tensorboard", tmp_path), last)
         found = events(tmp_path)
-        assert [(event.step, event.value) for event in found.Scalars("loss")] == [
+        assert [(event.step, event.value) for event in found.Scalars("bc/loss")] == [
             (row["epoch"], pytest.approx(row["loss"])) for row in rows(1, last)
         ]
-        assert found.Tags()["scalars"] == ["epoch", "loss"]
-        assert [event.step for event in found.Images("samples")] == list(range(1, last + 1)) and found.Images(
-            "pictures/loss"
+        assert found.Tags()["scalars"] == ["bc/loss"], "grouped by stage, and no chart of the epoch's number"
+        assert [event.step for event in found.Images("bc/samples")] == list(range(1, last + 1)) and found.Images(
+            "bc/pictures/loss"
         )[0].width > 100
         assert b"finished" in found.Tensors("status/text_summary")[-1].tensor_proto.string_val[0]
         assert b"| epochs | 2 |" in found.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0]
     training(options("tensorboard", tmp_path, noreload=True), 1)
-    assert [event.step for event in events(tmp_path).Scalars("loss")] == [1]
+    assert [event.step for event in events(tmp_path).Scalars("bc/loss")] == [1]
 
 
 def records(file: Path):
@@ -622,4 +622,4 @@ def test_as_a_user_would(trained, tmp_path):
     )
     assert f"tracking: see it with tensorboard --logdir {run.logdir}/tensorboard" in done.stderr
     found = EventAccumulator(str(run.logdir / "tensorboard" / "mdrnn")).Reload()
-    assert [event.step for event in found.Scalars("val_loss")] == [1, 2, 3]
+    assert [event.step for event in found.Scalars("mdrnn/val_loss")] == [1, 2, 3]

@@ -47,3 +47,38 @@ class Mean:
 
     def result(self) -> dict[str, float]:
         return {key: value / self.weight for key, value in self.total.items()}
+
+
+# of columns whose names do not say it; those of validation are the same
+UNITS = {
+    "reconstruction": "squared error per frame",
+    "kl": "nats per frame",
+    "returns": "variances of the returns",
+    "kept": "share",
+    "live": "dimensions of z",
+    "codes": "codes",
+    "bits": "bits per frame",
+    "nll": "nats per step",
+    "terminal_bce": "nats per step",
+    "reward_mse": "variances of the reward",
+    "best": "return of an episode",
+    "mean": "return of an episode",
+    "rescored": "return of an episode",
+    "simulator": "return of an episode",
+    "return": "return of an episode",
+    "return_mean": "return of an episode",
+    "return_std": "return of an episode",
+    "clean": "return of an episode",
+    "disturbed": "return of an episode",
+    "reward": "reward of a step",
+    "dream_reward": "reward of a step",
+    "accuracy": "share",
+    "overridden": "share",
+    "demonstrated": "share",
+    "likeness": "at most 1",
+}
+
+
+def unit(column: str) -> str:
+    """What a column of metrics.csv is measured in; "" for a plain number."""
+    return UNITS.get(column.removeprefix("val_"), "")

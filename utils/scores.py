@@ -6,7 +6,11 @@ fast world that stands for one.
 """
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
+
+from dreamdrive.utils.errors import UserError
 
 FOLDER = "scores"
 
@@ -32,3 +36,59 @@ def find_score(run: Path, controller: str, env: str, world: str) -> Path:
         if not path.exists() and before.exists() and json.loads(before.read_text()).get("env", env) == env:
             return before
     return path
+
+
+OURS = {"mean", "std", "min", "median", "max", "episodes", "frames"}  # numbers in a file that are no outcomes
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a score file says.
+
+    Fields:
+        file: where it is
+        controller, env, world, trial: see `score_file`
+        returns: undiscounted return of each episode, by its seed
+        outcomes: what else became of the episodes, on average, by name
+        command: that wrote it
+        checkpoints: digests of the stages that drove
+    """
+
+    file: Path
+    controller: str
+    env: str
+    world: str
+    trial: str
+    returns: dict[int, float]
+    outcomes: dict[str, float]
+    command: str
+    checkpoints: dict[str, str]
+
+    @property
+    def place(self) -> str:
+        """Where it was scored, in words."""
+        trial = f" ({self.trial})" if self.trial else ""
+        return f"{self.env}{trial}" if self.world == "simulator" else f"the dream of {self.env}{trial}"
+
+
+def read_score(path: Path) -> Score:
+    """The score in a file; UserError where it is none."""
+    try:
+        said = json.loads(path.read_bytes())
+        env, name = str(said["env"]), path.stem
+        world = "dream" if name.endswith("-dream") else "simulator"
+        controller, _, trial = name.removesuffix(f"-{world}").partition(f"-{env.replace('/', '-')}")
+        returns = {int(seed): float(value) for seed, value in said["returns"].items()}
+        if not returns or not all(map(math.isfinite, returns.values())):
+            raise ValueError("its returns are not finite numbers, one or more")
+        outcomes = {key: float(value) for key, value in said.items() if isinstance(value, float) and key not in OURS}
+        digests = {str(stage): str(digest) for stage, digest in said.get("checkpoints", {}).items()}
+        command = str(said.get("command", ""))
+        return Score(path, controller, env, world, trial.lstrip("-"), returns, outcomes, command, digests)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or the disk") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(
+            f"{path} is not a score that can be used ({type(error).__name__}: {str(error)[:200]}): "
+            "run the test_controller.py command that wrote it again"
+        ) from None

@@ -50,7 +50,8 @@ class Tracker(ABC):
 
 
 class TensorBoard(Tracker):
-    """Event files in exp_dir/tensorboard/<stage>."""
+    """Event files in exp_dir/tensorboard/<stage>; tags begin with the stage's name, which groups them on the page. What
+    numbers the rows is the step of a chart, and has none of its own."""
 
     REQUIREMENTS = "requirements.txt"
 
@@ -66,18 +67,22 @@ class TensorBoard(Tracker):
             kept["step"],
         )
         self.writer.flush()
+        self.stage, self.counter = job["stage"], job["counter"]
         self.place = f"tensorboard --logdir {folder.parent}"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+            if name != self.counter:
+                self.writer.add_scalar(f"{self.stage}/{name}", value, step)
         self.writer.flush()
 
     def picture(self, name: str, path: Path, step: int) -> None:
         import numpy as np
         from PIL import Image
 
-        self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+        self.writer.add_image(
+            f"{self.stage}/{name}", np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
+        )
 
     def end(self, status: str, step: int) -> None:
         self.writer.add_text("status", status, step)

@@ -132,6 +132,21 @@ def strip(rows: Sequence[tuple[str, Sequence[np.ndarray]]], height: int = 96) ->
     return np.asarray(canvas)
 
 
+def representatives(frames: np.ndarray, count: int) -> list[int]:
+    """Places of `count` frames of (N, ...) of any kind that stand for all of them: each is the one that brings the
+    frames nearest to what was chosen, so that no two are alike, and few are of what hardly ever is seen."""
+    points = frames.reshape(len(frames), -1).astype(np.float32)
+    squares = (points**2).sum(1)
+    apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))  # (N, N)
+    nearest, chosen = apart.max(1), list[int]()
+    for _ in range(min(count, len(points))):
+        gain = np.maximum(nearest[:, None] - apart, 0).sum(0)
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        nearest = np.minimum(nearest, apart[:, chosen[-1]])
+    return chosen
+
+
 def with_lines(picture: np.ndarray, lines: Sequence[str], size: int = 16, width: int = 0) -> np.ndarray:
     """`picture`, uint8 (h, w, 3), with lines of text below it; in the middle of `width` pixels where it is narrower."""
     h, w = check_frame(picture).shape[:2]
