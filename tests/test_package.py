@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
     *("data.generation_script", "trainvae", "trainmdrnn", "traincontroller", "trainbc", "test_controller"),
     *("data.shards", "data.exchange", "utils.doctor", "envs.nocturne.__main__", "envs.nocturne.synthetic.__main__"),
+    "web.export",
 )
 
 
@@ -59,7 +60,7 @@ def dreamdrive_command(*words, **how):
     "words",
     [
         *("record", "vae", "mdrnn", "controller", "bc", "test", "teach", "data", "scenes", "doctor", "export run"),
-        *("import npz", "import ncps", "import checkpoint", "scenes synthetic"),
+        *("export web", "import npz", "import ncps", "import checkpoint", "scenes synthetic"),
     ],
 )
 def test_every_command_has_help_under_its_own_name(words, monkeypatch, capsys):

@@ -75,7 +75,6 @@ def content(args: WebSettings) -> dict[str, Any]:
     memory = plain.memory(model.memory)
     space = ActionSpace.from_dict(model.world["action_space"])
     keyboard = keys(model.world["env"], space)
-    space = keyboard_space(keyboard, space)
     return {
         "run": args.logdir.name,
         "world": model.world["env"],
@@ -85,7 +84,7 @@ def content(args: WebSettings) -> dict[str, Any]:
         "decoder": plain.decoder(model.vision),
         "memory": memory,
         "agent": None if args.controller in (None, NOBODY) else agent(args.logdir, args.controller),
-        "space": space.to_dict() | {"names": list(space.names)},
+        "space": space.to_dict() | {"names": list(keyboard.space.names)},
         "keys": plain_keys(keyboard),
         "starts": plain_starts(model, starts, args.starts),
     }
@@ -115,28 +114,31 @@ def agent(logdir: Path, controller: str) -> dict[str, Any]:
         raise UserError(f"{error}; give --controller {NOBODY} for a page without it") from None
 
 
-def keyboard_space(keyboard: Keys, space: ActionSpace) -> ActionSpace:
-    """The space with the names that people know its numbers by."""
-    return replace(space, names=keyboard.space.names)
-
-
 def plain_keys(keyboard: Keys) -> dict[str, Any]:
     """What keys do, as plain values."""
-    known: dict[str, Any] = {"listed": keyboard.listed, "help": keyboard.help}
     if isinstance(keyboard, NumberKeys):
-        pushes = {key: [push.number, push.share] for key, push in keyboard.pushes.items()}
-        half = keyboard.space.half_range.tolist()
-        return known | {"pushes": pushes, "slow": keyboard.slow, "pace": [PACE * x for x in half]}
+        return {
+            # who presses nothing does nothing here: there is no clone that drives on
+            "listed": {key: words for key, words in keyboard.listed.items() if key in keyboard.pushes},
+            "pushes": {key: [push.number, push.share] for key, push in keyboard.pushes.items()},
+            "slow": keyboard.slow,
+            "pace": [PACE * x for x in keyboard.space.half_range.tolist()],
+        }
     if isinstance(keyboard, ChoiceKeys):
-        return known | {"choices": list(keyboard.choices.items()), "rest": keyboard.rest}
+        return {"listed": keyboard.listed, "choices": list(keyboard.choices.items()), "rest": keyboard.rest}
     raise AssertionError(f"keys of {type(keyboard).__name__} have no plain form")
 
 
 def plain_starts(model: WorldModel, starts: Starts, count: int) -> dict[str, Tensor]:
     """z (N, Z), the likeliest, and M's state at N of the starts: h (N, R) and c (N, R)."""
-    index = torch.linspace(0, len(starts) - 1, min(count, len(starts))).round().long()
+    index = chosen_starts(len(starts), count)
     state = starts.state.take(index)
     return {"z": model.vision.z(latents_at(starts.latents, index)), "h": state.h, "c": state.more["c"]}
+
+
+def chosen_starts(there: int, count: int) -> Tensor:
+    """Numbers (N,) of `count` among the starts that are `there`, or of all."""
+    return torch.linspace(0, there - 1, min(count, there)).round().long()
 
 
 class Halves:

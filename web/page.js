@@ -29,7 +29,7 @@ function letGo() { keyboard.clear(); touched.clear(); mark(); }
 function letAgent(drives) {
   page.agent = drives && Boolean(told.agent);
   $("agent").setAttribute("aria-pressed", page.agent);
-  $("who").textContent = page.agent ? "the agent drives: a key takes over" : "you drive";
+  $("who").textContent = page.agent ? "the agent drives" : "you drive";
   $("ring").className = page.agent ? "" : "yours";
 }
 function pause(paused) {
@@ -148,7 +148,8 @@ document.title = `dreamdrive: a dream of ${told.world}`;
 $("name").textContent = `a dream of ${told.world}`;
 $("agent").hidden = !told.agent;
 $("help").textContent = `P pauses, R begins another dream${told.agent ? ", G lets the agent drive" : ""}.`;
-$("about").textContent = `What the world model of the run ${told.run} takes for ${told.world}: no simulator is behind it. V (${told.kinds.V}) draws it and M (${told.kinds.M}) goes on from each step to the next, at temperature 0 by what is likeliest. All of it runs in this page, which asks nothing of any other place.`;
+if (told.agent) $("rule").textContent = "keys (who presses one drives)";
+$("about").textContent = `No simulator is behind this: M (${told.kinds.M}) of the run ${told.run} says what comes next, and V (${told.kinds.V}) draws it. All of it runs in this page.`;
 listKeys();
 letAgent(page.agent);
 draw();
