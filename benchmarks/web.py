@@ -39,9 +39,9 @@ const [start, actions, temperature, noise] = arguments;
 page.paused = true;
 dream.reset(start);
 return actions.map((action, t) => {
-  const agent = dream.told.agent ? dream.agent() : null;
+  const agent = dream.told.agent && dream.agent();
   const next = dream.step(action, temperature, noise ? noise[t] : undefined);
-  return { ...next, z: Array.from(next.z), picture: Array.from(dream.frame()), agent: agent && agent.length ? Array.from(agent) : agent };
+  return { ...next, z: [...next.z], picture: [...dream.frame()], agent: agent?.length ? [...agent] : agent };
 });
 """
 # Steps, each with the agent's action and a picture, for some seconds: how many a second
@@ -107,8 +107,10 @@ def in_python(
         for name in ("z", "reward", "ending", "ended"):
             seen[name].append(getattr(imagined, name)[0])
         seen["pictures"].append(model.vision.frames(now.z)[0] / 255)
-    values = {name: torch.stack(parts).numpy() for name, parts in seen.items()}
-    return Dreamt(**values | {"agent": values["agent"] if head else None})
+    agent, *values = (
+        torch.stack(seen[name]).numpy() for name in ("agent", "z", "reward", "ending", "ended", "pictures")
+    )
+    return Dreamt(*values, agent if head else None)
 
 
 def in_page(

@@ -68,35 +68,29 @@ def layer(module: nn.Module) -> Plain:
 
 def memory(model: Memory) -> Plain:
     """M, of one of MEMORIES: its `members` (LSTMs, of which an ensemble has several) and what their h says."""
-    if isinstance(model, Ensemble):
-        members = [member(part) for part in model.members]
-    elif isinstance(model, MEMORIES):
-        members = [member(model)]
-    else:
+    if not isinstance(model, MEMORIES):
         known = ", ".join(kind.kind for kind in MEMORIES)
         raise UserError(
             f"an M of kind {model.kind} has no plain layers, and those that have are {known}: train one beside it, in "
             "another --logdir, with `python trainmdrnn.py`"
         )
-    config, uniforms_normals = model.config, model.draws
     common = {
-        "latent": config.latent,
+        "latent": model.config.latent,
         "rewarded": model.rewarded,
-        "reward_scale": config.reward_scale,
-        "draws": list(uniforms_normals),
-        "members": members,
+        "reward_scale": model.config.reward_scale,
+        "draws": list(model.draws),
+        "members": [member(part) for part in (model.members if isinstance(model, Ensemble) else [model])],
     }
-    if not isinstance(model, LSTMOnce):
-        return {"kind": "mixture", "mixtures": config.mixtures, **common}
-    return {
-        "kind": "once",
-        "letters": list(config.letters),
-        "numbers": config.numbers,
-        "alphabet": model.get_buffer("alphabet"),
-        "stay": model.stay,
-        "outcome": layer(model.outcome),
-        **common,
-    }
+    if isinstance(model, LSTMOnce):
+        return common | {
+            "kind": "once",
+            "letters": list(model.config.letters),
+            "numbers": model.config.numbers,
+            "alphabet": model.get_buffer("alphabet"),
+            "stay": model.stay,
+            "outcome": layer(model.outcome),
+        }
+    return common | {"kind": "mixture", "mixtures": model.config.mixtures}
 
 
 def member(model: Any) -> Plain:

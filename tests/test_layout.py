@@ -13,7 +13,16 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("utils", "models", "envs", "data", "driving", "learning", "teacher", "web")  # each may import those before it
+FOLDERS = (
+    "utils",
+    "models",
+    "envs",
+    "data",
+    "driving",
+    "learning",
+    "teacher",
+    "web",
+)  # each may import those before it
 NOT_SHIPPED = ("benchmarks", "scripts")
 SCRIPTS_IN_FOLDERS = ("data/generation_script.py",)  # what records is above all folders but teacher
 SOURCES = sorted(

@@ -3,7 +3,6 @@ touch and by the agent, it asks nothing of any other place, and what it cannot h
 
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ from dreamdrive.models.mdrnn import MDRNN, CfCMixture, Ensemble, EnsembleConfig,
 from dreamdrive.models.token_memory import LSTMOnce, TokenMemoryConfig
 from dreamdrive.models.tokens import FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.vae import VAE, VAEConfig
-from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import Starts
 from dreamdrive.tests.tiny_run import call, complaint
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.utils import checkpoint
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.web import export
 
@@ -38,11 +36,12 @@ DOWN, UP = (f"dispatchEvent(new KeyboardEvent('{kind}', {{ key: arguments[0] }})
 
 
 def lively(model):
-    """A model whose random weights are large enough that what goes in is seen in what comes out."""
+    """A model whose random weights are large enough that what goes in is seen in what comes out; they are numbers that
+    half precision has, too, so that what differs is how the page computes."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         spread = 2 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.3
-        parameter.data = spread * torch.randn(parameter.shape, generator=generator)
+        parameter.data = (spread * torch.randn(parameter.shape, generator=generator)).half().float()
     return model.eval().requires_grad_(False)
 
 
@@ -73,14 +72,16 @@ RUNS = {
     "large": ("gym:Any-v0", CHOICES, lambda: VAE(VAEConfig(8, 1, 128)), mdrnn, lambda z, s: linear(z, s, "z", 12)),
     "grid": ("nocturne", SCALED, lambda: VAE(VAEConfig(64, grid=True)), ensemble, linear),
     "fsq": ("carracing", CARRACING, lambda: FSQ(FSQConfig()), once, lambda z, s: linear(z, s, "zh", 8)),
-    "vq": (
-        "gym:Any-v0",
-        CHOICES,
-        lambda: VQ(VQConfig(codes=32, numbers=2)),
-        lambda z, s: once(z, s, (32,), 2),
-        actor,
-    ),
+    "vq": ("gym:Any-v0", CHOICES, lambda: VQ(VQConfig(codes=32, numbers=2)), lambda z, s: once(z, s, (32,), 2), actor),
 }
+
+
+MORTAL = ("large", "vq")  # whose dreams may end at any step
+
+
+def endings(memory) -> list:
+    """The layers whose last number says whether a dream ends."""
+    return [getattr(part, "outcome", None) or part.head for part in getattr(memory, "members", [memory])]
 
 
 def make_run(folder: Path, env, space, vision, memory, head) -> Path:
@@ -89,10 +90,12 @@ def make_run(folder: Path, env, space, vision, memory, head) -> Path:
     seen = lively(vision())
     foreseen, drives = (lively(make(seen.config.latent, space)) for make in (memory, head))
     foreseen.meet(seen)
+    for layer in endings(foreseen) if folder.name not in MORTAL else ():
+        layer.bias.data[-1] = -8.0
     frames = torch.randint(256, (STARTS, seen.config.size, seen.config.size, seen.config.channels), dtype=torch.uint8)
-    latents = {name: value.half() if value.is_floating_point() else value for name, value in seen.latents(frames).items()}
     before = torch.randn(STARTS, 6, seen.config.latent), torch.randn(STARTS, 6, foreseen.config.action)
-    starts = Starts(seen, latents, foreseen.observe(*before)[1]).to_dict()
+    found = Starts(seen, seen.latents(frames), foreseen.observe(*before)[1]).to_dict()
+    starts = {name: value.half() if value.is_floating_point() else value for name, value in found.items()}
     world = {"env": env, "image_shape": list(frames.shape[1:]), "action_space": space, "dt": 0.05, "max_steps": 400}
     parents: dict[str, str] = {}
     for stage, model, more in (
@@ -102,9 +105,7 @@ def make_run(folder: Path, env, space, vision, memory, head) -> Path:
     ):
         kind = {"kind": model.kind} if stage != "ctrl" else {}
         with checkpoint.stage_folder(folder, stage) as place:
-            checkpoint.save(
-                place / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **kind, **more
-            )
+            checkpoint.save(place / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **kind, **more)
         parents = {**parents, stage: checkpoint.load_parent(folder, stage)["digest"]}
     return folder
 
@@ -254,7 +255,7 @@ def test_the_agent_drives_as_it_would_at_every_step(browser, made):
 
 def test_at_temperature_0_a_dream_repeats_and_above_it_does_not(browser, made):
     visit(browser, made("whole")[1])
-    slide = "const slider = document.getElementById('temperature'); slider.value = arguments[0]; slider.oninput({ target: slider })"
+    slide = "const slider = $('temperature'); slider.value = arguments[0]; slider.oninput({ target: slider })"
     dreamt = """page.paused = true; dream.reset(2);
         for (let t = 0; t < 10; t++) dream.step(dream.keys.letGo(null), page.temperature);
         return Array.from(dream.frame())"""
@@ -304,7 +305,7 @@ def test_the_page_has_no_address_in_it_and_may_not_reach_any(browser, made):
 
 
 def test_what_a_checkpoint_says_is_shown_as_text(browser, tmp_path):
-    hostile = "</script><img src=x onerror=\"window.hurt = 1\"><!-- told -->"
+    hostile = '</script><img src=x onerror="window.hurt = 1"><!-- told -->'
     make_run(tmp_path / "run", hostile, *RUNS["fsq"][1:])
     exported(tmp_path / "run", tmp_path / "dream.html")
     visit(browser, tmp_path / "dream.html")
@@ -313,7 +314,9 @@ def test_what_a_checkpoint_says_is_shown_as_text(browser, tmp_path):
 
 
 def test_a_page_without_an_agent_is_yours(browser, made, tmp_path):
-    assert "without an agent" in exported(made("fsq")[0], tmp_path / "dream.html", "--controller", "none", "--starts", 2)
+    assert "without an agent" in exported(
+        made("fsq")[0], tmp_path / "dream.html", "--controller", "none", "--starts", 2
+    )
     visit(browser, tmp_path / "dream.html")
     assert browser.execute_script("return [page.agent, dream.starts]") == [False, 2]
     assert not browser.find_element("id", "agent").is_displayed()
@@ -333,7 +336,9 @@ def test_the_page_fits(browser, made, tmp_path, width, height, phone):
         ring = browser.find_element("id", "ring").rect
         assert inside and (pad == "grid") == phone and ring["width"] > 0.6 * min(width, height) and ring["height"] > 300
         if not phone:
-            assert browser.execute_script("const all = document.querySelector('aside'); return all.scrollHeight <= all.clientHeight")
+            assert browser.execute_script(
+                "const all = document.querySelector('aside'); return all.scrollHeight <= all.clientHeight"
+            )
         browser.save_screenshot(str(tmp_path / "page.png"))
         assert np.asarray(Image.open(tmp_path / "page.png").convert("L")).std() > 20
     finally:

@@ -1,11 +1,11 @@
 // V's decoder, M and the head of a run, as web/export.py put them into the page, in single precision.
 // A dream is what envs/dream.py has in Python: z, and M's state; the same noise gives the same dream.
 
-// The tensors of `value`, {at, shape}, from the page's numbers.
+// `value` with its tensors, {at, size}, taken from the page's numbers.
 function unpacked(value, numbers) {
   if (value === null || typeof value !== "object") return value;
   if (Array.isArray(value)) return value.map(part => unpacked(part, numbers));
-  if ("at" in value && "shape" in value) return numbers.subarray(value.at, value.at + value.shape.reduce((a, b) => a * b, 1));
+  if ("at" in value) return numbers.subarray(value.at, value.at + value.size);
   return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, unpacked(part, numbers)]));
 }
 
@@ -17,12 +17,14 @@ function fromHalves(text) {
     const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
     table[half] = half & 32768 ? -size : size;  // none of the page's numbers is infinite
   }
-  for (let i = 0; i < numbers.length; i++) numbers[i] = table[bytes.charCodeAt(2 * i) | bytes.charCodeAt(2 * i + 1) << 8];
+  for (let i = 0; i < numbers.length; i++) {
+    numbers[i] = table[bytes.charCodeAt(2 * i) | bytes.charCodeAt(2 * i + 1) << 8];
+  }
   return numbers;
 }
 
-// out (n, m) = a (n, k) times b (m, k) transposed, plus bias (m) where there is one. Two rows by four columns at a time, so
-// that each number that is read is used more than once: this is where the time of a picture goes.
+// out (n, m) = a (n, k) times b (m, k) transposed, plus bias (m) where there is one. Two rows by four columns at a time,
+// so that each number that is read is used more than once: this is where the time of a picture goes.
 function multiply(a, n, b, m, k, bias, out) {
   for (let i = 0; i < n; i += 2) {
     const row = i * k, next = i + 1 < n ? row + k : row;  // of an odd number of rows the last is worked out twice
@@ -57,7 +59,7 @@ function multiply(a, n, b, m, k, bias, out) {
 const sigmoid = x => 1 / (1 + Math.exp(-x));
 const UNITS = { relu: x => x > 0 ? x : 0, silu: x => x * sigmoid(x), sigmoid, tanh: Math.tanh };
 
-// What layers do to `size` numbers, or to a grid of {side, channels}, whose numbers are in the order row, column, channel.
+// What layers do to `size` numbers, or to a grid of {side, channels}, whose numbers go by row, column and channel.
 // Each is {shape, run}: the shape of what comes out, and a function of a Float32Array that gives another.
 const LAYERS = {
   linear({ weight, bias }, shape) {
@@ -79,53 +81,65 @@ const LAYERS = {
     const out = new Float32Array(side * side * channels), places = side * side;
     return { shape: { side, channels }, run(x) {
       if (!channels_first) return x;
-      for (let c = 0; c < channels; c++) for (let place = 0; place < places; place++) out[place * channels + c] = x[c * places + place];
+      for (let c = 0; c < channels; c++) {
+        for (let place = 0; place < places; place++) out[place * channels + c] = x[c * places + place];
+      }
       return out;
     } };
   },
   // weight (outputs, inputs, size, size): a product with what each place has around it
   conv({ weight, bias, size, stride, padding }, { side, channels }) {
-    const outputs = bias.length, after = Math.floor((side + 2 * padding - size) / stride) + 1, width = size * size * channels;
-    const kernel = new Float32Array(weight.length), around = new Float32Array(after * after * width), out = new Float32Array(after * after * outputs);
-    for (let o = 0; o < outputs; o++) for (let c = 0; c < channels; c++) for (let place = 0; place < size * size; place++)
-      kernel[o * width + place * channels + c] = weight[(o * channels + c) * size * size + place];
+    const outputs = bias.length, after = Math.floor((side + 2 * padding - size) / stride) + 1, area = size * size;
+    const width = area * channels, places = after * after, kernel = new Float32Array(weight.length);
+    const around = new Float32Array(places * width), out = new Float32Array(places * outputs);
+    for (let i = 0; i < weight.length; i++) {
+      const place = i % area, c = Math.floor(i / area) % channels, o = Math.floor(i / width);
+      kernel[o * width + place * channels + c] = weight[i];
+    }
     return { shape: { side: after, channels: outputs }, run(x) {
       around.fill(0);
-      for (let row = 0, to = 0; row < after; row++) for (let column = 0; column < after; column++) for (let i = 0; i < size; i++) {
-        const y = row * stride + i - padding;
-        for (let j = 0; j < size; j++, to += channels) {
-          const left = column * stride + j - padding;
-          if (y < 0 || y >= side || left < 0 || left >= side) continue;
-          const from = (y * side + left) * channels;
-          for (let c = 0; c < channels; c++) around[to + c] = x[from + c];
-        }
-      }
-      multiply(around, after * after, kernel, outputs, width, bias, out);
+      eachPlace(after, size, stride, padding, side, (at, inside) => {
+        for (let c = 0; c < channels; c++) around[at * channels + c] = x[inside * channels + c];
+      });
+      multiply(around, places, kernel, outputs, width, bias, out);
       return out;
     } };
   },
   // weight (inputs, outputs, size, size): what each place adds to the places around it
   deconv({ weight, bias, size, stride, padding }, { side, channels }) {
-    const outputs = bias.length, after = (side - 1) * stride - 2 * padding + size, width = size * size * outputs;
-    const kernel = new Float32Array(weight.length), added = new Float32Array(side * side * width), out = new Float32Array(after * after * outputs);
-    for (let c = 0; c < channels; c++) for (let o = 0; o < outputs; o++) for (let place = 0; place < size * size; place++)
-      kernel[(place * outputs + o) * channels + c] = weight[(c * outputs + o) * size * size + place];
+    const outputs = bias.length, after = (side - 1) * stride - 2 * padding + size, area = size * size;
+    const width = area * outputs, places = side * side, kernel = new Float32Array(weight.length);
+    const added = new Float32Array(places * width), out = new Float32Array(after * after * outputs);
+    for (let i = 0; i < weight.length; i++) {
+      const place = i % area, o = Math.floor(i / area) % outputs, c = Math.floor(i / width);
+      kernel[(place * outputs + o) * channels + c] = weight[i];
+    }
     return { shape: { side: after, channels: outputs }, run(x) {
-      multiply(x, side * side, kernel, width, channels, null, added);
+      multiply(x, places, kernel, width, channels, null, added);
       for (let i = 0; i < out.length; i += outputs) out.set(bias, i);
-      for (let row = 0, from = 0; row < side; row++) for (let column = 0; column < side; column++) for (let i = 0; i < size; i++) {
-        const y = row * stride + i - padding;
-        for (let j = 0; j < size; j++, from += outputs) {
-          const left = column * stride + j - padding;
-          if (y < 0 || y >= after || left < 0 || left >= after) continue;
-          const to = (y * after + left) * outputs;
-          for (let o = 0; o < outputs; o++) out[to + o] += added[from + o];
-        }
-      }
+      eachPlace(side, size, stride, padding, after, (at, inside) => {
+        for (let o = 0; o < outputs; o++) out[inside * outputs + o] += added[at * outputs + o];
+      });
       return out;
     } };
   },
 };
+
+// For each place of a grid of `side` and each of the size x size places around it on another grid, of side `other`: which of
+// all these it is, and where on the other grid, where it is not beyond its edges.
+function eachPlace(side, size, stride, padding, other, does) {
+  for (let row = 0, at = 0; row < side; row++) {
+    for (let column = 0; column < side; column++) {
+      for (let i = 0; i < size; i++) {
+        const y = row * stride + i - padding;
+        for (let j = 0; j < size; j++, at++) {
+          const x = column * stride + j - padding;
+          if (y >= 0 && y < other && x >= 0 && x < other) does(at, y * other + x);
+        }
+      }
+    }
+  }
+}
 
 function layer(plain, shape) {
   if (plain.kind in LAYERS) return LAYERS[plain.kind](plain, shape);
@@ -140,7 +154,12 @@ function sequence(plains, shape) {
   return { shape, run: x => all.reduce((value, one) => one.run(value), x) };
 }
 
-const joined = parts => { const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0)); let at = 0; for (const part of parts) { all.set(part, at); at += part.length; } return all; };
+function joined(first, second) {
+  const all = new Float32Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all;
+}
 const highest = values => values.reduce((best, value, i) => value > values[best] ? i : best, 0);
 
 // M: LSTMs that remember, whose h say what comes next. A state is {h, c, z}: of all members, and the last z they saw.
@@ -153,11 +172,11 @@ class Memory {
       recurrent: layer(recurrent, { size: hidden }),
       head: layer(head, { size: hidden }),
     }));
-    if (plain.outcome) this.outcome = layer(plain.outcome, { size: this.members[0].hidden });  // reward and end, beside letters
+    if (plain.outcome) this.outcome = layer(plain.outcome, { size: this.members[0].hidden });  // beside letters
   }
 
   observe(z, action, { h, c }) {
-    const seen = joined([z, action]), after = { h: new Float32Array(h.length), c: new Float32Array(h.length), z };
+    const seen = joined(z, action), after = { h: new Float32Array(h.length), c: new Float32Array(h.length), z };
     let first = 0;
     for (const { hidden, input, recurrent } of this.members) {
       const own = input.run(seen), past = recurrent.run(h.subarray(first, first + hidden));
@@ -173,17 +192,19 @@ class Memory {
 
   // As many uniform and standard normal numbers as a step takes.
   noise() {
-    const [uniforms, normals] = this.draws, uniform = new Float32Array(uniforms).map(Math.random);
-    const normal = new Float32Array(normals).map(() => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));  // Box & Muller 1958
-    return { uniform, normal };
+    const [uniforms, normals] = this.draws;
+    const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());  // Box & Muller 1958
+    return { uniform: new Float32Array(uniforms).map(Math.random), normal: new Float32Array(normals).map(normal) };
   }
 
   // What comes after a state: {z, reward, ending, ended}; at temperature 0 the likeliest.
   sample(state, temperature, noise) {
     let first = 0;
-    const said = this.members.map(({ hidden, head }) => { first += hidden; return head.run(state.h.subarray(first - hidden, first)); });
-    const { z, reward, ending } = this.kind === "mixture" ? this.mixed(said, temperature, noise) : this.lettered(said[0], state, temperature, noise);
-    return { z, reward: this.rewarded ? reward * this.reward_scale : null, ending, ended: ending > (temperature ? noise.uniform.at(-1) : 0.5) };
+    const said = this.members.map(({ hidden, head }) => head.run(state.h.subarray(first, first += hidden)));
+    const { z, reward, ending } = this.kind === "mixture" ? this.mixed(said, temperature, noise)
+      : this.lettered(said[0], state, temperature, noise);
+    const limit = temperature ? noise.uniform.at(-1) : 0.5;
+    return { z, reward: this.rewarded ? reward * this.reward_scale : null, ending, ended: ending > limit };
   }
 
   // Of a mixture, models/mdrnn.py: a component by the Gumbel trick, and a number of it for each latent.
@@ -200,7 +221,8 @@ class Memory {
       reward += out[2 * each + mixtures] / said.length;
       ending += sigmoid(out[2 * each + mixtures + 1]) / said.length;
     }
-    const chosen = highest(scores), out = said[Math.floor(chosen / mixtures)], at = chosen % mixtures * latent, z = new Float32Array(latent);
+    const chosen = highest(scores), out = said[Math.floor(chosen / mixtures)], at = chosen % mixtures * latent;
+    const z = new Float32Array(latent);
     for (let i = 0; i < latent; i++) {
       const sigma = temperature && Math.sqrt(temperature) * Math.exp(Math.min(Math.max(out[each + at + i], -7), 3));
       z[i] = out[at + i] + (temperature ? sigma * noise.normal[i] : 0);
@@ -212,14 +234,13 @@ class Memory {
   lettered(out, state, temperature, noise) {
     const { letters, numbers, alphabet, stay, latent } = this, most = Math.max(...letters), z = new Float32Array(latent);
     for (let at = 0; at * numbers < latent; at++) {
-      const n = at % letters.length, part = state.z.subarray(at * numbers, (at + 1) * numbers), logits = [], away = [];
-      for (let letter = 0; letter < letters[n]; letter++) {
-        logits.push(out[at * most + letter]);
-        away.push(-part.reduce((sum, number, i) => sum + (number - alphabet[(n * most + letter) * numbers + i]) ** 2, 0));
-      }
-      logits[highest(away)] += stay[at];
-      const letter = temperature ? drawn(logits.map(logit => logit / temperature), noise.uniform[at]) : highest(logits);
-      z.set(alphabet.subarray((n * most + letter) * numbers, (n * most + letter + 1) * numbers), at * numbers);
+      const n = at % letters.length, now = state.z.subarray(at * numbers, (at + 1) * numbers);
+      const written = letter => alphabet.subarray((n * most + letter) * numbers, (n * most + letter + 1) * numbers);
+      const logits = Array.from(out.subarray(at * most, at * most + letters[n]));
+      const nearness = logits.map((_, letter) => -written(letter).reduce((sum, x, i) => sum + (x - now[i]) ** 2, 0));
+      logits[highest(nearness)] += stay[at];  // most places are as they were
+      const tempered = logits.map(logit => logit / (temperature || 1));
+      z.set(written(temperature ? drawn(tempered, noise.uniform[at]) : highest(logits)), at * numbers);
     }
     const [reward, terminal] = this.outcome.run(state.h);
     return { z, reward, ending: sigmoid(terminal) };
@@ -237,8 +258,10 @@ function drawn(logits, uniform) {
 // What actions are, utils/spaces.py: numbers between bounds, Float32Array, or one of n choices.
 class Space {
   constructor(plain) {
-    Object.assign(this, { n: 0, low: [], high: [], scale: null, center: null }, plain);
+    Object.assign(this, { n: 0, low: [], high: [] }, plain);
     this.size = this.n || this.low.length;
+    this.scale ??= this.low.map(() => 1);
+    this.center ??= this.low.map(() => 0);
   }
 
   get nothing() { return this.n ? 0 : this.clip(new Float32Array(this.size)); }
@@ -246,17 +269,19 @@ class Space {
 
   vector(action) {
     if (this.n) return Float32Array.from({ length: this.n }, (_, i) => Number(i === action));
-    return Float32Array.from(action, (x, i) => (x - (this.center ? this.center[i] : 0)) / (this.scale ? this.scale[i] : 1));
+    return Float32Array.from(action, (x, i) => (x - this.center[i]) / this.scale[i]);
   }
 
   action(outputs) {
     if (this.n) return highest(outputs);
-    return this.clip(outputs.map((x, i) => x * (this.scale ? this.scale[i] : 1) + (this.center ? this.center[i] : 0)));
+    return this.clip(outputs.map((x, i) => x * this.scale[i] + this.center[i]));
   }
 
+  // [name, value] of each number, or of the choice.
   words(action) {
-    if (this.n) return (this.names[action] || `action ${action}`).toLowerCase();
-    return Array.from(action, (x, i) => `${this.names[i] || i + 1} ${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`).join(", ");
+    if (this.n) return [["", (this.names[action] || `action ${action}`).toLowerCase()]];
+    const number = x => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
+    return Array.from(action, (x, i) => [this.names[i] || `number ${i + 1}`, number(x)]);
   }
 }
 
@@ -277,7 +302,8 @@ class Keys {
   pushed(held, previous) {
     const { low, high, size } = this.space, wanted = new Float32Array(size), before = previous ?? this.space.nothing;
     for (let i = 0; i < size; i++) {
-      const shares = Object.entries(this.pushes).filter(([key, push]) => push[0] === i && held.has(key)).map(([, push]) => push[1]);
+      const shares = Object.keys(this.pushes).filter(key => held.has(key)).map(key => this.pushes[key])
+        .filter(([number]) => number === i).map(([, share]) => share);
       if (shares.length && Math.min(...shares) > 0) wanted[i] = Math.max(...shares) * high[i];
       else if (shares.length && Math.max(...shares) < 0) wanted[i] = -Math.min(...shares) * low[i];
       wanted[i] = Math.min(Math.max(wanted[i], low[i]), high[i]);
@@ -298,16 +324,17 @@ class Dream {
     this.side = this.decoder.shape.side;
     this.starts = told.starts.z.length / told.memory.latent;
     this.hidden = told.starts.h.length / this.starts;
-    if (told.agent) this.head = sequence(told.agent.layers, { size: told.memory.latent + (told.agent.features === "zh" ? this.hidden : 0) });
+    const seen = told.memory.latent + (told.agent?.features === "zh" ? this.hidden : 0);
+    this.head = told.agent && sequence(told.agent.layers, { size: seen });
     this.picture = new Uint8ClampedArray(this.side * this.side * 4).fill(255);
     this.reset(0);
   }
 
   // Begin from a recorded moment, by its number.
   reset(start) {
-    const { z, h, c } = this.told.starts, { latent } = this.memory, part = (all, size) => all.slice(start * size, (start + 1) * size);
+    const { z, h, c } = this.told.starts, part = (all, size) => all.slice(start * size, (start + 1) * size);
     this.start = start;
-    this.z = part(z, latent);
+    this.z = part(z, this.memory.latent);
     this.state = { h: part(h, this.hidden), c: part(c, this.hidden), z: this.z };
     Object.assign(this, { steps: 0, total: 0, reward: null, ending: null, over: false });
   }
@@ -326,24 +353,23 @@ class Dream {
   // What the agent would do now.
   agent() {
     const { features, controls } = this.told.agent;
-    const outputs = this.head.run(features === "zh" ? joined([this.z, this.state.h]) : this.z);
+    const outputs = this.head.run(features === "zh" ? joined(this.z, this.state.h) : this.z);
     return this.space.action(controls ? controlled(outputs.map(Math.tanh), controls) : outputs);
   }
 
   // What z looks like: RGBA, side by side pixels. Of frames that are no colours the last channel is shown, in grey.
   frame() {
-    const colours = this.decoder.run(this.z), { channels } = this.decoder.shape, first = channels === 3 ? 0 : channels - 1, second = channels === 3 ? 1 : 0;
-    for (let i = 0, from = first; i < this.picture.length; i += 4, from += channels) {
-      this.picture[i] = 255 * colours[from];
-      this.picture[i + 1] = 255 * colours[from + second];
-      this.picture[i + 2] = 255 * colours[from + 2 * second];
+    const colours = this.decoder.run(this.z), { channels } = this.decoder.shape;
+    const shown = channels === 3 ? [0, 1, 2] : Array(3).fill(channels - 1);
+    for (let place = 0; place < this.side ** 2; place++) {
+      for (let i = 0; i < 3; i++) this.picture[4 * place + i] = 255 * colours[channels * place + shown[i]];
     }
     return this.picture;
   }
 }
 
-// Of an actor, models/actor.py: each control moves a number from one end of its range to the other, or two of them that nobody
-// wants at once.
+// Of an actor, models/actor.py: each control moves a number from one end of its range to the other, or two of them that
+// nobody wants at once.
 function controlled(controls, { control, shared, direction, begins, reaches }) {
   return begins.map((begin, i) => {
     const own = controls[control[i]];

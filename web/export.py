@@ -29,7 +29,7 @@ from dreamdrive.envs import keys
 from dreamdrive.models import plain
 from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.world_model import Starts, WorldModel, latents_at, load_world_model, require_starts
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
@@ -76,7 +76,7 @@ def content(args: WebSettings) -> dict[str, Any]:
     space = ActionSpace.from_dict(model.world["action_space"])
     keyboard = keys(model.world["env"], space)
     return {
-        "run": args.logdir.name,
+        "run": runs.find(args.logdir).resolve().name,
         "world": model.world["env"],
         "dt": model.world["dt"],
         "steps": model.world["max_steps"],
@@ -149,8 +149,8 @@ class Halves:
         self._size = 0
 
     def packed(self, value: Any) -> Any:
-        """`value` with {"at", "shape"} in place of every tensor in it, in numbers of two bytes; UserError for numbers
-        that half precision does not hold."""
+        """`value` with {"at", "size"} in place of every tensor in it, both in numbers; UserError for numbers that half
+        precision does not hold."""
         if isinstance(value, dict):
             return {name: self.packed(part) for name, part in value.items()}
         if isinstance(value, list | tuple):
@@ -165,7 +165,7 @@ class Halves:
             )
         at, self._size = self._size, self._size + halved.numel()
         self._parts.append(halved.contiguous().numpy().astype("<f2").tobytes())
-        return {"at": at, "shape": list(value.shape)}
+        return {"at": at, "size": halved.numel()}
 
     def text(self) -> str:
         """All of them as base64."""
@@ -179,7 +179,9 @@ def page(told: dict[str, Any]) -> str:
     made = (HERE / "page.html").read_text()
     script = '"use strict";\n' + "".join((HERE / name).read_text() for name in ("dream.js", "page.js"))
     made = made.replace("<!-- script -->", f"<script>\n{script}</script>")
-    made = made.replace("<!-- head -->", f'{GENERATOR}\n<meta http-equiv="Content-Security-Policy" content="{policy(made)}">')
+    made = made.replace(
+        "<!-- head -->", f'{GENERATOR}\n<meta http-equiv="Content-Security-Policy" content="{policy(made)}">'
+    )
     made = made.replace("<!-- told -->", f'<script type="application/json" id="told">{packed}</script>')
     return made.replace("<!-- numbers -->", f'<script type="text/plain" id="numbers">{halves.text()}</script>')
 
@@ -204,8 +206,8 @@ def write(args: WebSettings) -> int:
     made = page(content(args)).encode()
     if len(made) > LARGEST:
         raise UserError(
-            f"the page would have {len(made) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} MB is the most: export a run with a "
-            "smaller --hidden, or fewer --starts"
+            f"the page would have {len(made) / 1e6:.1f} MB, and {LARGEST / 1e6:.0f} MB is the most: export fewer "
+            "--starts, or a run with a smaller --hidden"
         )
     make_folder(args.out.resolve().parent)
     write_atomically(args.out, made)

@@ -8,7 +8,9 @@ const told = unpacked(JSON.parse($("told").textContent), fromHalves($("numbers")
 $("numbers").remove();
 const dream = window.dream = new Dream(told);
 // for those who look at the page from outside
-const page = window.page = { paused: false, agent: Boolean(told.agent), temperature: 1, action: null, pictures: 0, steps: 0, pace: null, rate: null };
+const page = window.page = {
+  paused: false, agent: Boolean(told.agent), temperature: 1, action: null, pictures: 0, steps: 0, pace: null, rate: null,
+};
 const keyboard = new Set(), touched = new Set(), canvas = $("picture"), context = canvas.getContext("2d");
 let owed = 0, before = null, ended = null, since = { time: 0, steps: 0, pictures: 0 };
 canvas.width = canvas.height = dream.side;
@@ -17,7 +19,8 @@ const held = () => new Set([...keyboard, ...touched]);
 const nameOf = key => key.startsWith("Arrow") ? key.slice(5).toLowerCase() : key === " " ? "space" : key.toLowerCase();
 
 function mark() {
-  for (const one of document.querySelectorAll("[data-key]")) one.classList.toggle("down", keyboard.has(one.dataset.key) || touched.has(one.dataset.key));
+  const down = held();
+  for (const one of document.querySelectorAll("[data-key]")) one.classList.toggle("down", down.has(one.dataset.key));
 }
 function press(keys, name) {
   keys.add(name);
@@ -51,9 +54,9 @@ function overlay() {
 const ORDERS = { p: () => pause(!page.paused), r: () => restart(), g: () => letAgent(!page.agent) };
 addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const name = nameOf(event.key), known = name in told.keys.listed || (told.keys.choices || []).some(([key]) => key === name);
+  const name = nameOf(event.key);
   if (event.target.type === "range" && name in ARROWS) return;  // the slider's own
-  if (known) {
+  if (dream.keys.action(new Set([name]), page.action) !== null) {
     event.preventDefault();
     if (!event.repeat) press(keyboard, name);
   } else if (name in ORDERS && !event.repeat) {
@@ -68,35 +71,42 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) letGo
 $("pause").onclick = ORDERS.p;
 $("restart").onclick = ORDERS.r;
 $("agent").onclick = ORDERS.g;
-$("temperature").oninput = event => { page.temperature = Number(event.target.value); $("degrees").textContent = page.temperature.toFixed(2); };
-$("temperature").onchange = event => event.target.blur();  // arrows are keys of the dream
-for (const button of document.querySelectorAll("#buttons button")) button.addEventListener("click", () => button.blur());  // and so is space
+$("temperature").oninput = event => {
+  page.temperature = Number(event.target.value);
+  $("degrees").textContent = page.temperature.toFixed(2);
+};
+// arrows and space are keys of the dream, not of what was clicked last
+$("temperature").onpointerup = event => event.target.blur();
+for (const button of document.querySelectorAll("#buttons button")) button.addEventListener("click", () => button.blur());
 
 function listKeys() {
   for (const [key, meaning] of Object.entries(told.keys.listed)) {
-    const one = document.createElement("kbd"), words = document.createElement("span"), button = document.createElement("button");
+    const [one, words, button] = ["kbd", "span", "button"].map(tag => document.createElement(tag));
     one.textContent = ARROWS[key] || key;
     one.dataset.key = button.dataset.key = key;
     words.textContent = meaning;
     $("keys").append(one, words);
     button.textContent = meaning;
-    button.onpointerdown = event => { event.preventDefault(); button.setPointerCapture(event.pointerId); press(touched, key); };
-    button.onpointerup = button.onpointercancel = button.onlostpointercapture = () => { if (touched.delete(key)) mark(); };
+    button.onpointerdown = event => {
+      event.preventDefault();
+      button.setPointerCapture(event.pointerId);
+      press(touched, key);
+    };
+    for (const gone of ["up", "cancel"]) button.addEventListener(`pointer${gone}`, () => { touched.delete(key); mark(); });
     button.oncontextmenu = event => event.preventDefault();
     $("pad").append(button);
   }
 }
 
-function show(name, value, digits) { $(name).textContent = value === null ? "-" : value.toFixed(digits).replace("-", "−"); }
+const fixed = (value, digits) => value === null ? "-" : value.toFixed(digits).replace("-", "−");
 
 function showAction() {
-  const parts = page.action === null ? ["-"] : dream.space.words(page.action).split(", ");
-  $("action").replaceChildren(...parts.flatMap(part => {
-    const [, name, number] = part.match(/^(.*?)(?: ([+−]\S+))?$/), term = document.createElement("dt"), value = document.createElement("dd");
-    term.textContent = number ? name : "";
-    value.textContent = number || name;
-    return [term, value];
-  }));
+  const parts = dream.space.words(page.action ?? dream.space.nothing);
+  $("action").replaceChildren(...parts.flatMap(([name, value]) => ["dt", "dd"].map((tag, i) => {
+    const one = document.createElement(tag);
+    one.textContent = i ? value : name;
+    return one;
+  })));
 }
 
 function draw() {
@@ -104,9 +114,9 @@ function draw() {
   page.pictures += 1;
   $("start").textContent = `moment ${dream.start + 1} of ${dream.starts}`;
   $("step").textContent = dream.steps;
-  show("reward", dream.reward, 2);
-  show("return", told.memory.rewarded ? dream.total : null, 1);
-  $("ending").textContent = dream.ending === null ? "-" : `${(100 * dream.ending).toFixed(1)} %`;
+  $("reward").textContent = fixed(dream.reward, 2);
+  $("return").textContent = fixed(told.memory.rewarded ? dream.total : null, 1);
+  $("ending").textContent = dream.ending === null ? "-" : `${fixed(100 * dream.ending, 1)} %`;
   showAction();
   overlay();
 }
@@ -135,13 +145,13 @@ function go(now) {
 }
 
 setInterval(() => {
-  const time = performance.now(), seconds = (time - since.time) / 1000, steps = page.steps - since.steps, pictures = page.pictures - since.pictures;
-  since = { time, steps: page.steps, pictures: page.pictures };
-  const running = !page.paused && !dream.over && !document.hidden;
-  page.pace = running ? steps * told.dt / seconds : null;
-  page.rate = running ? pictures / seconds : null;
-  $("pace").textContent = running ? `${Math.round(100 * page.pace)} %` : "-";
-  $("pictures").textContent = running ? page.rate.toFixed(0) : "-";
+  const { time, steps, pictures } = since;
+  since = { time: performance.now(), steps: page.steps, pictures: page.pictures };
+  const running = !page.paused && !dream.over && !document.hidden, seconds = (since.time - time) / 1000;
+  page.pace = running ? (since.steps - steps) * told.dt / seconds : null;
+  page.rate = running ? (since.pictures - pictures) / seconds : null;
+  $("pace").textContent = running ? `${fixed(100 * page.pace, 0)} %` : "-";
+  $("pictures").textContent = fixed(page.rate, 0);
 }, 1000);
 
 document.title = `dreamdrive: a dream of ${told.world}`;
@@ -149,7 +159,8 @@ $("name").textContent = `a dream of ${told.world}`;
 $("agent").hidden = !told.agent;
 $("help").textContent = `P pauses, R begins another dream${told.agent ? ", G lets the agent drive" : ""}.`;
 if (told.agent) $("rule").textContent = "keys (who presses one drives)";
-$("about").textContent = `No simulator is behind this: M (${told.kinds.M}) of the run ${told.run} says what comes next, and V (${told.kinds.V}) draws it. All of it runs in this page.`;
+$("about").textContent = `No simulator is behind this: M (${told.kinds.M}) of the run ${told.run} says what comes next, `
+  + `and V (${told.kinds.V}) draws it. All of it runs in this page.`;
 listKeys();
 letAgent(page.agent);
 draw();
