@@ -107,10 +107,9 @@ def in_python(
         for name in ("z", "reward", "ending", "ended"):
             seen[name].append(getattr(imagined, name)[0])
         seen["pictures"].append(model.vision.frames(now.z)[0] / 255)
-    agent, *values = (
-        torch.stack(seen[name]).numpy() for name in ("agent", "z", "reward", "ending", "ended", "pictures")
-    )
-    return Dreamt(*values, agent if head else None)
+    values: dict[str, np.ndarray] = {name: torch.stack(parts).numpy() for name, parts in seen.items()}
+    agent = values.pop("agent")
+    return Dreamt(**values, agent=agent if head else None)
 
 
 def in_page(

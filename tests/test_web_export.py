@@ -2,6 +2,7 @@
 touch and by the agent, it asks nothing of any other place, and what it cannot hold is refused."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dreamdrive.models.mdrnn import MDRNN, CfCMixture, Ensemble, EnsembleConfig,
 from dreamdrive.models.token_memory import LSTMOnce, TokenMemoryConfig
 from dreamdrive.models.tokens import FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.vae import VAE, VAEConfig
+from dreamdrive.models.watcher import Watcher, WatcherConfig
 from dreamdrive.models.world_model import Starts
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils import checkpoint
@@ -360,6 +362,25 @@ def test_other_kinds_are_refused_and_those_that_can_be_exported_are_named(tmp_pa
     assert "M of kind cfc-mixture" in said and "lstm-mixture, lstm-mixture-ensemble, lstm-once" in said
 
 
+def test_a_head_that_watches_frames_is_refused_and_a_page_without_it_is_not(tmp_path):
+    env, space, vision, memory, _ = RUNS["whole"]
+    run = make_run(
+        tmp_path / "run", env, space, vision, memory, lambda z, s: Watcher(WatcherConfig((64, 64, 3), "gru", 8, 4, s))
+    )
+    said = refused(run, tmp_path / "dream.html")
+    assert "sees decoded" in said and "z and h" in said and "--controller none" in said
+    exported(run, tmp_path / "dream.html", "--controller", "none")
+
+
+def test_a_run_that_does_not_say_where_dreams_begin_is_refused(made, tmp_path):
+    run = shutil.copytree(made("fsq")[0], tmp_path / "run")
+    m = checkpoint.load_parent(run, "mdrnn")
+    checkpoint.save(
+        run / "mdrnn" / "best.tar", "mdrnn", m["config"], m["model"], m["parents"], kind=m["kind"], starts=None
+    )
+    assert "no starting latents" in refused(run, tmp_path / "dream.html", "--controller", "none")
+
+
 def test_a_run_without_v_and_m_is_refused(tmp_path):
     said = refused(Path("breakout"), tmp_path / "dream.html")
     assert "drives by frames, without V and M" in said and "e.g. carracing" in said
@@ -379,8 +400,9 @@ def test_only_a_page_of_ours_is_replaced(made, tmp_path):
 
 
 def test_a_page_that_would_be_too_large_is_refused(made, tmp_path, monkeypatch):
+    logdir, _ = made("whole")
     monkeypatch.setattr(export, "LARGEST", 1_000_000)
-    assert "MB is the most" in refused(made("whole")[0], tmp_path / "dream.html")
+    assert "MB is the most" in refused(logdir, tmp_path / "dream.html")
 
 
 def test_weights_beyond_half_precision_are_refused():
