@@ -411,6 +411,17 @@ def test_weights_beyond_half_precision_are_refused():
             export.Halves().packed({"weight": [torch.tensor([0.0, number])]})
 
 
+def test_a_world_without_a_finite_step_is_refused(made, tmp_path):
+    run = shutil.copytree(made("fsq")[0], tmp_path / "run")
+    v = checkpoint.load_parent(run, "vae")
+    world = {**v["world"], "dt": float("inf")}
+    checkpoint.save(run / "vae" / "best.tar", "vae", v["config"], v["model"], v["parents"], kind=v["kind"], world=world)
+    m = {**checkpoint.load_parent(run, "mdrnn"), "parents": {"vae": checkpoint.load_parent(run, "vae")["digest"]}}
+    known = {name: m[name] for name in ("config", "model", "parents", "kind", "starts")}
+    checkpoint.save(run / "mdrnn" / "best.tar", "mdrnn", **known)
+    assert "not finite" in refused(run, tmp_path / "dream.html", "--controller", "none")
+
+
 def test_half_precision_is_read_as_it_was_written(browser, made):
     visit(browser, made("fsq")[1])
     numbers = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16)

@@ -11,9 +11,7 @@ see z, or z and h.
 """
 
 import base64
-import hashlib
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,9 @@ from dreamdrive.models.policy import WITHOUT_LATENTS
 from dreamdrive.models.world_model import Starts, WorldModel, latents_at, load_world_model, require_starts
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.keys import PACE, ChoiceKeys, Keys, NumberKeys
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, flag
@@ -175,29 +174,19 @@ class Halves:
 def page(told: dict[str, Any]) -> str:
     """The page that holds `told`."""
     halves = Halves()
-    packed = json.dumps(halves.packed(told), allow_nan=False).replace("<", "\\u003c")  # no tag ends within it
+    try:
+        packed = json.dumps(halves.packed(told), allow_nan=False).replace("<", "\\u003c")  # no tag ends within it
+    except ValueError:
+        raise UserError(
+            f"the checkpoints of {told['run']} say numbers that are not finite, e.g. of their world's dt: train it anew"
+        ) from None
     made = (HERE / "page.html").read_text()
     script = '"use strict";\n' + "".join((HERE / name).read_text() for name in ("dream.js", "page.js"))
     made = made.replace("<!-- script -->", f"<script>\n{script}</script>")
-    made = made.replace(
-        "<!-- head -->", f'{GENERATOR}\n<meta http-equiv="Content-Security-Policy" content="{policy(made)}">'
-    )
+    policy = f"{own_only(made)}; img-src data:"
+    made = made.replace("<!-- head -->", f'{GENERATOR}\n<meta http-equiv="Content-Security-Policy" content="{policy}">')
     made = made.replace("<!-- told -->", f'<script type="application/json" id="told">{packed}</script>')
     return made.replace("<!-- numbers -->", f'<script type="text/plain" id="numbers">{halves.text()}</script>')
-
-
-def policy(made: str) -> str:
-    """What the page may do: run its own script and style, by their digests, and nothing from anywhere else."""
-
-    def digest(tag: str) -> str:
-        found = re.search(rf"<{tag}>(.*?)</{tag}>", made, re.DOTALL)
-        assert found, f"the page has a {tag}"
-        return f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; script-src {digest('script')}; style-src {digest('style')}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def write(args: WebSettings) -> int:
@@ -218,10 +207,16 @@ def require_place(out: Path) -> None:
     """UserError where something is there that is no page of ours."""
     if out.is_dir():
         raise UserError(f"{out} is a folder: give --out the name of a page, e.g. {out / 'dream.html'}")
-    if out.exists():
+    if not out.exists():
+        return
+    try:
         with open(out, "rb") as file:
-            if GENERATOR.encode() not in file.read(4096):
-                raise UserError(f"{out} exists already and is no page of a dream: choose another --out")
+            ours = GENERATOR.encode() in file.read(4096)
+    except OSError as error:
+        raise_if_unreadable(out, error)
+        ours = False
+    if not ours:
+        raise UserError(f"{out} exists already and is no page of a dream: choose another --out")
 
 
 def main() -> None:
