@@ -306,6 +306,16 @@ def test_the_page_has_no_address_in_it_and_may_not_reach_any(browser, made):
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
+def test_a_browser_that_lacks_what_the_page_needs_is_told(browser, made):
+    source = "WebAssembly.Module = class { constructor() { throw new Error('no SIMD'); } };"
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    try:
+        browser.get(made("fsq")[1].as_uri())
+        assert "cannot dream (Uncaught Error: no SIMD)" in browser.find_element("id", "over").text
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
 def test_what_a_checkpoint_says_is_shown_as_text(browser, tmp_path):
     hostile = '</script><img src=x onerror="window.hurt = 1"><!-- told -->'
     make_run(tmp_path / "run", hostile, *RUNS["fsq"][1:])

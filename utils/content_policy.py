@@ -6,9 +6,9 @@ import hashlib
 import re
 
 
-def own_only(page: str) -> str:
+def own_only(page: str, more: str = "") -> str:
     """The policy of a page whose script and style are in it, known by their digests; without attributes, as others that
-    a browser does not run may have."""
+    a browser does not run may have. `more`: what else scripts may do."""
 
     def digests(tag: str) -> str:
         return " ".join(
@@ -16,7 +16,7 @@ def own_only(page: str) -> str:
             for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         )
 
+    scripts = f"{digests('script')} {more}".strip()
     return (
-        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; base-uri 'none'; "
-        "form-action 'none'"
+        f"default-src 'none'; script-src {scripts}; style-src {digests('style')}; base-uri 'none'; form-action 'none'"
     )

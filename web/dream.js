@@ -23,37 +23,87 @@ function fromHalves(text) {
   return numbers;
 }
 
-// out (n, m) = a (n, k) times b (m, k) transposed, plus bias (m) where there is one. Two rows by four columns at a time,
-// so that each number that is read is used more than once: this is where the time of a picture goes.
-function multiply(a, n, b, m, k, bias, out) {
-  for (let i = 0; i < n; i += 2) {
-    const row = i * k, next = i + 1 < n ? row + k : row;  // of an odd number of rows the last is worked out twice
-    for (let j = 0; j < m; j += 4) {
-      if (j + 4 > m) {
-        for (let column = j; column < m; column++) {
-          let first = 0, second = 0;
-          for (let p = 0, q = column * k; p < k; p++, q++) { first += a[row + p] * b[q]; second += a[next + p] * b[q]; }
-          const more = bias ? bias[column] : 0;
-          out[i * m + column] = first + more;
-          if (next > row) out[i * m + m + column] = second + more;
-        }
-        continue;
-      }
-      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
-      for (let p = 0, q = j * k; p < k; p++, q++) {
-        const x = a[row + p], y = a[next + p], w0 = b[q], w1 = b[q + k], w2 = b[q + 2 * k], w3 = b[q + 3 * k];
-        a0 += x * w0; a1 += x * w1; a2 += x * w2; a3 += x * w3;
-        b0 += y * w0; b1 += y * w1; b2 += y * w2; b3 += y * w3;
-      }
-      if (bias) {
-        a0 += bias[j]; a1 += bias[j + 1]; a2 += bias[j + 2]; a3 += bias[j + 3];
-        b0 += bias[j]; b1 += bias[j + 1]; b2 += bias[j + 2]; b3 += bias[j + 3];
-      }
-      let o = i * m + j;
-      out[o] = a0; out[o + 1] = a1; out[o + 2] = a2; out[o + 3] = a3;
-      if (next > row) { o += m; out[o] = b0; out[o + 1] = b1; out[o + 2] = b2; out[o + 3] = b3; }
+// Products of matrices are where the time of a picture goes, so they are done four numbers at a time, by a function of
+// WebAssembly that is put together here: code in bytes, as its specification has them. It takes two rows of numbers, (k),
+// and all rows (m, k) of a matrix, each of a multiple of four numbers, and stores what each of the two times each of these
+// is. Addresses are in bytes.
+function assembled() {
+  const get = i => [0x20, i], set = i => [0x21, i], add = [0x6a];
+  const sized = content => [...unsigned(content.length), ...content], named = text => sized(new TextEncoder().encode(text));
+  const section = (id, content) => [id, ...sized(content)];
+  const [I32, V128, NOTHING] = [0x7f, 0x7b, 0x40], SIMD = 0xfd;
+  const load = (address, at) => [...get(address), ...get(at), ...add, SIMD, 0x00, 4, 0];
+  // arguments, then variables: i32 up to 10, and v128
+  const [FIRST, SECOND, MATRIX, END, TO_FIRST, TO_SECOND, STRIDE, AT] = [0, 1, 2, 3, 4, 5, 6, 7];
+  const ROWS = [MATRIX, 8, 9, 10], [X, Y, W] = [11, 12, 13], SUMS = [14, 15, 16, 17, 18, 19, 20, 21];
+  const below = (one, other) => [...get(one), ...get(other), 0x49, 0x0d, 0];  // back to the loop's beginning
+  const forward = (pointer, by) => [...get(pointer), ...by, ...add, ...set(pointer)];
+  const lane = (i, n) => [...get(i), SIMD, 0x1f, n];
+  const total = i => [...lane(i, 0), ...[1, 2, 3].flatMap(n => [...lane(i, n), 0x92])];
+  const code = [
+    0x03, NOTHING,  // for each four rows of the matrix
+    ...ROWS.slice(1).flatMap((row, i) => [...get(ROWS[i]), ...get(STRIDE), ...add, ...set(row)]),
+    0x41, 0, ...set(AT),
+    ...SUMS.flatMap(i => [SIMD, 0x0c, ...Array(16).fill(0), ...set(i)]),
+    0x03, NOTHING,  // for each four numbers of the rows
+    ...load(FIRST, AT), ...set(X), ...load(SECOND, AT), ...set(Y),
+    ...ROWS.flatMap((row, i) => [
+      ...load(row, AT), ...set(W),
+      ...[[X, SUMS[i]], [Y, SUMS[4 + i]]].flatMap(([x, to]) =>
+        [...get(x), ...get(W), SIMD, 0xe6, 0x01, ...get(to), SIMD, 0xe4, 0x01, ...set(to)]),
+    ]),
+    ...forward(AT, [0x41, 16]), ...below(AT, STRIDE), 0x0b,
+    ...SUMS.flatMap((from, i) => [...get(i < 4 ? TO_FIRST : TO_SECOND), ...total(from), 0x38, 2, i % 4 * 4]),
+    ...forward(TO_FIRST, [0x41, 16]), ...forward(TO_SECOND, [0x41, 16]),
+    ...get(ROWS[3]), ...get(STRIDE), ...add, ...set(MATRIX), ...below(MATRIX, END), 0x0b,
+    0x0b,
+  ];
+  return new Uint8Array([
+    0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+    ...section(1, [1, 0x60, 7, ...Array(7).fill(I32), 0]),
+    ...section(2, [1, ...named("page"), ...named("memory"), 2, 0, 1]),
+    ...section(3, [1, 0]),
+    ...section(7, [1, ...named("times"), 0, 0]),
+    ...section(10, [1, ...sized([2, 4, I32, 11, V128, ...code])]),
+  ]);
+}
+
+// A number as WebAssembly writes lengths (LEB128).
+const unsigned = n => n < 128 ? [n] : [n & 127 | 128, ...unsigned(n >> 7)];
+
+const memory = new WebAssembly.Memory({ initial: 1 });
+const four = count => count + 3 & ~3;
+let times = null, reserved = 0;  // bytes of the memory
+
+function reserve(count) {
+  const at = reserved;
+  reserved += 4 * four(count);
+  const lacking = reserved - memory.buffer.byteLength;
+  if (lacking > 0) memory.grow(Math.ceil(lacking / 65536));
+  return at;
+}
+
+// A function of a (n, k): a times the matrix (m, k) transposed, plus bias (m) where there is one, (n, m).
+function product(matrix, m, k, bias, n) {
+  times ??= new WebAssembly.Instance(new WebAssembly.Module(assembled()), { page: { memory } }).exports.times;
+  const deep = four(k), wide = four(m), tall = n + n % 2, out = new Float32Array(n * m);
+  const [kept, given, done] = [wide * deep, tall * deep, tall * wide].map(reserve);
+  const rows = new Float32Array(memory.buffer, kept, wide * deep);
+  for (let j = 0; j < m; j++) rows.set(matrix.subarray(j * k, (j + 1) * k), j * deep);
+  return a => {
+    const input = new Float32Array(memory.buffer, given, tall * deep);
+    const output = new Float32Array(memory.buffer, done, tall * wide);
+    if (deep === k) input.set(a);
+    else for (let i = 0; i < n; i++) input.set(a.subarray(i * k, (i + 1) * k), i * deep);
+    for (let i = 0; i < tall; i += 2) {
+      const [first, to] = [given + 4 * i * deep, done + 4 * i * wide];
+      times(first, first + 4 * deep, kept, kept + 4 * wide * deep, to, to + 4 * wide, 4 * deep);
     }
-  }
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < m; j++) out[i * m + j] = output[i * wide + j] + (bias ? bias[j] : 0);
+    }
+    return out;
+  };
 }
 
 const sigmoid = x => 1 / (1 + Math.exp(-x));
@@ -63,8 +113,7 @@ const UNITS = { relu: x => x > 0 ? x : 0, silu: x => x * sigmoid(x), sigmoid, ta
 // Each is {shape, run}: the shape of what comes out, and a function of a Float32Array that gives another.
 const LAYERS = {
   linear({ weight, bias }, shape) {
-    const inputs = shape.size, size = bias.length, out = new Float32Array(size);
-    return { shape: { size }, run(x) { multiply(x, 1, weight, size, inputs, bias, out); return out; } };
+    return { shape: { size: bias.length }, run: product(weight, bias.length, shape.size, bias, 1) };
   },
   norm({ weight, bias, epsilon }, shape) {
     const out = new Float32Array(shape.size);
@@ -91,31 +140,32 @@ const LAYERS = {
   conv({ weight, bias, size, stride, padding }, { side, channels }) {
     const outputs = bias.length, after = Math.floor((side + 2 * padding - size) / stride) + 1, area = size * size;
     const width = area * channels, places = after * after, kernel = new Float32Array(weight.length);
-    const around = new Float32Array(places * width), out = new Float32Array(places * outputs);
+    const around = new Float32Array(places * width);
     for (let i = 0; i < weight.length; i++) {
       const place = i % area, c = Math.floor(i / area) % channels, o = Math.floor(i / width);
       kernel[o * width + place * channels + c] = weight[i];
     }
+    const multiplied = product(kernel, outputs, width, bias, places);
     return { shape: { side: after, channels: outputs }, run(x) {
       around.fill(0);
       eachPlace(after, size, stride, padding, side, (at, inside) => {
         for (let c = 0; c < channels; c++) around[at * channels + c] = x[inside * channels + c];
       });
-      multiply(around, places, kernel, outputs, width, bias, out);
-      return out;
+      return multiplied(around);
     } };
   },
   // weight (inputs, outputs, size, size): what each place adds to the places around it
   deconv({ weight, bias, size, stride, padding }, { side, channels }) {
     const outputs = bias.length, after = (side - 1) * stride - 2 * padding + size, area = size * size;
     const width = area * outputs, places = side * side, kernel = new Float32Array(weight.length);
-    const added = new Float32Array(places * width), out = new Float32Array(after * after * outputs);
+    const out = new Float32Array(after * after * outputs);
     for (let i = 0; i < weight.length; i++) {
       const place = i % area, o = Math.floor(i / area) % outputs, c = Math.floor(i / width);
       kernel[(place * outputs + o) * channels + c] = weight[i];
     }
+    const multiplied = product(kernel, width, channels, null, places);
     return { shape: { side: after, channels: outputs }, run(x) {
-      multiply(x, places, kernel, width, channels, null, added);
+      const added = multiplied(x);
       for (let i = 0; i < out.length; i += outputs) out.set(bias, i);
       eachPlace(side, size, stride, padding, after, (at, inside) => {
         for (let o = 0; o < outputs; o++) out[inside * outputs + o] += added[at * outputs + o];
@@ -125,8 +175,8 @@ const LAYERS = {
   },
 };
 
-// For each place of a grid of `side` and each of the size x size places around it on another grid, of side `other`: which of
-// all these it is, and where on the other grid, where it is not beyond its edges.
+// For each place of a grid of `side` and each of the size x size places around it on another grid, of side `other`: which
+// of all these it is, and where on the other grid, where it is not beyond its edges.
 function eachPlace(side, size, stride, padding, other, does) {
   for (let row = 0, at = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
@@ -193,7 +243,8 @@ class Memory {
   // As many uniform and standard normal numbers as a step takes.
   noise() {
     const [uniforms, normals] = this.draws;
-    const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());  // Box & Muller 1958
+    // Box & Muller 1958
+    const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
     return { uniform: new Float32Array(uniforms).map(Math.random), normal: new Float32Array(normals).map(normal) };
   }
 

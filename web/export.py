@@ -40,6 +40,7 @@ from dreamdrive.utils.spaces import ActionSpace
 HERE = Path(__file__).resolve().parent
 LARGEST = 16_000_000  # bytes of a page
 NOBODY = "none"  # the controller of a page without an agent
+WEBASSEMBLY = "'wasm-unsafe-eval'"  # that the page's script puts together itself
 GENERATOR = '<meta name="generator" content="dreamdrive export web">'  # by which a page of ours is known
 
 
@@ -183,7 +184,7 @@ def page(told: dict[str, Any]) -> str:
     made = (HERE / "page.html").read_text()
     script = '"use strict";\n' + "".join((HERE / name).read_text() for name in ("dream.js", "page.js"))
     made = made.replace("<!-- script -->", f"<script>\n{script}</script>")
-    policy = f"{own_only(made)}; img-src data:"
+    policy = f"{own_only(made, WEBASSEMBLY)}; img-src data:"
     made = made.replace("<!-- head -->", f'{GENERATOR}\n<meta http-equiv="Content-Security-Policy" content="{policy}">')
     made = made.replace("<!-- told -->", f'<script type="application/json" id="told">{packed}</script>')
     return made.replace("<!-- numbers -->", f'<script type="text/plain" id="numbers">{halves.text()}</script>')

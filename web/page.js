@@ -4,6 +4,7 @@ const $ = id => document.getElementById(id);
 const ARROWS = { left: "←", right: "→", up: "↑", down: "↓", space: "space" };
 const BEHIND = 8;  // steps between two pictures at most: a machine that is slower dreams slower
 const PAUSE = 1500;  // milliseconds that the end of a dream stays
+addEventListener("error", event => { $("over").textContent = `this browser cannot dream (${event.message})`; });
 const told = unpacked(JSON.parse($("told").textContent), fromHalves($("numbers").textContent));
 $("numbers").remove();
 const dream = window.dream = new Dream(told);
