@@ -24,12 +24,13 @@ function fromHalves(text) {
 }
 
 // Products of matrices are where the time of a picture goes, so they are done four numbers at a time, by a function of
-// WebAssembly that is put together here: code in bytes, as its specification has them. It takes two rows of numbers, (k),
-// and all rows (m, k) of a matrix, each of a multiple of four numbers, and stores what each of the two times each of these
-// is. Addresses are in bytes.
+// WebAssembly that is put together here: code in bytes, as its specification has them. It takes two rows of numbers,
+// (k), and all rows (m, k) of a matrix, each of a multiple of four numbers, and stores what each of the two times each
+// of these is. Addresses are in bytes.
 function assembled() {
   const get = i => [0x20, i], set = i => [0x21, i], add = [0x6a];
-  const sized = content => [...unsigned(content.length), ...content], named = text => sized(new TextEncoder().encode(text));
+  const sized = content => [...unsigned(content.length), ...content];
+  const named = text => sized(new TextEncoder().encode(text));
   const section = (id, content) => [id, ...sized(content)];
   const [I32, V128, NOTHING] = [0x7f, 0x7b, 0x40], SIMD = 0xfd;
   const load = (address, at) => [...get(address), ...get(at), ...add, SIMD, 0x00, 4, 0];
@@ -175,8 +176,8 @@ const LAYERS = {
   },
 };
 
-// For each place of a grid of `side` and each of the size x size places around it on another grid, of side `other`: which
-// of all these it is, and where on the other grid, where it is not beyond its edges.
+// For each place of a grid of `side` and each of the size x size places around it on another grid, of side `other`:
+// which of all these it is, and where on the other grid, where it is not beyond its edges.
 function eachPlace(side, size, stride, padding, other, does) {
   for (let row = 0, at = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
@@ -283,7 +284,8 @@ class Memory {
 
   // Of tokens, models/token_memory.py: the letters of every place by inverting their distribution.
   lettered(out, state, temperature, noise) {
-    const { letters, numbers, alphabet, stay, latent } = this, most = Math.max(...letters), z = new Float32Array(latent);
+    const { letters, numbers, alphabet, stay, latent } = this, most = Math.max(...letters);
+    const z = new Float32Array(latent);
     for (let at = 0; at * numbers < latent; at++) {
       const n = at % letters.length, now = state.z.subarray(at * numbers, (at + 1) * numbers);
       const written = letter => alphabet.subarray((n * most + letter) * numbers, (n * most + letter + 1) * numbers);
@@ -331,7 +333,7 @@ class Space {
   // [name, value] of each number, or of the choice.
   words(action) {
     if (this.n) return [["", (this.names[action] || `action ${action}`).toLowerCase()]];
-    const number = x => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
+    const number = x => `${x <= -0.005 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
     return Array.from(action, (x, i) => [this.names[i] || `number ${i + 1}`, number(x)]);
   }
 }

@@ -10,7 +10,8 @@ $("numbers").remove();
 const dream = window.dream = new Dream(told);
 // for those who look at the page from outside
 const page = window.page = {
-  paused: false, agent: Boolean(told.agent), temperature: 1, action: null, pictures: 0, steps: 0, pace: null, rate: null,
+  paused: false, agent: Boolean(told.agent), temperature: 1, action: null,
+  pictures: 0, steps: 0, pace: null, rate: null,
 };
 const keyboard = new Set(), touched = new Set(), canvas = $("picture"), context = canvas.getContext("2d");
 let owed = 0, before = null, ended = null, since = { time: 0, steps: 0, pictures: 0 };
@@ -78,7 +79,7 @@ $("temperature").oninput = event => {
 };
 // arrows and space are keys of the dream, not of what was clicked last
 $("temperature").onpointerup = event => event.target.blur();
-for (const button of document.querySelectorAll("#buttons button")) button.addEventListener("click", () => button.blur());
+for (const id of ["pause", "restart", "agent"]) $(id).addEventListener("click", () => $(id).blur());
 
 function listKeys() {
   for (const [key, meaning] of Object.entries(told.keys.listed)) {
@@ -93,7 +94,9 @@ function listKeys() {
       button.setPointerCapture(event.pointerId);
       press(touched, key);
     };
-    for (const gone of ["up", "cancel"]) button.addEventListener(`pointer${gone}`, () => { touched.delete(key); mark(); });
+    for (const gone of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      button.addEventListener(gone, () => { touched.delete(key); mark(); });
+    }
     button.oncontextmenu = event => event.preventDefault();
     $("pad").append(button);
   }
@@ -160,8 +163,8 @@ $("name").textContent = `a dream of ${told.world}`;
 $("agent").hidden = !told.agent;
 $("help").textContent = `P pauses, R begins another dream${told.agent ? ", G lets the agent drive" : ""}.`;
 if (told.agent) $("rule").textContent = "keys (who presses one drives)";
-$("about").textContent = `No simulator is behind this: M (${told.kinds.M}) of the run ${told.run} says what comes next, `
-  + `and V (${told.kinds.V}) draws it. All of it runs in this page.`;
+$("about").textContent = `No simulator is behind this: M (${told.kinds.M}) of the run ${told.run} says what comes `
+  + `next, and V (${told.kinds.V}) draws it. All of it runs in this page.`;
 listKeys();
 letAgent(page.agent);
 draw();
