@@ -139,7 +139,20 @@ def test_the_wheel_holds_the_package_and_the_pretrained_runs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("dreamdrive/") for name in archive.namelist()}
     runs = {str(path.relative_to(ROOT)) for path in ROOT.glob("pretrained/*/*/best.tar")}
-    assert len(runs) == 12 and runs | {"trainvae.py", "__main__.py", "teacher/page.html", "data/shards.py"} <= names
+    assert (
+        len(runs) == 12
+        and runs
+        | {
+            "trainvae.py",
+            "__main__.py",
+            "data/shards.py",
+            "teacher/page.html",
+            "web/dream.js",
+            "web/page.js",
+            "web/page.html",
+        }
+        <= names
+    )
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "docs", "exp_dir", "datasets"))]
 
 
