@@ -46,6 +46,7 @@ COMMANDS = {
     "scenes": Command("envs.nocturne.__main__", "show, check: traffic scenes"),
     "scenes synthetic": Command("envs.nocturne.synthetic.__main__", "make traffic scenes"),
     "export": Command("data.exchange", "run: a run in half precision, to hand on", ("export",)),
+    "export web": Command("web.export", "the dream of a run as one page that drives in a browser"),
     "import": Command("data.exchange", "npz, ncps, checkpoint: other projects' rollouts and models", ("import",)),
     "doctor": Command("utils.doctor", "what this machine has and lacks"),
 }

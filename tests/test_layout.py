@@ -23,6 +23,7 @@ FOLDERS = (
     "teacher",
     "playing",
     "pages",
+    "web",
 )  # each may import those before it
 NOT_SHIPPED = ("benchmarks", "scripts")
 SCRIPTS_IN_FOLDERS = ("data/generation_script.py",)  # what records is above all folders but teacher

@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
     *("data.generation_script", "trainvae", "trainmdrnn", "traincontroller", "trainbc", "test_controller"),
     *("data.shards", "data.exchange", "utils.doctor", "envs.nocturne.__main__", "envs.nocturne.synthetic.__main__"),
+    "web.export",
 )
 
 
@@ -59,7 +60,7 @@ def dreamdrive_command(*words, **how):
     "words",
     [
         *("record", "vae", "mdrnn", "controller", "bc", "test", "teach", "data", "scenes", "doctor", "export run"),
-        *("import npz", "import ncps", "import checkpoint", "scenes synthetic"),
+        *("export web", "import npz", "import ncps", "import checkpoint", "scenes synthetic"),
     ],
 )
 def test_every_command_has_help_under_its_own_name(words, monkeypatch, capsys):
@@ -138,7 +139,20 @@ def test_the_wheel_holds_the_package_and_the_pretrained_runs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name.removeprefix("dreamdrive/") for name in archive.namelist()}
     runs = {str(path.relative_to(ROOT)) for path in ROOT.glob("pretrained/*/*/best.tar")}
-    assert len(runs) == 12 and runs | {"trainvae.py", "__main__.py", "teacher/page.html", "data/shards.py"} <= names
+    assert (
+        len(runs) == 12
+        and runs
+        | {
+            "trainvae.py",
+            "__main__.py",
+            "data/shards.py",
+            "teacher/page.html",
+            "web/dream.js",
+            "web/page.js",
+            "web/page.html",
+        }
+        <= names
+    )
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "docs", "exp_dir", "datasets"))]
 
 

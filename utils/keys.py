@@ -79,7 +79,11 @@ class Push:
 
 
 class NumberKeys(Keys):
-    """Keys of a box: each pushes one of an action's numbers. Numbers that nothing pushes return to 0."""
+    """Keys of a box: each pushes one of an action's numbers. Numbers that nothing pushes return to 0.
+
+    Attributes:
+        pushes: by key        slow: the numbers that move by PACE
+    """
 
     def __init__(
         self,
@@ -92,7 +96,7 @@ class NumberKeys(Keys):
         """`names`: of the numbers, where they have some. `at_once`: the numbers that do what keys say within a step;
         all others move by PACE. `nothing`: what the key for doing nothing does, in words."""
         self.space, self.pushes = replace(space, names=tuple(names)), dict(pushes)
-        self._slow = [i for i in range(space.size) if i not in at_once]
+        self.slow = [i for i in range(space.size) if i not in at_once]
         self.listed = {**{key: push.words for key, push in pushes.items()}, NOTHING: nothing}
 
     def action(self, held: Set[str], previous: np.ndarray | int | None) -> np.ndarray | None:
@@ -119,29 +123,35 @@ class NumberKeys(Keys):
         wanted = self.space.clip(wanted)
         before = self.space.clip(np.zeros_like(low)) if previous is None else np.asarray(previous, np.float32)
         pace = PACE * self.space.half_range * np.where(np.abs(wanted) < np.abs(before), 2, 1)
-        wanted[self._slow] = np.clip(wanted, before - pace, before + pace)[self._slow]
+        wanted[self.slow] = np.clip(wanted, before - pace, before + pace)[self.slow]
         return wanted
 
 
 class ChoiceKeys(Keys):
-    """Keys of choices: some have a meaning, and digits choose any of the first ten directly."""
+    """Keys of choices: some have a meaning, and digits choose any of the first ten directly.
+
+    Attributes:
+        choices: key -> the choice; of several that are held the first counts
+        rest: what a driver does who holds none; None for whatever was done before
+    """
 
     def __init__(self, space: ActionSpace, keys: Mapping[str, int], rest: int | None = 0) -> None:
         """`keys`: key -> the choice; where there are none, digits are what is listed. `rest`: what a driver does who
         holds none; None for whatever was done before."""
-        self.space, self._rest = space, rest
-        self._digits = {digit: k for k, digit in enumerate(DIGITS[: space.n])}
-        self._keys = dict(keys) or self._digits
-        if 0 not in self._keys.values():
-            self._keys[NOTHING] = 0  # by the order gymnasium gives actions
-        self.listed = {key: self.words(action) for key, action in sorted(self._keys.items(), key=lambda pair: pair[1])}
+        self.space, self.rest = space, rest
+        digits = {digit: k for k, digit in enumerate(DIGITS[: space.n])}
+        shown = dict(keys) or digits
+        if 0 not in shown.values():
+            shown[NOTHING] = 0  # by the order gymnasium gives actions
+        self.choices = digits | shown
+        self.listed = {key: self.words(action) for key, action in sorted(shown.items(), key=lambda pair: pair[1])}
 
     def action(self, held: Set[str], previous: np.ndarray | int | None) -> int | None:
-        return next((action for key, action in (self._digits | self._keys).items() if key in held), None)
+        return next((action for key, action in self.choices.items() if key in held), None)
 
     def let_go(self, previous: np.ndarray | int | None) -> int:
-        if self._rest is not None:
-            return self._rest
+        if self.rest is not None:
+            return self.rest
         return 0 if previous is None else int(previous)
 
     @property
