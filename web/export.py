@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from dreamdrive.driving.agent import load_agent
-from dreamdrive.driving.policies import TRAINED
+from dreamdrive.driving.catalogue import TRAINED
 from dreamdrive.envs import keys
 from dreamdrive.models import plain
-from dreamdrive.models.policy import WITHOUT_LATENTS
+from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.world_model import Starts, WorldModel, latents_at, load_world_model, require_starts
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
