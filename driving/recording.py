@@ -101,7 +101,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
     assert args.max_steps and args.rollouts, "generate has filled them in"
     val_fraction = args.val_fraction
     if val_fraction is None:
-        val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, 1 / args.rollouts)
+        val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, least_share(args.rollouts))
     trained = {
         stage: digest
         for name in TRAINED_POLICIES

@@ -272,7 +272,7 @@ def test_shards_hold_a_number_of_episodes_that_follows_from_their_size_and_the_r
         ("--max-steps", 50, "--max-steps 1000, and now it is 50"),
         ("--policy", "white", "--policy brown=0.4,white=0.2,expert=0.4, and now it is white"),
         ("--action-noise", 0.1, "--action-noise 0.5, and now it is 0.1"),
-        ("--val-fraction", 0.2, "--val-fraction 0.1, and now it is 0.2"),
+        ("--val-fraction", 0.2, "--val-fraction 0.167, and now it is 0.2"),
         ("--env", "tiny-discrete", "--env tiny, and now it is tiny-discrete"),
     ],
 )
@@ -413,7 +413,7 @@ def test_the_script_runs_by_path_and_as_a_module(start, tmp_path):
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0 and "1 of 1 episodes of carracing" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 of 1 episode of carracing" in done.stdout, done.stderr
     assert json.loads((tmp_path / "x" / "args.json").read_text())["rollouts"] == 1
 
 

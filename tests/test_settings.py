@@ -4,6 +4,7 @@ resuming."""
 import json
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,10 +17,12 @@ from dreamdrive.utils.settings import Training, flag
 
 @dataclass(frozen=True, kw_only=True)
 class Cooking(Training):
+    GROUPS: ClassVar[dict[str, str]] = {"at night": "quick"}
+
     hidden: int = flag(256, positive, "size of the pan", fixed=True)
     rewarded: bool = flag(True, help="with salt", names=("--rewarded_salt", "--rewarded-salt"), fixed="reward")
     dataset: tuple[Path, ...] = flag((Path("a"), Path("b")), Path, "what is cooked", nargs="+")
-    quick: bool = flag(False, help="at once", group="at night")
+    quick: bool = flag(False, help="at once")
     share: float | None = flag(None, float, "of it")
     taste: str = flag("salty", help="of it", choices=("salty", "sweet"), fixed=True)
 

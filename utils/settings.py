@@ -39,6 +39,7 @@ SCRIPTS = {
     "trainbc.py": "bc",
     "test_controller.py": "test",
 }
+SHOWN_ONLY = ("given", "quiet")  # fields that nothing depends on
 WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
 QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
@@ -195,8 +196,8 @@ class Settings:
                 raise UserError(f"{spellings(mark)[0]} is for {where[0]}: leave it away, or give that")
 
     def recorded(self) -> dict[str, Any]:
-        """The command and every value, as plain ones."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "given"}
+        """The command and every value that what is done depends on, as plain ones."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in SHOWN_ONLY}
         return {"command": command_line(), **{name: plain(value) for name, value in values.items()}}
 
     def write(self, folder: Path, **more: Any) -> None:
