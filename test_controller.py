@@ -37,9 +37,10 @@ def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
 
 
 def require_run(args: EvaluationSettings) -> None:
-    """UserError where what is to drive has not been trained."""
+    """UserError where what is to drive has not been trained: it names the first stage that is missing."""
     if args.controller in CONTROLLERS:
-        checkpoint.require(args.logdir, args.controller)
+        if not checkpoint.path(args.logdir, args.controller).exists():  # one that is there may do without V and M
+            checkpoint.require(args.logdir, "vae", "mdrnn", args.controller)
     elif args.controller == PLAN or args.world == "dream":
         checkpoint.require(args.logdir, "vae", "mdrnn")
 

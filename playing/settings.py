@@ -100,7 +100,8 @@ class PlaySettings(RunFolder, flags.WorldSettings):
     def require(self) -> None:
         """UserError where what is to drive has not been trained."""
         if self.episode_replay is None and self.controller in CONTROLLERS:
-            checkpoint.require(self.logdir, self.controller)
+            if not checkpoint.path(self.logdir, self.controller).exists():  # one that is there may do without V and M
+                checkpoint.require(self.logdir, "vae", "mdrnn", self.controller)
         if self.dream or (self.reconstruction and self.episode_replay is not None):
             checkpoint.require(self.logdir, "vae", "mdrnn")
 

@@ -143,7 +143,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
     ("module", "options", "said"),
     [
         ("data.generation_script", ("--rollouts", 0), "argument --rollouts: 0 is not possible: it must be 1 or more"),
-        ("data.generation_script", ("--threads", 0), "argument --threads: 0 is not possible: it must be 1 or more"),
+        ("data.generation_script", ("--threads", 0), "argument --threads/--max-workers: 0 is not possible: it must"),
         ("data.generation_script", ("--rollouts", "many"), "argument --rollouts: invalid positive value: 'many'"),
         ("trainvae", ("--batch-size", 0), "--batch-size: 0 is not possible"),
         ("trainvae", ("--learning-rate", "nan"), "--learning-rate: nan is not possible"),
@@ -152,7 +152,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
         ("trainvae", ("--learning-rate", 2), "--learning-rate: 2.0 is not possible: it must be at most 1"),
         ("traincontroller", ("--pop-size", 1), "--pop-size 1 is not possible: CMA-ES compares at least 2 candidates"),
         ("traincontroller", ("--pop-size", 0), "--pop-size: 0 is not possible"),
-        ("traincontroller", ("--max-workers", 0), "--max-workers: 0 is not possible"),
+        ("traincontroller", ("--max-workers", 0), "--max-workers/--threads: 0 is not possible"),
         ("traincontroller", ("--sigma", 0), "--sigma: 0.0 is not possible"),
         ("traincontroller", ("--world", "moon"), "--world: invalid choice: 'moon'"),
         ("traincontroller", ("--world", "simulator", "--horizon", 20), "--horizon is for --world dream: leave it away"),
@@ -171,7 +171,7 @@ def test_a_damaged_shard_stops_the_run_and_names_the_file(module, trained, tmp_p
         ("test_controller", ("--controller", "human"), "add --render"),
         ("test_controller", ("--env", "carracing"), "was trained on gym:CartPole-v1"),
         ("test_controller", ("--controller", "expert", "--episodes", 1), "has no expert of its own"),
-        ("trainvae", ("--device", "nonsense"), "--device nonsense is not available"),
+        ("trainmdrnn", ("--device", "nonsense"), "--device nonsense is not available"),
         ("trainvae", ("--no-such-flag",), "unrecognized arguments"),
     ],
 )

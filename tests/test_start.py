@@ -72,7 +72,7 @@ def test_help_of_a_command_needs_no_package_either(command):
         ("trainbc", ("--logdir", "nowhere"), "nowhere/vae/best.tar is missing"),
         ("trainbc", ("--dataset", "nowhere"), "nowhere/manifest.json is missing"),
         ("train", ("--env", "carracin"), "did you mean carracing?"),
-        ("test_controller", ("--logdir", "nowhere"), "nowhere/ctrl/best.tar is missing"),
+        ("test_controller", ("--logdir", "nowhere"), "nowhere/vae/best.tar is missing"),
         ("test_controller", ("--env", "Nocturne", "--controller", "random"), "did you mean nocturne?"),
         ("test_controller", ("--controller", "humann"), "invalid choice: 'humann'"),
     ],

@@ -60,8 +60,12 @@ def require(logdir: Path, *stages: str, name: str = "best.tar") -> None:
     """UserError where one of the stages has no checkpoint of that name yet; nothing is read."""
     for stage in stages:
         source = path(logdir, stage, name)
-        if not source.exists():
-            raise missing(source, stage)
+        try:
+            source.stat()
+        except FileNotFoundError:
+            raise missing(source, stage) from None
+        except OSError:  # `load` says what is wrong
+            return
 
 
 def missing(source: Path, stage: str) -> UserError:
