@@ -80,13 +80,13 @@ def test_a_dream_follows_from_its_seed_start_and_actions_alone(run):
 
 
 def test_what_has_ended_stays_as_it_is_and_brings_nothing_more(run, monkeypatch):
-    real = dream.step
+    real = dream.imagine
 
     def first_ends(*args):
-        after, reward, terminated = real(*args)
-        return after, reward, torch.arange(len(terminated)) == 0
+        after, imagined = real(*args)
+        return after, replace(imagined, ended=torch.arange(len(imagined.ended)) == 0)
 
-    monkeypatch.setattr(dream, "step", first_ends)
+    monkeypatch.setattr(dream, "imagine", first_ends)
     dreamt = run.dream(torch.zeros(2, 3, 3))
     assert dreamt.ended.tolist() == [[True] * 3, [False] * 3]
     assert dreamt.reward[0, 0] != 0 and (dreamt.reward[0, 1:] == 0).all() and (dreamt.reward[1] != 0).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamdrive.driving import policies, recording
+from dreamdrive.driving import catalogue, policies, recording
 from dreamdrive.driving.disturbance import Disturbance
 from dreamdrive.envs import WorldSpec
 from dreamdrive.tests.tiny_world import TinyWorld, recorder, same
@@ -17,7 +17,7 @@ from dreamdrive.utils.errors import UserError
 
 
 def test_a_mixture_is_drawn_from_seed_and_index_in_its_shares():
-    mixture = policies.parse_mixture("brown=0.5, expert=0.3,white=0.2")
+    mixture = catalogue.parse_mixture("brown=0.5, expert=0.3,white=0.2")
     assert mixture == {"brown": 0.5, "expert": 0.3, "white": 0.2}
     drawn = [policies.draw_policy(mixture, 3, i) for i in range(1000)]
     assert (
@@ -49,7 +49,7 @@ def test_a_mixture_is_drawn_from_seed_and_index_in_its_shares():
 )
 def test_an_impossible_mixture_is_refused(text):
     with pytest.raises(UserError, match="is not possible"):
-        policies.parse_mixture(text)
+        catalogue.parse_mixture(text)
 
 
 def test_only_expert_episodes_have_the_experts_action_and_it_is_the_executed_one_without_noise():

@@ -13,6 +13,7 @@ from dreamdrive.tests.tiny_run import call, copy_run
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Training, flag
+from dreamdrive.utils.source import source_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,12 @@ def test_settings_are_frozen():
 
 
 def test_args_json_has_the_command_and_every_value(tmp_path):
-    args = Cooking(logdir=Path("somewhere"), hidden=8)
+    args = Cooking(logdir=tmp_path, hidden=8)
     args.write(tmp_path)
     written = json.loads((tmp_path / "args.json").read_text())
-    assert written.pop("command").startswith("python ")
+    assert written.pop("command").startswith("python ") and written.pop("source") == source_digest()
     assert written == {
-        "logdir": "somewhere",
+        "logdir": str(tmp_path),
         "noreload": False,
         "seed": 0,
         "device": "auto",

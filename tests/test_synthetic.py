@@ -343,11 +343,7 @@ def test_the_command_writes_scenes_goes_on_where_it_was_and_mends_what_is_broken
     untouched = (out / "synthetic_000000.json").stat().st_mtime_ns
     (out / "synthetic_000001.json").write_bytes(b'{"name": "synthetic_000001.json", "obj')
     done = command("--scenes", 3, "--out", out)
-    assert (
-        done.returncode == 0
-        and "2 are new, 1 were there already" in done.stdout
-        and ("scene/s" in done.stderr or "s/scene" in done.stderr)
-    )
+    assert done.returncode == 0 and "2 are new, 1 were there already" in done.stdout
     assert (out / "synthetic_000000.json").stat().st_mtime_ns == untouched
     assert [(out / f"synthetic_00000{i}.json").read_bytes() for i in range(3)] == [
         scene_bytes(few[i].scene) for i in range(3)
