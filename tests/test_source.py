@@ -23,7 +23,8 @@ def test_a_run_keeps_the_code_of_now_and_that_of_before(tmp_path, monkeypatch):
     assert (tmp_path / f"source-{first[:12]}.zip").read_bytes() == content
 
 
-def test_what_is_no_copy_of_ours_is_moved_away_from_nobody(tmp_path):
+def test_what_is_no_copy_of_ours_is_not_lost(tmp_path):
     (tmp_path / NAME).write_bytes(b"not a zip")
     assert kept_digest(tmp_path / NAME) is None and kept_digest(tmp_path / "nowhere") is None
     assert keep_source(tmp_path) == kept_digest(tmp_path / NAME)
+    assert (tmp_path / "source-unknown.zip").read_bytes() == b"not a zip"

@@ -1,7 +1,7 @@
 """A copy of the code that made a run, beside what it made.
 
 exp_dir/source.zip                 the code of the last stage that was run
-exp_dir/source-<digest>.zip        of an earlier one, where it was other code; args.json of each stage has its digest
+exp_dir/source-<digest>.zip        of an earlier one, where it was other code, or "unknown"; args.json of each stage has its digest
 """
 
 import hashlib
@@ -26,8 +26,8 @@ def keep_source(run: Path) -> str:
     before = kept_digest(target)
     if before == digest:
         return digest
-    if before is not None:
-        target.replace(run / f"source-{before[:SHORT]}.zip")
+    if target.exists():
+        target.replace(run / f"source-{(before or 'unknown')[:SHORT]}.zip")
     write_atomically(target, _packed(digest))
     return digest
 
