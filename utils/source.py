@@ -1,7 +1,8 @@
 """A copy of the code that made a run, beside what it made.
 
 exp_dir/source.zip                 the code of the last stage that was run
-exp_dir/source-<digest>.zip        of an earlier one, where it was other code, or "unknown"; args.json of each stage has its digest
+exp_dir/source-<digest>.zip        of an earlier one, where it was other code; args.json of each stage has its digest
+exp_dir/source-unknown.zip         what had the name and was not ours
 """
 
 import hashlib
