@@ -34,9 +34,9 @@ class Recording:
         self.show, self.frames, self.actions, self.rewards = show, [], [], []  # type: ignore[var-annotated]
         self._film = VideoWriter(self.path, 1 / show.dt)
 
-    def add(self, lines: list[str]) -> None:
-        """What is seen now, with lines of text below it."""
-        self._film.add(with_lines(side_by_side(self.show.images(), self.show.panels), lines))
+    def add(self, images: list[np.ndarray], lines: list[str]) -> None:
+        """What is seen now: the show's pictures, with lines of text below them."""
+        self._film.add(with_lines(side_by_side(images, self.show.panels), lines))
         frame, action, reward = self.show.moment
         self.frames.append(frame)
         self.actions.append(action)

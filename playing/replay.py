@@ -17,13 +17,13 @@ from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import people
 
 EPISODES = Path("media", "episodes")  # of a run: what was kept of play.py, a dataset each in folders of these names
-TRAIN, TEST, IMAGINATION = "train", "test", "imagination"
+TRAIN, IMAGINATION = "train", "imagination"
 
 
 def stored(logdir: Path, given: Sequence[Path], trained_on: Sequence[str]) -> list[Dataset]:
     """The datasets to look at: those that are given, or else what a run has kept of play.py and what it was trained on;
     UserError where there is none."""
-    own = [folder for name in (TRAIN, TEST, IMAGINATION) if ((folder := logdir / EPISODES / name) / MANIFEST).exists()]
+    own = [folder for name in (TRAIN, IMAGINATION) if ((folder := logdir / EPISODES / name) / MANIFEST).exists()]
     folders = list(given) or [*own, *(Path(name) for name in trained_on if (Path(name) / MANIFEST).exists())]
     if not folders:
         raise UserError(

@@ -132,6 +132,8 @@ class Window(Screen):
             self.orders.extend(ANSWERS[key] for key in sorted(self.held & ANSWERS.keys())[:1])
 
     def show(self, images: Sequence[np.ndarray], facts: dict[str, Any], header: dict[str, Any], status: Status) -> None:
+        if status.asking and not self.asking:
+            self.viewer.held.clear()  # a key that drives is no answer
         self.asking = bool(status.asking)
         own = [self.keys.help] if self.keys is not None and status.driver == HUMAN else []
         lines = [values_line(facts), *([values_line(header)] if status.header else [])]

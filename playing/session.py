@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreamdrive.driving.catalogue import HUMAN
 from dreamdrive.playing.pace import Pace
 from dreamdrive.playing.recording import Kept, Recording
@@ -107,11 +109,13 @@ class Session:
         """A step was taken."""
         now = time.monotonic()
         self._pace.taken()
-        if self._recording is not None:
-            self._recording.add([values_line(self.show.facts())])
         often = self.status.speed <= 1 or self.status.paused or now - self._shown >= 1 / FASTEST
-        if often or self.show.over:
-            self._draw()
+        drawn = often or self.show.over
+        images = self.show.images() if drawn or self._recording is not None else []
+        if self._recording is not None:
+            self._recording.add(images, [values_line(self.show.facts())])
+        if drawn:
+            self._draw(images)
         if self.show.over:
             self._over()
 
@@ -208,7 +212,7 @@ class Session:
 
     def _do_driver(self, name: str) -> None:
         names = list(self.show.drivers)
-        if not names:
+        if name not in (*names, "next") or not names:  # the page knew of an expert that there is not
             return
         self.show.driver = names[(names.index(self.show.driver) + 1) % len(names)] if name == "next" else name
         self._count_down()
@@ -231,14 +235,15 @@ class Session:
             self._end_recording()
         elif self.recordings is not None:
             self._recording = Recording(self.recordings, self.show)
-            self._recording.add([values_line(self.show.facts())])
+            self._recording.add(self.show.images(), [values_line(self.show.facts())])
 
     def _end_recording(self) -> None:
         if self._recording is not None:
             recording, self._recording = self._recording, None
             self.say(f"recorded {recording.close()}")
 
-    def _draw(self) -> None:
+    def _draw(self, images: list[np.ndarray] | None = None) -> None:
+        """Show how things are; `images`: the show's, where they are known."""
         show, status = self.show, self.status
         self._shown = time.monotonic()
         status.driver, status.drivers, status.number, status.episodes = (
@@ -250,4 +255,4 @@ class Session:
         status.step, status.length, status.over = show.steps, show.length, show.over
         status.recording = self._recording is not None
         status.slow = self._pace.managed()
-        self.screen.show(show.images(), show.facts(), show.header() if status.header else {}, status)
+        self.screen.show(images or show.images(), show.facts(), show.header() if status.header else {}, status)

@@ -68,9 +68,8 @@ class Show(ABC):
         """Steps of the episode, where one may go to any of them."""
         return None
 
-    def seek(self, step: int) -> None:
-        """Go to a step of the episode."""
-        raise NotImplementedError
+    def seek(self, step: int) -> None:  # noqa: B027  most are where they are
+        """Go to a step of the episode, where its `length` is known."""
 
     def close(self) -> None:  # noqa: B027  most have nothing to
         """Let go of what it holds."""

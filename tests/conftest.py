@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from dreamdrive.benchmarks.kills import own_actions_as_experts
+from dreamdrive.benchmarks.lesson import open_browser
 from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, TinyRun, call, user
+from dreamdrive.utils.errors import UserError
 
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
 # Ctrl-C to.
@@ -16,6 +18,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, for tests of pages, which are skipped where it cannot be had."""
+    try:
+        driver = open_browser()
+    except UserError as error:
+        pytest.skip(str(error))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,11 @@ def test_tab_goes_through_all_who_can_drive_and_a_world_without_expert_has_none(
     assert other.drivers == ["random", HUMAN]
 
 
+def test_a_driver_that_there_is_not_is_no_order(quick):
+    eyes, _ = looked_at(cartpole("random", 1), one_by_one((1, 0), [("driver", "nobody"), ("stop", None)]))
+    assert {driver for driver, *_ in eyes.seen} == {"random"}
+
+
 def test_speed_has_its_steps_and_a_machine_that_is_too_slow_is_told(quick, monkeypatch):
     monkeypatch.setattr("dreamdrive.playing.pace.WINDOW", 0.001)
     show = cartpole("random", 1)

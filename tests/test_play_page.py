@@ -12,33 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamdrive.benchmarks.lesson import open_browser, start, visit, wait
+from dreamdrive.benchmarks.lesson import start, visit, wait
+from dreamdrive.tests.pages import PRESS, SIZES
 from dreamdrive.tests.test_video import decode
 from dreamdrive.tests.vnc import vnc_desktop, wait_for
 
-pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
-from selenium.webdriver.support.select import Select  # noqa: E402  what may be missing
-
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-SIZES = {"desk": (1280, 720), "phone": (390, 844)}
-PRESS = "dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))"
-needs_chromium = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="the page's tests need chromium and chromium-driver: make test",
-)
 needs_vnc = pytest.mark.skipif(
     shutil.which("Xtigervnc") is None, reason="Xtigervnc is missing: apt-get install tigervnc-standalone-server"
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = open_browser()
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture
@@ -70,8 +53,9 @@ def picture(browser) -> str:
     return browser.execute_script("return document.getElementById('picture').toDataURL()")
 
 
-@needs_chromium
 def test_in_a_browser_one_watches_takes_over_records_and_stops(served, tmp_path):
+    from selenium.webdriver.support.select import Select  # which may be missing
+
     page = served("--env", "mountaincar", "--controller", "random", "--countdown", 0)
     wait(page, "lesson.now.step > 3")
     before = picture(page)
@@ -104,7 +88,6 @@ def test_in_a_browser_one_watches_takes_over_records_and_stops(served, tmp_path)
     assert len(decode(film)[1]) > 5
 
 
-@needs_chromium
 def test_what_is_to_be_kept_is_asked_in_the_page(served, tmp_path):
     page = served("--env", "cartpole", "--controller", "random", "-s")
     wait(page, "document.querySelector('#over button')")
@@ -114,7 +97,6 @@ def test_what_is_to_be_kept_is_asked_in_the_page(served, tmp_path):
     assert (tmp_path / "media/episodes/train/shard_00000.h5").exists()
 
 
-@needs_chromium
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_fits_and_the_dream_is_beside_the_simulator(served, browser, size, tmp_path):
     browser.set_window_size(*SIZES[size])

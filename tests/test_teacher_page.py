@@ -3,7 +3,6 @@ would."""
 
 import os
 import re
-import shutil
 import signal
 import time
 
@@ -11,28 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamdrive.benchmarks.lesson import EPISODES, TRIALS, open_browser, start, teach, visit, wait
+from dreamdrive.benchmarks.lesson import EPISODES, TRIALS, start, teach, visit, wait
+from dreamdrive.tests.pages import PRESS, SIZES
 from dreamdrive.tests.tiny_run import user
 from dreamdrive.utils.metrics import read_csv
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="the page's tests need chromium and chromium-driver: make test",
-)
-
-SIZES = {"desk": (1280, 720), "phone": (390, 844)}
-PRESS = "dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))"
 MOUNTAIN = ("--env", "mountaincar", "--countdown", 0)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = open_browser()
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture
@@ -63,6 +46,8 @@ def picture(browser) -> bytes:
 
 def keys(browser, held: str | None, *, up: bool = False) -> None:
     """A key of the keyboard itself, pressed or released."""
+    from selenium import webdriver  # which may be missing
+
     actions = webdriver.ActionChains(browser)
     code = getattr(webdriver.Keys, held)
     (actions.key_up(code) if up else actions.key_down(code)).perform()

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamdrive.benchmarks.lesson import open_browser
 from dreamdrive.benchmarks.web import Dreamt, given_actions, in_page, in_python, visit
 from dreamdrive.envs import keys
 from dreamdrive.models.actor import Actor, ActorConfig
@@ -22,19 +21,17 @@ from dreamdrive.models.tokens import FSQ, VQ, FSQConfig, VQConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.models.watcher import Watcher, WatcherConfig
 from dreamdrive.models.world_model import Starts
+from dreamdrive.tests.pages import PRESS, RELEASE
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.web import export
-
-pytest.importorskip("selenium.webdriver", reason="the page's tests need selenium: make setup")
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 SCALED = {"type": "box", "low": [-6.0, -1.0], "high": [6.0, 1.0], "scale": [2.0, 0.5], "center": [0.5, 0.0]}
 CHOICES = {"type": "discrete", "n": 3}
 STARTS, HIDDEN, STEPS = 5, 24, 20
 CLOSE = 1e-2
-DOWN, UP = (f"dispatchEvent(new KeyboardEvent('{kind}', {{ key: arguments[0] }}))" for kind in ("keydown", "keyup"))
 
 
 def lively(model):
@@ -110,13 +107,6 @@ def make_run(folder: Path, env, space, vision, memory, head) -> Path:
             checkpoint.save(place / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **kind, **more)
         parents = {**parents, stage: checkpoint.load_parent(folder, stage)["digest"]}
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver = open_browser()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +214,12 @@ def test_who_presses_a_key_takes_over_and_it_moves_the_picture(browser, made):
     pictures = {}
     for key, name in (("ArrowLeft", "left"), ("ArrowRight", "right")):
         browser.execute_script("page.temperature = 0; restart(0)")
-        browser.execute_script(DOWN, key)
+        browser.execute_script(PRESS, key)
         wait(browser, "dream.steps >= 12")
         assert browser.execute_script(f"return document.querySelector('kbd[data-key={name}]').className") == "down"
         assert not browser.execute_script("return page.agent") and browser.find_element("id", "who").text == "you drive"
         pictures[key] = np.array(browser.execute_script("return [...page.action, ...dream.frame()]"))
-        browser.execute_script(UP, key)
+        browser.execute_script(RELEASE, key)
         assert browser.execute_script("return document.querySelector('kbd.down')") is None
     left, right = pictures.values()
     assert left[0] < -0.9 and right[0] > 0.9 and np.abs(left[3:] - right[3:]).max() > 5
@@ -285,7 +275,7 @@ def test_a_paused_page_stands_still(browser, made):
     step = browser.execute_script("return page.steps")
     time.sleep(0.3)
     assert browser.execute_script("return page.steps") == step
-    browser.execute_script(DOWN, "p")
+    browser.execute_script(PRESS, "p")
     wait(browser, f"page.steps > {step}")
 
 
