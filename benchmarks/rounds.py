@@ -20,6 +20,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.report import circumstances, interval, scored, table, write_section
+from dreamdrive.learning.rounds import called
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.argument_types import positive
@@ -95,9 +96,9 @@ def learnt(folder: Path, args: argparse.Namespace) -> Learnt:
     if not chosen.exists():
         raise UserError(f"{chosen} is not there: give the --logdir of a `python train.py` that has ended")
     choice = json.loads(chosen.read_text())
-    names = [f"{number:02d}" for number in range(max(choice["rounds"]) + 1)]
-    rounds = [json.loads((folder / "rounds" / f"{name}.json").read_text()) for name in names]
-    best, last = (score(folder / "rounds" / name, args) for name in ("best", names[-1]))
+    number = max(int(name) for name in choice["rounds"] if name.isdecimal())
+    rounds = [json.loads((folder / "rounds" / f"{k:02d}.json").read_text()) for k in range(number + 1)]
+    best, last = (score(folder / "rounds" / name, args) for name in ("best", choice["rounds"][-1]))
     return Learnt(folder, rounds[0]["settings"]["seed"], rounds, choice, best, last)
 
 
@@ -126,7 +127,7 @@ def main() -> None:
     draw(found, image)
     rows = [
         [
-            f"seed {one.seed}, round {name}",
+            f"seed {one.seed}, {name}",
             f"{s['mean']:.1f} +- {s['std']:.1f}",
             interval(s["mean"], s["std"], s["episodes"]),
             *(f"{s[key]:.0f}" for key in ("min", "median")),
@@ -134,7 +135,10 @@ def main() -> None:
             f"{one.chosen['frames']:,}" if "last" not in name else "",
         ]
         for one in found
-        for name, s in ((f"{one.chosen['best']}, chosen", one.best), (f"{one.rounds[-1]['round']}, the last", one.last))
+        for name, s in (
+            (f"{called(one.chosen['best'])}, chosen", one.best),
+            (f"{called(one.chosen['rounds'][-1])}, the last", one.last),
+        )
     ]
     head = ["driver", "mean +- std", "95 % interval", "min", "median", "frames recorded", "for choosing"]
     text = (

@@ -24,6 +24,7 @@ from dreamdrive.utils.locks import locked
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
+LATENTS = "latents"  # folder of a run
 SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit
 
@@ -32,7 +33,7 @@ def cache_latents(
     logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset], device: torch.device
 ) -> None:
     """Encode every frame that is not in the cache yet, and remove what another V has left there."""
-    folder = make_folder(Path(logdir) / "latents")
+    folder = make_folder(Path(logdir) / LATENTS)
     with locked(folder, None):  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
         _complete(folder, vision, vae_digest, datasets, device)
 
@@ -51,7 +52,7 @@ def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[
 
 def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
     """Latents, actions, rewards and ends of all episodes, from a cache that `cache_latents` completed."""
-    folder = Path(logdir) / "latents"
+    folder = Path(logdir) / LATENTS
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in (*vision.stored, "action", "expert_action", "reward", "terminated")
     }

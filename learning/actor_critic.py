@@ -185,8 +185,12 @@ class ActorCritic:
         self.critic.load_state_dict(state["critic"])
         self.slow.load_state_dict(state["slow"])
         self.range = state.get("range", self.range).to(self.range.device)
-        rates = self.how.actor_rate, self.how.critic_rate
-        for optimizer, saved, rate in zip(self.optimizers, state["optimizers"], rates, strict=True):
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-            for group in optimizer.param_groups:  # it may be another than before
-                group["lr"] = rate
+        self.slow_down(1.0)  # rates may be others than before
+
+    def slow_down(self, share: float) -> None:
+        """Learn on at this share of the learning rates."""
+        for optimizer, rate in zip(self.optimizers, (self.how.actor_rate, self.how.critic_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = share * rate

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FEATURES = (*LATENT_FEATURES, DECODED)
 OF_WATCHERS = ("an actor that watches, with --features decoded", lambda args: args.features == DECODED)
+SETTLED_TO = 0.1  # of the learning rates, by the last update, with --settle
 ROW = 50  # updates between two rows of metrics.csv, from each of which a run resumes
 
 
@@ -26,7 +27,7 @@ class ActorSettings(Training):
     GROUPS: ClassVar[dict[str, str]] = {
         "actor": "features hidden layers memory burn_in init anchor",
         "dream": "dataset dreams horizon temperature early",
-        "learning": "updates discount mix spread penalty entropy actor_rate critic_rate",
+        "learning": "updates settle discount mix spread penalty entropy actor_rate critic_rate",
         "scores in the simulator": "evaluate_every selection_episodes max_workers",
         "run": "adopt display",
     }
@@ -59,6 +60,7 @@ class ActorSettings(Training):
         where=("an actor that begins as a clone, with --init", lambda args: args.init is not None),
     )
     updates: int = flag(4000, positive, f"learn up to this update, in rows of {ROW}; more than before resumes")
+    settle: int = flag(0, natural, "of them the last, over which the learning rates fall evenly to a tenth")
     dreams: int = flag(64, positive, "dreams of an update")
     horizon: int = flag(12, positive, "steps of a dream")
     temperature: float = flag(1.0, natural_float, "of the dream")
@@ -87,6 +89,11 @@ class ActorSettings(Training):
             raise UserError("an actor that watches cannot begin as a clone: leave --init or --features decoded away")
         if self.evaluate_every:
             require_seeds(self.seed, self.selection_episodes)
+
+    def share_left(self, updates: int) -> float:
+        """Of the learning rates, after so many updates."""
+        gone = 1 - (self.updates - updates) / self.settle if self.settle else 0.0
+        return 1 - (1 - SETTLED_TO) * min(max(gone, 0.0), 1.0)
 
     @property
     def how(self) -> "How":

@@ -138,6 +138,7 @@ class ActorRun:
         args, mean = self.args, Mean()
         rng = seed_everything(args.seed, STAGE, len(self.history) + 1)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
+        self.learner.slow_down(args.share_left(self.updates))
         for _ in range(ROW):
             mean.add(self._update(generator), 1)
             bar.update(1)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamdrive.data.latents import LATENTS
 from dreamdrive.data.manifest import MANIFEST, Manifest, read_manifest
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
@@ -29,6 +31,7 @@ from dreamdrive.utils.seeds import selection_seeds
 from dreamdrive.utils.settings import next_command
 
 STAGES = ("vae", "mdrnn", "ctrl")
+SETTLED = "settled"  # folder of the run after the last round, M and actor of which have settled
 RECENT = 3  # rounds whose episodes count twice when M and the actor learn
 
 
@@ -53,6 +56,8 @@ class Rounds:
             self.done.append(said)
             scores = "  ".join(f"{name} {np.mean(values):.1f}" for name, values in said["recorded"].items())
             print(f"round {number}: {said['frames']} frames  {scores}", flush=True)
+        if self.args.actor_settles:
+            self._settle()
         if self.args.rounds:
             Choice(self.args, self.folder, self.done).make()
             self._draw()
@@ -88,11 +93,34 @@ class Rounds:
             "round": number,
             "frames": sum(m.options.get(REPEAT, 1) * e.steps for m in manifests for e in m.episodes),
             "recorded": {kind: [e.score for e in manifest.episodes] for kind, manifest in recorded.items()},
-            "digests": {stage: checkpoint.load_parent(own, stage)["digest"] for stage in STAGES},
+            "digests": digests(own),
             "settings": self.args.settings(),
         }
         write_json(self.folder / f"{number:02d}.json", said)
         return said
+
+    def _settle(self) -> None:
+        """M and the actor learn on, from the last round's on and from the same episodes, in a run by itself, so that
+        more rounds can follow."""
+        folder, mark = self.folder / SETTLED, self.folder / f"{SETTLED}.json"
+        begun, now = digests(self._own(self.args.rounds)), digests(self.args.logdir)
+        if begun != now:
+            raise UserError(
+                f"{self.args.logdir} has learnt on since round {self.args.rounds}, from which M and the actor are to "
+                "settle: give the --rounds that it has, or --actor-settles 0"
+            )
+        if not mark.exists() or json.loads(mark.read_text()) != begun:
+            mark.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            keep_run(folder, self.args.logdir, ("best.tar", "checkpoint.tar"))
+            latents = make_folder(folder / LATENTS)
+            for path in (self.args.logdir / LATENTS).glob("*.h5"):
+                os.link(path, latents / path.name)
+            write_json(mark, begun)
+        print("M and the actor settle", flush=True)
+        memory, actor = self.args.settling(self.args.rounds, self._datasets(self.args.rounds), folder)
+        train_memory(memory)
+        train_actor(actor)
 
     def _own(self, number: int) -> Path:
         return self.folder / f"{number:02d}"
@@ -152,15 +180,16 @@ class Rounds:
 
 
 class Choice:
-    """Which round's driver is best: the last, and those whose undisturbed episodes in the round after theirs were the
-    best, drive the same tracks, which nothing was learnt on."""
+    """Which round's driver is best: the last, that which settled after it, and those whose undisturbed episodes in the
+    round after theirs were the best, drive the same tracks, which nothing was learnt on."""
 
     def __init__(self, args: RoundsSettings, folder: Path, done: list[dict]) -> None:
         """`done`: what is said of each round."""
         self.args, self.folder, self.frames = args, folder, done[-1]["frames"]
         scores = {said["round"] - 1: float(np.mean(said["recorded"]["clean"])) for said in done[1:]}
         best = sorted(scores, key=lambda number: -scores[number])[: args.candidates - 1]
-        self.candidates = sorted({*best, args.rounds})
+        self.candidates = [f"{number:02d}" for number in sorted({*best, args.rounds})]
+        self.candidates += [SETTLED] if args.actor_settles else []
 
     def make(self) -> None:
         """Write chosen.json and `best`."""
@@ -168,14 +197,14 @@ class Choice:
         said = json.loads(path.read_text()) if path.exists() else {}
         drawn = {"seed": args.seed, "episodes": args.selection_episodes, "rounds": self.candidates}
         if {name: said.get(name) for name in drawn} != drawn:
-            found = {str(number): self._drive(self.folder / f"{number:02d}") for number in self.candidates}
-            returns = {number: values for number, (values, _) in found.items()}
-            best = max(returns, key=lambda number: np.mean(returns[number]))
+            found = {name: self._drive(self.folder / name) for name in self.candidates}
+            returns = {name: values for name, (values, _) in found.items()}
+            best = max(returns, key=lambda name: np.mean(returns[name]))
             frames = sum(steps for _, steps in found.values())
-            said = {**drawn, "returns": returns, "frames": frames, "best": int(best)}
+            said = {**drawn, "returns": returns, "frames": frames, "best": best}
             write_json(path, said)
-        keep_run(self.folder / "best", self.folder / f"{said['best']:02d}")
-        means = ", ".join(f"round {number} {np.mean(values):.1f}" for number, values in said["returns"].items())
+        keep_run(self.folder / "best", self.folder / said["best"])
+        means = ", ".join(f"{called(name)} {np.mean(values):.1f}" for name, values in said["returns"].items())
         print(
             f"{self.frames} frames recorded, and {said['frames']} driven to choose between rounds: {means}; "
             f"next: {next_command('test_controller.py', '--logdir', self.folder / 'best')}"
@@ -190,18 +219,28 @@ class Choice:
         options = agent.world.get("options", {})
         with (
             Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
-            Bar(total=len(seeds), desc=f"round {own.name} on tracks for choosing", unit="episode") as bar,
+            Bar(total=len(seeds), desc=f"{called(own.name)} on tracks for choosing", unit="episode") as bar,
         ):
             return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps
 
 
-def keep_run(folder: Path, source: Path) -> None:
-    """Make `folder` a run by itself, of the checkpoints in the run `source`; they are links, since nobody writes into
-    a checkpoint."""
+def called(name: str) -> str:
+    """What a folder in rounds/ is called in messages."""
+    return f"round {int(name)}" if name.isdecimal() else name
+
+
+def digests(run: Path) -> dict[str, str]:
+    return {stage: checkpoint.load_parent(run, stage)["digest"] for stage in STAGES}
+
+
+def keep_run(folder: Path, source: Path, names: tuple[str, ...] = ("best.tar",)) -> None:
+    """Make `folder` a run by itself, of the checkpoints with these names in the run `source`; they are links, since
+    nobody writes into a checkpoint."""
     for stage in STAGES:
-        link = make_folder(folder / stage) / "best.tar"
-        link.unlink(missing_ok=True)
-        os.link(source / stage / "best.tar", link)
+        for name in names:
+            link = make_folder(folder / stage) / name
+            link.unlink(missing_ok=True)
+            os.link(source / stage / name, link)
 
 
 def write_json(path: Path, content: dict) -> None:

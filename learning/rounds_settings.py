@@ -1,7 +1,7 @@
 """What `train.py` can be told, and what it tells each stage in a round."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,13 +10,14 @@ from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
 from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import TOKENS
-from dreamdrive.utils.argument_types import natural, natural_float, positive, share
+from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.settings import WORKERS, RunFolder, flag
 
 VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
 FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
 ACTOR_RATE = 7e-4
+SETTLES = 2  # times as many updates of M as in a round in which V does not learn, after the last one
 SETTLING = 8  # rounds after which the actor's learning rate is half of what it was, and M's 0.7 of it
 
 
@@ -29,7 +30,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
         "vision_every vision_last vision_more vision_updates",
         "M": "core head members window memory_updates memory_more",
-        "actor": "actor_updates actor_more horizon temperature",
+        "actor": "actor_updates actor_more actor_settles horizon temperature discount",
         "run": "seed device max_workers",
     }
 
@@ -67,8 +68,15 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
     actor_updates: int = flag(500, positive, "of the actor in rounds in which V learns", fixed=True)
     actor_more: int = flag(350, positive, "of the actor in every other", fixed=True)
+    actor_settles: int = flag(
+        1800,
+        natural,
+        "updates of the actor after the last round, over which its learning rate falls to a tenth; before them M "
+        "learns on, too; 0: there is no more than rounds",
+    )
     horizon: int = flag(12, positive, "steps of a dream", fixed=True)
     temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)
+    discount: float = flag(ActorSettings.discount, positive_float, "gamma, of a step of the dream", fixed=True)
     selection_episodes: int = flag(16, positive, "that rounds are chosen by in the end")
     candidates: int = flag(4, positive, "rounds that are compared then: the last, and those that recorded best")
     seed: int = flag(0, natural, "decides everything random in the run")
@@ -142,6 +150,15 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             actor_rate=ACTOR_RATE * settled(number),
             updates=sum(self.updates(k)[1] for k in range(number + 1)),
             evaluate_every=0,
+        )
+
+    def settling(self, number: int, datasets: tuple[Path, ...], logdir: Path) -> tuple[MDRNNSettings, ActorSettings]:
+        """M and the actor in the run `logdir`, which goes on from round `number` on the same episodes."""
+        memory, actor = self.memory(number, datasets), self.actor(number)
+        more = {"epochs": memory.epochs + PARTS, "updates": SETTLES * self.memory_more // PARTS}
+        return (
+            replace(memory, logdir=logdir, **more),
+            replace(actor, logdir=logdir, updates=actor.updates + self.actor_settles, settle=self.actor_settles),
         )
 
 

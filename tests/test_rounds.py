@@ -17,6 +17,7 @@ TINY = (
     *("--env", "cartpole", "--repeat", 2, "--random", 10, "--episodes", 4, "--latent", 8, "--vision-epochs", 1),
     *("--vision-updates", 1),
     *("--memory-updates", 6, "--memory-more", 3, "--actor-updates", 50, "--actor-more", 50, "--horizon", 4),
+    *("--actor-settles", 100),
     *("--candidates", 2, "--selection-episodes", 2, "--max-workers", 1, "--device", "cpu"),
 )
 
@@ -78,14 +79,33 @@ def test_what_is_said_of_a_round_is_what_its_folder_holds(run):
 
 def test_the_best_of_the_rounds_that_recorded_best_and_the_last_is_chosen(run):
     chosen = said(run, "chosen.json")
-    assert len(chosen["rounds"]) == 2 and 2 in chosen["rounds"] and chosen["frames"] > 0
-    means = {number: sum(values) for number, values in chosen["returns"].items()}
-    assert max(means, key=means.__getitem__) == str(chosen["best"])
-    best, own = run / "rounds/best/ctrl/best.tar", run / f"rounds/{chosen['best']:02d}/ctrl/best.tar"
+    assert len(chosen["rounds"]) == 3 and chosen["rounds"][1:] == ["02", "settled"] and chosen["frames"] > 0
+    means = {name: sum(values) for name, values in chosen["returns"].items()}
+    assert max(means, key=means.__getitem__) == chosen["best"]
+    best, own = run / "rounds/best/ctrl/best.tar", run / f"rounds/{chosen['best']}/ctrl/best.tar"
     assert os.path.samefile(best, own)
     scored = call("test_controller", "--logdir", run / "rounds/best", "--episodes", 2, "--max-workers", 1)
     assert scored.returncode == 0 and "ctrl in the simulator" in scored.stdout
     assert (run / "rounds/curve.png").stat().st_size > 5000
+
+
+def test_m_and_the_actor_settle_after_the_last_round_beside_it(run):
+    """From what they were then, on the same episodes, in a run by itself; the rates fall."""
+    last, settled = run / "rounds/02", run / "rounds/settled"
+    assert said(run, "settled.json") == said(run, "02.json")["digests"]
+    assert checkpoint.load_parent(run, "ctrl")["digest"] == checkpoint.load_parent(last, "ctrl")["digest"]
+    assert checkpoint.load_parent(settled, "vae")["digest"] == checkpoint.load_parent(last, "vae")["digest"]
+    before, after = (checkpoint.load(folder / "mdrnn/checkpoint.tar", "mdrnn") for folder in (run, settled))
+    assert (before["epoch"], after["epoch"]) == (9, 12) and after["datasets"] == before["datasets"]
+    assert after["history"][-1]["learning_rate"] < before["history"][-1]["learning_rate"]
+    actor = checkpoint.load(settled / "ctrl/checkpoint.tar", "ctrl")
+    assert (
+        actor["updates"] == 250
+        and actor["history"][:3] == checkpoint.load(run / "ctrl/checkpoint.tar", "ctrl")["history"]
+    )
+    rates = [optimizer["param_groups"][0]["lr"] for optimizer in actor["learner"]["optimizers"]]
+    whole = RoundsSettings().actor(2).how
+    assert rates == pytest.approx([0.55 * whole.actor_rate, 0.55 * whole.critic_rate]), "of the last of two rows"
 
 
 @pytest.mark.slow
@@ -106,6 +126,11 @@ def test_a_run_in_pieces_is_the_same_to_the_byte(run, tmp_path):
     assert len(compared) > 40
     for path in compared:
         assert path.read_bytes() == (run / path.relative_to(whole)).read_bytes(), path
+
+
+def test_what_has_learnt_on_cannot_settle_from_an_earlier_round(run):
+    done = call("train", *TINY, "--rounds", 1, "--vision-every", 2, "--vision-more", 1, "--logdir", run)
+    assert "has learnt on since round 1, from which M and the actor are to settle" in complaint(done)
 
 
 def test_another_setting_is_refused(run):
