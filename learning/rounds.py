@@ -16,6 +16,7 @@ from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.recording import generate
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import REPEAT, official
+from dreamdrive.learning.cloning_inputs import clone
 from dreamdrive.learning.control import train_actor
 from dreamdrive.learning.memory import train_memory
 from dreamdrive.learning.rounds_settings import RoundsSettings
@@ -56,9 +57,9 @@ class Rounds:
             self.done.append(said)
             scores = "  ".join(f"{name} {np.mean(values):.1f}" for name, values in said["recorded"].items())
             print(f"round {number}: {said['frames']} frames  {scores}", flush=True)
-        if self.args.actor_settles:
-            self._settle()
         if self.args.rounds:
+            if self.args.actor_settles:
+                self._settle()
             Choice(self.args, self.folder, self.done).make()
             self._draw()
 
@@ -86,6 +87,8 @@ class Rounds:
             epochs = sum(self.args.epochs_of_vision(k, self._frames(k)) for k in learnt)
             train_vision(self.args.vision(epochs, tuple(dict.fromkeys(datasets))))
         train_memory(self.args.memory(number, datasets))
+        if self.args.clone and number == 0:
+            clone(self.args.cloning(own / "expert"))
         train_actor(self.args.actor(number))
         keep_run(own, self.args.logdir)
         manifests = [read_manifest(folder) for folder in dict.fromkeys(datasets)]

@@ -7,16 +7,19 @@ from typing import ClassVar
 
 from dreamdrive.envs import flags, world_class
 from dreamdrive.learning.actor_settings import ActorSettings
+from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
 from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import TOKENS
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import WORKERS, RunFolder, flag
 
 VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
 FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it, where nothing else lowers it
 ACTOR_RATE = 7e-4
+CLONES_WIDTH = 256
 SETTLES = 2  # times as many updates of M as in a round in which V does not learn, after the last one
 SETTLING = 8  # rounds after which the actor's learning rate is half of what it was, and M's 0.7 of it
 
@@ -30,7 +33,7 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
         "vision_every vision_last vision_more vision_updates",
         "M": "core head members window memory_updates memory_more",
-        "actor": "actor_updates actor_more actor_settles horizon temperature discount",
+        "actor": "clone anchor actor_updates actor_more actor_settles horizon temperature discount",
         "run": "seed device max_workers",
     }
 
@@ -66,6 +69,19 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
+    clone: int = flag(
+        0,
+        natural,
+        "epochs of a clone of the expert's episodes, as which the actor begins; 0: it begins as nothing",
+        fixed=True,
+    )
+    anchor: float = flag(
+        0.3,
+        natural_float,
+        "what it costs the actor in the first round to act otherwise than the clone of --clone does",
+        fixed=True,
+        where=("an actor that begins as a clone, with --clone", lambda args: bool(args.clone)),
+    )
     actor_updates: int = flag(500, positive, "of the actor in rounds in which V learns", fixed=True)
     actor_more: int = flag(350, positive, "of the actor in every other", fixed=True)
     actor_settles: int = flag(
@@ -86,6 +102,8 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     def check(self) -> None:
         super().check()
         self.check_world(self.env)
+        if self.clone and not self.expert:
+            raise UserError(f"--clone {self.clone} is of an expert's episodes, and --expert is 0: give how many")
 
     def settings(self) -> dict:
         """What may not change when rounds are added."""
@@ -143,10 +161,27 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
             mirror=self.mirrored,
         )
 
+    def cloning(self, dataset: Path) -> CloneSettings:
+        """Of the expert's episodes. It is scored by one of its own, which nothing hangs on."""
+        usual = {name: getattr(CloneSettings, name) for name in ("temperature", "horizon", "action_noise")}
+        return self.into(
+            CloneSettings,
+            dataset=(dataset,),
+            hidden=CLONES_WIDTH,
+            epochs=self.clone,
+            evaluate_every=self.clone,
+            n_samples=1,
+            **usual,
+        )
+
     def actor(self, number: int) -> ActorSettings:
+        """Later than in the first round there is no clone: V is another one."""
+        cloned = self.clone and not number
         return self.into(
             ActorSettings,
             adopt=True,
+            init=self.logdir / "bc" / "best.tar" if cloned else None,
+            anchor=self.anchor if cloned else 0.0,
             actor_rate=ACTOR_RATE * settled(number),
             updates=sum(self.updates(k)[1] for k in range(number + 1)),
             evaluate_every=0,

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,35 @@ def test_a_round_tells_each_stage_what_it_means_to_and_nothing_else():
         kind = type(told)
         others = {name for name, field in kind.flags().items() if getattr(told, name) != field.default}
         assert others == meant[kind], kind
+
+
+def test_a_clone_is_of_the_experts_episodes_and_not_chosen_between():
+    told = RoundsSettings(expert=2, clone=4, logdir=Path("run")).cloning(Path("experts"))
+    others = {name: getattr(told, name) for name, field in told.flags().items() if getattr(told, name) != field.default}
+    meant = {"dataset": (Path("experts"),), "hidden": 256, "epochs": 4, "evaluate_every": 4, "n_samples": 1}
+    assert others == {**meant, "logdir": Path("run")}
+
+
+@pytest.mark.slow
+def test_an_actor_begins_as_the_clone_of_an_expert(tmp_path):
+    flags = (*TINY, "--random", 2, "--expert", 3, "--clone", 2, "--rounds", 0, "--logdir", tmp_path / "run")
+    done = user("train.py", *flags)
+    clone = checkpoint.load(tmp_path / "run/bc/best.tar", "bc")
+    assert clone["epoch"] == 2 and clone["parents"] == digests(tmp_path / "run", ("vae", "mdrnn"))
+    assert f"the actor begins as {tmp_path / 'run/bc/best.tar'}" in done.stdout
+    assert said(tmp_path / "run", "00.json")["recorded"].keys() == {"random", "expert"}
+    again = user("train.py", *flags)
+    assert "the actor begins as" not in again.stdout, "nothing is done twice"
+
+
+def test_a_clone_needs_an_expert(tmp_path):
+    done = call("train", *TINY, "--clone", 2, "--logdir", tmp_path / "run")
+    assert "--clone 2 is of an expert's episodes, and --expert is 0" in complaint(done)
+    assert not (tmp_path / "run").exists()
+
+
+def digests(run: Path, stages: tuple[str, ...]) -> dict[str, str]:
+    return {stage: checkpoint.load_parent(run, stage)["digest"] for stage in stages}
 
 
 def test_a_round_records_with_the_driver_of_the_one_before(run):
