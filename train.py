@@ -3,10 +3,12 @@ the dream (the iterative procedure of Ha & Schmidhuber 2018, section 5, with the
 
     round 0     random episodes; V, M and the actor begin
     round 1 ..  the actor of the round before drives, undisturbed and disturbed; M and the actor learn on
-    at the end  the actors that drove best when they recorded drive tracks for choosing between them
+    at the end  M and the actor settle on the same episodes, at falling learning rates; that actor, the last round's
+                and those that drove best when they recorded drive tracks for choosing between them
 
 Writes  exp_dir/rounds/<NN>/            the round's datasets, and vae, mdrnn and ctrl as they were after it: a run
         exp_dir/rounds/<NN>.json        what the round did: settings, frames, scores, digests
+        exp_dir/rounds/settled/         the run after that
         exp_dir/rounds/best/            the run whose driver was chosen
         exp_dir/rounds/chosen.json      how
         exp_dir/vae, mdrnn, ctrl        as after the last round
