@@ -151,9 +151,9 @@ def report(clone: Clone, rows: list[tuple[str, str, float]]) -> str:
     lines += [[title, f"`{command}`", f"{seconds:.0f}", f"{ready + seconds:.0f}"] for title, command, seconds in rows]
     head = ["what there is to see", "command", "seconds", "seconds since `git clone`"]
     return (
-        f"{table(head, lines)}\n\nOnce each. The packages of `make setup` came from a mirror near by. Pages were opened "
-        "in a browser that was running; of `make demo`, the times are those of its files. Measured by `python -m "
-        f"benchmarks.first_pictures` on: {circumstances()}"
+        f"{table(head, lines)}\n\nOnce each. The packages of `make setup` came from a mirror near by. Pages were opened"
+        " in a browser that was running; the times of what `make demo` made are its files'. Measured by "
+        f"`python -m benchmarks.first_pictures` on: {circumstances()}"
     )
 
 
