@@ -16,7 +16,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ DEMO = {
     "the clone's score": LOGDIR / "scores/bc-carracing-simulator.json",
 }
 BEGUN = DATA / ".lock"  # the first file of a demo, some seconds after its begin
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is to see, by which command, and the seconds that took; before them others may have been needed."""
+
+    title: str
+    command: str
+    seconds: float
+    before: float = 0.0
 
 
 class Clone:
@@ -123,36 +134,40 @@ def shown(browser: Any, page: Path) -> None:
         browser.get(page.as_uri())
 
 
-def of_shipped_run(browser: Any, clone: Clone) -> list[tuple[str, str, float]]:
-    """What there is to see without training: what it is, the command, and its seconds."""
+def of_shipped_run(browser: Any, clone: Clone) -> list[Seen]:
+    """What there is to see without training."""
     rows = []
     for title, flag in PLAYED.items():
-        rows.append((title, f"python play.py --logdir carracing --browser {flag}", played(browser, clone, flag)))
+        command = f"python play.py --logdir carracing --browser {flag}"
+        rows.append(Seen(title, command, played(browser, clone, flag)))
     for title, (command, page) in TYPED.items():
+        needed = sum(row.seconds for row in rows if RECORDED in row.command and RECORDED in command)
         seconds = timed(partial(clone.type, command))
         if page:
             seconds += timed(partial(shown, browser, clone.folder / page))
-        rows.append((title, command, seconds))
+        rows.append(Seen(title, command, seconds, needed))
     return rows
 
 
-def of_demo(made: Path, began: float) -> list[tuple[str, str, float]]:
-    """The same of what `make demo` made in a folder, begun at that time."""
+def of_demo(made: Path, began: float) -> list[Seen]:
+    """What `make demo`, begun at that time, has made in a folder."""
     missing = [str(path) for path in DEMO.values() if not (made / path).exists()]
     if missing:
         raise UserError(f"{made} lacks {', '.join(missing)}: run `make demo` there first")
-    return [(title, "make demo", (made / path).stat().st_mtime - began) for title, path in DEMO.items()]
+    return [Seen(title, "make demo", (made / path).stat().st_mtime - began) for title, path in DEMO.items()]
 
 
-def report(clone: Clone, rows: list[tuple[str, str, float]]) -> str:
-    """The section."""
-    ready = sum(clone.seconds.values())
-    lines = [["", f"`{name}`", f"{seconds:.0f}", ""] for name, seconds in clone.seconds.items()]
-    lines += [[title, f"`{command}`", f"{seconds:.0f}", f"{ready + seconds:.0f}"] for title, command, seconds in rows]
-    head = ["what there is to see", "command", "seconds", "seconds since `git clone`"]
+def report(steps: dict[str, float], rows: Sequence[Seen]) -> str:
+    """The section, of the seconds that clone and set-up took and of what there is to see then."""
+    ready = sum(steps.values())
+    lines = [[f"`{name}`", f"{seconds:.0f}", ""] for name, seconds in steps.items()]
+    for row in rows:
+        since = ready + row.before + row.seconds
+        lines.append([f"{row.title}: `{row.command}`", f"{row.seconds:.0f}", f"{since:.0f}"])
+    head = ["what there is to see, and the command", "its seconds", "seconds since `git clone`"]
     return (
-        f"{table(head, lines)}\n\nOnce each. The packages of `make setup` came from a mirror near by. Pages were opened"
-        " in a browser that was running; the times of what `make demo` made are its files'. Measured by "
+        f"{table(head, lines)}\n\nEach once, first after `make setup`, whose packages came from a mirror near by. Pages "
+        "were opened in a browser that was running; the times of what `make demo` made are its files'. Measured by "
         f"`python -m benchmarks.first_pictures` on: {circumstances()}"
     )
 
@@ -177,7 +192,7 @@ def main() -> None:
             began = (args.made / BEGUN).stat().st_mtime if args.made else time.time()
             if not args.made:
                 call("make demo", clone.folder)
-            text = report(clone, rows + of_demo(args.made or clone.folder, began))
+            text = report(clone.seconds, rows + of_demo(args.made or clone.folder, began))
     finally:
         browser.quit()
     print(text)
