@@ -166,9 +166,9 @@ def report(steps: dict[str, float], rows: Sequence[Seen]) -> str:
         lines.append([f"{row.title}: `{row.command}`", f"{row.seconds:.0f}", f"{since:.0f}"])
     head = ["what there is to see, and the command", "its seconds", "seconds since `git clone`"]
     return (
-        f"{table(head, lines)}\n\nEach once, first after `make setup`, whose packages came from a mirror near by. Pages "
-        "were opened in a browser that was running; the times of what `make demo` made are its files'. Measured by "
-        f"`python -m benchmarks.first_pictures` on: {circumstances()}"
+        f"{table(head, lines)}\n\nEach once, first after `make setup`, whose packages came from a mirror near by. "
+        "Pages were opened in a browser that was running; the times of what `make demo` made are its files'. Measured "
+        f"by `python -m benchmarks.first_pictures` on: {circumstances()}"
     )
 
 
