@@ -60,6 +60,9 @@ DEMO = {
 }
 BEGUN = DATA / ".lock"  # the first file of a demo, some seconds after its begin
 
+THEN = "What `make demo` made has the times of its files."
+EARLIER = "What `make demo` made has the times of its files, since the first of them, in another clone at another time."
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -157,8 +160,8 @@ def of_demo(made: Path, began: float) -> list[Seen]:
     return [Seen(title, "make demo", (made / path).stat().st_mtime - began) for title, path in DEMO.items()]
 
 
-def report(steps: dict[str, float], rows: Sequence[Seen]) -> str:
-    """The section, of the seconds that clone and set-up took and of what there is to see then."""
+def report(steps: dict[str, float], rows: Sequence[Seen], demo: str) -> str:
+    """The section, of the seconds that clone and set-up took, of what there is to see then, and whence a demo's are."""
     ready = sum(steps.values())
     lines = [[f"`{name}`", f"{seconds:.0f}", ""] for name, seconds in steps.items()]
     for row in rows:
@@ -166,9 +169,9 @@ def report(steps: dict[str, float], rows: Sequence[Seen]) -> str:
         lines.append([f"{row.title}: `{row.command}`", f"{row.seconds:.0f}", f"{since:.0f}"])
     head = ["what there is to see, and the command", "its seconds", "seconds since `git clone`"]
     return (
-        f"{table(head, lines)}\n\nEach once, first after `make setup`, whose packages came from a mirror near by. "
-        "Pages were opened in a browser that was running; the times of what `make demo` made are its files'. Measured "
-        f"by `python -m benchmarks.first_pictures` on: {circumstances()}"
+        f"{table(head, lines)}\n\nEach once, first after `make setup`; cloned from the same disk, packages from a "
+        f"mirror near by, pages opened in a browser that was running. {demo} Measured by "
+        f"`python -m benchmarks.first_pictures` on: {circumstances()}"
     )
 
 
@@ -192,7 +195,9 @@ def main() -> None:
             began = (args.made / BEGUN).stat().st_mtime if args.made else time.time()
             if not args.made:
                 call("make demo", clone.folder)
-            text = report(clone.seconds, rows + of_demo(args.made or clone.folder, began))
+            text = report(
+                clone.seconds, rows + of_demo(args.made or clone.folder, began), EARLIER if args.made else THEN
+            )
     finally:
         browser.quit()
     print(text)

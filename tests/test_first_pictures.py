@@ -53,7 +53,7 @@ def test_each_command_is_typed_in_the_clone_and_pages_are_opened(monkeypatch, tm
 
 def test_the_table_counts_what_was_needed_before():
     rows = [Seen("a film", "a b", 3.0), Seen("a page", "c", 4.0, before=10.0)]
-    text = report({"git clone": 1.0, "make setup": 80.0}, rows)
+    text = report({"git clone": 1.0, "make setup": 80.0}, rows, "The demo's.")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     assert lines[3] == ["`make setup`", "80", ""] and lines[4] == ["a film: `a b`", "3", "84"]
-    assert lines[5] == ["a page: `c`", "4", "95"]
+    assert lines[5] == ["a page: `c`", "4", "95"] and "The demo's. Measured by" in text
