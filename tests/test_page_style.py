@@ -34,6 +34,12 @@ def test_pages_have_it_before_their_own_and_know_every_colour_they_use(name):
     assert set(re.findall(r"var\(--(\w+)\)", whole)) <= set(re.findall(r"--(\w+):", whole))
 
 
+def test_whoever_reads_a_page_or_sheet_puts_into_it_what_it_shares():
+    texts = {path: path.read_text() for path in ROOT.glob("[a-z]*/*.py") if path.parent.name != "tests"}
+    readers = {path.parent.name: text for path, text in texts.items() if re.search(r'"(page\.html|style\.css)"', text)}
+    assert set(readers) == {"pages", "teacher", "web"} and all("styled(" in text for text in readers.values())
+
+
 def test_a_page_is_one_file():
     made = page("a page").decode()
     assert made.count("--card: #fff") == 1 and "stylesheet" not in made and "@import" not in made
