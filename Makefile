@@ -5,6 +5,7 @@
 # make extra   setup, and the packages of --track mlflow and --track wandb
 # make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
+# make docs    setup, and docs/ as a site in build/site; make docs-serve shows it on http://127.0.0.1:8000 while it is edited
 #
 # GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
 # PYTHON=/path/to/python3.11          another interpreter
@@ -16,7 +17,7 @@ DONE := .venv/.complete
 EXTRA := .venv/.extra
 BROWSER := .venv/.browser
 
-.PHONY: setup extra demo demo-nocturne reproduce test lint
+.PHONY: setup extra demo demo-nocturne reproduce test lint docs docs-serve
 
 setup: $(DONE)
 
@@ -50,3 +51,10 @@ lint: setup
 	.venv/bin/ruff format --check .
 	@mkdir -p .venv/src && ln -sfn "$(CURDIR)" .venv/src/dreamdrive
 	.venv/bin/python -m mypy
+
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1  # news of its makers
+docs: setup
+	.venv/bin/mkdocs build --strict
+
+docs-serve: setup
+	.venv/bin/mkdocs serve

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dreamdrive import envs
-from dreamdrive.driving.agent import Head, load_agent
+from dreamdrive.driving.agent import Head, in_dreams, load_agent
 from dreamdrive.envs.dream import Dream, DreamWorld
 from dreamdrive.models.world_model import WorldModel, load_world_model
 from dreamdrive.utils import checkpoint, runs
@@ -166,11 +166,13 @@ class Run:
             self.folder, num, self.device, restart=False, observation="latent", model=self.model, **options
         )
 
-    def agent(self, controller: str | None = None) -> Head:
+    def agent(self, controller: str | None = None, dreams: DreamWorld | None = None) -> Head:
         """The trained driver of this run, to be given to `drive`: its evolved ("ctrl") or its cloned ("bc")
-        controller; by default the evolved one, if there is one."""
+        controller; by default the evolved one, if there is one. It sees frames; where `dreams` of this run are given,
+        it drives in these."""
         there = [name for name in CONTROLLERS if checkpoint.path(self.folder, name).exists()]
-        return load_agent(self.folder, controller or (there or CONTROLLERS)[0], self.device)
+        agent = load_agent(self.folder, controller or (there or CONTROLLERS)[0], self.device)
+        return agent if dreams is None else in_dreams(agent.controller, dreams)
 
     def simulator(self, num: int = 1, **options: Any) -> envs.World:
         """`num` copies of the simulator the run was trained for; `options` as of `make`."""

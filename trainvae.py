@@ -5,6 +5,7 @@ Writes  exp_dir/vae/best.tar         lowest validation loss, for the next stages
         exp_dir/vae/checkpoint.tar   to resume from: run the same command again
         exp_dir/vae/metrics.csv, loss.png, samples/epoch_NNN.png, args.json
         exp_dir/vae/lost.png         of what changes from a step to the next, what V loses most
+        exp_dir/media/reconstructions/held-out.mp4    an episode it was not trained on, and what V makes of it
         exp_dir/latents/             posterior of every frame of the datasets
 
     python trainvae.py --dataset datasets/carracing --epochs 20

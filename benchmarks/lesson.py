@@ -98,16 +98,20 @@ def open_browser() -> Any:
 
 
 def start(
-    logdir: Path, *options, script: tuple[str, ...] = ("trainbc.py", "--teacher")
+    logdir: Path,
+    *options,
+    script: tuple[str, ...] = ("trainbc.py", "--teacher"),
+    python: str = sys.executable,
+    project: Path = ROOT,
 ) -> tuple[subprocess.Popen, str]:
     """A lesson as a user would start it, or what another script serves, and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, *script, "--port", str(port), "--logdir", str(logdir), *map(str, options)]
+    command = [python, *script, "--port", str(port), "--logdir", str(logdir), *map(str, options)]
     lesson = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=project,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -35,11 +35,13 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
-from dreamdrive.utils.video import representatives, save_png, strip
+from dreamdrive.utils.video import VideoWriter, people, representatives, save_png, side_by_side, strip
 
 STAGE = 2
 BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
 SAMPLES, CANDIDATES = 10, 256  # frames that are drawn, and those that they stand for
+RECONSTRUCTION = Path("media", "reconstructions", "held-out.mp4")  # of a run
+FILMED = 300  # steps at most
 VALIDATION_FRAMES = 10_000  # at most, and the same ones in every epoch
 LITTLE = 0.4  # of what changes, below which it is said what helps
 # flags that let V keep more, as they may be given, and whether they are
@@ -116,6 +118,17 @@ def save_samples(model: Vision, frames: torch.Tensor, path: Path) -> None:
             ]
         ),
     )
+
+
+@torch.inference_mode()
+def film(model: Vision, datasets: Sequence[Dataset], path: Path) -> None:
+    """How the first episode for validation begins, and beside it what V makes of that."""
+    dataset, entry = next((d, e) for d in datasets for e in d.episodes if e.split == "val")
+    frames = torch.from_numpy(dataset.frames(entry.index, end=min(FILMED, entry.steps) + 1))
+    made = model.frames(model.z(model.latents(frames.to(next(model.parameters()).device)))).cpu()
+    with VideoWriter(path, 1 / dataset.manifest.dt) as video:
+        for pair in zip(frames.numpy(), made.numpy(), strict=True):
+            video.add(side_by_side([people(frame) for frame in pair], ("what was recorded", "what V makes of it")))
 
 
 def weights(args: VAESettings, datasets: Sequence[Dataset], model: Vision) -> Weights:
@@ -223,6 +236,8 @@ def train_vision(args: VAESettings) -> dict:
         best = checkpoint.load_parent(args.logdir, "vae")
         model.load_state_dict(best["model"])
         say_what_is_kept(args, model.eval(), Pairs.of(datasets))
+        if not args.nosamples:
+            film(model, datasets, args.logdir / RECONSTRUCTION)
         cache_latents(args.logdir, model, best["digest"], datasets, where)
     return best
 

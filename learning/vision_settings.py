@@ -127,7 +127,7 @@ class VAESettings(Fitting):
     batch_size: int = flag(64, positive, "frames")
     learning_rate: float = flag(1e-3, learning_rate, f"Adam's; halved after {HALVED_AFTER} epochs without progress")
     patience: int = flag(8, positive, "stop after so many epochs without progress")
-    nosamples: bool = flag(False, help="do not write samples/epoch_NNN.png")
+    nosamples: bool = flag(False, help="write neither samples/epoch_NNN.png nor the film of a held-out episode")
 
     def check(self) -> None:
         super().check()

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from dreamdrive import __version__
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.page_style import styled
 
 HERE = Path(__file__).parent
 VOID = ("br", "img", "input", "link", "meta")
@@ -54,7 +55,7 @@ def page(title: str, *content: Any, script: str = "") -> bytes:
         tag("meta", name="generator", content=GENERATOR),
         tag("title", title),
         tag("link", rel="icon", href="data:,"),
-        tag("style", Html(HERE.joinpath("style.css").read_text())),
+        tag("style", Html(styled(HERE.joinpath("style.css").read_text()))),
     ]
     body = [tag("main", *content), tag("footer", f"written by {GENERATOR}")]
     body += [tag("script", Html(script))] if script else []

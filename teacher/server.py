@@ -35,6 +35,7 @@ from PIL import Image
 from dreamdrive.teacher.session import SPEEDS, Held
 from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.page_style import styled
 from dreamdrive.utils.video import people
 
 PAGE = Path(__file__).with_name("page.html")
@@ -125,7 +126,7 @@ class Server:
         self._status: dict = {}
         self._picture: bytes | None = None  # the last one, for those who come while nothing moves
         self._loop: asyncio.AbstractEventLoop | None = None
-        page = PAGE.read_text()
+        page = styled(PAGE.read_text())
         self._page, self._policy = page, content_policy(page)
 
     @property

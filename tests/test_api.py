@@ -123,3 +123,16 @@ def test_what_a_run_lacks_is_told_in_one_sentence(run, tmp_path, monkeypatch):
         run.dream(torch.zeros(2, 3))
     with pytest.raises(dreamdrive.UserError, match="for 4 dreams and there are 3 starts"):
         run.dream(torch.zeros(4, 2, 3), run.starts(3))
+
+
+def test_an_agent_of_dreams_chooses_by_their_own_latents(run):
+    dreams = run.dreams(3, horizon=4)
+    agent, moments = run.agent("bc", dreams), []
+    for moment in dreamdrive.drive(dreams, agent, seeds=[0, 1, 2]):
+        moments.append(moment)
+    assert len(moments) == 5 and moments[-1].steps == 4
+    assert torch.equal(moments[0].obs, run.starts(3, seed=[0, 1, 2]).z)
+    dreams.reset([0, 1, 2])
+    agent.reset(3)
+    chosen = agent.act(dreams.dream.z)
+    assert torch.allclose(chosen, moments[1].action) and not torch.allclose(chosen[0], chosen[1])

@@ -147,6 +147,8 @@ def test_the_wheel_holds_the_package_and_the_pretrained_runs(wheel):
             "__main__.py",
             "data/shards.py",
             "teacher/page.html",
+            "utils/look.css",
+            "utils/driving.css",
             "web/dream.js",
             "web/page.js",
             "web/page.html",

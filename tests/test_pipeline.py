@@ -457,6 +457,7 @@ def test_all_stages_run_on_carracing(tmp_path):
     user("trainbc.py", *TINY["trainbc"], "--logdir", logdir, "--hidden", 16, "--epochs", 1)
     assert (
         not (logdir / "vae" / "samples").exists()
+        and not (logdir / "media").exists()
         and len(parameter_vector(load_agent(logdir).controller)) == (8 + 16) * 3 + 3
     )
     done = user(

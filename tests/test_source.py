@@ -12,6 +12,7 @@ def test_a_run_keeps_the_code_of_now_and_that_of_before(tmp_path, monkeypatch):
     assert keep_source(tmp_path) == first == source_digest() == kept_digest(tmp_path / NAME)
     with zipfile.ZipFile(tmp_path / NAME) as archive:
         assert archive.read("dreamdrive/trainvae.py") == (ROOT / "trainvae.py").read_bytes()
+        assert {"dreamdrive/utils/look.css", "dreamdrive/web/dream.js"} <= set(archive.namelist()), "pages need these"
         assert not [name for name in archive.namelist() if "/tests/" in name or "/." in name]
     assert [path.name for path in tmp_path.iterdir()] == [NAME], "the same code is kept once"
 

@@ -15,7 +15,7 @@ from dreamdrive.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "source.zip"
-ENDS = (".py", ".html", ".toml", ".txt")
+ENDS = (".py", ".html", ".css", ".js", ".toml", ".txt")
 LEFT = ("tests", "benchmarks")  # not what makes a run
 SHORT = 12  # digits of a digest in a name
 THEN = (1980, 1, 1, 0, 0, 0)  # the same code gives the same bytes

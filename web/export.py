@@ -33,6 +33,7 @@ from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
 from dreamdrive.utils.keys import PACE, ChoiceKeys, Keys, NumberKeys
+from dreamdrive.utils.page_style import styled
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, flag
 from dreamdrive.utils.spaces import ActionSpace
@@ -181,7 +182,7 @@ def page(told: dict[str, Any]) -> str:
         raise UserError(
             f"the checkpoints of {told['run']} say numbers that are not finite, e.g. of their world's dt: train it anew"
         ) from None
-    made = (HERE / "page.html").read_text()
+    made = styled((HERE / "page.html").read_text())
     script = '"use strict";\n' + "".join((HERE / name).read_text() for name in ("dream.js", "page.js"))
     made = made.replace("<!-- script -->", f"<script>\n{script}</script>")
     policy = f"{own_only(made, WEBASSEMBLY)}; img-src data:"
