@@ -104,8 +104,6 @@ class Screen(ABC):
 class Window(Screen):
     """A window, and the keys of whoever sits in front of it."""
 
-    present = True
-
     def __init__(self, title: str, panels: Sequence[str], keys: Keys | None, sought: bool) -> None:
         self.keys, self.orders = keys, deque()
         self.given = {**ORDERS, **(SEEKING if sought else {})}
@@ -122,6 +120,10 @@ class Window(Screen):
     @property
     def held(self) -> Set[str]:  # type: ignore[override]
         return self.viewer.held
+
+    @property
+    def present(self) -> bool:  # type: ignore[override]
+        return self.viewer.desktop is None or not self.viewer.desktop.awaited
 
     def look(self) -> None:
         self.viewer.events()

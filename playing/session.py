@@ -143,6 +143,8 @@ class Session:
                         return "stop"
             now = time.monotonic()
             if self._counted is not None:
+                if not self.screen.present:  # it is for whoever is to drive
+                    self._counted = now + self.countdown
                 count = max(0, math.ceil(self._counted - now))
                 if now >= self._counted:
                     self._counted = None

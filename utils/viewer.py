@@ -38,9 +38,10 @@ class Viewer:
         commands: Mapping[str, str] | None = None,
         size: tuple[int, int] = (1280, 560),
     ):
-        message = open_display()
-        if message:
-            print(message, flush=True)
+        opened = open_display(size)
+        if opened.message:
+            print(opened.message, flush=True)
+        self.desktop = opened.desktop
         import pyglet
 
         if pyglet.options["headless"]:
