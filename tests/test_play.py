@@ -138,6 +138,21 @@ def test_a_person_takes_over_after_a_count_down_and_drives_by_held_keys(quick):
     assert len(set(actions)) == 1 and "right" in actions[0]
 
 
+def test_the_count_down_is_for_somebody_who_is_there(quick):
+    show, eyes, counts = cartpole(HUMAN, 1), Eyes(), []
+    eyes.present = False
+
+    def look() -> None:
+        counts.append(eyes.status.count)
+        eyes.present = len(counts) > 20
+        if eyes.seen[-1][1] == 2:
+            eyes.orders.append(("stop", None))
+
+    eyes.look = look  # type: ignore[method-assign]
+    Session(show, eyes, countdown=0.1).run()
+    assert all(counts[1:20]) and counts[-1] == 0, "it has begun anew until there was somebody"
+
+
 def test_tab_goes_through_all_who_can_drive_and_a_world_without_expert_has_none(quick):
     show = cartpole("random", 1)
     show.begin(0)

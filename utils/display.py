@@ -112,9 +112,9 @@ def open_desktop(size: tuple[int, int], why: str) -> Opened:
         raise vnc.Unavailable("Xtigervnc was started but does not answer")
     port = desktop.port
     return Opened(
-        f"{why}: the window is on a VNC desktop, port {port} of this machine, password {desktop.password}; it begins when "
-        f"somebody looks, or in {vnc.PATIENCE:g} s\n"
-        f"to look: `ssh -L {port}:localhost:{port} ...` on your own machine, and a VNC viewer at localhost:{port}",
+        f"{why}: the window is on a VNC desktop, port {port} of this machine, password {desktop.password}\n"
+        f"to look: `ssh -L {port}:localhost:{port} ...` on your machine, a VNC viewer at localhost:{port}; it begins "
+        f"then, or in {vnc.PATIENCE:g} s",
         desktop,
     )
 

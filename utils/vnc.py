@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 PACKAGES = "tigervnc-standalone-server tigervnc-tools"
 PORTS = range(5901, 5931)  # where a VNC viewer expects a desktop
@@ -44,7 +45,7 @@ class Desktop:
         self.port, self.password = port, password
         obscured = subprocess.run([tool, "-f"], input=f"{password}\n".encode(), capture_output=True)
         if obscured.returncode or not obscured.stdout:
-            raise Unavailable(f"{tool} failed (status {obscured.returncode})")
+            raise Unavailable(f"{Path(tool).name} failed (status {obscured.returncode})")
         secret, key = memory("password", obscured.stdout), memory("key", x_key())
         try:
             self._start(size, secret, key)
@@ -100,7 +101,9 @@ class Desktop:
             self._server.kill()
             self._server.communicate()
             return f"no answer in {START:g} s"
-        lines = [line for text in said.decode(errors="replace").splitlines() if (line := text.removeprefix("(EE)").strip())]
+        lines = [
+            line for text in said.decode(errors="replace").splitlines() if (line := text.removeprefix("(EE)").strip())
+        ]
         return lines[-1] if lines else f"status {self._server.returncode}"
 
     def _listen(self) -> None:
