@@ -84,10 +84,12 @@ class Screen(ABC):
     """What a session needs.
 
     Attributes:
+        panels: names of the pictures, which may change with them
         orders: those that were given and are not yet carried out, as (what, value)
         held: keys that are held        present: whether somebody is there
     """
 
+    panels: Sequence[str]
     orders: deque[tuple[str, Any]]
     held: Set[str]
     present: bool
@@ -105,7 +107,7 @@ class Window(Screen):
     """A window, and the keys of whoever sits in front of it."""
 
     def __init__(self, title: str, panels: Sequence[str], keys: Keys | None, sought: bool) -> None:
-        self.keys, self.orders = keys, deque()
+        self.panels, self.keys, self.orders = panels, keys, deque()
         self.given = {**ORDERS, **(SEEKING if sought else {})}
         self.help = HELP + ("    arrows: seek" if sought else "    Tab: driver")
         self.viewer = Viewer(title, panels, {key: key for key in self.given})
@@ -139,4 +141,5 @@ class Window(Screen):
         self.asking = bool(status.asking)
         own = [self.keys.help] if self.keys is not None and status.driver == HUMAN else []
         lines = [values_line(facts), *([values_line(header)] if status.header else [])]
+        self.viewer.panels = list(self.panels)
         self.viewer.show(images, [*lines, "    ".join([*own, *status.words]), self.help])

@@ -257,4 +257,5 @@ class Session:
         status.step, status.length, status.over = show.steps, show.length, show.over
         status.recording = self._recording is not None
         status.slow = self._pace.managed()
+        self.screen.panels = show.panels
         self.screen.show(images or show.images(), show.facts(), show.header() if status.header else {}, status)
