@@ -215,7 +215,7 @@ class Drive(Show):
         if self.learnt is not None and (seen := self._latents()) is not None:
             known |= {"value": float(self.learnt.value(*seen))}
         if self.beside is not None:
-            known |= {"apart": self.beside.ended or f"{self.beside.apart(self.frame):.3f}"}
+            known |= {"apart": "-" if self.beside.ended else f"{self.beside.apart(self.frame):.3f}"}
         return known
 
     @property

@@ -109,7 +109,7 @@ class Window(Screen):
     def __init__(self, title: str, panels: Sequence[str], keys: Keys | None, sought: bool) -> None:
         self.panels, self.keys, self.orders = panels, keys, deque()
         self.given = {**ORDERS, **(SEEKING if sought else {})}
-        self.help = HELP + ("    arrows: seek" if sought else "    Tab: driver")
+        self.help = HELP + ("    arrows, slider: seek" if sought else "    Tab: driver")
         self.viewer = Viewer(title, panels, {key: key for key in self.given})
         self.asking = False
 
@@ -132,6 +132,8 @@ class Window(Screen):
         while self.viewer.orders:
             key = self.viewer.orders.popleft()
             self.orders.append((STOP, None) if key == STOP else self.given[key])
+        if (share := self.viewer.slider.take()) is not None:
+            self.orders.append(("seek", share))
         if self.asking:
             self.orders.extend(ANSWERS[key] for key in sorted(self.held & ANSWERS.keys())[:1])
 
@@ -142,4 +144,5 @@ class Window(Screen):
         own = [self.keys.help] if self.keys is not None and status.driver == HUMAN else []
         lines = [values_line(facts), *([values_line(header)] if status.header else [])]
         self.viewer.panels = list(self.panels)
-        self.viewer.show(images, [*lines, "    ".join([*own, *status.words]), self.help])
+        place = status.step / max(1, status.length) if status.length is not None else None
+        self.viewer.show(images, [*lines, "    ".join([*own, *status.words]), self.help], place)

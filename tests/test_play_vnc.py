@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dreamdrive.tests.test_render import without_display
 from dreamdrive.tests.test_vnc import servers
+from dreamdrive.tests.tiny_run import write_dataset
 from dreamdrive.tests.vnc import Desktop, wait_for
 from dreamdrive.utils import vnc
+from dreamdrive.utils.slider import HEIGHT, KNOB, ends
+from dreamdrive.utils.video import FOREGROUND, GAP, line_height
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
@@ -51,6 +56,18 @@ def on_a_server(tmp_path: Path, *command) -> Iterator[tuple[subprocess.Popen, De
         script.wait()
 
 
+def lit(desktop: Desktop, folder: Path) -> np.ndarray:
+    """What is seen once the window is there, uint8 (h, w, 3)."""
+    seen: list[np.ndarray] = []
+
+    def bright() -> bool:
+        seen.append(desktop.capture(folder / "lit.png"))
+        return seen[-1].mean() > 20
+
+    wait_for(bright, 60, "the window is there")
+    return seen[-1]
+
+
 def gone(desktop: Desktop) -> bool:
     """Whether its server goes within seconds."""
     wait_for(lambda: not servers(desktop.port), 5, "the server is gone")
@@ -61,8 +78,8 @@ def test_play_waits_for_a_viewer_shows_it_obeys_its_keys_and_ends_its_server(tmp
     command = ("play.py", "--env", "mountaincar", "--controller", "random", "--countdown", 1, "--logdir", tmp_path)
     with on_a_server(tmp_path, *command) as (script, desktop, log):
         time.sleep(2)
-        first = desktop.capture(tmp_path / "first.png")
-        assert first.shape == (560, 1280, 3) and first.mean() > 60, "the window fills it"
+        first = lit(desktop, tmp_path)
+        assert first.shape == (560, 1280, 3), "as large as the window"
         time.sleep(1)
         second = desktop.capture(tmp_path / "second.png")
         assert (second != first).any(), "frames change"
@@ -98,3 +115,28 @@ def test_ctrl_c_ends_the_server_while_somebody_looks(tmp_path):
         finally:
             viewer.kill()
             viewer.wait()
+
+
+def test_a_recorded_episode_has_a_slider_that_the_mouse_moves(tmp_path):
+    def knob(name: str) -> float:
+        """Where it is, 0 to 1."""
+        desktop.capture(tmp_path / name)
+        found = np.asarray(Image.open(tmp_path / name).convert("RGB"))[bar]
+        return float((np.argwhere((found == FOREGROUND).all(2))[:, 1].mean() - start) / (stop - start))
+
+    data = write_dataset(tmp_path / "data", [900])
+    start, stop = ends(1280)
+    y = 560 - 3 * line_height(16) - GAP - HEIGHT // 2  # above three lines of text
+    bar = slice(y - KNOB, y + KNOB)
+    with on_a_server(tmp_path, "play.py", "--logdir", tmp_path, "-e", data.root) as (script, desktop, log):
+        lit(desktop, tmp_path)
+        desktop.do("key", "space", "pause", "1", "key", "home", "pause", "1")
+        assert knob("start.png") == pytest.approx(0, abs=0.03)
+        desktop.do("mousemove", "640", str(y), "pause", "0.2", "click", "1", "pause", "1")
+        assert knob("middle.png") == pytest.approx(0.5, abs=0.03)
+        desktop.do(
+            "mousemove", "640", str(y), "mousedown", "1", "mousemove", "1279", "50", "mouseup", "1", "pause", "1"
+        )
+        assert knob("end.png") == pytest.approx(1, abs=0.03)
+        desktop.do("key", "q")
+        assert script.wait(20) == 0, log.read_text()
