@@ -111,7 +111,6 @@ class Window(Screen):
         self.given = {**ORDERS, **(SEEKING if sought else {})}
         self.help = HELP + ("    arrows, slider: seek" if sought else "    Tab: driver")
         self.viewer = Viewer(title, panels, {key: key for key in self.given})
-        self.asking = False
 
     def __enter__(self) -> "Window":
         return self
@@ -131,16 +130,13 @@ class Window(Screen):
         self.viewer.events()
         while self.viewer.orders:
             key = self.viewer.orders.popleft()
-            self.orders.append((STOP, None) if key == STOP else self.given[key])
+            self.orders.append((STOP, None) if key == STOP else {**self.given, **ANSWERS}[key])
         if (share := self.viewer.slider.take()) is not None:
             self.orders.append(("seek", share))
-        if self.asking:
-            self.orders.extend(ANSWERS[key] for key in sorted(self.held & ANSWERS.keys())[:1])
 
     def show(self, images: Sequence[np.ndarray], facts: dict[str, Any], header: dict[str, Any], status: Status) -> None:
-        if status.asking and not self.asking:
-            self.viewer.held.clear()  # a key that drives is no answer
-        self.asking = bool(status.asking)
+        # a key that has driven until now, and is held, is no answer
+        self.viewer.commands = {key: key for key in (*self.given, *(ANSWERS if status.asking else ()))}
         own = [self.keys.help] if self.keys is not None and status.driver == HUMAN else []
         lines = [values_line(facts), *([values_line(header)] if status.header else [])]
         self.viewer.panels = list(self.panels)

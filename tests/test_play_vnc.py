@@ -75,7 +75,18 @@ def gone(desktop: Desktop) -> bool:
 
 
 def test_play_waits_for_a_viewer_shows_it_obeys_its_keys_and_ends_its_server(tmp_path):
-    command = ("play.py", "--env", "mountaincar", "--controller", "random", "--countdown", 1, "--logdir", tmp_path)
+    command = (
+        "play.py",
+        "--env",
+        "mountaincar",
+        "--controller",
+        "random",
+        "--countdown",
+        1,
+        "-s",
+        "--logdir",
+        tmp_path,
+    )
     with on_a_server(tmp_path, *command) as (script, desktop, log):
         time.sleep(2)
         first = lit(desktop, tmp_path)
@@ -89,8 +100,9 @@ def test_play_waits_for_a_viewer_shows_it_obeys_its_keys_and_ends_its_server(tmp
         time.sleep(0.5)
         assert (desktop.capture(tmp_path / "still.png") == paused).all(), "nothing moves"
         desktop.do("key", "tab", "pause", "0.3", "key", "tab", "pause", "0.3", "key", "space", "pause", "1.5")
-        desktop.do("keydown", "right", "pause", "1.5", "capture", str(tmp_path / "driven.png"), "key", "q")
-        assert script.wait(20) == 0, log.read_text()
+        desktop.do("keydown", "right", "pause", "1.5", "capture", str(tmp_path / "driven.png"))
+        desktop.do("key", "q", "pause", "1", "capture", str(tmp_path / "asked.png"), "key", "y")
+        assert script.wait(20) == 0 and "kept as episode 0 of " in log.read_text(), log.read_text()
         assert gone(desktop)
 
 
