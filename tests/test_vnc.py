@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def desktop():
     """One that nothing has connected to."""
-    made = vnc.start(SIZE)
+    made = vnc.start(SIZE, display.free_number())
     yield made
     made.end()
 
@@ -53,13 +53,13 @@ def test_who_has_the_password_is_awaited_and_nobody_else_sees(desktop, tmp_path)
 
 def test_nobody_is_awaited_for_ever(monkeypatch):
     monkeypatch.setattr(vnc, "PATIENCE", 0.0)
-    made = vnc.start(SIZE)
+    made = vnc.start(SIZE, display.free_number())
     assert not made.awaited
     made.end()
 
 
 def test_the_password_is_of_one_start_and_on_no_command_line(desktop):
-    other = vnc.start(SIZE)
+    other = vnc.start(SIZE, display.free_number())
     other.end()
     assert other.password != desktop.password and len(desktop.password) == 8
     (command,) = servers(desktop.port)
@@ -91,9 +91,9 @@ def test_ports_that_are_in_use_are_left_alone(monkeypatch):
         port = taken.getsockname()[1]
         monkeypatch.setattr(vnc, "PORTS", range(port, port + 1))
         with pytest.raises(vnc.Unavailable, match=f"the ports {port} to {port} are in use"):
-            vnc.start(SIZE)
+            vnc.start(SIZE, display.free_number())
         monkeypatch.setattr(vnc, "PORTS", range(port, port + 20))
-        made = vnc.start(SIZE)
+        made = vnc.start(SIZE, display.free_number())
         made.end()
         assert port < made.port < port + 20
 
@@ -139,7 +139,9 @@ def test_where_there_can_be_none_the_window_is_on_a_virtual_screen_and_the_reaso
     assert ended(out.split("|")[0])
 
 
-def test_its_display_number_and_ours_do_not_meet(desktop):
-    other = vnc.start(SIZE)
+def test_a_display_that_is_in_use_is_left_alone(desktop):
+    with pytest.raises(vnc.Unavailable, match="Xtigervnc did not start .*already running"):
+        vnc.start(SIZE, int(desktop.display[1:]))
+    other = vnc.start(SIZE, display.free_number())
     other.end()
     assert other.display != desktop.display and other.port != desktop.port

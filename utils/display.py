@@ -105,7 +105,7 @@ def open_display(seen: tuple[int, int] | None = None) -> Opened:
 
 def open_desktop(size: tuple[int, int], why: str) -> Opened:
     """Start a VNC desktop and set DISPLAY to it; vnc.Unavailable where there can be none."""
-    desktop = vnc.start(size)
+    desktop = vnc.start(size, free_number())
     os.environ.update(DISPLAY=desktop.display, XAUTHORITY=desktop.authority)
     if not connect():
         desktop.end()

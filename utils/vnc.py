@@ -39,16 +39,16 @@ class Desktop:
         port: of 127.0.0.1          password: of whoever wants to look
     """
 
-    def __init__(self, size: tuple[int, int], port: int, password: str, tool: str) -> None:
-        """Start one of (width, height) pixels; Unavailable if it does not start. `tool`: what obscures passwords as
-        VNC wants them."""
-        self.port, self.password = port, password
-        obscured = subprocess.run([tool, "-f"], input=f"{password}\n".encode(), capture_output=True)
-        if obscured.returncode or not obscured.stdout:
-            raise Unavailable(f"{Path(tool).name} failed (status {obscured.returncode})")
-        secret, key = memory("password", obscured.stdout), memory("key", x_key())
+    def __init__(self, size: tuple[int, int], number: int, port: int, password: str, tool: str) -> None:
+        """Start display `number`, of (width, height) pixels; Unavailable if it does not start. `tool`: what obscures
+        passwords as VNC wants them."""
+        self.display, self.port, self.password = f":{number}", port, password
+        secret, key = memory("password", obscured(password, tool)), memory("key", x_key())
         try:
             self._start(size, secret, key)
+        except Unavailable:
+            os.close(key)
+            raise
         finally:
             os.close(secret)
         self.authority = f"/proc/{os.getpid()}/fd/{key}"
@@ -68,7 +68,7 @@ class Desktop:
     def _start(self, size: tuple[int, int], secret: int, key: int) -> None:
         read, write = os.pipe()
         command = [
-            *("Xtigervnc", "-displayfd", str(write), "-geometry", f"{size[0]}x{size[1]}", "-depth", "24"),
+            *("Xtigervnc", self.display, "-displayfd", str(write), "-geometry", f"{size[0]}x{size[1]}", "-depth", "24"),
             *("-localhost", "-rfbport", str(self.port), "-SecurityTypes", "VncAuth"),
             *("-rfbauth", f"/proc/self/fd/{secret}", "-auth", f"/proc/self/fd/{key}", "-nolisten", "tcp"),
             # a viewer that is enlarged does not change the desktop, which the window fills
@@ -87,11 +87,9 @@ class Desktop:
             env={**os.environ, "LC_ALL": "C"},
         )
         os.close(write)
-        with os.fdopen(read) as numbers:
-            number = numbers.readline().strip() if select.select([read], [], [], START)[0] else ""
-        if not number:
-            raise Unavailable(f"Xtigervnc did not start ({self._last_words()})")
-        self.display = f":{number}"
+        with os.fdopen(read) as ready:  # the display's number, or nothing if it has ended
+            if not (select.select([read], [], [], START)[0] and ready.readline()):
+                raise Unavailable(f"Xtigervnc did not start ({self._last_words()})")
 
     def _last_words(self) -> str:
         """Why it ended, or that it has not."""
@@ -114,8 +112,9 @@ class Desktop:
                 self._admitted.set()
 
 
-def start(size: tuple[int, int]) -> Desktop:
-    """A desktop of (width, height) pixels at the first port that is free; Unavailable where there can be none."""
+def start(size: tuple[int, int], number: int) -> Desktop:
+    """A desktop of (width, height) pixels on display `number`, which is free, at the first port that is; Unavailable
+    where there can be none."""
     if shutil.which("Xtigervnc") is None:
         raise Unavailable(f"Xtigervnc is missing: `apt-get install {PACKAGES}`")
     tool = shutil.which("tigervncpasswd") or shutil.which("vncpasswd")
@@ -124,11 +123,22 @@ def start(size: tuple[int, int]) -> Desktop:
     password = "".join(secrets.choice(ALPHABET) for _ in range(LETTERS))
     for port in filter(free, PORTS):
         try:
-            return Desktop(size, port, password, tool)
+            return Desktop(size, number, port, password, tool)
         except Unavailable:
             if free(port):  # it was not for the port, which somebody may have taken meanwhile
                 raise
     raise Unavailable(f"the ports {PORTS.start} to {PORTS.stop - 1} are in use")
+
+
+def obscured(password: str, tool: str) -> bytes:
+    """As VNC wants it, by one of its tools; Unavailable if that fails."""
+    try:
+        done = subprocess.run([tool, "-f"], input=f"{password}\n".encode(), capture_output=True, timeout=START)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{Path(tool).name} failed ({error})") from None
+    if done.returncode or not done.stdout:
+        raise Unavailable(f"{Path(tool).name} failed (status {done.returncode})")
+    return done.stdout
 
 
 def free(port: int) -> bool:
