@@ -14,7 +14,8 @@ Writes  exp_dir/media/recordings/    films and arrays, with the key ","
     python play.py --logdir carracing -w --browser      # the same in a browser, also through SSH
 
 In the window: Tab hands the controls to the next driver, you among them; space pauses, S takes a single step, R begins
-the episode again, Page Down goes to the next, H says more, + and - change the speed, Q quits.
+the episode again, Page Down goes to the next, H says more, + and - change the speed, Q quits. Without a display the
+window is on a VNC desktop of its own, and a line says how to look at it.
 """
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch

@@ -13,8 +13,8 @@ Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, m
     python test_controller.py --logdir carracing --perturb bars
 
 --render opens the window of play.py (no score is written): what the simulator shows, what V makes of it, what M
-expected. Keys: space pause, S single step, R reset, Q quit; with --controller human the arrows drive. Without a screen
-the window is on a virtual one, and a line says where it can be seen; --record needs none.
+expected. Keys: space pause, S single step, R reset, Q quit; with --controller human the arrows drive. Without a display
+the window is on a VNC desktop of its own, and a line says how to look at it; --record needs none.
 """
 
 from dataclasses import replace

@@ -23,30 +23,66 @@ from dreamdrive.playing.show import Show
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.video import people
 
+# A dream and the simulator have parted when their frames were more than APART from each other, as shares of 255, for so
+# many seconds, and so many steps at least (how that was measured: docs/play.md).
+APART, LASTING, FEWEST = 0.1, 1.0, 10
+DIMMED = 0.4
+
 
 class Beside:
-    """The simulator beside a dream that begins where it does, given the same actions, until it ends.
+    """The simulator beside a dream that begins where it does, given the same actions, until they part or it ends.
+
+    They have parted when their pictures have been more than APART from each other for a second: from then on they
+    hardly ever come together again (docs/play.md).
 
     Attributes:
-        simulator: one copy        over: whether its episode has ended
+        simulator: one copy        steps: taken so far
+        over: whether its episode has ended        parted: after how many steps they did; None while they have not
     """
 
     def __init__(self, world: World) -> None:
-        self.simulator, self.over = world, False
+        self.simulator, self.steps, self.over = world, 0, False
+        self.parted: int | None = None
+        self._last: np.ndarray  # its dimmed picture, once it has ended
 
     def begin(self, dreams: DreamWorld, seed: int) -> None:
         """Start, and have the next dream of `dreams` start from what is seen here."""
-        self._obs, self.over = self.simulator.reset([seed]), False
+        self._obs, self.steps, self.over, self.parted = self.simulator.reset([seed]), 0, False, None
+        self._far = 0  # steps, until now, of which they are far apart
         with torch.inference_mode():
             latents = dreams.vision.latents(self._obs.to(dreams.device))
             state = dreams.memory.started(torch.tensor([seed], device=dreams.device))
         dreams.starts = Starts(dreams.vision, latents, state)
 
-    def step(self, action: torch.Tensor) -> None:
-        """Take the dream's action (1, A) or (1,)."""
-        if not self.over:
-            step = self.simulator.step(action)
-            self._obs, self.over = step.obs, bool(step.terminated | step.truncated)
+    def step(self, action: torch.Tensor, frame: np.ndarray) -> None:
+        """Take the dream's action (1, A) or (1,), which has led to its `frame`."""
+        if self.ended:
+            return
+        step = self.simulator.step(action)
+        self._obs, self.over = step.obs, bool(step.terminated | step.truncated)
+        self.steps += 1
+        self._far = self._far + 1 if self.apart(frame) > APART else 0
+        if self._far >= max(FEWEST, round(LASTING / self.simulator.spec.dt)):
+            self.parted = self.steps - self._far
+        if self.ended:
+            self._last = (people(self.simulator.render()) * DIMMED).astype(np.uint8)
+
+    @property
+    def ended(self) -> str:
+        """Why nothing moves here any more; empty while it does."""
+        if self.parted is not None:
+            return f"parted after {self.parted} steps"
+        return f"over after {self.steps} steps" if self.over else ""
+
+    @property
+    def panel(self) -> str:
+        """The name of its picture."""
+        return f"the simulator: {self.ended}" if self.ended else "the simulator, given the same"
+
+    @property
+    def picture(self) -> np.ndarray:
+        """What it shows, or dimmed what it showed when it ended, (h, w, 3)."""
+        return self._last if self.ended else people(self.simulator.render())
 
     def apart(self, frame: np.ndarray) -> float:
         """How far a dream's frame (H, W, C) is from what is seen here: root mean square, in shares of 255."""
@@ -87,19 +123,20 @@ class Drive(Show):
         """
         self.world, self.watching, self.beside, self.learnt = world, watching, beside, learnt
         self.seeds, self.count, self.dt, self.taped = seeds, count, world.spec.dt, taped
-        self.keys = world.keyboard()
+        self.keys, self.title = world.keyboard(), world.spec.name
         self.human = Human(self.keys)
         self.hands = Hands({**drivers, HUMAN: self.human}, driver)
         inside = watching in self.hands.drivers.values()
         self.driving: Driver = self.hands if watching is None or inside else Watched(self.hands, watching)
         self.dreamt = isinstance(world, DreamWorld)
+        self.framed = not self.dreamt and (world.seen_apart or (framed and world.spec.pictures))
+
+    @property
+    def panels(self) -> list[str]:  # type: ignore[override]
         if self.dreamt:
-            self.panels = ["the dream", *["the simulator, given the same"] * (beside is not None)]
-        else:
-            self.framed = world.seen_apart or (framed and world.spec.pictures)
-            self.panels = ["the simulator", *["what is seen of it"] * self.framed]
-            self.panels += ["what V makes of it", "what M expected"] if watching else []
-        self.title = world.spec.name
+            return ["the dream", *([self.beside.panel] if self.beside else [])]
+        own = ["the simulator", *["what is seen of it"] * self.framed]
+        return [*own, "what V makes of it", "what M expected"] if self.watching else own
 
     @property
     def drivers(self) -> list[str]:  # type: ignore[override]
@@ -157,13 +194,12 @@ class Drive(Show):
         if self.over and self.watching:
             self.watching.see(self._moment.obs)
         if self.beside is not None:
-            self.beside.step(self._moment.action)
+            self.beside.step(self._moment.action, self.frame)
 
     def images(self) -> list[np.ndarray]:
         if self.dreamt:
-            return [people(self.frame), *([people(self.beside.simulator.render())] if self.beside is not None else [])]
-        shown = [people(self.world.render())]
-        shown += [people(self.frame)] if self.framed else []
+            return [people(self.frame), *([self.beside.picture] if self.beside else [])]
+        shown = [people(self.world.render()), *([people(self.frame)] if self.framed else [])]
         if self.watching:
             shown += [people(self.watching.reconstruction()[0].numpy()), people(self.watching.expectation()[0].numpy())]
         return shown
@@ -179,7 +215,7 @@ class Drive(Show):
         if self.learnt is not None and (seen := self._latents()) is not None:
             known |= {"value": float(self.learnt.value(*seen))}
         if self.beside is not None:
-            known |= {"apart": f"{self.beside.apart(self.frame):.3f}"}
+            known |= {"apart": "-" if self.beside.ended else f"{self.beside.apart(self.frame):.3f}"}
         return known
 
     @property

@@ -84,10 +84,12 @@ class Screen(ABC):
     """What a session needs.
 
     Attributes:
+        panels: names of the pictures, which may change with them
         orders: those that were given and are not yet carried out, as (what, value)
         held: keys that are held        present: whether somebody is there
     """
 
+    panels: Sequence[str]
     orders: deque[tuple[str, Any]]
     held: Set[str]
     present: bool
@@ -104,14 +106,11 @@ class Screen(ABC):
 class Window(Screen):
     """A window, and the keys of whoever sits in front of it."""
 
-    present = True
-
     def __init__(self, title: str, panels: Sequence[str], keys: Keys | None, sought: bool) -> None:
-        self.keys, self.orders = keys, deque()
+        self.panels, self.keys, self.orders = panels, keys, deque()
         self.given = {**ORDERS, **(SEEKING if sought else {})}
-        self.help = HELP + ("    arrows: seek" if sought else "    Tab: driver")
+        self.help = HELP + ("    arrows, slider: seek" if sought else "    Tab: driver")
         self.viewer = Viewer(title, panels, {key: key for key in self.given})
-        self.asking = False
 
     def __enter__(self) -> "Window":
         return self
@@ -123,18 +122,23 @@ class Window(Screen):
     def held(self) -> Set[str]:  # type: ignore[override]
         return self.viewer.held
 
+    @property
+    def present(self) -> bool:  # type: ignore[override]
+        return self.viewer.desktop is None or not self.viewer.desktop.awaited
+
     def look(self) -> None:
         self.viewer.events()
         while self.viewer.orders:
             key = self.viewer.orders.popleft()
-            self.orders.append((STOP, None) if key == STOP else self.given[key])
-        if self.asking:
-            self.orders.extend(ANSWERS[key] for key in sorted(self.held & ANSWERS.keys())[:1])
+            self.orders.append((STOP, None) if key == STOP else {**self.given, **ANSWERS}[key])
+        if (share := self.viewer.slider.take()) is not None:
+            self.orders.append(("seek", share))
 
     def show(self, images: Sequence[np.ndarray], facts: dict[str, Any], header: dict[str, Any], status: Status) -> None:
-        if status.asking and not self.asking:
-            self.viewer.held.clear()  # a key that drives is no answer
-        self.asking = bool(status.asking)
+        # a key that has driven until now, and is held, is no answer
+        self.viewer.commands = {key: key for key in (*self.given, *(ANSWERS if status.asking else ()))}
         own = [self.keys.help] if self.keys is not None and status.driver == HUMAN else []
         lines = [values_line(facts), *([values_line(header)] if status.header else [])]
-        self.viewer.show(images, [*lines, "    ".join([*own, *status.words]), self.help])
+        self.viewer.panels = list(self.panels)
+        place = status.step / max(1, status.length) if status.length is not None else None
+        self.viewer.show(images, [*lines, "    ".join([*own, *status.words]), self.help], place)

@@ -143,6 +143,8 @@ class Session:
                         return "stop"
             now = time.monotonic()
             if self._counted is not None:
+                if not self.screen.present:  # it is for whoever is to drive
+                    self._counted = now + self.countdown
                 count = max(0, math.ceil(self._counted - now))
                 if now >= self._counted:
                     self._counted = None
@@ -255,4 +257,5 @@ class Session:
         status.step, status.length, status.over = show.steps, show.length, show.over
         status.recording = self._recording is not None
         status.slow = self._pace.managed()
+        self.screen.panels = show.panels
         self.screen.show(images or show.images(), show.facts(), show.header() if status.header else {}, status)

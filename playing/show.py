@@ -13,7 +13,8 @@ class Show(ABC):
     """Episodes, one at a time, that can be looked at step by step.
 
     Attributes:
-        title: of the whole        panels: names of its pictures        dt: seconds of a step
+        title: of the whole        dt: seconds of a step
+        panels: names of its pictures, as they are now
         keys: of whoever drives; None where nobody can
         drivers: who may drive, `driver` who does; a new one drives from the next step on
         count: of episodes; None where there is always another

@@ -24,7 +24,8 @@ library() { [[ $libraries == *"$1"* ]]; }
 missing=()
 command -v Xvfb >/dev/null || missing+=(xvfb)
 command -v xauth >/dev/null || missing+=(xauth)                              # xvfb-run
-command -v Xtigervnc >/dev/null || missing+=(tigervnc-standalone-server)     # the tests
+command -v Xtigervnc >/dev/null || missing+=(tigervnc-standalone-server)     # windows to be looked at from elsewhere, and the tests
+{ command -v tigervncpasswd || command -v vncpasswd; } >/dev/null || missing+=(tigervnc-tools)    # their passwords
 library libEGL.so.1 || missing+=(libegl1)
 library libEGL_mesa.so.0 || missing+=(libegl-mesa0)
 library libGL.so.1 || missing+=(libgl1)

@@ -21,7 +21,7 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.display import open_display
 
 def main():
-    message = open_display()
+    message = open_display({seen}).message
     import pyglet
     window = pyglet.window.Window(64, 64)
     window.clear(); window.flip()
@@ -33,11 +33,11 @@ run(main)
 """
 
 
-def start(then="pass", **environment):
+def start(then="pass", seen=None, **environment):
     """A script that opens a window, in a process group of its own; DISPLAY is unset unless given."""
     values = {**{k: v for k, v in os.environ.items() if k != "DISPLAY"}, **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", WINDOW.format(then=then)],
+        [sys.executable, "-c", WINDOW.format(then=then, seen=seen)],
         cwd=ROOT,
         env=values,
         text=True,
@@ -96,7 +96,15 @@ def test_an_exception_is_reported_and_ends_the_virtual_screen():
 
 
 def test_a_display_that_is_there_is_used():
-    command = ["xvfb-run", "-a", "-s", "-screen 0 1400x900x24", sys.executable, "-c", WINDOW.format(then="pass")]
+    command = [
+        "xvfb-run",
+        "-a",
+        "-s",
+        "-screen 0 1400x900x24",
+        sys.executable,
+        "-c",
+        WINDOW.format(then="pass", seen=None),
+    ]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert out.returncode == 0 and out.stdout.strip().endswith("|None"), out.stderr
 

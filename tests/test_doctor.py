@@ -33,6 +33,7 @@ def test_it_tells_what_is_here_also_without_a_display_or_a_home():
         "OpenGL by X",
         "Xvfb",
         "VNC server",
+        "VNC passwords",
         "compiler",
         "memory",
         "cores",

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,21 @@ def test_a_person_takes_over_after_a_count_down_and_drives_by_held_keys(quick):
     assert len(set(actions)) == 1 and "right" in actions[0]
 
 
+def test_the_count_down_is_for_somebody_who_is_there(quick):
+    show, eyes, counts = cartpole(HUMAN, 1), Eyes(), []
+    eyes.present = False
+
+    def look() -> None:
+        counts.append(eyes.status.count)
+        eyes.present = len(counts) > 20
+        if eyes.seen[-1][1] == 2:
+            eyes.orders.append(("stop", None))
+
+    eyes.look = look  # type: ignore[method-assign]
+    Session(show, eyes, countdown=0.1).run()
+    assert all(counts[1:20]) and counts[-1] == 0, "it has begun anew until there was somebody"
+
+
 def test_tab_goes_through_all_who_can_drive_and_a_world_without_expert_has_none(quick):
     show = cartpole("random", 1)
     show.begin(0)
@@ -201,6 +217,64 @@ def test_beside_a_dream_the_simulator_starts_where_it_does_and_is_given_the_same
     said = show.header()
     assert {"reward", "end probability", "horizon", "value", "apart"} <= set(said) and said["horizon"] == 1000
     assert show.drivers == ["ctrl", "random", HUMAN], "no expert in a dream"
+    show.close()
+
+
+def parting(apart: Callable[[int], float], ends: int | None = None) -> Drive:
+    """In the dream, with the simulator so far apart from it at each of its steps, which ends after some."""
+    args = play.parse_args(["--logdir", str(DREAM), "-a", "--env", "carracing-fast", "--countdown", "0"])
+    show = start.drive_of(args)
+    show.begin(0)
+    beside, step = show.beside, show.beside.simulator.step
+    beside.apart = lambda frame: apart(beside.steps)
+
+    def last(action: torch.Tensor):
+        taken = step(action)
+        return replace(taken, terminated=torch.tensor([ends is not None and beside.steps + 1 >= ends]))
+
+    beside.simulator.step = last
+    return show
+
+
+def test_once_the_dream_and_the_simulator_have_parted_it_stands_still_and_says_so():
+    show = parting(lambda step: 0.2 if step in (2, 3) or step > 5 else 0.05)
+    lasting = round(1 / show.dt)
+    for step in range(1, 5 + lasting):
+        show.step(set())
+        assert show.panels[1] == "the simulator, given the same" and show.header()["apart"][:2] == "0.", step
+    bright = show.images()[1].mean()
+    show.step(set())
+    assert show.panels[1] == "the simulator: parted after 5 steps" and show.header()["apart"] == "-"
+    still, dream = show.images()[1], show.images()[0]
+    assert 0.2 * bright < still.mean() < 0.6 * bright
+    for _ in range(3):
+        show.step(set())
+    assert (show.images()[1] == still).all() and (show.images()[0] != dream).any(), "the dream goes on"
+    assert show.beside.steps == 5 + lasting
+    show.begin(0)
+    assert show.panels[1] == "the simulator, given the same" and show.images()[1].max() > still.max()
+    show.close()
+
+
+def test_a_simulator_that_ends_before_the_dream_says_so():
+    show = parting(lambda step: 0.0, ends=3)
+    for _ in range(5):
+        show.step(set())
+    assert show.panels[1] == "the simulator: over after 3 steps" and not show.over
+    show.close()
+
+
+def test_a_screen_is_told_the_panels_as_they_are(quick):
+    show = parting(lambda step: 0.2)
+    names: list[list[str]] = []
+
+    def wants(eyes: Eyes) -> list:
+        names.append(list(eyes.panels))
+        return [("stop", None)] if eyes.seen[-1][1] == 20 else []
+
+    show.dt = 0.001
+    looked_at(show, wants)
+    assert names[0][1].endswith("given the same") and names[-1][1].endswith("parted after 0 steps")
     show.close()
 
 

@@ -333,18 +333,20 @@ def test_under_xvfb_run_the_last_episode_closes_the_window(logdir):
 @needs_xvfb
 def test_without_display_a_virtual_screen_is_used_and_ctrl_c_leaves_nothing_behind(logdir, tmp_path):
     log = tmp_path / "log"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "Xvfb").symlink_to(str(shutil.which("Xvfb")))  # and no VNC server (tests/test_play_vnc.py)
     with open(log, "w") as out:
         script = subprocess.Popen(
             command(logdir, "--controller", "bc", "--world", "dream", "--horizon", 5, "--render"),
             cwd=ROOT,
-            env=without_display(),
+            env={**without_display(), "PATH": str(tmp_path / "bin")},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
         wait_for(lambda: "in 5 steps" in log.read_text() or script.poll() is not None, 120, "an episode was shown")
-        number = re.search(r"virtual screen :(\d+)\. To see it", log.read_text())
+        number = re.search(r"virtual screen :(\d+) \(no VNC desktop: .*\)\. To see it", log.read_text())
         assert number, log.read_text()
         socket = Path(f"/tmp/.X11-unix/X{number[1]}")
         assert socket.exists()

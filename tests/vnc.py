@@ -19,15 +19,20 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Desktop:
-    """`display` is its DISPLAY, `port` where its VNC server listens on 127.0.0.1."""
+    """`display` is its DISPLAY, `port` where its VNC server listens on 127.0.0.1, and `password` what it asks for."""
 
     display: str
     port: int
+    password: str | None = None
+
+    def command(self, *commands: str) -> list[str]:
+        """vncdotool's for these commands of its own."""
+        client = [str(Path(sys.executable).parent / "vncdo"), "-s", f"127.0.0.1::{self.port}", "-t", "20"]
+        return [*client, *(["-p", self.password] if self.password else []), *commands]
 
     def do(self, *commands: str) -> None:
         """Run vncdotool's commands, e.g. do("key", "space"); a held key is released when they end."""
-        client = [str(Path(sys.executable).parent / "vncdo"), "-s", f"127.0.0.1::{self.port}", "-t", "20", *commands]
-        done = subprocess.run(client, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(self.command(*commands), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 
     def capture(self, path: Path) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Where windows and OpenGL can be had: the DISPLAY that is there, else a virtual screen (Xvfb) of our own.
+"""Where windows and OpenGL can be had: the DISPLAY that is there, else one of our own, a VNC desktop (utils/vnc.py) for
+what is to be seen, and else a virtual screen (Xvfb).
 
 Nothing on the default path needs this module: only windows (`--render`) do, and pictures drawn by OpenGL.
 """
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from dreamdrive.utils import vnc
 from dreamdrive.utils.errors import UserError
 
 SCREEN = (1400, 900)
@@ -40,7 +42,7 @@ info = window.context.get_info()
 print(f"OpenGL {info.major_version}.{info.minor_version}, {info.get_renderer()}")
 """
 
-_connection = None  # our own connection to our own Xvfb, which ends with its last client
+_connection = None  # our own connection to our own X server, which ends with its last client
 
 
 def answers(display: str) -> bool:
@@ -57,35 +59,79 @@ def answers(display: str) -> bool:
         return False
 
 
-def open_display() -> str | None:
+@dataclass(frozen=True)
+class Opened:
+    """A display that can show a window.
+
+    Fields:
+        message: how to look at it; None where it was there already
+        desktop: the one that was started to be looked at, if one was
+    """
+
+    message: str | None = None
+    desktop: vnc.Desktop | None = None
+
+
+def open_display(seen: tuple[int, int] | None = None) -> Opened:
     """Make sure that os.environ["DISPLAY"] can show a window.
 
-    Returns None where a display is there; else it starts a virtual screen, which ends with this process however this
-    process ends, and returns the sentence that says where its picture can be seen. UserError where there is neither.
+    Where no display is there, one is started, which ends with this process however this process ends: a VNC desktop for
+    a window of `seen` (width, height) pixels that somebody is to look at, where TigerVNC is installed; else a virtual
+    screen. UserError where there is neither.
     """
     name = os.environ.get("DISPLAY")
     if name and answers(name):
-        return None
-    why = f"DISPLAY={name} does not answer" if name else "there is no DISPLAY"
+        return Opened()
+    why, no_desktop = f"DISPLAY={name} does not answer" if name else "there is no DISPLAY", None
+    if seen is not None:
+        try:
+            return open_desktop(seen, why)
+        except vnc.Unavailable as error:
+            no_desktop = error
     if shutil.which("Xvfb") is None:
         raise UserError(
-            f"{why}, and no virtual screen to start instead: install one (`apt-get install xvfb`), or record a video, "
-            "which needs none"
+            f"{why}, and no virtual screen to start instead: install one (`apt-get install xvfb`, or {vnc.PACKAGES}), "
+            "or record a video, which needs none"
         )
     start_xvfb()
     here = os.environ["DISPLAY"]
-    return (
-        f"{why}: the window is on the virtual screen {here}. To see it, run `x11vnc -localhost -display {here}` "
-        "(package x11vnc) and point a VNC "
-        f"viewer at localhost:5900; or start this inside a VNC desktop; or record a video instead"
+    desktop = f" (no VNC desktop: {no_desktop})" if no_desktop else ""
+    return Opened(
+        f"{why}: the window is on the virtual screen {here}{desktop}. To see it, run `x11vnc -localhost -display "
+        f"{here}` (package x11vnc) and point a VNC viewer at localhost:5900; or start this inside a VNC desktop; or "
+        "record a video instead"
     )
+
+
+def open_desktop(size: tuple[int, int], why: str) -> Opened:
+    """Start a VNC desktop and set DISPLAY to it; vnc.Unavailable where there can be none."""
+    desktop = vnc.start(size, free_number())
+    os.environ.update(DISPLAY=desktop.display, XAUTHORITY=desktop.authority)
+    if not connect():
+        desktop.end()
+        raise vnc.Unavailable("Xtigervnc was started but does not answer")
+    port = desktop.port
+    return Opened(
+        f"{why}: the window is on a VNC desktop, port {port} of this machine, password {desktop.password}\n"
+        f"to look: `ssh -L {port}:localhost:{port} ...` on your machine, a VNC viewer at localhost:{port}; it begins "
+        f"then, or in {vnc.PATIENCE:g} s",
+        desktop,
+    )
+
+
+def connect() -> bool:
+    """Connect to DISPLAY for as long as this process lives; whether it answers."""
+    global _connection
+    x11 = ctypes.CDLL("libX11.so.6")
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    _connection = x11.XOpenDisplay(None)
+    return bool(_connection)
 
 
 def start_xvfb() -> None:
     """Start Xvfb and set DISPLAY to it."""
     from xvfbwrapper import Xvfb
 
-    global _connection
     # -terminate: it ends when its last client goes, and the connection made below goes when this process does, kill -9
     # included.
     server = Xvfb(*SCREEN, tempdir="/tmp", display=free_number(), extra_args=["-terminate", "-nolisten", "tcp"])
@@ -98,10 +144,7 @@ def start_xvfb() -> None:
         raise UserError(f"the virtual screen could not be started ({error}): see what `Xvfb :99` says") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
-    x11 = ctypes.CDLL("libX11.so.6")
-    x11.XOpenDisplay.restype = ctypes.c_void_p
-    _connection = x11.XOpenDisplay(None)
-    if not _connection:
+    if not connect():
         raise UserError("the virtual screen was started but does not answer: see what `Xvfb :99` says")
 
 

@@ -152,7 +152,7 @@ def opengl() -> Iterator[Finding]:
     yield Finding(egl.ok, "OpenGL by EGL", egl.detail, f"{mesa} (only for pictures drawn by OpenGL)")
     given = os.environ.get("DISPLAY")
     try:
-        virtual = display.open_display() is not None
+        virtual = display.open_display().message is not None
     except UserError as error:
         yield Finding(False, "OpenGL by X", str(error), "only for windows (--render)")
         return
@@ -168,6 +168,7 @@ def programs() -> Iterator[Finding]:
         ("Xvfb", "Xvfb", "xvfb", "windows without a display"),
         ("xauth", "xauth", "xauth", "xvfb-run"),
         ("VNC server", "Xtigervnc", "tigervnc-standalone-server", "the tests, and to watch a server's windows"),
+        ("VNC passwords", "tigervncpasswd", "tigervnc-tools", "to watch a server's windows"),
         ("compiler", "gcc", "gcc", "torch.compile"),
     ):
         path = shutil.which(binary)

@@ -90,18 +90,20 @@ class TensorBoard(Tracker):
 
 
 class MLflow(Tracker):
-    """A run at MLFLOW_TRACKING_URI, else in an SQLite file in exp_dir/mlflow."""
+    """A run at MLFLOW_TRACKING_URI, else in an SQLite file in exp_dir/mlflow. What numbers the rows is the step of a
+    chart; how far they go is a tag of the run, of the counter's name."""
 
     # of steps, in milliseconds: a row that is sent twice, for want of an answer, is one if its time is the same
     times: dict[int, int] = {}
 
     def __init__(self, job: dict, kept: dict) -> None:
         from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric, Param, RunTag
 
         uri, local = os.environ.get("MLFLOW_TRACKING_URI"), Path(job["logdir"]).resolve() / "mlflow"
-        self.client, self.metric = MlflowClient(uri or local_store(local)), Metric
+        self.client, self.metric, self.tag = MlflowClient(uri or local_store(local)), Metric, RunTag
         run = self._known(kept.get("run"))
+        sent = kept["step"] if run else 0
         if run:
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:
@@ -120,8 +122,9 @@ class MLflow(Tracker):
             self.client.log_batch(
                 self.run, params=[Param(name, str(value)) for name, value in job["parameters"].items()]
             )
+        self.counter = job["counter"]
         # What it really has: an answer may have come too late for us to count it.
-        kept["step"] = int(run.data.metrics.get(job["counter"], 0))
+        kept["step"] = int(run.data.tags.get(self.counter, sent))
         self.place = (
             f"{uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self.run}"
             if uri
@@ -142,9 +145,8 @@ class MLflow(Tracker):
 
     def log(self, step: int, values: dict[str, float]) -> None:
         moment = self.times.setdefault(step, int(time.time() * 1000))
-        self.client.log_batch(
-            self.run, metrics=[self.metric(name, value, moment, step) for name, value in values.items()]
-        )
+        metrics = [self.metric(name, value, moment, step) for name, value in values.items() if name != self.counter]
+        self.client.log_batch(self.run, metrics=metrics, tags=[self.tag(self.counter, str(step))])
 
     def picture(self, name: str, path: Path, step: int) -> None:
         self.client.log_artifact(self.run, str(path), name.split("/")[0])
@@ -197,8 +199,9 @@ class WandB(Tracker):
         )
         self.run.config.update(job["parameters"], allow_val_change=True)
         self.counter, self.image = job["counter"], wandb.Image
-        # steps of its own cannot go back, as pictures of a resumed run would
+        # steps of its own cannot go back, as pictures of a resumed run would; that axis has no chart of its own
         self.run.define_metric("*", step_metric=self.counter)
+        self.run.define_metric(self.counter, hidden=True)
         self.place = self.run.url or f"wandb sync {Path(self.run.dir).parent}"
 
     def log(self, step: int, values: dict[str, float]) -> None:

@@ -149,13 +149,23 @@ def representatives(frames: np.ndarray, count: int) -> list[int]:
 
 def with_lines(picture: np.ndarray, lines: Sequence[str], size: int = 16, width: int = 0) -> np.ndarray:
     """`picture`, uint8 (h, w, 3), with lines of text below it; in the middle of `width` pixels where it is narrower."""
-    h, w = check_frame(picture).shape[:2]
-    left, w = max(0, width - w) // 2, max(width, w)
+    picture = in_the_middle(picture, width)
+    h, w = picture.shape[:2]
     canvas = Image.new("RGB", (w, h + len(lines) * line_height(size) + GAP), BACKGROUND)
-    canvas.paste(Image.fromarray(picture), (left, 0))
+    canvas.paste(Image.fromarray(picture))
     for i, line in enumerate(lines):
         draw_text(canvas, line, GAP, h + i * line_height(size), size, w - 2 * GAP)
     return np.asarray(canvas)
+
+
+def in_the_middle(picture: np.ndarray, width: int) -> np.ndarray:
+    """`picture`, uint8 (h, w, 3), in the middle of `width` pixels where it is narrower."""
+    room = max(0, width - check_frame(picture).shape[1])
+    if not room:
+        return picture
+    canvas = np.full((picture.shape[0], picture.shape[1] + room, 3), BACKGROUND, np.uint8)
+    canvas[:, room // 2 : room // 2 + picture.shape[1]] = picture
+    return canvas
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:

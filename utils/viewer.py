@@ -18,17 +18,19 @@ import numpy as np
 
 from dreamdrive.utils.display import open_display
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.video import GAP, line_height, side_by_side, with_lines
+from dreamdrive.utils.slider import HEIGHT, Slider
+from dreamdrive.utils.video import GAP, in_the_middle, line_height, side_by_side, with_lines
 
 STOP = "stop"  # the order to end
 
 
 class Viewer:
-    """Panels side by side, captions above, lines of text below.
+    """Panels side by side, captions above, lines of text below, and between them a slider where there is something to
+    slide.
 
     `size` is (width, height) in pixels, made smaller where the screen is; `commands` are the orders that keys give,
     others are held. State, kept up to date by `events`: `orders`, those given and not yet taken, and `held`, the names
-    of the keys that are down ("left", "a", "1").
+    of the keys that are down ("left", "a", "1"); `slider`, where somebody has put its knob.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Viewer:
         commands: Mapping[str, str] | None = None,
         size: tuple[int, int] = (1280, 560),
     ):
-        message = open_display()
-        if message:
-            print(message, flush=True)
+        opened = open_display(size)
+        if opened.message:
+            print(opened.message, flush=True)
+        self.desktop = opened.desktop
         import pyglet
 
         if pyglet.options["headless"]:
@@ -51,6 +54,7 @@ class Viewer:
         self.pyglet, self.panels, self.commands = pyglet, list(panels), dict(commands or {})
         self.orders: deque[str] = deque()
         self.held: set[str] = set()
+        self.slider = Slider()
         self.picture: np.ndarray | None = None
         self.texture: Any = None  # pyglet's
         try:
@@ -68,6 +72,7 @@ class Viewer:
         self.window.push_handlers(
             self.on_key_press, self.on_key_release, self.on_close, self.on_deactivate, self.on_expose, self.on_resize
         )
+        self.window.push_handlers(self.slider)
         self.window.activate()  # without a window manager nobody else gives us the keyboard
 
     def __enter__(self) -> "Viewer":
@@ -79,9 +84,10 @@ class Viewer:
     def close(self) -> None:
         self.window.close()
 
-    def show(self, images: Sequence[np.ndarray], lines: Sequence[str] = ()) -> None:
-        """Draw one picture: `images` uint8 (h, w, 3), one a panel, and lines of text."""
-        self.shown = list(images), list(lines)
+    def show(self, images: Sequence[np.ndarray], lines: Sequence[str] = (), place: float | None = None) -> None:
+        """Draw one picture: `images` uint8 (h, w, 3), one a panel, lines of text, and a slider with its knob at `place`
+        (0 to 1), where that is given."""
+        self.shown = list(images), list(lines), place
         self.compose()
         self.draw()
 
@@ -92,12 +98,21 @@ class Viewer:
 
     def compose(self) -> None:
         """Lay the shown images and text out for the window as it is now."""
-        images, lines = self.shown
+        images, lines, place = self.shown
         w, h = self.window.get_size()
         room_w = w - GAP * (len(images) + 1)
-        room_h = h - 2 * GAP - line_height(20) - len(lines) * line_height(16) - GAP
+        text_h = len(lines) * line_height(16) + GAP
+        bar_h = 0 if place is None else HEIGHT
+        room_h = h - 2 * GAP - line_height(20) - text_h - bar_h
         height = int(min(room_h, room_w / sum(i.shape[1] / i.shape[0] for i in images)))
-        self.picture = with_lines(side_by_side(images, self.panels, max(16, height)), lines, width=w)
+        picture = side_by_side(images, self.panels, max(16, height))
+        if place is not None:
+            picture = in_the_middle(picture, w)
+            picture = np.concatenate([picture, self.slider.picture(picture.shape[1], place)])
+        self.picture = with_lines(picture, lines, width=w)
+        all_h, all_w = self.picture.shape[:2]
+        # as `draw` puts it
+        self.slider.place((w - all_w) // 2, (h - all_h) // 2 + text_h, all_w if bar_h else 0)
 
     def draw(self) -> None:
         """Put the composed picture in the middle of the window."""
