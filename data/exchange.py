@@ -7,10 +7,11 @@ on.
     dreamdrive import minari DIR --out datasets/x
     dreamdrive import checkpoint DIR --logdir exp_dir
     dreamdrive export minari DIR --out minari/x-v0
-    dreamdrive export run --logdir exp_dir --out runs/mine
+    dreamdrive export run --logdir exp_dir --out runs/mine --card
 
 or `python -m data.exchange import npz ...`. What is read and written: data/npz.py, data/foreign_run.py,
-data/minari_import.py and minari_export.py, data/halved_run.py.
+data/minari_import.py and minari_export.py, data/halved_run.py; the card is
+pages/card.py.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import positive, share
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
@@ -151,12 +153,24 @@ def call_checkpoint(args: argparse.Namespace) -> str:
 def run_flags(p: argparse.ArgumentParser) -> None:
     RunFolder.add_flags(p)
     p.add_argument("--out", type=Path, required=True, help="folder of the new run")
+    p.add_argument(
+        "--card", action="store_true", help="and a model card, as Hugging Face's Hub takes it: README.md and a picture"
+    )
+    p.add_argument("--license", help="that the card names (default: mit)")
 
 
 def call_run(args: argparse.Namespace) -> str:
     from dreamdrive.data.halved_run import export
 
+    if args.license and not args.card:
+        raise UserError("--license is what a card names: give --card, too")
+    if args.card:  # brings what draws
+        from dreamdrive.pages.card import read_whole, write_card
+
+        found = read_whole(args.logdir, args.out)
     stages = export(args.logdir, args.out)
+    if args.card:
+        write_card(found, args.out, args.license or "mit")
     size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
     return (
         f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
