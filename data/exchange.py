@@ -160,10 +160,10 @@ def run_flags(p: argparse.ArgumentParser) -> None:
 
 
 def call_run(args: argparse.Namespace) -> str:
-    from dreamdrive.data.halved_run import export
-
     if args.license and not args.card:
         raise UserError("--license is what a card names: give --card, too")
+    from dreamdrive.data.halved_run import export
+
     if args.card:  # brings what draws
         from dreamdrive.pages.card import read_whole, write_card
 

@@ -21,11 +21,13 @@ from dreamdrive.data.shards import pieces, write_dataset
 from dreamdrive.envs.catalogue import listed, options_of
 from dreamdrive.envs.gym_adapter import DEFAULT_FPS, area_resize
 from dreamdrive.models.catalogue import SIZES
+from dreamdrive.utils import spaces
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import counted
 
 SHARD_EPISODES = 10
+
 V_TAKES = f"squares of {' or '.join(map(str, SIZES))}"
 
 
@@ -143,14 +145,14 @@ class Foreign:
 
     def __init__(self, file: MinariFile, source: Path, wanted: Wanted) -> None:
         self.file, self.source, self.wanted = file, source, wanted
-        self.part = self._part()
+        self.part = part_of(source, file.observation_space, wanted.observation)
         seen = file.observation_space
         for key in self.part:
             seen = seen["subspaces"][key]
         self.seen = seen
         self.pictures = seen["dtype"] == "uint8" and len(seen["shape"]) in (2, 3)
         self.shape = self._shape(tuple(seen["shape"]))
-        self.first, self.space = self._actions()
+        self.first, self.space = actions_of(source, file.action_space)
         self.env = self._env()
 
     def write(self, out: Path) -> tuple[Manifest, str]:
@@ -220,20 +222,6 @@ class Foreign:
             )
         return actions
 
-    def _part(self) -> tuple[str, ...]:
-        """The keys that lead to what is to be seen; UserError where they lead nowhere."""
-        leaves = dict(leaves_of(self.file.observation_space))
-        asked = tuple(filter(None, self.wanted.observation.split("/")))
-        if leaves.get(asked, {}).get("type") != "Box":
-            parts = "; ".join(f"{'/'.join(path) or 'it'}: {words_of(leaf)}" for path, leaf in leaves.items())
-            raise UserError(
-                f"{self.source} has other observations than pictures or numbers ({parts[:300]}): name one that is a "
-                "Box with --observation"
-                if asked or () not in leaves
-                else f"{self.source} has observations that are {words_of(leaves[()])}: a Box is wanted"
-            )
-        return asked
-
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of a frame of ours."""
         side = self.wanted.resize
@@ -250,22 +238,6 @@ class Foreign:
                 f"--resize {SIZES[0]}"
             )
         return (side or height, side or width, channels)
-
-    def _actions(self) -> tuple[int, ActionSpace]:
-        """The number that the first choice has, and the space of actions; UserError where it is of another kind."""
-        said = self.file.action_space
-        try:
-            if said["type"] == "Discrete":
-                return int(said.get("start", 0)), ActionSpace(int(said["n"]))
-            low, high = (np.asarray(said[name], np.float64) for name in ("low", "high"))
-            if low.ndim != 1 or low.shape != high.shape or not (abs(low) < 1e15).all() or not (abs(high) < 1e15).all():
-                raise ValueError(f"a Box of one dimension with bounds is wanted, not {words_of(said)}")
-            return 0, ActionSpace(0, tuple(low.tolist()), tuple(high.tolist())).in_half_ranges()
-        except (ValueError, TypeError, KeyError) as error:
-            what = (
-                f"{words_of(said)}: choices, or a Box of numbers, are wanted" if isinstance(error, KeyError) else error
-            )
-            raise UserError(f"{self.source} has actions that cannot be used: {what}") from None
 
     def _env(self) -> str:
         """The world, as --env names it. A file is not believed where it names a module, which would be imported."""
@@ -300,6 +272,38 @@ class Foreign:
         if not self.wanted.expert:
             notes.append("nobody is taken for an expert (--expert)")
         return "; ".join(notes)
+
+
+def actions_of(source: Path, said: dict[str, Any]) -> tuple[int, ActionSpace]:
+    """The number that the first choice has, and the space of actions; UserError where it is of another kind."""
+    try:
+        if said["type"] == "Discrete":
+            return int(said.get("start", 0)), ActionSpace(int(said["n"]))
+        if said["type"] != "Box" or len(said["shape"]) != 1:
+            raise ValueError(f"{words_of(said)}, and Discrete or a Box of one dimension is wanted")
+        low, high = (np.asarray(said[name], np.float64) for name in ("low", "high"))
+        if not (abs(np.concatenate([low, high])) < spaces.LARGEST).all():
+            raise ValueError(f"{words_of(said)} without bounds, by which actions are measured")
+        return 0, ActionSpace(0, tuple(low.tolist()), tuple(high.tolist())).in_half_ranges()
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{source} has actions that cannot be used: {reason(error)}") from None
+
+
+def part_of(source: Path, seen: dict[str, Any], name: str) -> tuple[str, ...]:
+    """The keys that lead to the part of observations called `name`; UserError where it is not to be seen."""
+    leaves = dict(leaves_of(seen))
+    asked = tuple(filter(None, name.split("/")))
+    if leaves.get(asked, {}).get("type") == "Box":
+        return asked
+    if [*leaves] == [()]:
+        raise UserError(
+            f"{source} has observations that are {words_of(seen)}"
+            + (": leave --observation away" if asked and seen["type"] == "Box" else ": a Box is wanted")
+        )
+    parts = "; ".join(f"{'/'.join(path)}: {words_of(leaf)}" for path, leaf in leaves.items())
+    raise UserError(
+        f"{source} has observations of several parts ({parts[:300]}): name one that is a Box with --observation"
+    )
 
 
 def leaves_of(space: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:

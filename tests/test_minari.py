@@ -242,8 +242,15 @@ def refusal(folder, *flags) -> str:
     [
         ({"seen": pixels(64, 64, 3)}, (), "jpeg_encoding"),
         ({"seen": {"type": "Discrete", "n": 3}}, (), "observations that are Discrete(3): a Box is wanted"),
-        ({"seen": numbers(2), "action_space": {"type": "MultiBinary", "n": 3}}, (), "MultiBinary: choices"),
-        ({"seen": numbers(2), "action_space": numbers(2)}, (), "Box of one dimension with bounds is wanted"),
+        (
+            {"seen": numbers(2), "action_space": {"type": "MultiBinary", "n": 3}},
+            (),
+            "cannot be used: MultiBinary, and Discrete or a Box",
+        ),
+        ({"seen": numbers(2), "action_space": numbers(2)}, (), "Box float64 (2,) without bounds"),
+        ({"seen": numbers(2)}, ("--observation", "image"), "are Box float64 (2,): leave --observation away"),
+        ({"seen": numbers(2), "action_space": numbers(2, 2)}, (), "Box float64 (2, 2), and Discrete or a Box"),
+        ({"seen": numbers(2), "action_space": {"type": "Discrete"}}, (), "cannot be used: n"),
         ({"seen": numbers(2), "actions": np.array([0, 1, 3])}, (), "actions from 0 to 3, and there are 3"),
         ({"seen": numbers(2), "actions": np.zeros(3)}, (), "has actions float64 (3,)"),
         ({"seen": numbers(2), "actions": np.zeros(2, int)}, (), "one frame more than action: 4 != 2 + 1"),
