@@ -116,7 +116,8 @@ def call_minari(args: argparse.Namespace) -> str:
 
     given = {name: getattr(args, name) for name in vars(Wanted()) if getattr(args, name) is not None}
     manifest, notes = import_minari(args.dir, args.out, Wanted(**given))
-    return f"{args.out}: {counted(len(manifest.episodes), 'episode')} of {manifest.env}; {notes}"
+    found = f"{args.out}: {counted(len(manifest.episodes), 'episode')} of {manifest.env}"
+    return f"{found}; {notes}" if notes else found
 
 
 def minari_out_flags(p: argparse.ArgumentParser) -> None:
@@ -184,7 +185,10 @@ MINARI: dict[str, dict[str, Any]] = {
     "--observation": {"help": "of a Dict: what is to be seen, e.g. image or camera/front"},
     "--resize": {"type": positive, "help": "side that pictures are brought to, each pixel the mean of what it covers"},
     "--expert": {"action": "store_true", "default": None, "help": "the actions are an expert's, to be cloned"},
-    "--val-fraction": {"type": share, "help": "share of the episodes kept for validation (default: 0.1)"},
+    "--val-fraction": {
+        "type": share,
+        "help": "share of the episodes kept for validation (default: 0.1, or one of fewer)",
+    },
 }
 
 # By command and name. One of your own is a function that does it, one that adds its flags, and a line here.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.data.episode import TAUGHT_COLUMNS, Episode, unknown_action
-from dreamdrive.data.manifest import EpisodeEntry, Manifest, reason
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, least_share, reason
 from dreamdrive.data.minari_export import OURS
 from dreamdrive.data.minari_file import MinariFile, Recorded, made_jpeg
 from dreamdrive.data.shards import pieces, write_dataset
@@ -27,6 +27,7 @@ from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import counted
 
 SHARD_EPISODES = 10
+VAL_FRACTION = 0.1
 
 V_TAKES = f"squares of {' or '.join(map(str, SIZES))}"
 
@@ -40,14 +41,14 @@ class Wanted:
         observation: of a Dict what is to be seen, e.g. "image" or "camera/front"
         resize: the side that pictures are brought to; 0 to leave them as they are
         expert: whether the actions are an expert's
-        val_fraction: the share of episodes that is for validation
+        val_fraction: the share of episodes that is for validation; None for a tenth, of fewer than ten for one of them
     """
 
     env: str = ""
     observation: str = ""
     resize: int = 0
     expert: bool = False
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
 
 
 def import_minari(source: Path, out: Path, wanted: Wanted) -> tuple[Manifest, str]:
@@ -166,7 +167,7 @@ class Foreign:
             0,
             "imported",
             0.0,
-            self.wanted.val_fraction,
+            self._val_fraction(),
             self.file.episodes,
             ("imported",),
             options=self._options(),
@@ -253,6 +254,12 @@ class Foreign:
         """What the world must be told to show the same."""
         numbers = any(o.name == "observation" and "state" in (o.choices or ()) for o in options_of(self.env))
         return {"observation": "state"} if numbers and not self.pictures else {}
+
+    def _val_fraction(self) -> float:
+        if self.wanted.val_fraction is not None:
+            return self.wanted.val_fraction
+        count = self.file.episodes
+        return max(VAL_FRACTION, least_share(count)) if count > 1 else VAL_FRACTION
 
     def _longest(self) -> int:
         limit = self.file.env_spec.get("max_episode_steps")

@@ -143,6 +143,7 @@ def test_pictures_of_others_are_imported_as_they_are(tmp_path):
     assert done.returncode == 0 and "2 episodes of gym:CartPole-v1" in done.stdout, done.stderr
     dataset = Dataset.open(tmp_path / "out")
     assert verify(tmp_path / "out") == [] and dataset.manifest.max_steps == 500
+    assert [e.split for e in dataset.episodes] == ["train", "val"]
     for i, episode in enumerate(dataset.read()):
         np.testing.assert_array_equal(episode.obs, frames[i])
         np.testing.assert_array_equal(episode.action, episode.expert_action)
