@@ -19,6 +19,7 @@ from dreamdrive import __version__
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.catalogue import has_controller, usual_controller
 from dreamdrive.driving.driver import drive
+from dreamdrive.envs.catalogue import official, without_places
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.pages.html import LARGEST_PICTURE, picture, read
 from dreamdrive.pages.run import STAGES, Run, Source, Stage, read_run, sources, stale
@@ -26,6 +27,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.intervals import METHOD, mean_interval
+from dreamdrive.utils.scores import Score
 from dreamdrive.utils.settings import shown
 from dreamdrive.utils.video import save_png, strip
 from dreamdrive.utils.words import counted, mean_and_spread
@@ -83,7 +85,7 @@ def front_matter(found: Run, name: str, license: str) -> str:
         "tags:",
         *(f"- {json.dumps(tag)}" for tag in tags),
     ]
-    own = [s for s in found.scores if s.world == "simulator" and s.controller in STAGES and not stale(s, found.stages)]
+    own = [score for score in found.scores if counts(found, score)]
     if own:
         lines += ["metrics:", "- mean_reward", "model-index:", f"- name: {json.dumps(name)}", "  results:"]
     for score in own:
@@ -101,6 +103,13 @@ def front_matter(found: Run, name: str, license: str) -> str:
             "      verified: false",
         ]
     return "\n".join([*lines, "---"])
+
+
+def counts(found: Run, score: Score) -> bool:
+    """Whether a score is that of a driver of the run, as it is now, in the official simulator, as that is."""
+    drivers = {stage.name for stage in found.stages}
+    there = score.world == "simulator" and not score.trial and official(score.env) == score.env
+    return there and score.controller in drivers and not stale(score, found.stages)
 
 
 # What people read
@@ -125,13 +134,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def about(found: Run, out: Path) -> str:
     """What it is."""
-    options = found.world.get("options")
-    told = ", ".join(f"{k} {shown(v)}" for k, v in options.items()) if isinstance(options, dict) else ""
+    env, options = str(found.world.get("env")), found.world.get("options")
+    own = without_places(env, options) if isinstance(options, dict) else {}
+    told = ", ".join(f"{k} {shown(v)}" for k, v in own.items())
     kinds = {"vae": "V, which compresses frames", "mdrnn": "M, which dreams on from there"}
     parts = [kinds.get(stage.name, f"a driver ({stage.name})") for stage in exported(found, out)]
     paper = "Ha & Schmidhuber's [*World Models*](https://worldmodels.github.io) (2018)"
     halved = "Weights are in half precision" + ("; scores were taken before they were" if found.scores else "")
-    where = f"{words(found.world.get('env'))}{f' ({words(told)})' if told else ''}"
+    where = f"{words(env)}{f' ({words(told)})' if told else ''}"
     return f"A run of dreamdrive {__version__} in {where}, in the style of {paper}: {', '.join(parts)}. {halved}."
 
 
@@ -282,4 +292,4 @@ def draw(found: Run, out: Path, dreams: DreamWorld | None) -> str:
     seen = [moment.obs.cpu().numpy() for moment in drive(dreams, driver, range(DREAMS), together=True)]
     rows = [(f"dream {k + 1}", [frames[k] for frames in seen[::EVERY]]) for k in range(DREAMS)]
     save_png(out / PICTURE, strip(rows))
-    return "Dreams, in which the driver of the run drives; time to the right."
+    return "Dreams, in which the driver of the run drives; time to the right; one that has ended stays as it is."

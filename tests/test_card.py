@@ -21,24 +21,26 @@ RETURNS = [910.0, 890.5, 933.25]
 EVIL = "python x.py\n```\n<script>alert('x')</script> | [a](javascript:b)"
 
 
-def write_score(run, controller, returns, digests, world="simulator"):
+def write_score(run, controller, returns, digests, world="simulator", env="carracing"):
     said = {
-        "env": "carracing",
+        "env": env,
         "returns": {str(2_000_000 + i): value for i, value in enumerate(returns)},
         "command": f"python test_controller.py --logdir exp_dir/mine --controller {controller}",
         "checkpoints": digests,
     }
     (run / "scores").mkdir(exist_ok=True)
-    (run / "scores" / f"{controller}-carracing-{world}.json").write_text(json.dumps(said))
+    (run / "scores" / f"{controller}-{env}-{world}.json").write_text(json.dumps(said))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with scores: of its evolved driver, of an earlier clone, of the expert, and of a dream."""
+    """A run with scores: of its evolved driver, also in our fast world and in the dream, of an earlier clone, and of the
+    expert."""
     run = shutil.copytree(ROOT / "pretrained" / "carracing", tmp_path / "run")
     digests = {stage: checkpoint.load_parent(run, stage)["digest"] for stage in ("vae", "mdrnn", "ctrl")}
     write_score(run, "ctrl", RETURNS, digests)
     write_score(run, "ctrl", [1.0, 2.0], digests, "dream")
+    write_score(run, "ctrl", [901.0, 902.0], digests, env="carracing-fast")
     write_score(run, "bc", [777.0], {**digests, "bc": "0" * 64})
     write_score(run, "expert", [999.0, 998.0], {})
     (run / "vae" / "args.json").write_text(json.dumps({"command": "python trainvae.py --seed 0", "latent": 32}))
@@ -78,7 +80,7 @@ def test_all_scores_are_told_with_interval_seeds_count_and_command(run, tmp_path
     of = mean_interval(RETURNS)
     assert f"{of.low:.1f} to {of.high:.1f} | 3 | 2000000 to 2000002" in card
     assert "bc (an earlier checkpoint)" in rows and "777.0" in rows["bc (an earlier checkpoint)"]
-    assert "999" not in card.split("---\n")[1] and "the dream of carracing" in card
+    assert "999" not in card.split("---\n")[1] and "carracing-fast" in card and "the dream of carracing" in card
     assert "python test_controller.py --logdir exp_dir/mine --controller ctrl" in blocks(card, "bash")[0]
     assert "python trainvae.py --seed 0" in card and '"latent": 32' in blocks(card, "json")[0]
 
@@ -121,7 +123,7 @@ def test_the_picture_is_the_newest_of_v_or_else_a_dream(run, tmp_path):
     card = card_of(run, tmp_path / "dream")
     with Image.open(tmp_path / "dream" / PICTURE) as drawn:
         assert drawn.width > 600 and np.asarray(drawn).std() > 20
-    assert f"![Dreams, in which the driver of the run drives; time to the right.]({PICTURE})" in card
+    assert f"]({PICTURE})\n\nDreams, in which the driver of the run drives; time to the right" in card
     (run / "vae" / "samples").mkdir()
     for epoch in (1, 2):
         save_png(run / "vae" / "samples" / f"epoch_{epoch:03d}.png", np.full((8, 8, 3), epoch, np.uint8))
