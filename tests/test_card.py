@@ -34,8 +34,8 @@ def write_score(run, controller, returns, digests, world="simulator", env="carra
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with scores: of its evolved driver, also in our fast world and in the dream, of an earlier clone, and of the
-    expert."""
+    """A run with scores: of its evolved driver, also in our fast world and in the dream, of an earlier clone, and of
+    the expert."""
     run = shutil.copytree(ROOT / "pretrained" / "carracing", tmp_path / "run")
     digests = {stage: checkpoint.load_parent(run, stage)["digest"] for stage in ("vae", "mdrnn", "ctrl")}
     write_score(run, "ctrl", RETURNS, digests)
