@@ -24,8 +24,9 @@ from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
+from dreamdrive.models.catalogue import SIZES
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import positive, share
+from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.script import run
@@ -183,7 +184,11 @@ def call_run(args: argparse.Namespace) -> str:
 MINARI: dict[str, dict[str, Any]] = {
     "--env": {"help": "the world, e.g. gym:CartPole-v1 (default: the environment that it names)"},
     "--observation": {"help": "of a Dict: what is to be seen, e.g. image or camera/front"},
-    "--resize": {"type": positive, "help": "side that pictures are brought to, each pixel the mean of what it covers"},
+    "--resize": {
+        "type": int,
+        "choices": SIZES,
+        "help": "side that pictures are brought to, each pixel the mean of what it covers",
+    },
     "--expert": {"action": "store_true", "default": None, "help": "the actions are an expert's, to be cloned"},
     "--val-fraction": {
         "type": share,

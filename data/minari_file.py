@@ -39,7 +39,7 @@ NAME = re.compile(r"[-\w]+-v\d+")
 STEPS = ("rewards", "terminations", "truncations")  # members with a number for each step
 JPEG_SIDE = 32  # pixels from which on Minari takes something for a picture
 LARGEST_METADATA, LARGEST = 1 << 26, 1 << 32  # bytes; the latter of a member of an episode, unpacked
-MOST_EPISODES = 10_000_000
+MOST_EPISODES, DEEPEST = 10_000_000, 20
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 
 
@@ -164,11 +164,13 @@ class MinariFile:
         return space
 
 
-def _check_space(space: Any) -> None:
+def _check_space(space: Any, depth: int = 0) -> None:
     """ValueError, TypeError or KeyError unless a space is as Minari writes one."""
+    if depth > DEEPEST:
+        raise ValueError(f"a space has more than {DEEPEST} others around it")
     if space["type"] == "Dict":
         for part in space["subspaces"].values():
-            _check_space(part)
+            _check_space(part, depth + 1)
     if space["type"] == "Box":
         shape = tuple(space["shape"])
         if not all(isinstance(n, int) and n > 0 for n in shape):

@@ -6,6 +6,8 @@ actions choices, or numbers with bounds. Numbers become float32. Who drove is no
 "imported"; where no seed is known the episode's number takes its place.
 """
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,8 @@ from dreamdrive.utils.words import counted
 
 SHARD_EPISODES = 10
 VAL_FRACTION = 0.1
+LARGEST_SEED = 2**63 - 1
+ID = re.compile(r"[\w./-]+")  # of an environment, without a module in it
 
 V_TAKES = f"squares of {' or '.join(map(str, SIZES))}"
 
@@ -71,6 +75,11 @@ def import_ours(file: MinariFile, source: Path, out: Path) -> tuple[Manifest, st
     """The dataset that was exported."""
     try:
         before = Manifest.from_json(file.metadata[OURS])
+        if not all(isinstance(e.seed, int) and 0 <= e.seed <= LARGEST_SEED for e in before.episodes):
+            raise ValueError("its seeds are not possible")
+        files = {shard.file: range(shard.first, shard.last) for shard in before.shards}
+        if len(files) < len(before.shards):
+            raise ValueError("two of its shards have one name")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{source} does not say what dataset it was made of ({reason(error)}): export it again"
@@ -80,7 +89,6 @@ def import_ours(file: MinariFile, source: Path, out: Path) -> tuple[Manifest, st
             f"{source} was made of {counted(len(before.episodes), 'episode')}, and holds {file.episodes}: export it "
             "again"
         )
-    files = {shard.file: range(shard.first, shard.last) for shard in before.shards}
     empty = replace(before, shards=(), episodes=())
     space = ActionSpace.from_dict(before.action_space)
     after = write_dataset(out, empty, files, lambda i: own_episode(file, source, before, before.episodes[i], space))
@@ -172,6 +180,10 @@ class Foreign:
             ("imported",),
             options=self._options(),
         )
+        try:
+            manifest.check()
+        except ValueError as error:
+            raise UserError(f"{self.source} cannot be imported: {reason(error)}") from None
         manifest = write_dataset(out, manifest, pieces(self.file.episodes, SHARD_EPISODES), self.episode)
         return manifest, self._said()
 
@@ -184,20 +196,26 @@ class Foreign:
                 f"{self.source}: episode {number} has observations {obs.shape[1:]}, and its metadata says "
                 f"{tuple(self.seen['shape'])}"
             )
+        if len(obs) != len(said.rewards) + 1:
+            raise UserError(
+                f"{self.source}: episode {number} has {len(obs)} observations and {len(said.rewards)} rewards: one "
+                "observation more is wanted"
+            )
         action = self._action(said, number)
         nobody = np.ascontiguousarray(np.broadcast_to(unknown_action(self.space), action.shape))
         truncated = said.truncations.copy()
         truncated[-1:] |= not said.terminations[-1:].any()  # where it ends without a word it was cut
         seed = said.about.get("seed", number)
+        known = isinstance(seed, (int, np.integer)) and 0 <= seed <= LARGEST_SEED
         episode = Episode(
-            self._frames(obs) if self.pictures else obs.reshape(len(obs), -1).astype(np.float32),
+            self._frames(obs) if self.pictures else as_float32(obs.reshape(len(obs), -1)),
             action,
             action.copy() if self.wanted.expert else nobody,
-            said.rewards.astype(np.float32),
+            as_float32(said.rewards),
             said.terminations,
             truncated,
             number,
-            int(seed) if isinstance(seed, (int, np.integer)) and seed >= 0 else number,
+            int(seed) if known else number,
             0,
         )
         return checked(episode, self.source)
@@ -215,8 +233,10 @@ class Foreign:
                 f"{self.source}: episode {number} has actions {actions.dtype} {actions.shape}, and its metadata says "
                 f"{self.file.action_space['type']}"
             )
-        actions = actions.astype(self.space.dtype) - (self.first if self.space.discrete else 0)
-        if self.space.discrete and len(actions) and not 0 <= actions.min() <= actions.max() < self.space.n:
+        if not self.space.discrete:
+            return as_float32(actions)
+        actions = actions.astype(np.int64) - self.first
+        if len(actions) and not 0 <= actions.min() <= actions.max() < self.space.n:
             raise UserError(
                 f"{self.source}: episode {number} has actions from {actions.min()} to {actions.max()}, and there are "
                 f"{self.space.n}"
@@ -229,7 +249,7 @@ class Foreign:
         if not self.pictures:
             if side:
                 raise UserError(f"{self.source} has no pictures but {words_of(self.seen)}: leave --resize away")
-            return (int(np.prod(shape)),)
+            return (math.prod(shape),)
         height, width, channels = (*shape, 1)[:3]
         if channels > 4:
             raise UserError(f"{self.source} has pictures of {shape}: (height, width, channels) is wanted")
@@ -243,9 +263,9 @@ class Foreign:
     def _env(self) -> str:
         """The world, as --env names it. A file is not believed where it names a module, which would be imported."""
         there = str(self.file.env_spec.get("id", ""))
-        if not self.wanted.env and (not there or ":" in there):
-            what = f"names {there!r}, which has a module in it" if there else "does not say what it was recorded in"
-            raise UserError(f"{self.source} {what}: name the world with --env, e.g. gym:{there or 'CartPole-v1'}")
+        if not self.wanted.env and not ID.fullmatch(there):
+            what = f"names {there[:80]!r}, no plain id" if there else "does not say what it was recorded in"
+            raise UserError(f"{self.source} {what}: name the world with --env, e.g. gym:CartPole-v1")
         env = self.wanted.env or f"gym:{there}"
         listed(env)
         return env
@@ -279,6 +299,12 @@ class Foreign:
         if not self.wanted.expert:
             notes.append("nobody is taken for an expert (--expert)")
         return "; ".join(notes)
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinity, which `Episode.check` refuses."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def actions_of(source: Path, said: dict[str, Any]) -> tuple[int, ActionSpace]:

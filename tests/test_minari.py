@@ -230,6 +230,10 @@ def test_choices_count_from_0_here(tmp_path):
 # What is refused
 
 
+def nested(depth):
+    return {"type": "Dict", "subspaces": {"in": nested(depth - 1)}} if depth else numbers(2)
+
+
 def refusal(folder, *flags) -> str:
     """The sentence; nothing is left of the dataset that was to be."""
     out = folder.parent / "refused"
@@ -258,13 +262,16 @@ def refusal(folder, *flags) -> str:
         ({"seen": numbers(2)}, ("--resize", 64), "has no pictures but Box float64 (2,)"),
         ({"seen": numbers(3)}, (), "has observations (2,), and its metadata says (3,)"),
         ({"seen": numbers(2)}, ("--env", "carracin"), "did you mean carracing?"),
-        ({"seen": numbers(2), "env_spec": json.dumps({"id": "evil:Env-v0"})}, (), "'evil:Env-v0', which has a module"),
+        ({"seen": numbers(2), "env_spec": json.dumps({"id": "evil:Env-v0"})}, (), "'evil:Env-v0', no plain id"),
         ({"seen": numbers(2), "env_spec": "[" * 100_000}, (), "cannot be imported"),
         ({"seen": numbers(2), "observation_space": None}, (), "has no observation_space"),
         ({"seen": numbers(2), "data_format": "arrow"}, (), "its data_format is 'arrow'"),
         ({"seen": numbers(2), "total_episodes": 2}, (), "episode 1: episode_1 is missing"),
         ({"seen": numbers(2), "total_episodes": 10**30}, (), "it says that it holds"),
         ({"seen": numbers(2), "dreamdrive": {"schema": 1}}, (), "does not say what dataset it was made of"),
+        ({"seen": {**numbers(1), "shape": [1 << 21]}}, (), "image_shape (2097152,) is not possible"),
+        ({"seen": numbers(2), "action_space": {"type": "Discrete", "n": -1}}, (), "cannot be used"),
+        ({"seen": nested(30)}, (), "more than 20 others around it"),
         ({"seen": numbers(2), "dreamdrive": 7}, (), "does not say what dataset it was made of"),
     ],
 )
@@ -317,6 +324,17 @@ def goes_on(file, folder):
     file["episode_0/terminations"][0] = True
 
 
+def too_large(file, folder):
+    file["episode_0/observations"][0, 0] = 1e300
+
+
+def nothing(file, folder):
+    for name in ("observations", "rewards"):
+        shape = file[f"episode_0/{name}"].shape[1:]
+        del file[f"episode_0/{name}"]
+        file[f"episode_0/{name}"] = np.zeros((0, *shape))
+
+
 def not_finite(file, folder):
     file["episode_0/observations"][0, 0] = np.nan
 
@@ -332,6 +350,8 @@ def not_finite(file, folder):
         (group, "rewards is no dataset"),
         (goes_on, "goes on after it"),
         (not_finite, "finite numbers"),
+        (too_large, "finite numbers"),
+        (nothing, "0 observations and 0 rewards"),
     ],
 )
 def test_hostile_files_are_refused_in_a_sentence(change, said, tmp_path):
@@ -379,6 +399,27 @@ def test_what_was_changed_since_it_was_exported_is_told(tmp_path):
         file["episode_1/rewards"][0] += 1
     assert "episode 1 is not the one that was exported" in refusal(tmp_path / "in-v0")
     assert "leave all flags but --out away" in refusal(tmp_path / "in-v0", "--expert")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda m: m["episodes"][0].update(seed=2**70), "its seeds are not possible"),
+        (lambda m: m["shards"][1].update(file=m["shards"][0]["file"]), "two of its shards have one name"),
+        (lambda m: m["episodes"].pop(), "are not listed"),
+        (lambda m: m.update(action_space={"type": "discrete", "n": 4}), "is not the one that was exported"),
+        (lambda m: m.update(image_shape=[32, 32, 3]), "is not the one that was exported"),
+        (lambda m: m["episodes"][1].update(seed=7), "episode 1 is not the one that was exported"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(change, said, tmp_path):
+    made_up(tmp_path / "data", [5, 5, 5])
+    export_minari(tmp_path / "data", tmp_path / "in-v0")
+    path = tmp_path / "in-v0" / FOLDER / METADATA
+    there = json.loads(path.read_text())
+    change(there["dreamdrive"])
+    path.write_text(json.dumps(there))
+    assert said in refusal(tmp_path / "in-v0")
 
 
 def test_nothing_is_replaced_and_a_name_without_a_version_is_refused(tmp_path):
