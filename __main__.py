@@ -43,11 +43,11 @@ COMMANDS = {
     "compare": Command("pages.compare", "runs beside each other: scores paired by seed, curves, flags that differ"),
     "data page": Command("pages.dataset", "a dataset as a folder of HTML: episodes, films, plots"),
     "data": Command("data.shards", "info, verify: what a dataset is, and whether every byte is as it was written"),
-    "scenes": Command("envs.nocturne.__main__", "show, check: traffic scenes"),
-    "scenes synthetic": Command("envs.nocturne.synthetic.__main__", "make traffic scenes"),
-    "export": Command("data.exchange", "run: a run in half precision, to hand on", ("export",)),
+    "scenes": Command("envs.scenes", "show, check: traffic scenes"),
+    "scenes synthetic": Command("envs.synthetic_scenes", "make traffic scenes"),
+    "export": Command("data.exchange", "run: a run in half precision, to hand on; minari: a dataset", ("export",)),
     "export web": Command("web.export", "the dream of a run as one page that drives in a browser"),
-    "import": Command("data.exchange", "npz, ncps, checkpoint: other projects' rollouts and models", ("import",)),
+    "import": Command("data.exchange", "npz, ncps, minari, checkpoint: others' rollouts and models", ("import",)),
     "doctor": Command("utils.doctor", "what this machine has and lacks"),
 }
 

@@ -33,31 +33,23 @@ these words does in an epoch learning/cloning_methods.py.
 """
 
 import sys
-from collections.abc import Callable
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.data.manifest import require_datasets
 from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
+from dreamdrive.teacher.lesson_settings import TeachSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import Parser, Training, next_command, parser, refuse_others
 from dreamdrive.utils.words import counted
 
-
-def teaching() -> type[Training]:
-    """The settings of `teach`, whose module imports torch: it is asked last."""
-    from dreamdrive.teacher.lesson import TeachSettings
-
-    return TeachSettings
-
-
-COMMANDS: dict[str, Callable[[], type[Training]]] = {
-    "clone": lambda: CloneSettings,
-    "dagger": lambda: DaggerSettings,
-    "ditto": lambda: DittoSettings,
-    "teach": teaching,
+COMMANDS: dict[str, type[Training]] = {
+    "clone": CloneSettings,
+    "dagger": DaggerSettings,
+    "ditto": DittoSettings,
+    "teach": TeachSettings,
 }
 SPELLINGS = {
     "clone": "cloning without --teacher",
@@ -71,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> Training:
     """The settings of a command line, of the kind that its first word or its older spelling names."""
     name, words = command(sys.argv[1:] if argv is None else argv)
     refuse_others(name, words, COMMANDS, SPELLINGS)
-    args = COMMANDS[name]().parse(words, __doc__)
+    args = COMMANDS[name].parse(words, __doc__)
     try:
         args.check()
     except UserError as error:
@@ -96,7 +88,7 @@ def main() -> None:
     args = parse_args()
     if not isinstance(args, CloneSettings):
         from dreamdrive.learning.cloning import STAGE
-        from dreamdrive.teacher.lesson import TeachSettings, teach
+        from dreamdrive.teacher.lesson import teach
 
         assert isinstance(args, TeachSettings), "COMMANDS has no others"
         teach(args, STAGE)

@@ -20,7 +20,6 @@ reality, on seeds kept for choosing; the search itself learns nothing from that.
 """
 
 import sys
-from collections.abc import Callable
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
@@ -30,10 +29,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import Parser, Training, next_command, refuse_others
 
-METHODS: dict[str, Callable[[], type[Training]]] = {
-    "cma": lambda: EvolutionSettings,
-    "actor-critic": lambda: ActorSettings,
-}
+METHODS: dict[str, type[Training]] = {"cma": EvolutionSettings, "actor-critic": ActorSettings}
 
 
 def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettings:
@@ -42,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettin
     p.add_argument("--method", choices=tuple(METHODS), default="cma")
     found, words = p.parse_known_args(sys.argv[1:] if argv is None else argv)
     refuse_others(found.method, words, METHODS, {name: f"--method {name}" for name in METHODS})
-    args = METHODS[found.method]().parse(words, __doc__)
+    args = METHODS[found.method].parse(words, __doc__)
     assert isinstance(args, EvolutionSettings | ActorSettings), "METHODS has no others"
     return args
 

@@ -30,7 +30,8 @@ from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.spaces import ActionSpace
-from dreamdrive.web import export
+from dreamdrive.web import dream_page, export
+from dreamdrive.web.settings import NOBODY
 
 STEPS = 20
 # All steps of a dream, and what it looked like after each
@@ -137,15 +138,15 @@ def visit(browser: Any, page: Path) -> None:
 def row(browser: Any, name: str, folder: Path, seconds: int) -> list[str]:
     """What is found of one run."""
     args = export.parse_args(["--logdir", name, "--out", str(folder / f"{Path(name).name}.html")])
-    size = export.write(args)
+    size = dream_page.write(args)
     visit(browser, args.out)
     pace = [browser.execute_script(PACE) for _ in range(seconds)]
     model = load_world_model(args.logdir, torch.device("cpu"))
     assert model.starts and args.controller, "they were exported"
     action = given_actions(ActionSpace.from_dict(model.world["action_space"]), STEPS)
-    controller = "" if args.controller == export.NOBODY else args.controller
+    controller = "" if args.controller == NOBODY else args.controller
     apart: dict[str, float] = {}
-    for number, start in enumerate(export.chosen_starts(len(model.starts), args.starts).tolist()):
+    for number, start in enumerate(dream_page.chosen_starts(len(model.starts), args.starts).tolist()):
         shown = in_page(browser, number, action, model.world["image_shape"][-1])
         found = shown.furthest(in_python(args.logdir, start, action, controller=controller))
         apart = {name: max(value, apart.get(name, 0.0)) for name, value in found.items()}

@@ -89,6 +89,12 @@ def folders_of(datasets: Sequence[Dataset]) -> list[str]:
     return [str(dataset.root) for dataset in datasets if dataset.mirror is None]
 
 
+def origin_of(datasets: Sequence[Dataset]) -> dict[str, list[str]]:
+    """What checkpoints say of the datasets that they learnt from: where they were, and what was in them."""
+    digests = [dataset.digest for dataset in datasets if dataset.mirror is None]
+    return {"datasets": folders_of(datasets), "dataset_digests": digests}
+
+
 def splits_of(datasets: Sequence[Dataset]) -> list[float]:
     """The share of each that is for validation, as checkpoints hold it; `dreamdrive data split` changes it."""
     return [dataset.manifest.val_fraction for dataset in datasets if dataset.mirror is None]

@@ -17,9 +17,9 @@ import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import h5py
 import numpy as np
 
-from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, known_actions
+from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, episode_entry, known_actions
 from dreamdrive.data.manifest import (
     MANIFEST,
     SCHEMA,
@@ -46,7 +46,8 @@ from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder
-from dreamdrive.utils.locks import LOCK, locked
+from dreamdrive.utils.locks import LOCK, locked, workplace
+from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.words import counted, mean_and_spread
@@ -140,6 +141,39 @@ class Dataset:
 
 
 # Writing
+
+
+def pieces(count: int, at_once: int) -> dict[str, range]:
+    """Files of the shards of `count` episodes, `at_once` in each, and the numbers of those."""
+    firsts = range(0, count, at_once)
+    return {f"shard_{k:05d}.h5": range(first, min(first + at_once, count)) for k, first in enumerate(firsts)}
+
+
+def write_dataset(
+    folder: Path, manifest: Manifest, files: dict[str, range], read: Callable[[int], Episode]
+) -> Manifest:
+    """Write a new dataset of the episodes that `read` gives by number, into shards of these names; returns its whole
+    manifest, of which `manifest` says all but shards and episodes. What fails leaves nothing; UserError where `folder`
+    holds a dataset."""
+    with workplace(folder, f"{folder} is being written by another process: wait for it, or choose another --out"):
+        if (folder / MANIFEST).exists():
+            raise UserError(f"{folder} holds a dataset already: choose another --out")
+        written: list[Path] = []
+        try:
+            for name, numbers in Bar(files.items(), desc="importing", unit="shard"):
+                episodes = [read(number) for number in numbers]
+                written.append(folder / name)
+                manifest = replace(
+                    manifest,
+                    shards=(*manifest.shards, ShardEntry(**write_shard(written[-1], episodes))),
+                    episodes=(*manifest.episodes, *(episode_entry(e, manifest) for e in episodes)),
+                )
+            write_manifest(folder, manifest)
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+    return manifest
 
 
 def write_shard(path: Path, episodes: Iterable[Episode]) -> dict:

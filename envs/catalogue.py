@@ -22,6 +22,7 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
 WARMUP = 10  # steps of the log before an episode begins
+SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log
 
 
 @dataclass(frozen=True)

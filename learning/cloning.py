@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamdrive.data.loaders import check_world
+from dreamdrive.data.loaders import check_world, origin_of
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs import fast
@@ -167,6 +167,7 @@ class Cloning:
             "config": self.head.model.config_dict(),
             "parents": self.recorded.parents,
             "world": self.recorded.world,
+            **origin_of(self.recorded.datasets),
             "epoch": epoch,
             "best": self.best,
         }

@@ -1,4 +1,4 @@
-"""What stage 4b can be told: cloning, dagger and ditto; of teaching see teacher/lesson.py."""
+"""What stage 4b can be told: cloning, dagger and ditto; of teaching see teacher/lesson_settings.py."""
 
 import os
 from dataclasses import dataclass

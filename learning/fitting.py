@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dreamdrive.data.loaders import folders_of, splits_of
+from dreamdrive.data.loaders import origin_of, splits_of
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
@@ -43,7 +43,8 @@ class Fit:
         (AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101)."""
         self.last, self.annealed = last, False
         self.stage, self.folder, self.model, self.about = stage, folder, model, about
-        self.datasets, self.splits = folders_of(datasets), splits_of(datasets)
+        self.origin, self.splits = origin_of(datasets), splits_of(datasets)
+        self.datasets = self.origin["datasets"]
         model.load_state_dict(model.from_config(model.config_dict()).state_dict())
         self.optimizer = adam(model, learning_rate, decay)
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=halved_after)
@@ -123,7 +124,7 @@ class Fit:
             "model": self.model.state_dict(),
             **self.about,
             "epoch": len(self.history),
-            "datasets": self.datasets,
+            **self.origin,
         }
 
 

@@ -3,7 +3,7 @@ how it scores.
 
 Reads   EXP_DIR/{vae,mdrnn,ctrl,bc}/    args.json, best.tar, metrics.csv, pictures, films
         EXP_DIR/scores/*.json           written by test_controller.py
-        EXP_DIR/rounds/*.json           written by train.py
+        EXP_DIR/rounds/*.json           written by train.py, chosen.json among them
 Writes  EXP_DIR/report.html             or --out; for a run that came with dreamdrive exp_dir/<name>/report.html
 
     dreamdrive report exp_dir/demo
@@ -36,13 +36,13 @@ from dreamdrive.pages.html import (
     tag,
     write_page,
 )
-from dreamdrive.pages.run import STAGES, Run, Stage, find_dataset, read_run, stale
+from dreamdrive.pages.run import STAGES, Run, Source, Stage, read_run, sources, stale
 from dreamdrive.utils import runs
-from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.intervals import METHOD, mean_interval
 from dreamdrive.utils.scores import Score
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser, shown
+from dreamdrive.utils.words import counted
 
 CURVES = ("loss.png", "fitness.png")  # of stages: drawn anew from metrics.csv
 SERIES = {"samples": "samples of V", "dreams": "dreams of M"}  # folders with a picture for each epoch
@@ -65,6 +65,7 @@ def report(name: Path, home: Path) -> bytes:
         section("Lineage", lineage(found)),
         scores(found),
         rounds(found),
+        chosen(found),
         *(stage_section(stage) for stage in found.stages),
         films(found, home),
     ]
@@ -94,23 +95,37 @@ def lineage(found: Run) -> Html:
 
 def dataset_box(found: Run) -> Html:
     """What the run learnt from: the datasets that its stages name."""
-    names = list(dict.fromkeys(name for stage in found.stages if stage.best for name in stage.best["datasets"]))
-    lines = [tag("p", *dataset_words(found, name)) for name in names]
-    told = tag("p", f"{len(names)} datasets")
-    if not names:
+    there = sources(found)
+    lines = [dataset_words(source) for source in there]
+    changed = sum(bool(source.changed) for source in there)
+    told = [
+        tag("p", f"{len(there)} datasets"),
+        tag("p", f"{changed} changed since", class_="problem") if changed else None,
+    ]
+    if not there:
         return tag("div", tag("b", "dataset"), tag("p", "no stage names one", class_="soft"))
-    return tag("div", tag("b", "dataset"), *(lines if len(lines) < 4 else [told, folded("each of them", *lines)]))
+    return tag(
+        "div",
+        tag("b", "dataset"),
+        *(lines if len(lines) < 4 else [*told, folded("each of them", *lines)]),
+        class_="other" if changed else None,
+    )
 
 
-def dataset_words(found: Run, name: str) -> list[Any]:
-    """What is known of a dataset: its digest as it is now, and how much it holds."""
-    try:
-        dataset = find_dataset(found, name)
-    except UserError as error:
-        said = f"{name}: not here any more" if str(error).endswith("is not here") else str(error)
-        return [tag("span", said, class_="soft")]
-    steps = sum(e.steps for e in dataset.episodes)
-    return [name, " ", digest_of(dataset.digest), tag("br"), f"{len(dataset.episodes)} episodes, {steps:,} steps"]
+def dataset_words(source: Source) -> Html:
+    """What is known of a dataset: how much it holds now, its digest, and whether it has changed since."""
+    digest = join([" ", digest_of(source.digest)]) if source.digest else None
+    if source.dataset is None:
+        gone = str(source.problem).endswith("is not here")
+        said = f"{source.name}: not here any more" if gone else str(source.problem)
+        return tag("p", tag("span", said, class_="soft"), digest)
+    episodes = source.dataset.episodes
+    changed = [
+        tag("p", f"changed since {stage} was trained on it, as {source.digests[stage][:SHORT]}", class_="problem")
+        for stage in source.changed
+    ]
+    steps = f"{len(episodes)} episodes, {sum(e.steps for e in episodes):,} steps"
+    return join([tag("p", source.name, digest, tag("br"), steps), *changed])
 
 
 def stage_box(stage: Stage, now: dict[str, str]) -> Html:
@@ -191,6 +206,38 @@ def rounds(found: Run) -> Html | None:
         tag("p", f"Episodes that each round's driver recorded, and their mean. {METHOD}.", class_="soft"),
         folded("table", table(["round", "frames", *kinds], rows)),
         folded("settings", facts({name: shown(value) for name, value in found.rounds[-1]["settings"].items()})),
+    )
+
+
+def chosen(found: Run) -> Html | None:
+    """Which rounds train.py has compared, how each drove, and which it has chosen."""
+    choice = found.choice
+    if choice is None:
+        return None
+    frames = {said["round"]: f"{said['frames']:,}" for said in found.rounds}
+    rows = [
+        [
+            join([number, tag("span", " chosen", class_="better") if number == choice.best else None]),
+            frames.get(number, ""),
+            str(mean_interval(values)),
+            f"{np.std(values):.1f}",
+            f"{min(values):.1f}",
+            f"{max(values):.1f}",
+            len(values),
+        ]
+        for number, values in choice.returns.items()
+    ]
+    drives = counted(len(choice.returns[choice.best]), "episode")
+    return section(
+        "The round that was chosen",
+        table(["round", "frames", "mean return", "std", "least", "most", "episodes"], rows),
+        tag(
+            "p",
+            f"Returns of the last round's driver, and of those that had recorded the best episodes, on the same "
+            f"{drives} for choosing (--seed {choice.seed}), on which nothing was learnt: {choice.frames:,} frames. "
+            f"The best is the run rounds/best. {METHOD}.",
+            class_="soft",
+        ),
     )
 
 

@@ -31,8 +31,8 @@ class Stage:
         name: its folder's name
         folder: where it is
         settings: of args.json, with the command; None where there is no such file
-        best: of best.tar its digest, parents, datasets, world, and what numbers its best epoch; None where there is
-            none
+        best: of best.tar its digest, parents, world, what numbers its best epoch, and its datasets: the digest that
+            each had then by its path, None in files of older versions; None where there is no best.tar
         counter, rows: of metrics.csv: the column that numbers rows, and the numbers of each
         problems: what could not be read
     """
@@ -52,6 +52,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which round of train.py is the best.
+
+    Fields:
+        best: its number
+        returns: of each round that was compared, by its number, the returns of its driver on the same tracks
+        seed: of the run, from which the tracks follow
+        frames: that were driven to choose
+    """
+
+    best: int
+    returns: dict[int, list[float]]
+    seed: int
+    frames: int
+
+
+@dataclass(frozen=True)
 class Run:
     """All that pages tell of a run.
 
@@ -61,6 +78,7 @@ class Run:
         stages: those that are there, in their order
         scores: those that could be read, by their files' names
         rounds: of train.py: what each said, in their order
+        choice: which of them was chosen, and how; None where that is not done
         problems: what could not be read, but of stages
     """
 
@@ -69,6 +87,7 @@ class Run:
     stages: list[Stage]
     scores: list[Score]
     rounds: list[dict[str, Any]]
+    choice: "Choice | None"
     problems: list[UserError]
 
     @property
@@ -93,9 +112,9 @@ def read_run(name: Path) -> Run:
         files += sorted((results / FOLDER).glob("*.json"))
     scores = [kept(problems, read_score, path) for path in files]
     rounds = [kept(problems, read_round, path) for path in sorted((folder / "rounds").glob("[0-9]*.json"))]
-    return Run(
-        str(name), folder, stages, [s for s in scores if s], [said for said in rounds if said is not None], problems
-    )
+    choice = kept(problems, read_choice, folder / "rounds" / "chosen.json")
+    told = [said for said in rounds if said is not None]
+    return Run(str(name), folder, stages, [s for s in scores if s], told, choice, problems)
 
 
 def read_stage(folder: Path, name: str) -> Stage:
@@ -134,11 +153,15 @@ def read_best(path: Path, stage: str) -> dict[str, Any]:
     found = checkpoint.load(path, stage)
     plain = ("digest", "kind", "best", "epoch", "generation", "updates")
     said = {name: found[name] for name in plain if isinstance(found.get(name), (str, int, float))}
-    parents, datasets, world = (found.get(name) for name in ("parents", "datasets", "world"))
+    parents, datasets, digests, world = (
+        found.get(name) for name in ("parents", "datasets", "dataset_digests", "world")
+    )
+    names = list(map(str, datasets)) if isinstance(datasets, (list, tuple)) else []
+    known = digests if isinstance(digests, (list, tuple)) and len(digests) == len(names) else [None] * len(names)
     return {
         **said,
         "parents": {str(k): str(v) for k, v in parents.items()} if isinstance(parents, dict) else {},
-        "datasets": list(dict.fromkeys(map(str, datasets))) if isinstance(datasets, (list, tuple)) else [],
+        "datasets": {name: digest and str(digest) for name, digest in zip(names, known, strict=True)},
         "world": world if isinstance(world, dict) else None,
     }
 
@@ -189,6 +212,24 @@ def read_round(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def read_choice(path: Path) -> Choice:
+    """What train.py says of the rounds that it has compared."""
+    try:
+        said = json.loads(path.read_bytes())
+        returns = {int(number): [float(x) for x in values] for number, values in said["returns"].items()}
+        if not all(values and np.isfinite(values).all() for values in returns.values()):
+            raise ValueError("a round has no returns, or some that are not finite")
+        choice = Choice(int(said["best"]), returns, int(said["seed"]), int(said["frames"]))
+        if choice.best not in returns:
+            raise ValueError(f"round {choice.best} is chosen, which has no returns")
+        return choice
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(
+            f"{path} is not what train.py says of its choice ({type(error).__name__}: {str(error)[:200]}): delete it, "
+            "and run the train.py command again, which chooses again"
+        ) from None
+
+
 def find_dataset(run: Run, said: str) -> Dataset:
     """The dataset that a checkpoint knows by the path `said`, which may have been relative to another folder; UserError
     where it is not there any more, or not usable."""
@@ -198,6 +239,50 @@ def find_dataset(run: Run, said: str) -> Dataset:
     if place is None:
         raise UserError(f"{said} is not here")
     return Dataset.open(place)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that a run has learnt from.
+
+    Fields:
+        name: its path, as checkpoints have it
+        digests: that it had when stages were trained on it, by stage; older versions did not say
+        dataset: as it is now; None where it cannot be read, which `problem` says
+        problem: None where it can
+    """
+
+    name: str
+    digests: dict[str, str]
+    dataset: Dataset | None
+    problem: UserError | None
+
+    @property
+    def digest(self) -> str | None:
+        """The digest to tell: of now, or else the one that stages were trained on."""
+        return self.dataset.digest if self.dataset else next(iter(self.digests.values()), None)
+
+    @property
+    def changed(self) -> list[str]:
+        """Stages that were trained on it before it was what it is now."""
+        return [stage for stage, digest in self.digests.items() if self.dataset and digest != self.dataset.digest]
+
+
+def sources(run: Run) -> list[Source]:
+    """The datasets that its stages name."""
+    told: dict[str, dict[str, str]] = {}
+    for stage in run.stages:
+        for name, digest in (stage.best or {}).get("datasets", {}).items():
+            own = told.setdefault(name, {})
+            if digest:
+                own[stage.name] = digest
+    found = []
+    for name, digests in told.items():
+        try:
+            found.append(Source(name, digests, find_dataset(run, name), None))
+        except UserError as error:
+            found.append(Source(name, digests, None, error))
+    return found
 
 
 def stale(score: Score, stages: Sequence[Stage]) -> bool:

@@ -17,11 +17,9 @@ from dreamdrive.models.policy import Policy
 from dreamdrive.teacher.memory import FrameMemory, VectorMemory
 from dreamdrive.utils.errors import UserError
 
-BATCH = 32
 SNAPSHOT = 100  # training steps
 LEAST_SPREAD = 1e-4  # of observed numbers: less is taken for this
 SMOOTH = 0.98  # of the loss that is shown
-AVERAGE = 100  # training steps that the weights which drive are averaged over
 NICE = 0.002  # seconds a training step leaves to others, who have a picture to show
 
 

@@ -8,44 +8,39 @@ exp_dir/bc/metrics.csv, lesson.png  one row a trial
 
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dreamdrive.driving.agent import Agent, Head, PolicyHead
-from dreamdrive.envs import World, flags, make, official, without_places, world_class
-from dreamdrive.envs.dream import DREAM_STEPS, DreamWorld
-from dreamdrive.learning.cloning_settings import HeadSettings
+from dreamdrive.envs import World, make, official, without_places, world_class
+from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
 from dreamdrive.teacher.clone import Clone, recorded_inputs
-from dreamdrive.teacher.learner import AVERAGE, BATCH, Learner
+from dreamdrive.teacher.learner import Learner
+from dreamdrive.teacher.lesson_settings import RATES, TeachSettings
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, port, positive
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.seeds import seed_everything
-from dreamdrive.utils.settings import flag, say_inherited
+from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
 
 if TYPE_CHECKING:
     from dreamdrive.teacher.server import Server
 
-# learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single
-# pass must be enough
-RATES = (1e-3, 1e-2)
 SNAPSHOTS = "snapshots"
-DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
 FLAGS = {
     "features": "--features or --model",
     "hidden": "--hidden",
@@ -53,47 +48,6 @@ FLAGS = {
     "units": "--units",
     "width": "--width",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeachSettings(HeadSettings, flags.WorldSettings):
-    """What a lesson can be told."""
-
-    hidden: int = flag(
-        128,
-        natural,
-        "width of a hidden layer; 0 for the linear head evolution uses",
-        fixed=True,
-        where=("a lesson without --model", lambda args: args.model is None),
-    )
-    batch_size: int = flag(BATCH, positive, "samples")
-    learning_rate: float | None = flag(
-        None, learning_rate, f"AdamW's (default: {RATES[0]:g}, for numbers {RATES[1]:g})"
-    )
-    average: int = flag(AVERAGE, positive, "training steps over which the weights that drive are averaged")
-    world: str = flag("simulator", help="where to teach", choices=("dream", "simulator"))
-    temperature: float = flag(0.0, natural_float, "of the dream", where=DREAM)
-    horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)
-    env: str | None = flag(
-        None, help="the world, where --logdir has no V and M, e.g. mountaincar, carracing, nocturne, atari:Breakout"
-    )
-    trials: int | None = flag(None, positive, "end after so many trials in all (default: at Ctrl-C)")
-    train_only_from_demonstration: bool = flag(
-        False, help="learn from what the teacher did, not from what the teacher let pass"
-    )
-    init: Path | None = flag(
-        None, Path, "begin with this clone or controller, e.g. exp_dir/bc/best.tar or exp_dir/ctrl/best.tar"
-    )
-    host: str = flag(
-        "127.0.0.1", help="address to serve the page at; any but this machine's own demands a token, which is printed"
-    )
-    port: int = flag(8080, port, "of the page")
-    countdown: float = flag(3.0, natural_float, "seconds before a trial")
-
-    def check(self) -> None:
-        super().check()
-        if self.world == "dream":
-            self.refuse_options()
 
 
 def teach(args: TeachSettings, stage: int) -> None:

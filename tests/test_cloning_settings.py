@@ -3,7 +3,7 @@
 import pytest
 
 from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
-from dreamdrive.teacher.lesson import TeachSettings
+from dreamdrive.teacher.lesson_settings import TeachSettings
 from dreamdrive.trainbc import parse_args
 
 

@@ -11,16 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dreamdrive.data.exchange import (
-    EXCHANGES,
-    Exchange,
-    export,
-    import_checkpoint,
-    import_ncps,
-    import_npz,
-    read_rollout,
-    read_sequence,
-)
+from dreamdrive.data.exchange import EXCHANGES, Exchange
+from dreamdrive.data.foreign_run import import_checkpoint
+from dreamdrive.data.halved_run import export
+from dreamdrive.data.npz import import_ncps, import_npz, read_rollout, read_sequence
 from dreamdrive.data.shards import Dataset, verify
 from dreamdrive.driving.agent import load_agent
 from dreamdrive.envs import make
@@ -370,7 +364,7 @@ def test_hostile_archives_are_refused_in_a_sentence(tmp_path, members):
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamdrive.data.exchange.LARGEST", 100_000)
+    monkeypatch.setattr("dreamdrive.data.npz.LARGEST", 100_000)
     np.savez_compressed(tmp_path / "train_0.npz", **sequence(obs=np.zeros((32, 84, 84, 4), np.uint8)))
     with pytest.raises(UserError, match="it unpacks to 903296 bytes"):
         read_sequence(tmp_path / "train_0.npz", 0, 4)

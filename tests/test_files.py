@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from dreamdrive.data import latents
-from dreamdrive.data.exchange import read_rollout
 from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data.npz import read_rollout
 from dreamdrive.envs.nocturne.scene import load_scene
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError

@@ -13,6 +13,7 @@ from dreamdrive.data.manifest import MANIFEST, read_manifest, split
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.driving.scoring_settings import EvaluationSettings
+from dreamdrive.envs.synthetic_scenes import SyntheticSettings
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
 from dreamdrive.learning.control import Clock
@@ -20,10 +21,13 @@ from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.learning.vision_settings import VAESettings
+from dreamdrive.playing.settings import PlaySettings
+from dreamdrive.teacher.lesson_settings import TeachSettings
 from dreamdrive.tests.tiny_run import ROOT, TINY, call, complaint, contents, copy_run, variables, write_dataset
 from dreamdrive.utils.help_text import fitted
 from dreamdrive.utils.settings import next_command
 from dreamdrive.utils.words import counted, duration, mean_and_spread
+from dreamdrive.web.settings import WebSettings
 
 QUICK = ("--env", "cartpole", "--observation", "state", "--threads", 1)
 ALL = (
@@ -37,8 +41,13 @@ ALL = (
     DittoSettings,
     RoundsSettings,
     EvaluationSettings,
+    TeachSettings,
+    PlaySettings,
+    SyntheticSettings,
+    WebSettings,
 )
-DRIVE = [settings for settings in ALL if settings not in (VAESettings, MDRNNSettings)]
+DRIVE = ALL[: ALL.index(TeachSettings)]  # in worker processes, but for V and M
+DRIVE = [settings for settings in DRIVE if settings not in (VAESettings, MDRNNSettings)]
 
 
 def record(folder, *options):

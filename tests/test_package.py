@@ -21,7 +21,7 @@ from dreamdrive.tests.tiny_run import ROOT, TINY, budget, call, contents, user, 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SCRIPTS = (
     *("data.generation_script", "trainvae", "trainmdrnn", "traincontroller", "trainbc", "test_controller"),
-    *("data.shards", "data.exchange", "utils.doctor", "envs.nocturne.__main__", "envs.nocturne.synthetic.__main__"),
+    *("data.shards", "data.exchange", "utils.doctor", "envs.scenes", "envs.synthetic_scenes"),
     "web.export",
 )
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dreamdrive.envs.nocturne.synthetic import make_scene, scene_bytes
-from dreamdrive.envs.nocturne.synthetic.__main__ import main
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
 from dreamdrive.envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
+from dreamdrive.envs.synthetic_scenes import main
 from dreamdrive.utils.script import run
 
 ROOT = Path(__file__).resolve().parent.parent

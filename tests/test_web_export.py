@@ -25,7 +25,7 @@ from dreamdrive.tests.pages import PRESS, RELEASE
 from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.spaces import ActionSpace
-from dreamdrive.web import export
+from dreamdrive.web import dream_page, export
 
 CARRACING = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
 SCALED = {"type": "box", "low": [-6.0, -1.0], "high": [6.0, 1.0], "scale": [2.0, 0.5], "center": [0.5, 0.0]}
@@ -170,7 +170,7 @@ def test_the_same_noise_gives_the_same_dream(browser, made, name):
 @pytest.mark.parametrize("name", ["carracing", "carracing-dream", "nocturne"])
 def test_shipped_runs_dream_as_python_does_in_a_small_page(browser, tmp_path, name):
     args = export.parse_args(["--logdir", name, "--out", str(tmp_path / "dream.html"), "--starts", "2"])
-    assert export.write(args) == args.out.stat().st_size <= 16_000_000
+    assert dream_page.write(args) == args.out.stat().st_size <= 16_000_000
     visit(browser, args.out)
     world = checkpoint.load_parent(Path(name), "vae")["world"]
     action = given_actions(ActionSpace.from_dict(world["action_space"]), STEPS)
@@ -200,7 +200,7 @@ def test_keys_do_what_they_do_elsewhere(browser, made, env, space):
           previous = made.action(new Set(now), previous) ?? made.letGo(previous);
           return previous.length ? Array.from(previous) : previous;
         });""",
-        export.plain_keys(keyboard),
+        dream_page.plain_keys(keyboard),
         keyboard.space.to_dict(),
         held,
     )
@@ -401,14 +401,14 @@ def test_only_a_page_of_ours_is_replaced(made, tmp_path):
 
 def test_a_page_that_would_be_too_large_is_refused(made, tmp_path, monkeypatch):
     logdir, _ = made("whole")
-    monkeypatch.setattr(export, "LARGEST", 1_000_000)
+    monkeypatch.setattr(dream_page, "LARGEST", 1_000_000)
     assert "MB is the most" in refused(logdir, tmp_path / "dream.html")
 
 
 def test_weights_beyond_half_precision_are_refused():
     for number in (1e6, float("nan")):
-        with pytest.raises(export.UserError, match="half precision"):
-            export.Halves().packed({"weight": [torch.tensor([0.0, number])]})
+        with pytest.raises(dream_page.UserError, match="half precision"):
+            dream_page.Halves().packed({"weight": [torch.tensor([0.0, number])]})
 
 
 def test_a_world_without_a_finite_step_is_refused(made, tmp_path):
@@ -426,7 +426,7 @@ def test_half_precision_is_read_as_it_was_written(browser, made):
     visit(browser, made("fsq")[1])
     numbers = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16)
     numbers = numbers[numbers.isfinite()]
-    halves = export.Halves()
+    halves = dream_page.Halves()
     halves.packed(numbers)
     read = browser.execute_script("return Array.from(fromHalves(arguments[0]))", halves.text())
     assert np.array_equal(np.array(read), numbers.double().numpy())

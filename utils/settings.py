@@ -283,15 +283,15 @@ def all_spellings(settings: type[Settings]) -> set[str]:
 
 
 def refuse_others(
-    name: str, words: Sequence[str], kinds: Mapping[str, Callable[[], type[Settings]]], spellings: dict[str, str]
+    name: str, words: Sequence[str], kinds: Mapping[str, type[Settings]], spellings: dict[str, str]
 ) -> None:
     """End with a sentence where one of the words of a command line for kind `name` of a stage is a flag of other kinds
-    alone. `kinds`: what gives the settings of each, which is called where a flag is not of kind `name`.
+    alone. `kinds`: the settings of each.
     `spellings`: how each kind is asked for; the first stands for those that have its flags, too."""
-    own = all_spellings(kinds[name]())
+    own = all_spellings(kinds[name])
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     for flag in (flag for flag in flags if flag not in own):
-        theirs = [kind for kind, settings in kinds.items() if kind != name and flag in all_spellings(settings())]
+        theirs = [kind for kind, settings in kinds.items() if kind != name and flag in all_spellings(settings)]
         if theirs:
             first = next(iter(kinds))
             what = [spellings[first]] if first in theirs else [spellings[kind] for kind in theirs]

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from dreamdrive.envs.catalogue import SCENE_FORMATS, SCENE_STEPS
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
-STEPS = 91  # of a log
+STEPS = SCENE_STEPS
 DT = 0.1  # seconds between them
 ABSENT = -10_000.0  # position, velocity and heading of an object at a step at which it is not valid
 OBJECTS = ("unset", "vehicle", "pedestrian", "cyclist", "other")  # Scene.type counts in these, ...
@@ -36,7 +37,6 @@ LIGHTS = (
     "flashing_caution",
 )
 LOADED = ("vehicle", "pedestrian", "cyclist")  # kinds of objects that take part
-FORMATS = ("nocturne", "gpudrive")
 LARGEST = 256 << 20  # bytes of a file: Waymo's scenes have one to five million
 MOVED_SPEED, MOVED_DISTANCE = 0.05, 0.2  # m/s, m: Nocturne's thresholds
 TELLING_SPEED = 2.0  # m/s, from which an object's heading is the direction it moves in
@@ -234,8 +234,8 @@ class _Reader:
         return values
 
     def scene(self, content: dict, kind: str, start: int, allow_non_vehicles: bool, spawn_invalid: bool) -> Scene:
-        if kind not in ("auto", *FORMATS):
-            raise UserError(f'there is no kind of scene "{kind}": choose auto, {" or ".join(FORMATS)}')
+        if kind not in ("auto", *SCENE_FORMATS):
+            raise UserError(f'there is no kind of scene "{kind}": choose auto, {" or ".join(SCENE_FORMATS)}')
         if not 0 <= start < STEPS:
             raise UserError(f"a scene has no step {start}: choose one of 0 to {STEPS - 1}")
         objects, roads = self.field(content, "objects", "", list), self.field(content, "roads", "", list)
@@ -325,7 +325,7 @@ class _Reader:
             "objects",
             f"has vehicles that do not drive where their headings, taken as {'degrees' if degrees else 'radians'}, "
             f"point (are they {other}?): "
-            f"say which kind of file it is, {' or '.join(FORMATS)} (kind, or --kind)",
+            f"say which kind of file it is, {' or '.join(SCENE_FORMATS)} (kind, or --kind)",
         )
 
     def roads(self, roads: list) -> dict:

@@ -1,0 +1,55 @@
+"""A run small enough to hand on: every best.tar with its weights in half precision, without what training resumes
+from. It drives, and dreams."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from dreamdrive.models.catalogue import WITHOUT_LATENTS
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
+
+STAGES = tuple(checkpoint.SCRIPTS)  # parents first
+
+
+def export(logdir: Path, out: Path) -> list[str]:
+    """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the
+    heads that were trained on them, or a head that needs neither."""
+    found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
+    if "vae" not in found and not (
+        found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in WITHOUT_LATENTS
+    ):
+        raise UserError(
+            f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained"
+        )
+    taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
+    if taken:
+        raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
+    theirs: dict[str, dict] = {}
+    ours: dict[str, str] = {}
+    for stage in found:  # all of them are read before the first is written
+        theirs[stage] = checkpoint.load_parent(logdir, stage)
+        checkpoint.check_parents(
+            theirs[stage],
+            {name: theirs[name]["digest"] for name in theirs[stage]["parents"]},
+            checkpoint.path(logdir, stage),
+            stage,
+        )
+    for stage, saved in theirs.items():
+        parents = {name: ours[name] for name in saved["parents"]}
+        more = {
+            name: _halved(value)
+            for name, value in saved.items()
+            if name not in ("stage", "schema", "config", "model", "parents", "digest")
+        }
+        with checkpoint.stage_folder(out, stage) as folder:
+            checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
+        ours[stage] = checkpoint.load_parent(out, stage)["digest"]
+    return found
+
+
+def _halved(value):
+    """`value` with every float tensor in it in half precision."""
+    if isinstance(value, dict):
+        return {name: _halved(part) for name, part in value.items()}
+    return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value

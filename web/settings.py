@@ -1,0 +1,27 @@
+"""What `dreamdrive export web` can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from dreamdrive.driving.catalogue import TRAINED
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.settings import RunFolder, flag
+
+NOBODY = "none"  # the controller of a page without an agent
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSettings(RunFolder):
+    """What the export can be told."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"page": "out controller starts"}
+
+    out: Path = flag(Path("dream.html"), Path, "page to write; an older one of ours is replaced")
+    controller: str | None = flag(
+        None,
+        help="the agent that can be let drive: the evolved or the cloned controller, or nobody (default: ctrl, or bc "
+        "where there is no other)",
+        choices=(*TRAINED.values(), NOBODY),
+    )
+    starts: int = flag(16, positive, "recorded moments that dreams begin from, evenly among those M keeps")
