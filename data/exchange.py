@@ -25,14 +25,14 @@ import checkpoint reads DIR/vae/best.tar, DIR/mdrnn/best.tar and DIR/ctrl/best.t
 made in this way.
 
 export run writes every best.tar of a run with its weights in half precision: what drives, and dreams, without what
-training resumes from.
+training resumes from; of its controllers all, or those of --controller.
 """
 
 import argparse
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
-from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import share
+from dreamdrive.utils import checkpoint, stages
+from dreamdrive.utils.argument_types import controller, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable
 from dreamdrive.utils.help_text import HelpFormatter
@@ -290,17 +290,20 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
     return list(found)
 
 
-def export(logdir: Path, out: Path) -> list[str]:
+def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
     """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the
-    heads that were trained on them, or a head that needs neither."""
-    found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
+    controllers that were trained on them, or one that needs neither; of these all, or those that are `chosen`."""
+    for one in chosen:
+        checkpoint.require(logdir, one)
+    found = [stage for stage in ("vae", "mdrnn") if checkpoint.path(logdir, stage).exists()]
+    found += [stage for stage in stages.controllers(logdir) if stage in chosen or not chosen]
     if "vae" not in found and not (
         found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in WITHOUT_LATENTS
     ):
         raise UserError(
             f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained"
         )
-    taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
+    taken = [stage for stage in stages.folders(out) if checkpoint.path(out, stage).exists()]
     if taken:
         raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
     theirs: dict[str, dict] = {}
@@ -445,7 +448,6 @@ class _mismatch:
             ) from None
 
 
-STAGES = tuple(checkpoint.SCRIPTS)  # parents first
 CONVERTERS = {"vae": _vae, "mdrnn": _mdrnn, "ctrl": _controller}
 
 
@@ -522,9 +524,9 @@ def checkpoint_flags(p: argparse.ArgumentParser) -> None:
 
 
 def call_checkpoint(args: argparse.Namespace) -> str:
-    stages = import_checkpoint(args.dir, args.logdir)
+    found = import_checkpoint(args.dir, args.logdir)
     return (
-        f"{args.logdir}: imported {', '.join(stages)} for gym:CarRacing-v3. Dreams need starting latents, which "
+        f"{args.logdir}: imported {', '.join(found)} for gym:CarRacing-v3. Dreams need starting latents, which "
         "they do not hold: train M anew for those."
     )
 
@@ -532,13 +534,20 @@ def call_checkpoint(args: argparse.Namespace) -> str:
 def run_flags(p: argparse.ArgumentParser) -> None:
     RunFolder.add_flags(p)
     p.add_argument("--out", type=Path, required=True, help="folder of the new run")
+    p.add_argument(
+        "--controller",
+        type=controller,
+        nargs="+",
+        default=(),
+        help="those to be taken along, e.g. ctrl bc-NAME (default: all)",
+    )
 
 
 def call_run(args: argparse.Namespace) -> str:
-    stages = export(args.logdir, args.out)
-    size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
+    found = export(args.logdir, args.out, args.controller)
+    size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in found)
     return (
-        f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
+        f"{args.out}: {', '.join(found)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
         f"test_controller.py --logdir {args.out}`"
     )
 

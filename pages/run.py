@@ -16,8 +16,9 @@ from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.scores import FOLDER, Score, read_score
+from dreamdrive.utils.stages import folders, is_controller, kind_of, name_of
 
-STAGES = {"vae": "V", "mdrnn": "M", "ctrl": "C", "bc": "C, cloned"}
+STAGES = {"vae": "V", "mdrnn": "M", "ctrl": "C", "bc": "C, cloned"}  # by kind
 COUNTERS = ("epoch", "generation", "updates", "trial")  # the column of metrics.csv that numbers its rows
 LONGEST_NAME = 40  # of a column that is drawn
 Found = TypeVar("Found")
@@ -46,6 +47,15 @@ class Stage:
     problems: list[UserError]
 
     @property
+    def kind(self) -> str:
+        """Of which of STAGES it is: "bc" of "bc-dagger"."""
+        return kind_of(self.name)
+
+    @property
+    def title(self) -> str:
+        return f"{STAGES[self.kind]} ({self.name})"
+
+    @property
     def columns(self) -> list[str]:
         """Columns that have numbers, but the one that counts."""
         return [name for name in dict.fromkeys(key for row in self.rows for key in row) if name != self.counter]
@@ -59,7 +69,7 @@ class Run:
         name: as it was given
         folder: where it is
         stages: those that are there, in their order
-        scores: those that could be read, by their files' names
+        scores: those that could be read, by their files' names, after others those of controllers with names
         rounds: of train.py: what each said, in their order
         problems: what could not be read, but of stages
     """
@@ -80,7 +90,7 @@ class Run:
 def read_run(name: Path) -> Run:
     """The run called `name`; UserError where there is none."""
     folder = runs.find(name)
-    stages = [read_stage(folder / stage, stage) for stage in STAGES if (folder / stage).is_dir()]
+    stages = [read_stage(folder / stage, stage) for stage in folders(folder)]
     if not stages:
         raise UserError(
             f"{folder} holds no stage of a run (none of {', '.join(STAGES)}): name a run's folder, as --logdir does"
@@ -91,11 +101,10 @@ def read_run(name: Path) -> Run:
     results = runs.results(name)
     if results != folder:
         files += sorted((results / FOLDER).glob("*.json"))
-    scores = [kept(problems, read_score, path) for path in files]
+    scores = [score for path in files if (score := kept(problems, read_score, path))]
+    scores.sort(key=lambda score: is_controller(score.controller) and name_of(score.controller) is not None)
     rounds = [kept(problems, read_round, path) for path in sorted((folder / "rounds").glob("[0-9]*.json"))]
-    return Run(
-        str(name), folder, stages, [s for s in scores if s], [said for said in rounds if said is not None], problems
-    )
+    return Run(str(name), folder, stages, scores, [said for said in rounds if said is not None], problems)
 
 
 def read_stage(folder: Path, name: str) -> Stage:
@@ -132,7 +141,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_best(path: Path, stage: str) -> dict[str, Any]:
     """Of a checkpoint what pages tell."""
     found = checkpoint.load(path, stage)
-    plain = ("digest", "kind", "best", "epoch", "generation", "updates")
+    plain = ("digest", "kind", "best", "epoch", "generation", "updates", "init")
     said = {name: found[name] for name in plain if isinstance(found.get(name), (str, int, float))}
     parents, datasets, world = (found.get(name) for name in ("parents", "datasets", "world"))
     return {

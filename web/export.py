@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from dreamdrive.driving.agent import load_agent
-from dreamdrive.driving.catalogue import TRAINED
+from dreamdrive.driving.catalogue import check_driver, usual_controller
 from dreamdrive.envs import keys
 from dreamdrive.models import plain
 from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.world_model import Starts, WorldModel, latents_at, load_world_model, require_starts
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.utils import checkpoint, runs, stages
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
@@ -51,9 +51,8 @@ class WebSettings(RunFolder):
     out: Path = flag(Path("dream.html"), Path, "page to write; an older one of ours is replaced")
     controller: str | None = flag(
         None,
-        help="the agent that can be let drive: the evolved or the cloned controller, or nobody (default: ctrl, or bc "
-        "where there is no other)",
-        choices=(*TRAINED.values(), NOBODY),
+        help=f"the agent that can be let drive: ctrl, the evolved controller, bc, the cloned one, one with a name "
+        f"(bc-NAME), or {NOBODY} (default: ctrl, or bc where there is none)",
     )
     starts: int = flag(16, positive, "recorded moments that dreams begin from, evenly among those M keeps")
 
@@ -62,8 +61,10 @@ def parse_args(argv: list[str] | None = None) -> WebSettings:
     """The settings of a command line; the agent is found in --logdir where it is not said."""
     args = WebSettings.parse(argv, __doc__)
     if args.controller is None:
-        there = [stage for stage in TRAINED.values() if checkpoint.path(args.logdir, stage).exists()]
-        args = replace(args, controller=there[0] if there else NOBODY)
+        there = stages.controllers(args.logdir)
+        args = replace(args, controller=usual_controller(args.logdir) if there else NOBODY)
+    else:
+        check_driver(args.controller, args.logdir, (NOBODY,))
     return args
 
 
@@ -94,14 +95,13 @@ def require_latents(logdir: Path) -> None:
     """UserError where a run drives without V and M."""
     if checkpoint.path(logdir, "vae").exists():
         return
-    for stage in TRAINED.values():
-        if checkpoint.path(logdir, stage).exists():
-            features = checkpoint.load_parent(logdir, stage)["config"].get("features")
-            if features in WITHOUT_LATENTS:
-                raise UserError(
-                    f"{logdir} drives by {features}, without V and M, and so has no dream to export: give the --logdir "
-                    "of a run with V and M, e.g. carracing"
-                )
+    for stage in stages.controllers(logdir):
+        features = checkpoint.load_parent(logdir, stage)["config"].get("features")
+        if features in WITHOUT_LATENTS:
+            raise UserError(
+                f"{logdir} drives by {features}, without V and M, and so has no dream to export: give the --logdir of "
+                "a run with V and M, e.g. carracing"
+            )
 
 
 def agent(logdir: Path, controller: str) -> dict[str, Any]:
