@@ -40,7 +40,7 @@ from collections.abc import Callable
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.data.manifest import require_datasets
-from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
+from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings, ImprovementSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.script import run
@@ -106,6 +106,8 @@ def main() -> None:
     require_datasets(args.dataset or ())
     if not args.dataset and not args.model:
         checkpoint.require(args.logdir, "vae", "mdrnn")
+    if isinstance(args, ImprovementSettings) and args.init:
+        checkpoint.require_file(args.init, "bc")
     from dreamdrive.learning.cloning_inputs import clone  # brings torch, after what was wrong has been told
 
     best = clone(args)

@@ -51,6 +51,8 @@ def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettin
 def main() -> None:
     args = parse_args()
     checkpoint.require(args.logdir, "vae", "mdrnn")
+    if args.init:
+        checkpoint.require_file(args.init, "bc")
     from dreamdrive.learning.control import train_actor, train_by_search  # bring torch, after what was wrong was told
 
     best, best_in = train_actor(args) if isinstance(args, ActorSettings) else train_by_search(args)

@@ -74,7 +74,9 @@ def test_help_of_a_command_needs_no_package_either(command):
         ("train", ("--env", "carracin"), "did you mean carracing?"),
         ("test_controller", ("--logdir", "nowhere"), "nowhere/vae/best.tar is missing"),
         ("test_controller", ("--env", "Nocturne", "--controller", "random"), "did you mean nocturne?"),
-        ("test_controller", ("--controller", "humann"), "invalid choice: 'humann'"),
+        ("test_controller", ("--controller", "humann"), 'there is no driver "humann" (did you mean human?)'),
+        ("trainbc", ("--name", "a/b"), "'a/b' is no name for a controller"),
+        ("traincontroller", ("--name", ".."), "'..' is no name for a controller"),
     ],
 )
 def test_a_refusal_needs_no_torch(module, words, said):

@@ -37,12 +37,21 @@ def path(logdir: Path, stage: str, name: str = stages.BEST) -> Path:
 
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
-    """Write a checkpoint of a stage of kind `stage`; `more` holds tensors and plain values."""
+    """Write a checkpoint of a stage; `more` holds tensors and plain values."""
     import torch
 
     buffer = io.BytesIO()
     torch.save(
-        _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
+        _canonical(
+            {
+                "stage": stages.kind_of(stage),
+                "schema": SCHEMA,
+                "config": config,
+                "model": model,
+                "parents": parents,
+                **more,
+            }
+        ),
         buffer,
     )
     write_atomically(target, buffer.getvalue())
@@ -58,16 +67,20 @@ def _canonical(value):
     return sys.intern(value) if type(value) is str else value
 
 
-def require(logdir: Path, *stages: str, name: str = "best.tar") -> None:
+def require(logdir: Path, *wanted: str, name: str = stages.BEST) -> None:
     """UserError where one of the stages has no checkpoint of that name yet; nothing is read."""
-    for stage in stages:
-        source = path(logdir, stage, name)
-        try:
-            source.stat()
-        except FileNotFoundError:
-            raise missing(source, stage) from None
-        except OSError:  # `load` says what is wrong
-            return
+    for stage in wanted:
+        require_file(path(logdir, stage, name), stage)
+
+
+def require_file(source: Path, stage: str) -> None:
+    """UserError where a checkpoint of this stage, or of one of its kind, is not there; nothing is read."""
+    try:
+        source.stat()
+    except FileNotFoundError:
+        raise missing(source, stage) from None
+    except OSError:  # `load` says what is wrong
+        return
 
 
 def missing(source: Path, stage: str) -> UserError:

@@ -26,7 +26,7 @@ def wrong_name(name: str) -> str | None:
     if NAME.fullmatch(name) and ".." not in name and len(name) <= LONGEST:
         return None
     return (
-        f'"{name[:LONGEST]}" is no name for a controller: give letters, digits, "_", "-" and single dots, {LONGEST} at '
+        f'{name[:LONGEST]!r} is no name for a controller: give letters, digits, "_", "-" and single dots, {LONGEST} at '
         'most, the first none of "-" and "."'
     )
 
