@@ -94,12 +94,12 @@ def options_of(found: Run) -> dict[str, Any]:
 def lineage(found: Run) -> Html:
     """Datasets, V, M and C, each with its digest, in the order in which one came of the other."""
     now = {stage.name: stage.best["digest"] for stage in found.stages if stage.best}
-    parts, drives = [dataset_box(found)], False
-    for stage in found.stages:
-        other = drives and is_controller(stage.name)  # all of them come of M
-        drives = drives or is_controller(stage.name)
-        parts += [tag("i", "or") if other else tag("i", "→", class_="arrow"), stage_box(stage, now)]
-    return tag("div", *parts, class_="line")
+    models = [stage_box(stage, now) for stage in found.stages if not is_controller(stage.name)]
+    heads = [stage_box(stage, now) for stage in found.stages if is_controller(stage.name)]  # all of them come of M
+    either = [part for box in heads for part in (tag("i", "or"), box)][1:]
+    parts = [*models, *([tag("div", *either, class_="either")] if either else [])]
+    arrows = [part for box in parts for part in (tag("i", "→", class_="arrow"), box)]
+    return tag("div", dataset_box(found), *arrows, class_="line")
 
 
 def dataset_box(found: Run) -> Html:

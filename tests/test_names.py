@@ -146,6 +146,13 @@ def test_methods_stand_beside_each_other_and_begin_with_the_clone_that_is_there(
         assert (folder / "dream.mp4").exists() and json.loads((folder / "args.json").read_text())["name"] == method
 
 
+def test_lineage_says_what_a_clone_began_with(named, tmp_path):
+    run = named[0]
+    assert call("pages.report", run.logdir, "--out", tmp_path / "page.html").returncode == 0
+    digest = checkpoint.load(run.logdir / "bc" / "best.tar", "bc")["digest"]
+    assert (tmp_path / "page.html").read_text().count(f"begun with bc {digest[:12]}") == 2
+
+
 def test_it_resumes_as_if_never_stopped_and_only_with_its_own_clone(named, tmp_path):
     run = copy_run(named[0], tmp_path)
     words = ("dagger", "--logdir", run.logdir, *LATER, "--dreams", 8, "--horizon", 6, "--passes", 1)
@@ -176,7 +183,7 @@ def test_it_resumes_as_if_never_stopped_and_only_with_its_own_clone(named, tmp_p
 def foreign(logdir: Path, folder: Path) -> Path:
     """A clone of another V."""
     saved = checkpoint.load(logdir / "bc" / "best.tar", "bc")
-    path = folder / "bc-foreign" / "best.tar"
+    path = folder / "foreign.tar"
     checkpoint.save(path, "bc", saved["config"], saved["model"], {**saved["parents"], "vae": "0" * 64})
     return path
 
