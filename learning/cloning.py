@@ -43,10 +43,9 @@ class Cloning:
     Attributes:
         head: what is trained        methods: what by, one after another
         seeds: the simulator's, of the episodes that epochs are chosen by
-        history: rows of metrics.csv           best: highest mean return so far
+        history: rows of metrics.csv     best: highest mean return so far     init: digest of --init, or None
         generator: state of torch's after the last epoch; the critic's first weights are drawn from there, wherever a
             run was stopped
-        init: digest of the clone it began with; None where it cloned itself
     """
 
     def __init__(
@@ -64,13 +63,11 @@ class Cloning:
         self.init: str | None = begun["digest"] if begun else None
         self.seeds = selection_seeds(args.seed, args.n_samples)
         seed_everything(args.seed, STAGE)
-        self.head = HeadTraining(config, args)
+        self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
         self.history: list[dict] = []
         self.best = -math.inf
         self.generator: torch.Tensor | None = None
-        if begun:
-            self.head.model.load_state_dict(begun["model"])
         if state:
             self._resume(state)
         args.write(folder)
@@ -99,9 +96,7 @@ class Cloning:
                     self._train(method)
                 else:
                     self._score_late(method)
-        rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
-        panels = [("loss", "val_loss"), *rates, ("return_mean",)]
-        curves(self.folder / "loss.png", self.history, "epoch", panels, "the clone")
+        plot(self.folder, self.history)
 
     def _train(self, method: Method) -> None:
         """The epochs of a method that are left."""
@@ -192,6 +187,12 @@ class Cloning:
             "best": self.best,
             **({"init": self.init} if self.init else {}),
         }
+
+
+def plot(folder: Path, history: list[dict]) -> None:
+    """loss.png."""
+    rates = [("accuracy", "val_accuracy")] if "accuracy" in history[0] else []
+    curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
 
 
 def check_settings(args: CloneSettings, recorded: Recorded) -> None:
