@@ -25,8 +25,8 @@ class HeadTraining:
     """
 
     def __init__(self, config: dict, args: CloneSettings, begun: dict | None = None) -> None:
-        """`config`: the head's sizes, as checkpoints have them; its weights are drawn here, or are those of `begun`, the
-        content of a checkpoint."""
+        """`config`: the head's sizes, as checkpoints have them; its weights are drawn here, or are those of
+        `begun`, the content of a checkpoint."""
         where = device(args.device)
         self._args = args
         self.model: Any = make_head(config).to(where)
