@@ -17,16 +17,20 @@ PLAN = "plan"  # the driver that plans
 METHODS = ("mppi", "cem", "rmhc")  # of planning, see driving/planning.py
 
 
-def usual_controller(logdir: Path) -> str:
+def known_controller(logdir: Path) -> str | None:
     """The trained driver of a run where nobody says which: the evolved one, or where that is not there the clone, or
-    where neither is the only one that has a name; UserError where there are several of these."""
+    where neither is the only one that has a name; None where there is none, or several with names."""
     there = stages.controllers(logdir)
     plain = [stage for stage in there if stage in CONTROLLERS]
-    if plain or not there:
-        return (plain or CONTROLLERS)[0]
-    if len(there) > 1:
+    return plain[0] if plain else there[0] if len(there) == 1 else None
+
+
+def usual_controller(logdir: Path) -> str:
+    """The same, and what is missed first where there is none; UserError where there are several with names."""
+    known, there = known_controller(logdir), stages.controllers(logdir)
+    if known is None and there:
         raise UserError(f"{logdir} has the controllers {listed(there)}: say which, e.g. --controller {there[0]}")
-    return there[0]
+    return known or CONTROLLERS[0]
 
 
 def check_driver(driver: str, logdir: Path, others: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dreamdrive.driving.cast import cast
-from dreamdrive.driving.catalogue import usual_controller
+from dreamdrive.driving.catalogue import known_controller
 from dreamdrive.driving.planning import load_learnt
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
@@ -58,9 +58,7 @@ def drive_of(args: PlaySettings) -> Drive:
     """A drive in the simulator, or in the dream."""
     name = args.who()
     # a trained driver may take over from you
-    trained = name
-    if not stages.is_controller(name) and stages.controllers(args.logdir):
-        trained = usual_controller(args.logdir)
+    trained = name if stages.is_controller(name) else known_controller(args.logdir) or name
     who = cast(args.logdir, trained, args.dream, args.env, args.options)
     world: World = dream_of(args.logdir, args.temperature, args.horizon) if args.dream else simulator_of(who)
     beside = simulator_beside(who.env, who.options) if isinstance(world, DreamWorld) and args.beside else None

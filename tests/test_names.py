@@ -11,7 +11,7 @@ import pytest
 
 import dreamdrive
 from dreamdrive.data.shards import Dataset
-from dreamdrive.driving.catalogue import check_driver, parse_mixture, usual_controller
+from dreamdrive.driving.catalogue import check_driver, known_controller, parse_mixture, usual_controller
 from dreamdrive.driving.catalogue import trained as drives
 from dreamdrive.pages.beside import beside
 from dreamdrive.pages.compare import rows_of
@@ -84,6 +84,7 @@ def test_who_is_taken_where_nobody_is_named(there, taken, tmp_path):
     with pytest.raises(UserError, match=taken):
         usual_controller(run)
     assert taken in complaint(call("test_controller", "--logdir", run))
+    assert known_controller(run) is None, "whoever drives by hand is asked nothing"
 
 
 def test_an_unknown_controller_is_refused_with_those_there_are(tmp_path):

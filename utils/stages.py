@@ -59,7 +59,10 @@ def is_controller(stage: str) -> bool:
 
 def folders(run: Path) -> list[str]:
     """The stages that have a folder in a run's, parents first, and controllers without a name before the others."""
-    there = [path.name for path in run.iterdir() if path.is_dir() and kind_of(path.name)] if run.is_dir() else []
+    try:
+        there = [path.name for path in run.iterdir() if kind_of(path.name) and path.is_dir()]
+    except OSError:  # it is not there; or who reads what is in it says what is wrong
+        return []
     return sorted(there, key=lambda stage: (name_of(stage) is not None, KINDS.index(kind_of(stage)), stage))
 
 
