@@ -308,6 +308,7 @@ def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
         raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
     theirs: dict[str, dict] = {}
     ours: dict[str, str] = {}
+    halves: dict[str, str] = {}  # their digests, by those of what they are halves of
     for stage in found:  # all of them are read before the first is written
         theirs[stage] = checkpoint.load_parent(logdir, stage)
         checkpoint.check_parents(
@@ -323,9 +324,11 @@ def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
             for name, value in saved.items()
             if name not in ("stage", "schema", "config", "model", "parents", "digest")
         }
+        if "init" in more:  # the clone that it began with
+            more["init"] = halves.get(more["init"], more["init"])
         with checkpoint.stage_folder(out, stage) as folder:
             checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
-        ours[stage] = checkpoint.load_parent(out, stage)["digest"]
+        ours[stage] = halves[saved["digest"]] = checkpoint.load_parent(out, stage)["digest"]
     return found
 
 

@@ -5,20 +5,23 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import dreamdrive
+from dreamdrive.data.growing import Growing, manifest_of
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.catalogue import check_driver, known_controller, parse_mixture, usual_controller
 from dreamdrive.driving.catalogue import trained as drives
+from dreamdrive.envs import make
 from dreamdrive.pages.beside import beside
 from dreamdrive.pages.compare import rows_of
 from dreamdrive.pages.run import read_run
 from dreamdrive.teacher.lesson import TeachSettings, initial
 from dreamdrive.tests.test_report import make_run, score, stage
-from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run, tiny
+from dreamdrive.tests.tiny_run import TINY, call, complaint, contents, copy_run, tiny, write_dataset
 from dreamdrive.utils import checkpoint, stages
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
@@ -238,10 +241,23 @@ def test_scores_recordings_and_exports_are_each_controllers_own(named, tmp_path)
     words = ("export", "run", "--logdir", run.logdir)
     assert call("data.exchange", *words, "--out", tmp_path / "all").returncode == 0
     assert stages.controllers(tmp_path / "all") == ["ctrl", "bc", "bc-dagger", "bc-ditto"]
+    halves = {name: checkpoint.load_parent(tmp_path / "all", name) for name in ("bc", "bc-ditto")}
+    assert halves["bc-ditto"]["init"] == halves["bc"]["digest"]
     assert call("data.exchange", *words, "--out", tmp_path / "one", "--controller", "bc-ditto").returncode == 0
     assert stages.controllers(tmp_path / "one") == ["bc-ditto"] == [usual_controller(tmp_path / "one")]
     said = complaint(call("data.exchange", *words, "--out", tmp_path / "none", "--controller", "bc-ditt"))
     assert "did you mean bc-ditto?" in said and not (tmp_path / "none").exists()
+
+
+def test_what_is_kept_of_a_drive_says_which_controller_drove(tmp_path):
+    world = make("cartpole", restart=False)
+    wanted = manifest_of(world, 0, ("bc", "human"))
+    kept = Growing(tmp_path / "kept", wanted)
+    assert kept.policy("human") == 1 and kept.policy("bc-dagger") == kept.policy("bc-dagger") == 2
+    made = write_dataset(tmp_path / "made", [5], image=wanted.image_shape, space=wanted.action_space)
+    kept.add(replace(next(made.read()), policy=2))
+    assert Dataset.open(tmp_path / "kept").episodes[0].policy == "bc-dagger"
+    assert Growing(tmp_path / "kept", wanted).policy("bc-dagger") == 2, "it is gone on with, whoever drives"
 
 
 def test_other_code_asks_for_them_by_name(named):
