@@ -21,22 +21,22 @@ from torch import Tensor
 
 from dreamdrive import envs
 from dreamdrive.driving.agent import Head, in_dreams, load_agent
+from dreamdrive.driving.catalogue import check_driver, usual_controller
 from dreamdrive.envs.dream import Dream, DreamWorld
 from dreamdrive.models.world_model import WorldModel, load_world_model
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.utils import checkpoint, runs, stages
 from dreamdrive.utils.device import device as choose_device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
-CONTROLLERS = ("ctrl", "bc")
 
 
 def load_run(logdir: str | Path, device: str = "cpu") -> "Run":
     """The run in the folder `logdir`, or the one that came with dreamdrive under that name; UserError where there is
     none. `device` is where its networks work: "cpu", "cuda", or "auto" for a GPU where there is one."""
     folder = runs.find(logdir)
-    if not any(checkpoint.path(folder, stage).exists() for stage in checkpoint.SCRIPTS):
+    if not any(checkpoint.path(folder, stage).exists() for stage in stages.folders(folder)):
         raise UserError(
             f"{logdir} holds no trained run: give the --logdir of one, or the name of one of those that came with "
             f"dreamdrive: {', '.join(runs.shipped())}"
@@ -168,11 +168,18 @@ class Run:
 
     def agent(self, controller: str | None = None, dreams: DreamWorld | None = None) -> Head:
         """The trained driver of this run, to be given to `drive`: its evolved ("ctrl") or its cloned ("bc")
-        controller; by default the evolved one, if there is one. It sees frames; where `dreams` of this run are given,
-        it drives in these."""
-        there = [name for name in CONTROLLERS if checkpoint.path(self.folder, name).exists()]
-        agent = load_agent(self.folder, controller or (there or CONTROLLERS)[0], self.device)
+        controller, or another by its name ("bc-dagger"), see `controllers`; by default the evolved one, if there is
+        one. It sees frames; where `dreams` of this run are given, it drives in these. UserError for one that is not
+        there."""
+        if controller is not None:
+            check_driver(controller, self.folder, ())
+        agent = load_agent(self.folder, controller or usual_controller(self.folder), self.device)
         return agent if dreams is None else in_dreams(agent.controller, dreams)
+
+    @property
+    def controllers(self) -> list[str]:
+        """Those that `agent` can be asked for."""
+        return stages.controllers(self.folder)
 
     def simulator(self, num: int = 1, **options: Any) -> envs.World:
         """`num` copies of the simulator the run was trained for; `options` as of `make`."""

@@ -1,7 +1,7 @@
 """Stage 5: drive the real simulator, or the dream, and report the score; or watch; or drive yourself.
 
-Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl or exp_dir/bc; or those of a run that came with dreamdrive, by its
-        name: its scores then go to exp_dir/<name>/scores
+Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl, exp_dir/bc or another controller; or those of a run that came
+        with dreamdrive, by its name: its scores then go to exp_dir/<name>/scores
 Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, min, median, max, episodes, returns by
                                                                     seed, versions, command, checkpoints
         exp_dir/scores/<controller>-<env>-<trial>-simulator.json    the same, with --perturb or --obs-noise
@@ -9,6 +9,7 @@ Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, m
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
     python test_controller.py --logdir exp_dir --controller bc --render
+    python test_controller.py --logdir exp_dir --controller bc-dagger
     python test_controller.py --logdir carracing
     python test_controller.py --logdir carracing --perturb bars
 
@@ -21,10 +22,11 @@ from dataclasses import replace
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.driving.catalogue import CONTROLLERS, PLAN, usual_controller
+from dreamdrive.driving.catalogue import PLAN, require_controller, usual_controller
 from dreamdrive.driving.scoring_settings import EvaluationSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
+from dreamdrive.utils.stages import is_controller
 
 
 def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
@@ -38,9 +40,8 @@ def parse_args(argv: list[str] | None = None) -> EvaluationSettings:
 
 def require_run(args: EvaluationSettings) -> None:
     """UserError where what is to drive has not been trained: it names the first stage that is missing."""
-    if args.controller in CONTROLLERS:
-        if not checkpoint.path(args.logdir, args.controller).exists():  # one that is there may do without V and M
-            checkpoint.require(args.logdir, "vae", "mdrnn", args.controller)
+    if args.controller and is_controller(args.controller):
+        require_controller(args.logdir, args.controller)
     elif args.controller == PLAN or args.world == "dream":
         checkpoint.require(args.logdir, "vae", "mdrnn")
 

@@ -11,9 +11,11 @@ Writes  exp_dir/bc/best.tar          highest mean return in the simulator (seeds
         exp_dir/bc/distance.png      how far dreams of clone and others are from what experts saw
         exp_dir/bc/dream-and-reality.png   scores in the dream against scores in the simulator
         exp_dir/bc/dagger_000/ ...   by dagger --world simulator: what the clone recorded; the last as driver.tar
+        with --name NAME all of it in exp_dir/bc-NAME, beside other clones
 
     python trainbc.py --logdir exp_dir --hidden 256 --epochs 30
     python trainbc.py ditto --logdir exp_dir --hidden 256 --epochs 30 --dream-epochs 20
+    python trainbc.py dagger --logdir exp_dir --name dagger --init exp_dir/bc/best.tar --dream-epochs 20
     python trainbc.py --logdir exp_dir --hidden 256 --dataset datasets/features
     python trainbc.py --logdir exp_dir/breakout --model cfc --dataset datasets/breakout --evaluate-every 1
 
@@ -27,9 +29,9 @@ The first word says what is done, `trainbc.py dagger --help` what that takes:
     teach    serve a web page on which you teach a clone by hand, see teacher/lesson.py; its files are
              exp_dir/bc/taught, snapshots and lesson.png
 
-dagger and ditto begin with the clone of the first --epochs epochs that drove best. --method dagger, --method ditto and
---teacher are other spellings of these words. The run itself, epoch by epoch, is learning/cloning.py, and what each of
-these words does in an epoch learning/cloning_methods.py.
+dagger and ditto begin with the clone of the first --epochs epochs that drove best, or with the one of --init. --method
+dagger, --method ditto and --teacher are other spellings of these words. The run itself, epoch by epoch, is
+learning/cloning.py, and what each of these words does in an epoch learning/cloning_methods.py.
 """
 
 import sys
@@ -37,7 +39,7 @@ import sys
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.data.manifest import require_datasets
-from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings
+from dreamdrive.learning.cloning_settings import CloneSettings, DaggerSettings, DittoSettings, ImprovementSettings
 from dreamdrive.teacher.lesson_settings import TeachSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -96,12 +98,15 @@ def main() -> None:
     require_datasets(args.dataset or ())
     if not args.dataset and not args.model:
         checkpoint.require(args.logdir, "vae", "mdrnn")
+    if isinstance(args, ImprovementSettings) and args.init:
+        checkpoint.require_file(args.init, "bc")
     from dreamdrive.learning.cloning_inputs import clone  # brings torch, after what was wrong has been told
 
     best = clone(args)
     print(
-        f"{checkpoint.path(args.logdir, 'bc')}: mean return {best:.1f} over {counted(args.n_samples, 'episode')}; "
-        f"next: {next_command('test_controller.py', '--logdir', args.logdir, '--controller', 'bc')}"
+        f"{checkpoint.path(args.logdir, args.stage)}: mean return {best:.1f} over "
+        f"{counted(args.n_samples, 'episode')}; "
+        f"next: {next_command('test_controller.py', '--logdir', args.logdir, '--controller', args.stage)}"
     )
 
 

@@ -9,6 +9,7 @@ Writes  exp_dir/ctrl/best.tar         what drove the simulator best: of the sear
                                       (without: the last)
         exp_dir/ctrl/checkpoint.tar   to resume from: run the same command again
         exp_dir/ctrl/metrics.csv, fitness.png, args.json, clock.csv (seconds a generation took)
+        with --name NAME all of it in exp_dir/ctrl-NAME, beside other controllers
 
     python traincontroller.py --logdir exp_dir --world dream --pop-size 64 --n-samples 16 --generations 100
     python traincontroller.py --logdir exp_dir --method actor-critic --updates 4000
@@ -46,12 +47,14 @@ def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettin
 def main() -> None:
     args = parse_args()
     checkpoint.require(args.logdir, "vae", "mdrnn")
+    if args.init:
+        checkpoint.require_file(args.init, "bc")
     from dreamdrive.learning.control import train_actor, train_by_search  # bring torch, after what was wrong was told
 
     best, best_in = train_actor(args) if isinstance(args, ActorSettings) else train_by_search(args)
     print(
-        f"{args.logdir / 'ctrl/best.tar'}: {best:.1f} in the {best_in}; next: "
-        f"{next_command('test_controller.py', '--logdir', args.logdir, '--controller', 'ctrl')}"
+        f"{checkpoint.path(args.logdir, args.stage)}: {best:.1f} in the {best_in}; next: "
+        f"{next_command('test_controller.py', '--logdir', args.logdir, '--controller', args.stage)}"
     )
 
 

@@ -37,7 +37,7 @@ from dreamdrive.envs import make
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.models.vae import VAE, Posterior, to_float
 from dreamdrive.models.world_model import load_world_model
-from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.argument_types import controller, positive
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds, seed_everything
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     p.set_defaults(logdir=Path("carracing"))
     p.add_argument("--dataset", type=Path, nargs="+", default=[Path("datasets/disturbed")], help="frames to learn from")
     p.add_argument("--frames", type=positive, default=70_000, help="to learn from")
-    p.add_argument("--controller", default="ctrl", choices=("ctrl", "bc"), help="the driver")
+    p.add_argument("--controller", type=controller, default="ctrl", help="the driver: ctrl, bc or one with a name")
     p.add_argument("--episodes", type=positive, default=20, help=f"tracks of {FAST}")
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "carracing.md", help="the document")
     return p.parse_args()

@@ -24,7 +24,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import CarRacing
 from dreamdrive.utils import runs
-from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.argument_types import controller, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.scores import score_file
 from dreamdrive.utils.script import run
@@ -59,7 +59,7 @@ class Lost:
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     RunFolder.add_flags(p)
-    p.add_argument("--controller", default="ctrl", choices=("ctrl", "bc"), help="the driver")
+    p.add_argument("--controller", type=controller, default="ctrl", help="the driver: ctrl, bc or one with a name")
     p.add_argument("--tracks", type=positive, default=6, help="the worst ones, so many")
     p.add_argument("--out", type=Path, default=Path("lost.png"), help="picture to write")
     return p.parse_args()

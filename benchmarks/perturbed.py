@@ -26,7 +26,7 @@ from dreamdrive.envs import make
 from dreamdrive.models.world_model import Vision, load_vision
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import runs
-from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.argument_types import controller, positive
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.scores import score_file, trial_name
 from dreamdrive.utils.script import run
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     RunFolder.add_flags(p)
     p.set_defaults(logdir=Path("carracing"))
-    p.add_argument("--controller", default="ctrl", choices=("ctrl", "bc"), help="the driver")
+    p.add_argument("--controller", type=controller, default="ctrl", help="the driver: ctrl, bc or one with a name")
     p.add_argument("--episodes", type=positive, default=20, help=f"tracks of {FAST}")
     p.add_argument("--max-workers", type=positive, default=1, help="processes that drive")
     p.add_argument("--visions", type=Path, nargs="*", default=[], help="runs whose V's latents are compared, too")

@@ -26,7 +26,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.models.catalogue import SIZES
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.argument_types import share
+from dreamdrive.utils.argument_types import controller, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.script import run
@@ -156,6 +156,13 @@ def run_flags(p: argparse.ArgumentParser) -> None:
     RunFolder.add_flags(p)
     p.add_argument("--out", type=Path, required=True, help="folder of the new run")
     p.add_argument(
+        "--controller",
+        type=controller,
+        nargs="+",
+        default=(),
+        help="those to be taken along, e.g. ctrl bc-NAME (default: all)",
+    )
+    p.add_argument(
         "--card", action="store_true", help="and a model card, as Hugging Face's Hub takes it: README.md and a picture"
     )
     p.add_argument("--license", help="that the card names (default: mit)")
@@ -170,7 +177,7 @@ def call_run(args: argparse.Namespace) -> str:
         from dreamdrive.pages.card import read_whole, write_card
 
         found = read_whole(args.logdir, args.out)
-    stages = export(args.logdir, args.out)
+    stages = export(args.logdir, args.out, args.controller)
     if args.card:
         write_card(found, args.out, args.license or "mit")
     size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)

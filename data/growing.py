@@ -13,7 +13,7 @@ from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.seeds import recording_seed
 
 VAL_FRACTION = 0.2  # of the episodes, for those who train on them afterwards
-SAME = ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "policies", "options")
+SAME = ("env", "image_shape", "action_space", "dt", "max_steps", "seed", "policy", "options")
 
 
 def manifest_of(world: World, seed: int, policies: tuple[str, ...]) -> Manifest:
@@ -63,6 +63,12 @@ class Growing:
         """All of them."""
         if self.manifest.episodes:
             yield from Dataset.open(self.folder).read()
+
+    def policy(self, name: str) -> int:
+        """The number of a driver among the manifest's, to which it is added if need be."""
+        if name not in self.manifest.policies:
+            self.manifest = replace(self.manifest, policies=(*self.manifest.policies, name))
+        return self.manifest.policies.index(name)
 
     def add(self, episode: Episode) -> None:
         """Append an episode, whose index is the number of those before; it is on the disk when this returns."""

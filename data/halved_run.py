@@ -1,32 +1,35 @@
 """A run small enough to hand on: every best.tar with its weights in half precision, without what training resumes
 from. It drives, and dreams."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from dreamdrive.models.catalogue import WITHOUT_LATENTS
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, stages
 from dreamdrive.utils.errors import UserError
 
-STAGES = tuple(checkpoint.SCRIPTS)  # parents first
 
-
-def export(logdir: Path, out: Path) -> list[str]:
+def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
     """Write the run in `logdir` to `out` in half precision; returns the stages that were found. It is V, M and the
-    heads that were trained on them, or a head that needs neither."""
-    found = [stage for stage in STAGES if checkpoint.path(logdir, stage).exists()]
+    controllers that were trained on them, or one that needs neither; of these all, or those that are `chosen`."""
+    for one in chosen:
+        checkpoint.require(logdir, one)
+    found = [stage for stage in ("vae", "mdrnn") if checkpoint.path(logdir, stage).exists()]
+    found += [stage for stage in stages.controllers(logdir) if stage in chosen or not chosen]
     if "vae" not in found and not (
         found and checkpoint.load_parent(logdir, found[0])["config"].get("features") in WITHOUT_LATENTS
     ):
         raise UserError(
             f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained"
         )
-    taken = [stage for stage in STAGES if checkpoint.path(out, stage).exists()]
+    taken = [stage for stage in stages.folders(out) if checkpoint.path(out, stage).exists()]
     if taken:
         raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
     theirs: dict[str, dict] = {}
     ours: dict[str, str] = {}
+    halves: dict[str, str] = {}  # their digests, by those of what they are halves of
     for stage in found:  # all of them are read before the first is written
         theirs[stage] = checkpoint.load_parent(logdir, stage)
         checkpoint.check_parents(
@@ -42,9 +45,11 @@ def export(logdir: Path, out: Path) -> list[str]:
             for name, value in saved.items()
             if name not in ("stage", "schema", "config", "model", "parents", "digest")
         }
+        if "init" in more:  # the clone that it began with
+            more["init"] = halves.get(more["init"], more["init"])
         with checkpoint.stage_folder(out, stage) as folder:
             checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
-        ours[stage] = checkpoint.load_parent(out, stage)["digest"]
+        ours[stage] = halves[saved["digest"]] = checkpoint.load_parent(out, stage)["digest"]
     return found
 
 

@@ -18,7 +18,7 @@ from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.policy import Policy
 from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, stages
 from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
@@ -27,7 +27,8 @@ ENCODED_AT_ONCE = 256  # frames
 def load_agent(
     logdir: Path, controller: str = "ctrl", device: str | torch.device = "cpu", name: str = "best.tar"
 ) -> "Head":
-    """The agent of a run with its evolved ("ctrl") or cloned ("bc") controller, as it is in the checkpoint `name`."""
+    """The agent of a run with one of its controllers, called as its folder is ("ctrl", "bc-dagger"), as it is in the
+    checkpoint `name`."""
     device, path = torch.device(device), checkpoint.path(logdir, controller, name)
     # V's absence is to be told before a controller's
     alone = checkpoint.load(path, controller) if path.exists() else None
@@ -52,7 +53,7 @@ def in_dreams(head: Any, dreams: DreamWorld) -> "Head":
 def world_trained_on(logdir: Path) -> dict | None:
     """The world that a run was trained for, by whatever checkpoint it has: env, image_shape, action_space, ...; None
     where it has none."""
-    for stage in ("vae", "bc"):
+    for stage in ("vae", *stages.controllers(logdir)):
         path = checkpoint.path(logdir, stage)
         if path.exists() and (world := checkpoint.load(path, stage).get("world")):
             return world

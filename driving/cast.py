@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from dreamdrive.driving.agent import Agent, Head, load_agent, world_trained_on
-from dreamdrive.driving.catalogue import CONTROLLERS, PLAN
+from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.envs import flags, official, without_places
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.stages import is_controller
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _trained(
     logdir: Path, controller: str, dream: bool, env: str | None, options: dict[str, Any], plan: Plan | None
 ) -> tuple[dict, Head | None]:
     """The world ("env", "options"), and the agent."""
-    if controller in CONTROLLERS:
+    if is_controller(controller):
         agent = load_agent(logdir, controller)
         if dream and not isinstance(agent, Agent):
             raise UserError(

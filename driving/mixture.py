@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.driving.catalogue import TRAINED
+from dreamdrive.driving.catalogue import trained
 from dreamdrive.driving.driver import Around, Driver
 from dreamdrive.envs import World
 from dreamdrive.utils.errors import UserError
@@ -69,7 +69,7 @@ class Labelled(Around):
         super().reset(num, rngs, parameters)
         names = self.mixture.names
         self._experts = torch.tensor([name == "expert" for name in names])  # (n,) bool, and so is the next
-        self._asked = torch.tensor([name in TRAINED for name in names])
+        self._asked = torch.tensor([trained(name) is not None for name in names])
 
     def keep(self, which: Tensor) -> None:
         super().keep(which)

@@ -229,13 +229,13 @@ class Learnt:
         return self.critic(z, h) * self.unit
 
 
-def load_learnt(logdir: Path, parents: dict[str, str], device: torch.device) -> Learnt | None:
+def load_learnt(logdir: Path, parents: dict[str, str], device: torch.device, controller: str = "ctrl") -> Learnt | None:
     """What an actor-critic left in a run, whose V and M have the digests `parents`; None where there was none."""
-    path = checkpoint.path(logdir, "ctrl")
-    saved = checkpoint.load(path, "ctrl") if path.exists() else None
+    path = checkpoint.path(logdir, controller)
+    saved = checkpoint.load(path, controller) if path.exists() else None
     if saved is None or "critic" not in saved:
         return None
-    checkpoint.check_parents(saved, parents, path, "ctrl")
+    checkpoint.check_parents(saved, parents, path, controller)
     actor = make_head(saved["config"])
     actor.load_state_dict(saved["model"])
     critic = Critic.beside(actor.config)

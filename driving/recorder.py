@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamdrive.data.episode import Episode, unknown_action
 from dreamdrive.driving.agent import Head, load_agent
-from dreamdrive.driving.catalogue import TRAINED
+from dreamdrive.driving.catalogue import trained
 from dreamdrive.driving.disturbance import Disturbance, Disturbed
 from dreamdrive.driving.driver import Driver, drive
 from dreamdrive.driving.mixture import Labelled, Mixture
@@ -47,9 +47,9 @@ class Recorder:
         self._worlds: dict[int, World] = {}  # by number of copies
         self.space = self._world(1).spec.space
         self._trained: dict[str, Head] = {
-            name: load_agent(recipe.logdir, TRAINED[name], name=recipe.checkpoint)
+            name: load_agent(recipe.logdir, stage, name=recipe.checkpoint)
             for name in recipe.mixture
-            if name in TRAINED
+            if (stage := trained(name))
         }
 
     def record(self, indices: Sequence[int], report: Callable[[int], None] = lambda frames: None) -> list[Episode]:
@@ -83,10 +83,10 @@ class Recorder:
         ]
 
     def _driver(self, name: str, world: World) -> Driver:
-        return self._trained[name] if name in TRAINED else make_policy(name, world)
+        return self._trained[name] if name in self._trained else make_policy(name, world)
 
     def _disturbance(self, name: str, world: World, i: int) -> Disturbance:
-        scale = self.recipe.action_noise if name in ("expert", *TRAINED) else 0
+        scale = self.recipe.action_noise if name == "expert" or trained(name) else 0
         return Disturbance(scale, world.spec, np.random.default_rng([self.recipe.seed, i, 1]))
 
     def _world(self, num: int) -> World:

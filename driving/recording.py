@@ -31,8 +31,7 @@ from dreamdrive.data.manifest import (
 from dreamdrive.data.shard_layout import CHUNK
 from dreamdrive.driving import policies
 from dreamdrive.driving.agent import Head, load_agent
-from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
-from dreamdrive.driving.catalogue import parse_mixture
+from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
@@ -102,11 +101,10 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
     val_fraction = args.val_fraction
     if val_fraction is None:
         val_fraction = VAL_FRACTION if by_place or args.rollouts == 1 else max(VAL_FRACTION, least_share(args.rollouts))
-    trained = {
+    drove = {
         stage: digest
-        for name in TRAINED_POLICIES
-        if name in mixture
-        for stage, digest in trained_on(args, name, spec.options).parents.items()
+        for controller in sorted(filter(None, map(trained, mixture)), reverse=True)  # ctrl before bc
+        for stage, digest in trained_on(args, controller, spec.options).parents.items()
     } or None
     return Manifest(
         args.env,
@@ -120,7 +118,7 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
         val_fraction,
         args.rollouts,
         tuple(mixture),
-        controller=trained,
+        controller=drove,
         options=spec.options,
         by_place=by_place,
         give_up=args.give_up,
@@ -128,10 +126,10 @@ def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str,
     )
 
 
-def trained_on(args: RecordingSettings, policy: str, options: dict) -> Head:
-    """The agent called `policy` of the run in --logdir; UserError if it was trained for another world than --env with
-    these `options`."""
-    agent = load_agent(args.logdir, TRAINED_POLICIES[policy], name=args.checkpoint)
+def trained_on(args: RecordingSettings, controller: str, options: dict) -> Head:
+    """The agent with this controller of the run in --logdir; UserError if it was trained for another world than --env
+    with these `options`."""
+    agent = load_agent(args.logdir, controller, name=args.checkpoint)
     if agent.world["env"] != official(args.env):
         raise UserError(
             f"{args.logdir} was trained for {agent.world['env']} and --env is {args.env}: choose another --logdir, or "

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dreamdrive.driving.catalogue import TRAINED as TRAINED_POLICIES
-from dreamdrive.driving.catalogue import parse_mixture
+from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.envs import flags
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
@@ -20,7 +19,7 @@ MOST_STEPS = 1000  # of an episode, unless told otherwise: a game may last for h
 # what alone --logdir and --checkpoint are for
 TRAINED = (
     "a --policy that has a controller or a clone in it",
-    lambda args: bool(set(parse_mixture(args.policy)) & set(TRAINED_POLICIES)),
+    lambda args: any(map(trained, parse_mixture(args.policy))),
 )
 
 
@@ -49,7 +48,7 @@ class RecordingSettings(flags.WorldSettings):
     policy: str = flag(
         "brown",
         help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "
-        "or shares such as brown=0.5,expert=0.5",
+        "another controller as its folder is called (bc-NAME), or shares such as brown=0.5,expert=0.5",
     )
     action_noise: float = flag(
         0.0,
@@ -73,14 +72,14 @@ class RecordingSettings(flags.WorldSettings):
     logdir: Path = flag(
         Path("exp_dir"), Path, "trained run that drives where --policy has a controller or a clone in it", where=TRAINED
     )
-    checkpoint: str = flag("best.tar", help="file in its folder ctrl or bc that drives", where=TRAINED)
+    checkpoint: str = flag("best.tar", help="file in the controller's folder that drives", where=TRAINED)
 
     def check(self) -> None:
         super().check()
         require_seeds(self.seed, self.skip + (self.rollouts or 1))
         for name in parse_mixture(self.policy):
-            if name in TRAINED_POLICIES:
-                checkpoint.require(self.logdir, TRAINED_POLICIES[name], name=self.checkpoint)
+            if stage := trained(name):
+                checkpoint.require(self.logdir, stage, name=self.checkpoint)
 
     def plan(self) -> str:
         """What is recorded by default, for someone who did not say."""

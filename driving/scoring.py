@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamdrive.driving.agent import Head
 from dreamdrive.driving.cast import Cast, cast
-from dreamdrive.driving.catalogue import CONTROLLERS, PLAN, UNTRAINED
+from dreamdrive.driving.catalogue import PLAN, UNTRAINED
 from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
 from dreamdrive.driving.scoring_settings import EvaluationSettings
 from dreamdrive.envs import REPEAT, flags, official, world_class
@@ -22,6 +22,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.scores import FOLDER, score_file, trial_name
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import command_line
+from dreamdrive.utils.stages import is_controller
 from dreamdrive.utils.words import counted, mean_and_spread
 
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
@@ -38,7 +39,7 @@ def score(
 ) -> tuple[list[Driven], int]:
     """An episode for each seed, and the frames of the simulator that took."""
     assert args.controller, "parse_args has chosen one"
-    controller = agent.controller if agent is not None and args.controller in CONTROLLERS else None
+    controller = agent.controller if agent is not None and is_controller(args.controller) else None
     if args.world == "dream":
         world = DreamWorld(
             args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
@@ -118,6 +119,7 @@ def report(
         **overall,
         "episodes": len(seeds),
         "frames": frames,
+        "controller": args.controller,
         "env": env,
         **trial,
         "returns": dict(zip(map(str, seeds), returns, strict=True)),
@@ -141,6 +143,8 @@ def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
     seeds, agent = evaluation_seeds(args.seed, args.episodes), who.agent
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes, frames = score(args, who.env, who.options, agent, seeds)
-    parents = agent.parents if agent is not None and args.controller in (*CONTROLLERS, PLAN) else {}
+    assert args.controller, "parse_args has chosen one"
+    driven = args.controller == PLAN or is_controller(args.controller)
+    parents = agent.parents if agent is not None and driven else {}
     trial = flags.tried(agent.world if agent is not None else {"env": who.env}, args.options)
     report(args, who.env, seeds, episodes, frames, parents, trial)

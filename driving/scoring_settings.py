@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dreamdrive.driving.catalogue import CONTROLLERS, EXPERT, HUMAN, METHODS, PLAN, RANDOM, REFERENCES
+from dreamdrive.driving.catalogue import EXPERT, HUMAN, METHODS, PLAN, RANDOM, REFERENCES, check_driver
 from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
@@ -35,10 +35,10 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     controller: str | None = flag(
         None,
-        help="the driver: the evolved or the cloned controller, a search in M's dream at every step, uniformly random "
-        "actions, the simulator's own expert, the log's own actions or constant velocity (nocturne), or you by "
-        "keyboard (default: ctrl, or bc where there is no other)",
-        choices=(*CONTROLLERS, PLAN, RANDOM, EXPERT, *REFERENCES, HUMAN),
+        help="the driver: ctrl, the evolved controller, bc, the cloned one, or one with a name (bc-NAME); plan, a "
+        "search in M's dream at every step; random, uniformly random actions; expert, the simulator's own; log or "
+        "constant (nocturne), the log's own actions or constant velocity; human, you by keyboard (default: ctrl, or bc "
+        "where there is none)",
     )
     world: str = flag("simulator", help="where to drive", choices=("simulator", "dream"))
     env: str | None = flag(
@@ -70,6 +70,8 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
 
     def check(self) -> None:
         super().check()
+        if self.controller is not None:
+            check_driver(self.controller, self.logdir, (PLAN, RANDOM, EXPERT, *REFERENCES, HUMAN))
         if self.env:
             self.check_world(self.env)
         if self.world == "dream":

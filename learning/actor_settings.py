@@ -9,7 +9,7 @@ from dreamdrive.models.catalogue import DECODED, LATENT_FEATURES, MEMORIES
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import WORKERS, Training, flag
+from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
 
 if TYPE_CHECKING:
     from dreamdrive.learning.actor_critic import How
@@ -21,8 +21,10 @@ ROW = 50  # updates between two rows of metrics.csv, from each of which a run re
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorSettings(Training):
+class ActorSettings(ControllerTraining):
     """What stage 4a by actor-critic can be told."""
+
+    KIND: ClassVar[str] = "ctrl"
 
     GROUPS: ClassVar[dict[str, str]] = {
         "actor": "features hidden layers memory burn_in init anchor",

@@ -43,17 +43,27 @@ class Cloning:
     Attributes:
         head: what is trained        methods: what by, one after another
         seeds: the simulator's, of the episodes that epochs are chosen by
-        history: rows of metrics.csv           best: highest mean return so far
+        history: rows of metrics.csv     best: highest mean return so far     init: digest of --init, or None
         generator: state of torch's after the last epoch; the critic's first weights are drawn from there, wherever a
             run was stopped
     """
 
-    def __init__(self, args: CloneSettings, folder: Path, config: dict, recorded: Recorded, state: dict | None) -> None:
+    def __init__(
+        self,
+        args: CloneSettings,
+        folder: Path,
+        config: dict,
+        recorded: Recorded,
+        state: dict | None,
+        begun: dict | None = None,
+    ) -> None:
+        """`begun`: the content of --init, of the same `config`."""
         check_settings(args, recorded)
         self.args, self.folder, self.recorded = args, folder, recorded
+        self.init: str | None = begun["digest"] if begun else None
         self.seeds = selection_seeds(args.seed, args.n_samples)
         seed_everything(args.seed, STAGE)
-        self.head = HeadTraining(config, args)
+        self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
         self.history: list[dict] = []
         self.best = -math.inf
@@ -64,7 +74,7 @@ class Cloning:
 
     def _resume(self, state: dict) -> None:
         config = self.head.model.config_dict()
-        check_resumed(state, self.folder / "checkpoint.tar", self.args, config, self.recorded.datasets[0])
+        check_resumed(state, self.folder / "checkpoint.tar", self.args, self.init, config, self.recorded.datasets[0])
         self.history, self.best = state["history"], state["best"]
         self.generator = state.get("luck")  # a version before ours did not have it
         begun = next(method for method in self.methods if method.name == self.history[-1]["method"])
@@ -79,14 +89,14 @@ class Cloning:
         with Evaluator(
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
-            for method in self.methods:
+            if self.init and not self.history:
+                self._score_first()
+            for method in (method for method in self.methods if method.epochs):
                 if len(self.history) < method.end:
                     self._train(method)
                 else:
                     self._score_late(method)
-        rates = [("accuracy", "val_accuracy")] if "accuracy" in self.history[0] else []
-        panels = [("loss", "val_loss"), *rates, ("return_mean",)]
-        curves(self.folder / "loss.png", self.history, "epoch", panels, "the clone")
+        plot(self.folder, self.history)
 
     def _train(self, method: Method) -> None:
         """The epochs of a method that are left."""
@@ -117,6 +127,12 @@ class Cloning:
         self.history.append(row)
         self.generator = torch.get_rng_state()
         self._keep()
+
+    def _score_first(self) -> None:
+        """Score the clone of --init, which may be better than all that comes of it."""
+        clone = self.methods[0]
+        clone.begin()
+        Bar.write(line({"epoch": 0, "method": clone.name, **self._score(clone, 0)}))
 
     def _score_late(self, method: Method) -> None:
         """Score the epoch that a run was stopped after, now that no more of `method` are to follow."""
@@ -154,7 +170,7 @@ class Cloning:
             **self._about(len(self.history)),
             history=self.history,
             **self.head.state_dict(),
-            settings=unchanging(self.args),
+            settings=unchanging(self.args, self.init),
             scale=self.recorded.train.scale(),
             **of_methods,
             luck=self.generator,  # its name in files of every version
@@ -170,7 +186,14 @@ class Cloning:
             **origin_of(self.recorded.datasets),
             "epoch": epoch,
             "best": self.best,
+            **({"init": self.init} if self.init else {}),
         }
+
+
+def plot(folder: Path, history: list[dict]) -> None:
+    """loss.png."""
+    rates = [("accuracy", "val_accuracy")] if "accuracy" in history[0] else []
+    curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
 
 
 def check_settings(args: CloneSettings, recorded: Recorded) -> None:
@@ -196,18 +219,21 @@ def check_settings(args: CloneSettings, recorded: Recorded) -> None:
         require_expert(recorded.world)
 
 
-def unchanging(args: CloneSettings) -> dict:
-    """What may not change when a run is resumed, beside the head's sizes: loss, seed, and the world in which it
-    drifts."""
-    return {"loss": args.loss, "seed": args.seed, "world": args.world}
+def unchanging(args: CloneSettings, init: str | None) -> dict:
+    """What may not change when a run is resumed, beside the head's sizes: loss, seed, the world in which it drifts, and
+    the digest of the clone that it began with."""
+    return {"loss": args.loss, "seed": args.seed, "world": args.world, **({"init": init} if init else {})}
 
 
-def check_resumed(state: dict, source: Path, args: CloneSettings, config: dict, dataset: Dataset) -> None:
-    """UserError unless a head of this `config` can be trained on from `state`, the content of `source`."""
+def check_resumed(
+    state: dict, source: Path, args: CloneSettings, init: str | None, config: dict, dataset: Dataset
+) -> None:
+    """UserError unless a head of this `config`, begun with the clone `init`, can be trained on from `state`, the
+    content of `source`."""
     if "learner" in state:
         raise UserError(
             f"{source} is of a clone that was taught: resume with --teacher; or retrain "
-            f"from its trials in another --logdir with --dataset {source.with_name('taught')}"
+            f"from its trials with another --name or --logdir and --dataset {source.with_name('taught')}"
         )
     if "cloned" not in state:
         raise UserError(
@@ -216,8 +242,9 @@ def check_resumed(state: dict, source: Path, args: CloneSettings, config: dict, 
         )
     check_world(dataset, state["world"], str(source))
     checkpoint.check_config(state, config, FLAGS)
-    checkpoint.check_config({"config": state["settings"]}, unchanging(args), {"loss": "--loss"})
-    began = unchanging(args) | state["settings"]  # a version before ours had fewer
+    checkpoint.check_config({"config": state["settings"]}, unchanging(args, init), {"loss": "--loss"})
+    check_init(state["settings"].get("init"), init, source)
+    began = unchanging(args, init) | state["settings"]  # a version before ours had fewer
     if began["seed"] != args.seed:
         raise UserError(
             f"the run to resume began with --seed {began['seed']}, and now it is {args.seed}: "
@@ -226,20 +253,32 @@ def check_resumed(state: dict, source: Path, args: CloneSettings, config: dict, 
     check_progress([row["method"] for row in state["history"]], began["world"], args)
 
 
+def check_init(began: str | None, now: str | None, source: Path) -> None:
+    """UserError unless a run goes on with the clone that it began with, both by their digests."""
+    if began == now:
+        return
+    if began and now:
+        said = "began with another clone than --init is now: give that one"
+    else:
+        said = "began with a clone of --init: give that" if began else "did not begin with --init: leave it away"
+    raise UserError(f"{source} {said}, use another --name, or start afresh with --noreload")
+
+
 def check_progress(done: list[str], world: str, args: CloneSettings) -> None:
     """UserError unless `args` continue what was done, the method of each epoch, dagger in this `world`."""
     later = [method for method in done if method != "bc"]
     cloned = len(done) - len(later)
-    if later and (args.method, args.epochs, args.world) != (later[0], cloned, world):
+    if later and (args.method, args.cloned, args.world) != (later[0], cloned, world):
+        epochs = f"--epochs {cloned} " if cloned else ""
         raise UserError(
             f"the run to resume cloned for {cloned} epochs, and since then by --method {later[0]} in the {world}: "
-            f"give --epochs {cloned} --method {later[0]}{' --world simulator' if world == 'simulator' else ''}, "
-            "or start afresh with --noreload"
+            f"give {epochs}--method {later[0]}{' --world simulator' if world == 'simulator' else ''}, "
+            "start afresh with --noreload, or use another --name"
         )
-    if not later and args.method != "bc" and cloned > args.epochs:
+    if not later and args.method != "bc" and cloned > args.cloned:
         raise UserError(
             f"the run to resume cloned for {cloned} epochs, and --method {args.method} was to begin after "
-            f"{args.epochs}: give --epochs {cloned} to begin with the best of them, or start afresh with --noreload"
+            f"{args.cloned}: give --epochs {cloned} to begin with the best of them, or start afresh with --noreload"
         )
 
 

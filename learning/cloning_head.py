@@ -24,11 +24,14 @@ class HeadTraining:
         average: of the model's weights over some training steps; None where the last ones are what drives
     """
 
-    def __init__(self, config: dict, args: CloneSettings) -> None:
-        """`config`: the head's sizes, as checkpoints have them; its weights are drawn here."""
+    def __init__(self, config: dict, args: CloneSettings, begun: dict | None = None) -> None:
+        """`config`: the head's sizes, as checkpoints have them; its weights are drawn here, or are those of
+        `begun`, the content of a checkpoint."""
         where = device(args.device)
         self._args = args
         self.model: Any = make_head(config).to(where)
+        if begun:
+            self.model.load_state_dict(begun["model"])
         self.criterion = CloneLoss(self.model.space, args.loss, args.label_smoothing, args.action_noise).to(where)
         self._run_epoch: Any = run_sequences if isinstance(self.model, Policy) else run_epoch
 

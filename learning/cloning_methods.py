@@ -24,11 +24,18 @@ from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import Labelled, Steps
+from dreamdrive.driving.catalogue import policy_of
 from dreamdrive.driving.recording import generate
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import fast, make
 from dreamdrive.learning.cloning_head import HeadTraining
-from dreamdrive.learning.cloning_settings import AVERAGE, CloneSettings, DaggerSettings, DittoSettings
+from dreamdrive.learning.cloning_settings import (
+    AVERAGE,
+    CloneSettings,
+    DaggerSettings,
+    DittoSettings,
+    ImprovementSettings,
+)
 from dreamdrive.learning.ditto import Ditto
 from dreamdrive.learning.imagination import Dreams
 from dreamdrive.models.world_model import latents_at
@@ -131,7 +138,7 @@ class Clone(Method):
     name = "bc"
 
     def __init__(self, args: CloneSettings, recorded: Recorded, head: HeadTraining) -> None:
-        super().__init__(args, recorded, head, 0, args.epochs)
+        super().__init__(args, recorded, head, 0, args.cloned)
         self.best: dict | None = None
 
     @property
@@ -157,9 +164,9 @@ class Improvement(Method):
     """What follows cloning for --dream-epochs and begins with the clone that drove best."""
 
     def __init__(
-        self, args: DaggerSettings | DittoSettings, recorded: Recorded, head: HeadTraining, clone: Clone, folder: Path
+        self, args: ImprovementSettings, recorded: Recorded, head: HeadTraining, clone: Clone, folder: Path
     ) -> None:
-        super().__init__(args, recorded, head, args.epochs, args.dream_epochs)
+        super().__init__(args, recorded, head, args.cloned, args.dream_epochs)
         self.clone, self.folder = clone, folder
 
     def begin(self) -> None:
@@ -243,7 +250,7 @@ class DrivenDagger(Dagger):
         generate(
             RecordingSettings(
                 env=fast(world["env"]),
-                policy="clone",
+                policy=policy_of(self.folder.name),
                 logdir=args.logdir,
                 checkpoint=DRIVER,
                 rootdir=folder,
@@ -301,7 +308,7 @@ class DreamDitto(Improvement):
 
 
 def methods(args: CloneSettings, recorded: Recorded, head: HeadTraining, folder: Path) -> list[Method]:
-    """What a run trains its head by, in this order; `folder`: the run's exp_dir/bc."""
+    """What a run trains its head by, in this order; `folder`: the stage's."""
     clone = Clone(args, recorded, head)
     if isinstance(args, DittoSettings):
         return [clone, DreamDitto(args, recorded, head, clone, folder)]

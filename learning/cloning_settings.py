@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
-from dreamdrive.utils.settings import WORKERS, Training, flag
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
 
 LOSSES = ("squared", "gaussian")
 # training steps that weights are averaged over: of --model, and in ditto's dream
@@ -23,9 +24,10 @@ DRIVEN = ("--method dagger --world simulator", lambda args: args.world == "simul
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadSettings(Training):
+class HeadSettings(ControllerTraining):
     """Of whatever trains a clone: what it sees, its sizes, and how it learns."""
 
+    KIND: ClassVar[str] = "bc"
     GROUPS: ClassVar[dict[str, str]] = {"clone": "features hidden model units width", "learning": "weight_decay"}
 
     features: str = flag("zh", help="what the clone sees: z alone, or z and h", choices=latent_features(), fixed=True)
@@ -107,16 +109,41 @@ class CloneSettings(HeadSettings):
     horizon: int = flag(24, positive, "steps of a dream, which begins where an expert was", where=LATENTS)
     dreams: int = flag(256, positive, "at once", where=DREAMT)
 
+    @property
+    def cloned(self) -> int:
+        """Epochs of cloning."""
+        return self.epochs
+
 
 @dataclass(frozen=True, kw_only=True)
-class DaggerSettings(CloneSettings):
+class ImprovementSettings(CloneSettings):
+    """Of what begins with a clone: the one that `epochs` of cloning bring, or another."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "init dream_epochs"}
+
+    init: Path | None = flag(
+        None, Path, "begin with this clone instead of cloning for --epochs, e.g. exp_dir/bc/best.tar"
+    )
+    dream_epochs: int = flag(20, positive, "of dagger or ditto, after those of cloning")
+
+    def check(self) -> None:
+        super().check()
+        if self.init is not None and self.was_given("epochs"):
+            raise UserError("--epochs are of cloning, which --init leaves out: leave one of the two away")
+
+    @property
+    def cloned(self) -> int:
+        return 0 if self.init is not None else self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaggerSettings(ImprovementSettings):
     """Of cloning, and then: the clone drifts off on its own, what the expert would do there is added, and all is cloned
     again."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "dream_epochs world passes rollouts"}
+    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "world passes rollouts"}
 
     method: str = "dagger"
-    dream_epochs: int = flag(20, positive, "of dagger, after --epochs")
     world: str = flag(
         "dream",
         help="drift in the dream, where the expert of the most similar recorded moment is asked, or in the simulator, "
@@ -133,13 +160,12 @@ class DaggerSettings(CloneSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DittoSettings(CloneSettings):
+class DittoSettings(ImprovementSettings):
     """Of cloning, and then reinforcement learning in the dream, rewarded for seeing what the expert saw."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "dream_epochs updates dream_rate spread anchor"}
+    GROUPS: ClassVar[dict[str, str]] = {"in the dream, after cloning": "updates dream_rate spread anchor"}
 
     method: str = "ditto"
-    dream_epochs: int = flag(20, positive, "of ditto, after --epochs")
     horizon: int = flag(50, positive, "steps of a dream, which begins where an expert was")
     updates: int = flag(40, positive, "of actor and critic in an epoch")
     dream_rate: float = flag(1e-4, learning_rate, "learning rate of actor and critic")

@@ -130,11 +130,11 @@ class Record:
 def resumable(args: EvolutionSettings | ActorSettings, parents: dict[str, str]) -> dict | None:
     """checkpoint.tar of this method to resume from, if there is one."""
     adopt, actor = (args.adopt, True) if isinstance(args, ActorSettings) else (False, False)
-    state = checkpoint.resume(args.logdir, "ctrl", parents, args.noreload, adopt)
+    state = checkpoint.resume(args.logdir, args.stage, parents, args.noreload, adopt)
     if state and ("learner" in state) != actor:
         raise UserError(
-            f"{args.logdir / 'ctrl/checkpoint.tar'} is of --method {'cma' if actor else 'actor-critic'}: give that, "
-            "use another --logdir, or start afresh with --noreload"
+            f"{args.logdir / args.stage / 'checkpoint.tar'} is of --method {'cma' if actor else 'actor-critic'}: give "
+            "that, use another --name or --logdir, or start afresh with --noreload"
         )
     return state
 
@@ -145,7 +145,7 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
     args.check()
     model = load_world_model(args.logdir, where)
     world = model.world
-    with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
+    with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, model.parents)
         args, inherited = args.resume(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
@@ -165,7 +165,7 @@ def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     world, parents, sizes = model.world, model.parents, model.memory.config
-    with checkpoint.stage_folder(args.logdir, "ctrl") as folder:
+    with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, parents)
         args, inherited = args.sized(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})

@@ -10,7 +10,7 @@ from dreamdrive.models.catalogue import latent_features
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import WORKERS, Training, flag
+from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
 
 # P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
 SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
@@ -22,8 +22,10 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionSettings(Training):
+class EvolutionSettings(ControllerTraining):
     """What stage 4a can be told."""
+
+    KIND: ClassVar[str] = "ctrl"
 
     GROUPS: ClassVar[dict[str, str]] = {
         "controller": "features init evolve",

@@ -1,16 +1,18 @@
-"""Runs beside each other: scores paired by seed, curves over each other, and the flags that differ.
+"""Runs beside each other, or the controllers of one: scores paired by seed, curves over each other, and the flags that
+differ.
 
 Reads   of each RUN what `dreamdrive report` reads
 Writes  --out FILE.html, if that is given
 
     dreamdrive compare exp_dir/a exp_dir/b
     dreamdrive compare exp_dir/demo exp_dir/demo-dream carracing --out compare.html
+    dreamdrive compare exp_dir --out controllers.html
 
 A driver is compared, on the seeds that both have driven, with the driver of the same name in the first run that was
-scored in the same world; where that has none of the name, with the first driver there.
+scored in the same world; where that has none of the name, and where there is but one run, with the first driver there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,17 @@ from typing import Any
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.pages import charts
+from dreamdrive.pages.beside import beside, curves_section
 from dreamdrive.pages.html import Html, join, page, problem, section, table, tag, write_page
 from dreamdrive.pages.run import STAGES, Run, Stage, read_run, stale
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.intervals import METHOD, Interval, mean_interval
-from dreamdrive.utils.metrics import unit
-from dreamdrive.utils.plots import column
 from dreamdrive.utils.scores import Score
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser, shown
+from dreamdrive.utils.stages import is_controller
 
-NOT_COMPARED = ("command", "logdir")  # of args.json: what differs from run to run and says nothing
+NOT_COMPARED = ("command", "logdir", "name")  # of args.json: what differs from run to run and says nothing
 WIDEST = 36  # letters of a flag's value in a table
 
 
@@ -64,26 +66,27 @@ def rows_of(found: Sequence[Run], names: Sequence[str]) -> dict[str, list[Row]]:
     for name, one in zip(names, found, strict=True):
         for score in one.scores:
             places.setdefault(score.place, []).append((name, score, stale(score, one.stages)))
-    return {place: [row(own, scores) for own in scores] for place, scores in places.items()}
+    return {place: [row(own, scores, len(found) == 1) for own in scores] for place, scores in places.items()}
 
 
-def row(own: tuple[str, Score, bool], scores: Sequence[tuple[str, Score, bool]]) -> Row:
-    """`own` among the scores of one world."""
+def row(own: tuple[str, Score, bool], scores: Sequence[tuple[str, Score, bool]], alone: bool) -> Row:
+    """`own` among the scores of one world; `alone`: all of them are of one run."""
     name, score, old = own
     first = [other for other in scores if other[0] == scores[0][0]]
-    base = next((other for other in first if other[1].controller == score.controller), first[0])
+    like = [other for other in first if other[1].controller == score.controller and not alone]
+    base = (like or first)[0]
     both = score.returns.keys() & base[1].returns.keys() if base is not own else set()
     difference = mean_interval([score.returns[s] - base[1].returns[s] for s in sorted(both)]) if both else None
     against = "" if base is own else f"{base[0]} {base[1].controller}"
     return Row(name, score, mean_interval(list(score.returns.values())), against, difference, old)
 
 
-def differing(found: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
-    """Of each stage that two runs or more have, the flags that both have and whose values differ, a text for
-    each run."""
+def differing(groups: Mapping[str, Mapping[str, Stage]]) -> dict[str, dict[str, list[str]]]:
+    """Of each kind of which there are two stages or more beside each other, the flags that both have and whose values
+    differ, a text for each stage."""
     differ: dict[str, dict[str, list[str]]] = {}
-    for stage in STAGES:
-        told = [next((s.settings for s in one.stages if s.name == stage), None) for one in found]
+    for kind, stages in groups.items():
+        told = [stage.settings for stage in stages.values()]
         if sum(one is not None for one in told) < 2:
             continue
         flags = dict.fromkeys(name for one in told if one for name in one if name not in NOT_COMPARED)
@@ -91,7 +94,7 @@ def differing(found: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
         given = {flag: [i for i, one in enumerate(told) if one and flag in one] for flag in flags}
         different = {flag: texts for flag, texts in values.items() if len({texts[i] for i in given[flag]}) > 1}
         if different:
-            differ[stage] = different
+            differ[kind] = different
     return differ
 
 
@@ -141,9 +144,10 @@ def told(found: Sequence[Run], names: Sequence[str]) -> str:
     parts = [*parts, f"{METHOD}; a difference is of the returns on the same seeds."] if parts else ["no scores yet"]
     by_kind = recorded(found, names)
     parts += [f"rounds of train.py\n{as_text(ROUNDS_HEAD, last_rounds(by_kind))}"] if by_kind else []
-    for stage, flags in differing(found).items():
+    groups = beside(found, names)
+    for kind, flags in differing(groups).items():
         lines = [[flag, *map(shortened, values)] for flag, values in flags.items()]
-        parts.append(f"{STAGES[stage]} ({stage}): flags that differ\n{as_text(['', *names], lines)}")
+        parts.append(f"{STAGES[kind]} ({kind}): flags that differ\n{as_text(['', *groups[kind]], lines)}")
     wrong = [str(error) for one in found for error in all_problems(one)]
     return "\n\n".join([*parts, *wrong])
 
@@ -177,14 +181,15 @@ def all_problems(found: Run) -> list[UserError]:
 
 def compare(found: Sequence[Run], names: Sequence[str]) -> bytes:
     """The comparison as a page."""
+    groups = beside(found, names)
     title = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
     return page(
         f"dreamdrive: {title}",
         tag("h1", title),
         scores_section(rows_of(found, names)),
         rounds_section(recorded(found, names)),
-        *(curves_section(stage, found, names) for stage in STAGES),
-        flags_section(differing(found), names),
+        *(curves_section(f"{STAGES[kind]} ({kind})", stages) for kind, stages in groups.items()),
+        flags_section(groups),
         *(problem(error) for one in found for error in all_problems(one)),
     )
 
@@ -219,65 +224,40 @@ def rounds_section(by_kind: dict[str, dict[str, list[tuple[int, list[float]]]]])
     return section("Rounds", *drawn, note, table(ROUNDS_HEAD, last_rounds(by_kind))) if drawn else None
 
 
-def curves_section(name: str, found: Sequence[Run], names: Sequence[str]) -> Html | None:
-    """The curves of a stage that two runs or more have, over each other."""
-    stages = {
-        label: stage
-        for label, one in zip(names, found, strict=True)
-        for stage in one.stages
-        if stage.name == name and stage.rows
-    }
-    drawn = [chart for counter in counters(stages) for chart in shared_curves(stages, counter)]
-    return section(f"{STAGES[name]} ({name})", tag("div", *drawn, class_="charts")) if drawn else None
-
-
-def counters(stages: dict[str, Stage]) -> list[str]:
-    """What numbers the rows of the stages: one, unless two methods were used."""
-    return list(dict.fromkeys(stage.counter for stage in stages.values()))
-
-
-def shared_curves(stages: dict[str, Stage], counter: str) -> list[Html]:
-    """A chart for each column that two or more of the stages have, with a curve for each; those of validation where
-    there is one, which tell more."""
-    own = {label: stage for label, stage in stages.items() if stage.counter == counter}
-    columns = dict.fromkeys(c for stage in own.values() for c in stage.columns if c not in charts.NOT_DRAWN)
-    found = []
-    for name in columns:
-        if f"val_{name}" in columns:
-            continue
-        lines = {label: column(stage.rows, counter, name) for label, stage in own.items()}
-        lines = {label: points for label, points in lines.items() if points[0]}
-        if len(lines) > 1 and len({value for points in lines.values() for value in points[1]}) > 1:
-            found.append(charts.over(lines, counter, unit(name), name))
-    return found
-
-
-def flags_section(differ: dict[str, dict[str, list[str]]], names: Sequence[str]) -> Html | None:
-    """The flags that differ, stage by stage."""
+def flags_section(groups: Mapping[str, Mapping[str, Stage]]) -> Html | None:
+    """The flags that differ, kind by kind."""
     parts = [
         join(
             [
-                tag("h3", f"{STAGES[stage]} ({stage})"),
+                tag("h3", f"{STAGES[kind]} ({kind})"),
                 table(
-                    ["flag", *names],
+                    ["flag", *groups[kind]],
                     [[flag, *(tag("span", shortened(v), title=v) for v in values)] for flag, values in flags.items()],
                     class_="words",
                 ),
             ]
         )
-        for stage, flags in differ.items()
+        for kind, flags in differing(groups).items()
     ]
     return section("Flags that differ", *parts) if parts else None
 
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or names of shipped ones")
+    p.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs, or names of shipped ones; of one its controllers",
+    )
     p.add_argument("--out", type=Path, metavar="FILE", help="a page, *.html, with the curves as well")
     args = p.parse_args()
-    if len(set(args.runs)) < 2:
+    if len(set(args.runs)) < len(args.runs):
         p.error("two runs or more are wanted, and not the same one")
     found = [read_run(name) for name in args.runs]
+    if len(found) == 1 and sum(is_controller(stage.name) for stage in found[0].stages) < 2:
+        p.error("two runs or more are wanted, or one that has several controllers")
     names = labels(found)
     if args.out:
         write_page(args.out, compare(found, names))

@@ -1,7 +1,8 @@
 """A run as one HTML file that needs no other: where it comes from, what it was told, how it learnt, what it dreams and
 how it scores.
 
-Reads   EXP_DIR/{vae,mdrnn,ctrl,bc}/    args.json, best.tar, metrics.csv, pictures, films
+Reads   EXP_DIR/{vae,mdrnn,ctrl,bc}/    args.json, best.tar, metrics.csv, pictures, films; and so of controllers that
+                                        have names, ctrl-NAME and bc-NAME
         EXP_DIR/scores/*.json           written by test_controller.py
         EXP_DIR/rounds/*.json           written by train.py, chosen.json among them
 Writes  EXP_DIR/report.html             or --out; for a run that came with dreamdrive exp_dir/<name>/report.html
@@ -21,6 +22,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.pages import charts
+from dreamdrive.pages.beside import beside, curves_section
 from dreamdrive.pages.html import (
     Html,
     attempt,
@@ -42,7 +44,8 @@ from dreamdrive.utils.intervals import METHOD, mean_interval
 from dreamdrive.utils.scores import Score
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser, shown
-from dreamdrive.utils.words import counted
+from dreamdrive.utils.stages import is_controller
+from dreamdrive.utils.words import counted, listed
 
 CURVES = ("loss.png", "fitness.png")  # of stages: drawn anew from metrics.csv
 SERIES = {"samples": "samples of V", "dreams": "dreams of M"}  # folders with a picture for each epoch
@@ -67,6 +70,11 @@ def report(name: Path, home: Path) -> bytes:
         rounds(found),
         chosen(found),
         *(stage_section(stage) for stage in found.stages),
+        *(
+            curves_section(f"{STAGES[kind]}: {listed(own)}", own)
+            for kind, own in beside([found], [title]).items()
+            if own
+        ),
         films(found, home),
     ]
     return page(
@@ -86,11 +94,12 @@ def options_of(found: Run) -> dict[str, Any]:
 def lineage(found: Run) -> Html:
     """Datasets, V, M and C, each with its digest, in the order in which one came of the other."""
     now = {stage.name: stage.best["digest"] for stage in found.stages if stage.best}
-    parts = [dataset_box(found)]
-    for stage in found.stages:
-        beside = stage.name == "bc" and "ctrl" in now  # both come of M
-        parts += [tag("i", "or") if beside else tag("i", "→", class_="arrow"), stage_box(stage, now)]
-    return tag("div", *parts, class_="line")
+    models = [stage_box(stage, now) for stage in found.stages if not is_controller(stage.name)]
+    heads = [stage_box(stage, now) for stage in found.stages if is_controller(stage.name)]  # all of them come of M
+    either = [part for box in heads for part in (tag("i", "or"), box)][1:]
+    parts = [*models, *([tag("div", *either, class_="either")] if either else [])]
+    arrows = [part for box in parts for part in (tag("i", "→", class_="arrow"), box)]
+    return tag("div", dataset_box(found), *arrows, class_="line")
 
 
 def dataset_box(found: Run) -> Html:
@@ -130,7 +139,7 @@ def dataset_words(source: Source) -> Html:
 
 def stage_box(stage: Stage, now: dict[str, str]) -> Html:
     """A stage in the lineage: its digest, and what it was trained on, which is told where it is not there any more."""
-    title = tag("b", f"{STAGES[stage.name]} ({stage.name})")
+    title = tag("b", stage.title)
     if not stage.best:
         return tag("div", title, tag("p", "no best.tar that can be read", class_="soft"))
     others = [
@@ -145,8 +154,15 @@ def stage_box(stage: Stage, now: dict[str, str]) -> Html:
         tag("p", digest_of(stage.best["digest"])),
         tag("p", stage.best["kind"], class_="soft") if "kind" in stage.best else None,
         *(others or ([tag("p", f"of {parents}", class_="soft")] if parents else [])),
+        tag("p", begun(stage.best["init"], now), class_="soft") if "init" in stage.best else None,
         class_="other" if others else None,
     )
+
+
+def begun(init: str, now: dict[str, str]) -> str:
+    """What a clone began with, in words."""
+    name = next((name for name, digest in now.items() if digest == init), "a clone that is not here")
+    return f"begun with {name} {init[:SHORT]}"
 
 
 def digest_of(digest: str) -> Html:
@@ -257,7 +273,7 @@ def stage_section(stage: Stage) -> Html | None:
         else None,
         pictures(stage),
     ]
-    return section(f"{STAGES[stage.name]} ({stage.name})", *content) if any(content) else None
+    return section(stage.title, *content) if any(content) else None
 
 
 def pictures(stage: Stage) -> Html | None:

@@ -16,8 +16,9 @@ from dreamdrive.utils import checkpoint, runs
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import read_csv
 from dreamdrive.utils.scores import FOLDER, Score, read_score
+from dreamdrive.utils.stages import folders, is_controller, kind_of, name_of
 
-STAGES = {"vae": "V", "mdrnn": "M", "ctrl": "C", "bc": "C, cloned"}
+STAGES = {"vae": "V", "mdrnn": "M", "ctrl": "C", "bc": "C, cloned"}  # by kind
 COUNTERS = ("epoch", "generation", "updates", "trial")  # the column of metrics.csv that numbers its rows
 LONGEST_NAME = 40  # of a column that is drawn
 Found = TypeVar("Found")
@@ -44,6 +45,15 @@ class Stage:
     counter: str
     rows: list[dict[str, float]]
     problems: list[UserError]
+
+    @property
+    def kind(self) -> str:
+        """Of which of STAGES it is: "bc" of "bc-dagger"."""
+        return kind_of(self.name)
+
+    @property
+    def title(self) -> str:
+        return f"{STAGES[self.kind]} ({self.name})"
 
     @property
     def columns(self) -> list[str]:
@@ -76,7 +86,7 @@ class Run:
         name: as it was given
         folder: where it is
         stages: those that are there, in their order
-        scores: those that could be read, by their files' names
+        scores: those that could be read, by their files' names, after others those of controllers with names
         rounds: of train.py: what each said, in their order
         choice: which of them was chosen, and how; None where that is not done
         problems: what could not be read, but of stages
@@ -99,7 +109,7 @@ class Run:
 def read_run(name: Path) -> Run:
     """The run called `name`; UserError where there is none."""
     folder = runs.find(name)
-    stages = [read_stage(folder / stage, stage) for stage in STAGES if (folder / stage).is_dir()]
+    stages = [read_stage(folder / stage, stage) for stage in folders(folder)]
     if not stages:
         raise UserError(
             f"{folder} holds no stage of a run (none of {', '.join(STAGES)}): name a run's folder, as --logdir does"
@@ -110,11 +120,12 @@ def read_run(name: Path) -> Run:
     results = runs.results(name)
     if results != folder:
         files += sorted((results / FOLDER).glob("*.json"))
-    scores = [kept(problems, read_score, path) for path in files]
+    scores = [score for path in files if (score := kept(problems, read_score, path))]
+    scores.sort(key=lambda score: is_controller(score.controller) and name_of(score.controller) is not None)
     rounds = [kept(problems, read_round, path) for path in sorted((folder / "rounds").glob("[0-9]*.json"))]
     choice = kept(problems, read_choice, folder / "rounds" / "chosen.json")
     told = [said for said in rounds if said is not None]
-    return Run(str(name), folder, stages, [s for s in scores if s], told, choice, problems)
+    return Run(str(name), folder, stages, scores, told, choice, problems)
 
 
 def read_stage(folder: Path, name: str) -> Stage:
@@ -151,7 +162,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def read_best(path: Path, stage: str) -> dict[str, Any]:
     """Of a checkpoint what pages tell."""
     found = checkpoint.load(path, stage)
-    plain = ("digest", "kind", "best", "epoch", "generation", "updates")
+    plain = ("digest", "kind", "best", "epoch", "generation", "updates", "init")
     said = {name: found[name] for name in plain if isinstance(found.get(name), (str, int, float))}
     parents, datasets, digests, world = (
         found.get(name) for name in ("parents", "datasets", "dataset_digests", "world")

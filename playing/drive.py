@@ -10,7 +10,7 @@ import torch
 from dreamdrive.data.episode import unknown_action
 from dreamdrive.driving.agent import Agent, in_dreams
 from dreamdrive.driving.cast import Cast
-from dreamdrive.driving.catalogue import CONTROLLERS, EXPERT, HUMAN, PLAN, RANDOM, UNTRAINED
+from dreamdrive.driving.catalogue import EXPERT, HUMAN, PLAN, RANDOM, UNTRAINED
 from dreamdrive.driving.driver import Driver, Watched, drive
 from dreamdrive.driving.planning import Learnt
 from dreamdrive.driving.policies import make_policy
@@ -21,6 +21,7 @@ from dreamdrive.models.world_model import Starts
 from dreamdrive.playing.hands import Hands, Human
 from dreamdrive.playing.show import Show
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.stages import is_controller
 from dreamdrive.utils.video import people
 
 # A dream and the simulator have parted when their frames were more than APART from each other, as shares of 255, for so
@@ -264,7 +265,7 @@ def make_drive(
     panels of what V and M make of it if there are such and `reconstruction` is asked for."""
     dreamt = isinstance(world, DreamWorld)
     drivers: dict[str, Driver] = {}
-    if who.agent is not None and who.name in (*CONTROLLERS, PLAN):
+    if who.agent is not None and (who.name == PLAN or is_controller(who.name)):
         drivers[who.name] = in_dreams(who.agent.controller, world) if isinstance(world, DreamWorld) else who.agent
     for name in (driver, RANDOM, *([] if dreamt else [EXPERT])):
         if name in UNTRAINED and name not in drivers:

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from dreamdrive.data.growing import Growing, manifest_of
-from dreamdrive.driving.catalogue import CONTROLLERS, HUMAN, PLAN, UNTRAINED
+from dreamdrive.driving.catalogue import HUMAN, PLAN, UNTRAINED
 from dreamdrive.playing.drive import Drive
 from dreamdrive.playing.show import Show
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.seeds import recording_seed
+from dreamdrive.utils.stages import CONTROLLERS
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
 
 RECORDINGS = Path("media", "recordings")  # of a run
-POLICIES = (*CONTROLLERS, PLAN, *UNTRAINED, HUMAN)  # all who can drive what is kept
+POLICIES = (*CONTROLLERS, PLAN, *UNTRAINED, HUMAN)  # who can drive what is kept, besides controllers with names
 
 
 class Recording:
@@ -84,7 +85,7 @@ class Kept:
     def keep(self) -> str:
         """Add the episode as it stands; says where it is."""
         drive, drove = self.drive, self.drive.drove
-        policy = POLICIES.index(max(drove, key=lambda name: drove[name]))  # whoever drove most of it
+        policy = self.dataset.policy(max(drove, key=lambda name: drove[name]))  # whoever drove most of it
         held_out = None if drive.dreamt else drive.world.held_out(drive.seed)
         episode = drive.tape.episode(len(self.dataset), drive.seed, policy, held_out)
         if not drive.over:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dreamdrive.driving.catalogue import CONTROLLERS, EXPERT, HUMAN, RANDOM, has_controller, usual_controller
+from dreamdrive.driving.catalogue import EXPERT, HUMAN, RANDOM, check_driver, require_controller, usual_controller
 from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, stages
 from dreamdrive.utils.argument_types import natural, natural_float, port, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import RunFolder, flag
@@ -55,8 +55,8 @@ class PlaySettings(RunFolder, flags.WorldSettings):
     )
     controller: str | None = flag(
         None,
-        help="who drives at first (default: the run's driver; you with -w, or where there is no run)",
-        choices=(*CONTROLLERS, RANDOM, EXPERT, HUMAN),
+        help="who drives at first: a controller of the run (ctrl, bc, bc-NAME), random, expert or human (default: the "
+        "run's driver; you with -w, or where there is no run)",
         where=LIVE,
     )
     env: str | None = flag(
@@ -87,6 +87,8 @@ class PlaySettings(RunFolder, flags.WorldSettings):
 
     def check(self) -> None:
         super().check()
+        if self.controller is not None:
+            check_driver(self.controller, self.logdir, (RANDOM, EXPERT, HUMAN))
         asked = [self.play_in_world_model, self.agent_in_world_model, self.episode_replay is not None]
         if sum(asked) > 1:
             raise UserError("-w, -a and -e exclude each other: choose one")
@@ -99,9 +101,8 @@ class PlaySettings(RunFolder, flags.WorldSettings):
 
     def require(self) -> None:
         """UserError where what is to drive has not been trained."""
-        if self.episode_replay is None and self.controller in CONTROLLERS:
-            if not checkpoint.path(self.logdir, self.controller).exists():  # one that is there may do without V and M
-                checkpoint.require(self.logdir, "vae", "mdrnn", self.controller)
+        if self.episode_replay is None and self.controller and stages.is_controller(self.controller):
+            require_controller(self.logdir, self.controller)
         if self.dream or (self.reconstruction and self.episode_replay is not None):
             checkpoint.require(self.logdir, "vae", "mdrnn")
 
@@ -109,5 +110,5 @@ class PlaySettings(RunFolder, flags.WorldSettings):
         """Who drives at first."""
         if self.controller is not None:
             return self.controller
-        yours = self.play_in_world_model or not (has_controller(self.logdir) or self.agent_in_world_model)
+        yours = self.play_in_world_model or not (stages.controllers(self.logdir) or self.agent_in_world_model)
         return HUMAN if yours else usual_controller(self.logdir)

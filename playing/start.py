@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from dreamdrive.driving.cast import cast
-from dreamdrive.driving.catalogue import CONTROLLERS, has_controller, usual_controller
+from dreamdrive.driving.catalogue import known_controller
 from dreamdrive.driving.planning import load_learnt
 from dreamdrive.envs import World, make
 from dreamdrive.envs.dream import DreamWorld
@@ -18,7 +18,7 @@ from dreamdrive.playing.screen import Screen, Window
 from dreamdrive.playing.session import Session
 from dreamdrive.playing.settings import PlaySettings
 from dreamdrive.playing.show import Show
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.utils import checkpoint, runs, stages
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import STRIDE, evaluation_seeds
 
@@ -58,14 +58,15 @@ def drive_of(args: PlaySettings) -> Drive:
     """A drive in the simulator, or in the dream."""
     name = args.who()
     # a trained driver may take over from you
-    trained = usual_controller(args.logdir) if name not in CONTROLLERS and has_controller(args.logdir) else name
+    trained = name if stages.is_controller(name) else known_controller(args.logdir) or name
     who = cast(args.logdir, trained, args.dream, args.env, args.options)
     world: World = dream_of(args.logdir, args.temperature, args.horizon) if args.dream else simulator_of(who)
     beside = simulator_beside(who.env, who.options) if isinstance(world, DreamWorld) and args.beside else None
     learnt = None
     if who.agent is not None and checkpoint.path(args.logdir, "mdrnn").exists():
         parents = {stage: who.agent.parents[stage] for stage in ("vae", "mdrnn")}
-        learnt = load_learnt(args.logdir, parents, torch.device("cpu"))
+        critics = trained if stages.kind_of(trained) == "ctrl" else "ctrl"
+        learnt = load_learnt(args.logdir, parents, torch.device("cpu"), critics)
     seeds = evaluation_seeds(args.seed, STRIDE)  # more than anybody looks at
     asked = {"reconstruction": args.reconstruction, "framed": args.reconstruction, "taped": args.save_mode}
     return make_drive(world, who, name, lambda number: seeds[number % STRIDE], beside=beside, learnt=learnt, **asked)

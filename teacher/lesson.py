@@ -4,6 +4,8 @@ exp_dir/bc/taught/                  every trial, a dataset as stage 1 writes the
 exp_dir/bc/snapshots/000100.tar     the clone after so many training steps; best.tar is the newest
 exp_dir/bc/checkpoint.tar           to resume from
 exp_dir/bc/metrics.csv, lesson.png  one row a trial
+
+With --name NAME the folder is exp_dir/bc-NAME.
 """
 
 import signal
@@ -58,7 +60,7 @@ def teach(args: TeachSettings, stage: int) -> None:
     args = resumed(args)
     world, agent, parents = make_world(args)
     agent.controller.requires_grad_(True)
-    with checkpoint.stage_folder(args.logdir, "bc") as folder:
+    with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = lesson_before(args, agent.controller.config_dict(), parents)
         book = Book(folder, world, args.seed, args.noreload)
         args.write(folder)
@@ -106,8 +108,8 @@ def page_server() -> "type[Server]":
 
 def resumed(args: TeachSettings) -> TeachSettings:
     """The settings with what may not change as it is in the lesson before, if there was one."""
-    source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
-    before = checkpoint.load(source, "bc")["config"] if source.exists() and not args.noreload else {}
+    source = checkpoint.path(args.logdir, args.stage, "checkpoint.tar")
+    before = checkpoint.load(source, args.stage)["config"] if source.exists() and not args.noreload else {}
     args, inherited = args.resume(before)
     say_inherited({source: inherited})
     return args
@@ -176,15 +178,14 @@ def hold(args: TeachSettings, session: Session, server: "Server") -> None:
 
 def lesson_before(args: TeachSettings, config: dict, parents: dict[str, str]) -> dict | None:
     """Content of checkpoint.tar to resume from, of a clone of this `config`; None if there is nothing."""
-    state = checkpoint.resume(args.logdir, "bc", parents, args.noreload)
+    state = checkpoint.resume(args.logdir, args.stage, parents, args.noreload)
     if state is None:
         return None
     if "learner" not in state:
-        source = checkpoint.path(args.logdir, "bc", "checkpoint.tar")
+        source = checkpoint.path(args.logdir, args.stage, "checkpoint.tar")
         raise UserError(
             f"{source} is of a clone that was not taught: to begin a lesson from it give --init "
-            f"{source.with_name('best.tar')} --noreload "
-            "(its files are replaced), or use another --logdir"
+            f"{source.with_name('best.tar')} and a --name of its own, or --noreload (its files are replaced)"
         )
     checkpoint.check_config(state, config, FLAGS)
     return state
@@ -215,7 +216,8 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
     print(
         f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them "
         f"demonstrations{share}; {learner.steps} training steps. "
-        f"Next: python test_controller.py --logdir {logdir} --controller bc, or the same command again to resume"
+        f"Next: python test_controller.py --logdir {logdir} --controller {folder.name}, or the same command again to "
+        "resume"
     )
     print(line(session.rows[-1]))
 
@@ -307,9 +309,8 @@ def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parent
     sizes than asked for but must see the same."""
     if args.init is None:
         return make_head(asdict(config))
-    stage = "ctrl" if args.init.parent.name == "ctrl" else "bc"
-    saved = checkpoint.load(args.init, stage)
-    checkpoint.check_parents(saved, parents, args.init, stage)
+    saved = checkpoint.load_controller(args.init)
+    checkpoint.check_parents(saved, parents, args.init, saved["stage"])
     if saved["config"]["features"] != config.features:
         raise UserError(
             f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see "

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from dreamdrive.pages.beside import beside
 from dreamdrive.pages.compare import differing, labels, rows_of
 from dreamdrive.pages.run import read_run
 from dreamdrive.tests.test_report import EVIL, make_run, score
@@ -61,7 +62,8 @@ def test_another_world_is_another_table(pair):
 
 
 def test_flags_that_differ_are_told_and_no_others(pair):
-    assert differing([read_run(run) for run in pair]) == {"vae": {"learning_rate": ["0.001", "5.001"]}}
+    found = [read_run(run) for run in pair]
+    assert differing(beside(found, labels(found))) == {"vae": {"learning_rate": ["0.001", "5.001"]}}
 
 
 def test_the_terminal_has_it_as_text_and_the_page_has_curves(pair, tmp_path):

@@ -90,14 +90,16 @@ def test_help_of_a_command_needs_no_package_either(command):
         ("train", ("--env", "carracin"), "did you mean carracing?"),
         ("test_controller", ("--logdir", "nowhere"), "nowhere/vae/best.tar is missing"),
         ("test_controller", ("--env", "Nocturne", "--controller", "random"), "did you mean nocturne?"),
-        ("test_controller", ("--controller", "humann"), "invalid choice: 'humann'"),
         ("trainbc", ("teach", "--units", "3"), "--units is for --model"),
         ("trainbc", ("teach", "--port", "99999"), "a port is 1 to 65535"),
         ("envs.scenes", ("show", "x.json", "--t", "91"), "a scene has steps 0 to 90"),
         ("envs.synthetic_scenes", ("--scenes", "0"), "it must be 1 or more"),
         ("data.exchange", ("import", "npz"), "the following arguments are required: dir, --out"),
         ("data.exchange", ("export", "run", "--out", "x", "--license", "mit"), "give --card, too"),
-        ("web.export", ("--controller", "nobody"), "invalid choice: 'nobody'"),
+        ("test_controller", ("--controller", "humann"), 'there is no driver "humann" (did you mean human?)'),
+        ("trainbc", ("--name", "a/b"), "'a/b' is no name for a controller"),
+        ("traincontroller", ("--name", ".."), "'..' is no name for a controller"),
+        ("web.export", ("--controller", "nobody"), "nobody"),
     ],
 )
 def test_a_refusal_needs_no_torch(module, words, said):

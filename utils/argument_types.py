@@ -2,6 +2,8 @@
 
 import argparse
 
+from dreamdrive.utils import stages
+
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
@@ -65,3 +67,20 @@ ALL = 1 << 30  # of whatever is counted
 def count_or_all(text: str) -> int:
     """An integer of at least 0, or `all`."""
     return ALL if text == "all" else natural(text)
+
+
+def controller_name(text: str) -> str:
+    """What a controller may be called."""
+    wrong = stages.wrong_name(text)
+    if wrong:
+        raise argparse.ArgumentTypeError(wrong)
+    return text
+
+
+def controller(text: str) -> str:
+    """A controller of a run, as its folder is called."""
+    if not stages.is_controller(text):
+        raise argparse.ArgumentTypeError(
+            f'"{text}" is no controller: give ctrl or bc, or one that has a name, as bc-NAME'
+        )
+    return text

@@ -3,7 +3,8 @@
     exp_dir/<stage>/best.tar         for the next stage
     exp_dir/<stage>/checkpoint.tar   to resume from
 
-A run is found by its folder, or by the name of one that came with dreamdrive: see utils/runs.py.
+A run is found by its folder, or by the name of one that came with dreamdrive: see utils/runs.py. A stage is called as
+its folder is: "vae", "bc", "bc-dagger", see utils/stages.py; what it stores is of which kind it is, "bc" of the last.
 
 A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict),
 parents (name -> digest), and whatever else the stage needs to resume. It is loaded with `weights_only=True` and nothing
@@ -17,30 +18,40 @@ import io
 import pickle
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dreamdrive.utils import runs
+from dreamdrive.utils import runs, stages
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import workplace
+from dreamdrive.utils.words import did_you_mean, listed
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
 
 
-def path(logdir: Path, stage: str, name: str = "best.tar") -> Path:
+def path(logdir: Path, stage: str, name: str = stages.BEST) -> Path:
     """Where a stage's checkpoint lives."""
     return runs.find(logdir) / stage / name
 
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
-    """Write a checkpoint; `more` holds tensors and plain values."""
+    """Write a checkpoint of a stage; `more` holds tensors and plain values."""
     import torch
 
     buffer = io.BytesIO()
     torch.save(
-        _canonical({"stage": stage, "schema": SCHEMA, "config": config, "model": model, "parents": parents, **more}),
+        _canonical(
+            {
+                "stage": stages.kind_of(stage),
+                "schema": SCHEMA,
+                "config": config,
+                "model": model,
+                "parents": parents,
+                **more,
+            }
+        ),
         buffer,
     )
     write_atomically(target, buffer.getvalue())
@@ -56,32 +67,51 @@ def _canonical(value):
     return sys.intern(value) if type(value) is str else value
 
 
-def require(logdir: Path, *stages: str, name: str = "best.tar") -> None:
+def require(logdir: Path, *wanted: str, name: str = stages.BEST) -> None:
     """UserError where one of the stages has no checkpoint of that name yet; nothing is read."""
-    for stage in stages:
-        source = path(logdir, stage, name)
-        try:
-            source.stat()
-        except FileNotFoundError:
-            raise missing(source, stage) from None
-        except OSError:  # `load` says what is wrong
-            return
+    for stage in wanted:
+        require_file(path(logdir, stage, name), stage)
+
+
+def require_file(source: Path, stage: str) -> None:
+    """UserError where a checkpoint of this stage, or of one of its kind, is not there; nothing is read."""
+    try:
+        source.stat()
+    except FileNotFoundError:
+        raise missing(source, stage) from None
+    except OSError:  # `load` says what is wrong
+        return
 
 
 def missing(source: Path, stage: str) -> UserError:
     """What is said of a checkpoint that is not there."""
     run = source.parent.parent
-    return UserError(f"{source} is missing: {remedy(source, stage)} first{runs.unknown(run)}")
+    there = stages.controllers(run) if stages.is_controller(stage) else []
+    beside = f"; {run} has {listed(there)}{did_you_mean(source.parent.name, there)}" if there else ""
+    return UserError(f"{source} is missing: {remedy(source, stage)} first{beside}{runs.unknown(run)}")
 
 
-def remedy(source: Path, stage: str) -> str:
-    """What makes a checkpoint."""
-    return f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent}`"
+def remedy(source: Path, stage: str, more: str = "") -> str:
+    """What makes a checkpoint, with `more` flags. `stage` may be its kind alone: its folder says the rest."""
+    kind, folder = stages.kind_of(stage), source.parent.name
+    name = stages.name_of(folder if stages.kind_of(folder) == kind else stage)
+    flags = (f" --name {name}" if name else "") + more
+    return f"run `python {SCRIPTS[kind]} --logdir {source.parent.parent}{flags}`"
 
 
 def load(source: Path, stage: str) -> dict:
     """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged,
-    hostile or of another kind."""
+    hostile or of another kind than `stage`."""
+    return _load(source, stage, (stages.kind_of(stage),))
+
+
+def load_controller(source: Path) -> dict:
+    """The same of a controller of either kind, which it says itself: "stage"."""
+    folder = source.parent.name
+    return _load(source, folder if stages.is_controller(folder) else "bc", stages.CONTROLLERS)
+
+
+def _load(source: Path, stage: str, kinds: Sequence[str]) -> dict:
     make_it = remedy(source, stage)
     try:
         content = source.read_bytes()
@@ -111,9 +141,10 @@ def load(source: Path, stage: str) -> dict:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source} is damaged ({reason}): restore it, or {make_it} --noreload") from None
     found = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
-    if found != stage:
+    if found not in kinds:
+        wanted = listed((f'"{kind}"' for kind in kinds), "or")
         raise UserError(
-            f'{source} is not a checkpoint of stage "{stage}" (its stage is {found!r}): '
+            f"{source} is not a checkpoint of stage {wanted} (its stage is {found!r}): "
             f"{make_it} --noreload, or import it with `python -m data.exchange`"
         )
     if checkpoint.get("schema") != SCHEMA:
@@ -161,7 +192,7 @@ def check_parents(child: dict, parents: dict[str, str], source: Path, stage: str
             raise UserError(
                 f"{source} was trained on {name} {child['parents'].get(name, 'none')[:12]}, "
                 f"but {source.parent.parent / name / 'best.tar'} is now {digest[:12]}: "
-                f"run `python {SCRIPTS[stage]} --logdir {source.parent.parent} --noreload` to train it anew"
+                f"{remedy(source, stage, ' --noreload')} to train it anew"
             )
 
 
@@ -183,7 +214,9 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     runs.require_own(logdir)
     folder = Path(logdir) / stage
     with workplace(
-        folder, f"another {SCRIPTS[stage]} is running in {folder}: wait for it, stop it, or use another --logdir"
+        folder,
+        f"another {SCRIPTS[stages.kind_of(stage)]} is running in {folder}: wait for it, stop it, or use another "
+        "--logdir",
     ):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

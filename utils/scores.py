@@ -77,7 +77,10 @@ def read_score(path: Path) -> Score:
         said = json.loads(path.read_bytes())
         env, name = str(said["env"]), path.stem
         world = "dream" if name.endswith("-dream") else "simulator"
-        controller, _, trial = name.removesuffix(f"-{world}").partition(f"-{env.replace('/', '-')}")
+        name, place = name.removesuffix(f"-{world}"), f"-{env.replace('/', '-')}"
+        # before controllers had names, files did not say whose they were
+        controller = str(said.get("controller") or name.partition(place)[0])
+        trial = name.removeprefix(controller).removeprefix(place)
         returns = {int(seed): float(value) for seed, value in said["returns"].items()}
         if not returns or not all(map(math.isfinite, returns.values())):
             raise ValueError("its returns are not finite numbers, one or more")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from dreamdrive import __version__
-from dreamdrive.utils import runs
-from dreamdrive.utils.argument_types import natural
+from dreamdrive.utils import runs, stages
+from dreamdrive.utils.argument_types import controller_name, natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.help_text import HelpFormatter
@@ -163,12 +163,13 @@ class Settings:
         """The values that may not change when a run is resumed, by their names in its checkpoint."""
         return {there: getattr(self, name) for name, there in self._fixed().items()}
 
-    def resume(self, before: dict | None, usual: dict | None = None) -> tuple[Self, dict]:
+    def resume(self, before: dict | None, usual: dict | None = None, init: Path | None = None) -> tuple[Self, dict]:
         """(These settings with whatever may not change taken over from `before`, what a checkpoint says of the run that
         is resumed; and what was taken over, by field). UserError where a value was given and is another. What no flag
         could have said, as that numbers are seen as they are, is left alone.
 
         Without a run to resume, `usual` has what a field is that was not given, where its default does not say.
+        `init`: the file that `before` comes from, where that is what a run begins with, not what is resumed.
         """
         before, marks = before or {}, type(self).flags()
         kept = {
@@ -183,8 +184,9 @@ class Settings:
         for name, there in kept.items():
             if getattr(settled, name) != before[there]:
                 raise UserError(
-                    f"the run to resume has {there} {shown(before[there])}, not {shown(getattr(self, name))}: "
-                    f"leave {spellings(marks[name])[0]} away, or start afresh with --noreload"
+                    f"{init or 'the run to resume'} has {there} {shown(before[there])}, not "
+                    f"{shown(getattr(self, name))}: leave {spellings(marks[name])[0]} away"
+                    f"{'' if init else ', or start afresh with --noreload'}"
                 )
         return settled, inherited
 
@@ -244,6 +246,30 @@ class Training(RunFolder):
         settings = super().of(found)
         runs.require_own(settings.logdir)  # before the long work
         return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllerTraining(Training):
+    """Of the stages that train a controller, of which a run has as many as are given names.
+
+    Attributes:
+        KIND: of the stage: "ctrl" or "bc"
+    """
+
+    GROUPS: ClassVar[dict[str, str]] = {"run": "name"}
+    KIND: ClassVar[str]
+
+    name: str | None = flag(
+        None,
+        controller_name,
+        "train a controller of this name beside the others of the run: its folder is exp_dir/bc-NAME instead of "
+        "exp_dir/bc, or ctrl-NAME instead of ctrl",
+    )
+
+    @property
+    def stage(self) -> str:
+        """The stage's folder, and what the controller is called."""
+        return stages.stage_named(self.KIND, self.name)
 
 
 KEPT = ("best", "last")

@@ -1,7 +1,8 @@
 """Numbers in sentences for people."""
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -21,3 +22,15 @@ def duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"; `last`: the word before the last of them."""
+    *before, end = words
+    return f"{', '.join(before)} {last} {end}" if before else end
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean ctrl?)" after what is not known; "" where nothing is much like it."""
+    alike = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {alike[0]}?)" if alike else ""

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from dreamdrive.driving.agent import load_agent
-from dreamdrive.driving.catalogue import TRAINED
 from dreamdrive.envs import keys
 from dreamdrive.models import plain
 from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.world_model import Starts, WorldModel, latents_at, load_world_model, require_starts
-from dreamdrive.utils import checkpoint, runs
+from dreamdrive.utils import checkpoint, runs, stages
 from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
@@ -56,14 +55,13 @@ def require_latents(logdir: Path) -> None:
     """UserError where a run drives without V and M."""
     if checkpoint.path(logdir, "vae").exists():
         return
-    for stage in TRAINED.values():
-        if checkpoint.path(logdir, stage).exists():
-            features = checkpoint.load_parent(logdir, stage)["config"].get("features")
-            if features in WITHOUT_LATENTS:
-                raise UserError(
-                    f"{logdir} drives by {features}, without V and M, and so has no dream to export: give the --logdir "
-                    "of a run with V and M, e.g. carracing"
-                )
+    for stage in stages.controllers(logdir):
+        features = checkpoint.load_parent(logdir, stage)["config"].get("features")
+        if features in WITHOUT_LATENTS:
+            raise UserError(
+                f"{logdir} drives by {features}, without V and M, and so has no dream to export: give the --logdir of "
+                "a run with V and M, e.g. carracing"
+            )
 
 
 def agent(logdir: Path, controller: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.driving.catalogue import TRAINED
-from dreamdrive.utils import checkpoint
+from dreamdrive.driving.catalogue import check_driver, usual_controller
+from dreamdrive.utils import stages
 from dreamdrive.utils.script import run
 from dreamdrive.web.settings import NOBODY, WebSettings
 
@@ -24,8 +24,10 @@ def parse_args(argv: list[str] | None = None) -> WebSettings:
     """The settings of a command line; the agent is found in --logdir where it is not said."""
     args = WebSettings.parse(argv, __doc__)
     if args.controller is None:
-        there = [stage for stage in TRAINED.values() if checkpoint.path(args.logdir, stage).exists()]
-        args = replace(args, controller=there[0] if there else NOBODY)
+        there = stages.controllers(args.logdir)
+        args = replace(args, controller=usual_controller(args.logdir) if there else NOBODY)
+    else:
+        check_driver(args.controller, args.logdir, (NOBODY,))
     return args
 
 

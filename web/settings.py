@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dreamdrive.driving.catalogue import TRAINED
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.settings import RunFolder, flag
 
@@ -20,8 +19,7 @@ class WebSettings(RunFolder):
     out: Path = flag(Path("dream.html"), Path, "page to write; an older one of ours is replaced")
     controller: str | None = flag(
         None,
-        help="the agent that can be let drive: the evolved or the cloned controller, or nobody (default: ctrl, or bc "
-        "where there is no other)",
-        choices=(*TRAINED.values(), NOBODY),
+        help=f"the agent that can be let drive: ctrl, the evolved controller, bc, the cloned one, one with a name "
+        f"(bc-NAME), or {NOBODY} (default: ctrl, or bc where there is none)",
     )
     starts: int = flag(16, positive, "recorded moments that dreams begin from, evenly among those M keeps")
