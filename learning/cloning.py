@@ -44,8 +44,7 @@ class Cloning:
         head: what is trained        methods: what by, one after another
         seeds: the simulator's, of the episodes that epochs are chosen by
         history: rows of metrics.csv     best: highest mean return so far     init: digest of --init, or None
-        generator: state of torch's after the last epoch; the critic's first weights are drawn from there, wherever a
-            run was stopped
+        generator: state of torch's after the last epoch, from which the critic's first weights are drawn
     """
 
     def __init__(

@@ -25,7 +25,7 @@ SETTLING = 8  # rounds after which the actor's learning rate is half of what it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundsSettings(RunFolder, flags.WorldSettings):
+class Flags(RunFolder, flags.WorldSettings):
     """What it can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -104,6 +104,11 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
         self.check_world(self.env)
         if self.clone and not self.expert:
             raise UserError(f"--clone {self.clone} is of an expert's episodes, and --expert is 0: give how many")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsSettings(Flags):
+    """And what it tells each stage."""
 
     def settings(self) -> dict:
         """What may not change when rounds are added."""
@@ -190,9 +195,9 @@ class RoundsSettings(RunFolder, flags.WorldSettings):
     def settling(self, number: int, datasets: tuple[Path, ...], logdir: Path) -> tuple[MDRNNSettings, ActorSettings]:
         """M and the actor in the run `logdir`, which goes on from round `number` on the same episodes."""
         memory, actor = self.memory(number, datasets), self.actor(number)
-        more = {"epochs": memory.epochs + PARTS, "updates": SETTLES * self.memory_more // PARTS}
+        updates = SETTLES * self.memory_more // PARTS
         return (
-            replace(memory, logdir=logdir, **more),
+            replace(memory, logdir=logdir, epochs=memory.epochs + PARTS, updates=updates),
             replace(actor, logdir=logdir, updates=actor.updates + self.actor_settles, settle=self.actor_settles),
         )
 

@@ -17,7 +17,7 @@ import torch
 
 from dreamdrive import __version__
 from dreamdrive.driving.agent import load_agent
-from dreamdrive.driving.catalogue import has_controller, usual_controller
+from dreamdrive.driving.catalogue import known_controller
 from dreamdrive.driving.driver import drive
 from dreamdrive.envs.catalogue import official, without_places
 from dreamdrive.envs.dream import DreamWorld
@@ -178,7 +178,7 @@ def scores(found: Run) -> str:
 
 def usage(found: Run, out: Path, dreams: bool) -> str:
     """Commands and ten lines of Python, all of which run in the folder of the card."""
-    who = usual_controller(out) if has_controller(out) else ""
+    who = known_controller(out) or ""
     commands = [
         *([f"dreamdrive test --logdir . --controller {who} --episodes 10"] if who else []),
         *([f"dreamdrive play --logdir . --controller {who}"] if who else []),
@@ -286,9 +286,10 @@ def draw(found: Run, out: Path, dreams: DreamWorld | None) -> str:
     if left:
         write_atomically(out / PICTURE, read(left[0], LARGEST_PICTURE))
         return left[1]
-    if dreams is None or not has_controller(out):
+    who = known_controller(out)
+    if dreams is None or not who:
         return ""
-    driver = load_agent(out, usual_controller(out))
+    driver = load_agent(out, who)
     seen = [moment.obs.cpu().numpy() for moment in drive(dreams, driver, range(DREAMS), together=True)]
     rows = [(f"dream {k + 1}", [frames[k] for frames in seen[::EVERY]]) for k in range(DREAMS)]
     save_png(out / PICTURE, strip(rows))
