@@ -21,6 +21,7 @@ FIRST_RATE, RATE = 1.5e-3, 7e-4  # M's, in the first round and in those after it
 ACTOR_RATE = 7e-4
 CLONES_WIDTH = 256
 SETTLES = 2  # times as many updates of M as in a round in which V does not learn, after the last one
+SETTLED_DISCOUNT = 0.995  # of the actor then: who looks further ahead drives more carefully (docs/results/dream.md)
 SETTLING = 8  # rounds after which the actor's learning rate is half of what it was, and M's 0.7 of it
 
 
@@ -195,10 +196,10 @@ class RoundsSettings(Flags):
     def settling(self, number: int, datasets: tuple[Path, ...], logdir: Path) -> tuple[MDRNNSettings, ActorSettings]:
         """M and the actor in the run `logdir`, which goes on from round `number` on the same episodes."""
         memory, actor = self.memory(number, datasets), self.actor(number)
-        updates = SETTLES * self.memory_more // PARTS
-        return (
-            replace(memory, logdir=logdir, epochs=memory.epochs + PARTS, updates=updates),
-            replace(actor, logdir=logdir, updates=actor.updates + self.actor_settles, settle=self.actor_settles),
+        updates, settles = SETTLES * self.memory_more // PARTS, self.actor_settles
+        memory = replace(memory, logdir=logdir, epochs=memory.epochs + PARTS, updates=updates)
+        return memory, replace(
+            actor, logdir=logdir, updates=actor.updates + settles, settle=settles, discount=SETTLED_DISCOUNT
         )
 
 
