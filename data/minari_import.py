@@ -162,7 +162,7 @@ class Foreign:
         self.pictures = seen["dtype"] == "uint8" and len(seen["shape"]) in (2, 3)
         self.shape = self._shape(tuple(seen["shape"]))
         self.first, self.space = actions_of(source, file.action_space)
-        self.env = self._env()
+        self.env = world_of(file, source, wanted.env)
 
     def write(self, out: Path) -> tuple[Manifest, str]:
         """The dataset."""
@@ -175,7 +175,7 @@ class Foreign:
             0,
             "imported",
             0.0,
-            self._val_fraction(),
+            val_share(self.wanted, self.file.episodes),
             self.file.episodes,
             ("imported",),
             options=self._options(),
@@ -260,26 +260,10 @@ class Foreign:
             )
         return (side or height, side or width, channels)
 
-    def _env(self) -> str:
-        """The world, as --env names it. A file is not believed where it names a module, which would be imported."""
-        there = str(self.file.env_spec.get("id", ""))
-        if not self.wanted.env and not ID.fullmatch(there):
-            what = f"names {there[:80]!r}, no plain id" if there else "does not say what it was recorded in"
-            raise UserError(f"{self.source} {what}: name the world with --env, e.g. gym:CartPole-v1")
-        env = self.wanted.env or f"gym:{there}"
-        listed(env)
-        return env
-
     def _options(self) -> dict[str, Any]:
         """What the world must be told to show the same."""
         numbers = any(o.name == "observation" and "state" in (o.choices or ()) for o in options_of(self.env))
         return {"observation": "state"} if numbers and not self.pictures else {}
-
-    def _val_fraction(self) -> float:
-        if self.wanted.val_fraction is not None:
-            return self.wanted.val_fraction
-        count = self.file.episodes
-        return max(VAL_FRACTION, least_share(count)) if count > 1 else VAL_FRACTION
 
     def _longest(self) -> int:
         limit = self.file.env_spec.get("max_episode_steps")
@@ -299,6 +283,24 @@ class Foreign:
         if not self.wanted.expert:
             notes.append("nobody is taken for an expert (--expert)")
         return "; ".join(notes)
+
+
+def world_of(file: MinariFile, source: Path, asked: str) -> str:
+    """The world, as --env names it. A file is not believed where it names a module, which would be imported."""
+    there = str(file.env_spec.get("id", ""))
+    if not asked and not ID.fullmatch(there):
+        what = f"names {there[:80]!r}, no plain id" if there else "does not say what it was recorded in"
+        raise UserError(f"{source} {what}: name the world with --env, e.g. gym:CartPole-v1")
+    env = asked or f"gym:{there}"
+    listed(env)
+    return env
+
+
+def val_share(wanted: Wanted, episodes: int) -> float:
+    """The share for validation: of a few episodes so much that it is one."""
+    if wanted.val_fraction is not None:
+        return wanted.val_fraction
+    return max(VAL_FRACTION, least_share(episodes)) if episodes > 1 else VAL_FRACTION
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:

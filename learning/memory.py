@@ -150,7 +150,7 @@ def train_memory(args: MDRNNSettings) -> tuple[float, bool]:
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
         if args.core == SIMULATOR:
-            best = keep_simulator(args, folder, vision, saved["world"], data, parents, origin_of(datasets))
+            best = keep_simulator(args, folder, vision, saved["world"], data, parents, datasets)
             return best, bool(data.known.any())
         # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
         scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
@@ -168,7 +168,7 @@ def keep_simulator(
     world: dict,
     data: Sequences,
     parents: dict[str, str],
-    origin: dict[str, list[str]],
+    datasets: Sequence[Dataset],
 ) -> float:
     """best.tar of an M that is the simulator: dreams begin where episodes did, or up to WARM_UP steps later. Its
     episodes are as long as the world's own, wherever recordings stopped."""
@@ -183,7 +183,7 @@ def keep_simulator(
     memory.meet(vision)
     starts = dream_starts(memory, data, seed_everything(args.seed, STAGE)).to_dict()
     config, model = memory.config_dict(), memory.state_dict()
-    more = {"kind": SIMULATOR, "epoch": 0, **origin, "best": 0.0, "starts": starts}
+    more = {"kind": SIMULATOR, "epoch": 0, **origin_of(datasets), "best": 0.0, "starts": starts}
     checkpoint.save(folder / "best.tar", "mdrnn", config, model, parents, **more)
     args.write(folder)
     return 0.0
