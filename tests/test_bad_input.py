@@ -77,9 +77,10 @@ def test_a_missing_parent_stage_names_the_command_that_makes_it(
         if stage == missing:
             break
         shutil.copytree(trained.logdir / stage, logdir / stage)
+    there = f"; {logdir} has ctrl" if missing == "bc" else ""
     assert (
         refused(module, logdir, *options)
-        == f"error: {logdir / missing / 'best.tar'} is missing: run `python {remedy} --logdir {logdir}` first"
+        == f"error: {logdir / missing / 'best.tar'} is missing: run `python {remedy} --logdir {logdir}` first{there}"
     )
 
 

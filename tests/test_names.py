@@ -171,9 +171,9 @@ def test_it_resumes_as_if_never_stopped_and_only_with_its_own_clone(named, tmp_p
     before = contents(run.logdir)
     refusals = {
         "began with a clone of --init: give that": ("--name", "whole"),
-        "did not begin with --init": init,
+        "did not begin with --init": ("--init", run.logdir / "bc-straight" / "best.tar"),
         "began with another clone": ("--name", "whole", "--init", run.logdir / "bc-straight" / "best.tar"),
-        "would be written over": ("--name", "whole", "--init", run.logdir / "bc-whole" / "best.tar"),
+        "would be written over": init,
         "leave one of the two away": (*init, "--name", "whole", "--epochs", 3),
         "has hidden 0, not 7: leave --hidden away": (*init, "--name", "other", "--hidden", 7),
         'is not a checkpoint of stage "bc"': ("--name", "other", "--init", run.logdir / "ctrl" / "best.tar"),

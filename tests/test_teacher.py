@@ -91,9 +91,9 @@ def script(monkeypatch):
     return lambda kind: monkeypatch.setattr(server, "Server", kind)
 
 
-def taught(folder):
+def taught(folder, clone="bc"):
     """Columns of all trials, joined, and the manifest."""
-    dataset = Dataset.open(folder / "bc" / "taught")
+    dataset = Dataset.open(folder / clone / "taught")
     shards = [dataset.open_shard(entry) for entry in dataset.shards]
     names = ("action", "clone_action", "expert_action", "demonstration", "reward", "terminated", "truncated")
     return {name: np.concatenate([shard.column(name) for shard in shards]) for name in names}, dataset.manifest
@@ -263,6 +263,7 @@ def test_a_clone_on_latents_is_taught_in_the_simulator_and_in_the_dream(script, 
     for stage in ("vae", "mdrnn", "ctrl"):
         shutil.copytree(trained.logdir / stage, tmp_path / stage, copy_function=os.link)
     script(Demonstrating)
+    clone, name = ("bc-hand", ("--name", "hand")) if "--init" in options else ("bc", ())
     options = [tmp_path / "ctrl" / "best.tar" if option == "ctrl" else option for option in options]
     for trial in (1, 2):
         done = call(
@@ -276,17 +277,18 @@ def test_a_clone_on_latents_is_taught_in_the_simulator_and_in_the_dream(script, 
             trial,
             "--device",
             "cpu",
+            *name,
             *options,
         )
         options = options if "dream" in options else []  # what a lesson began with it knows
         assert done.returncode == 0, done.stderr
-    columns, manifest = taught(tmp_path)
+    columns, manifest = taught(tmp_path, clone)
     assert columns["demonstration"].all() and manifest.env == (
         "dream of gym:CartPole-v1" if "dream" in options else "gym:CartPole-v1"
     )
     assert (
         call(
-            "test_controller", "--logdir", tmp_path, "--controller", "bc", "--episodes", 1, "--max-workers", 1
+            "test_controller", "--logdir", tmp_path, "--controller", clone, "--episodes", 1, "--max-workers", 1
         ).returncode
         == 0
     )
