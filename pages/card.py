@@ -22,7 +22,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.envs.catalogue import official, without_places
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.pages.html import LARGEST_PICTURE, picture, read
-from dreamdrive.pages.run import STAGES, Run, Source, Stage, read_run, sources, stale
+from dreamdrive.pages.run import Run, Source, Stage, read_run, sources, stale
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
@@ -218,7 +218,7 @@ def training(found: Run, out: Path) -> str:
         parents = ", ".join(f"{parent} {digest[:SHORT]}" for parent, digest in best["parents"].items())
         rows.append(
             [
-                f"{STAGES[stage.name]} ({stage.name})",
+                stage.title,
                 ", ".join(filter(None, what)),
                 f"{size:,}",
                 parents,

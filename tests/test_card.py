@@ -101,6 +101,7 @@ def test_lineage_is_by_digests_of_the_run_and_of_what_is_handed_on(run, tmp_path
 
 @pytest.mark.parametrize("name, python", [("carracing", 2), ("breakout", 1)])
 def test_what_the_card_tells_to_do_works(name, python, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # away from scores of it in exp_dir
     card = card_of(name, tmp_path / "mine")
     [commands] = blocks(card, "bash")
     for line in commands.splitlines():

@@ -36,7 +36,6 @@ TREES = {name: ast.parse((ROOT / name).read_text()) for name in SOURCES}
 RUNNABLE = [name for name in SOURCES if 'if __name__ == "__main__":' in (ROOT / name).read_text()]
 LONGEST_FUNCTION, LONGEST_CLASS = 60, 150  # lines
 LONG = {
-    "data/minari_import.py: Foreign": "a file format, checked part by part",
     "envs/gym_adapter.py: GymWorld": "every contract that gymnasium, gym and their wrappers have, in one place",
     "envs/nocturne/cone_legible.py: Legible": "one style of picture: its shaders' buffers live and die together",
     "envs/nocturne/cone_nocturne.py: Nocturne": "one style of picture: its shaders' buffers live and die together",
