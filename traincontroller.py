@@ -46,6 +46,7 @@ def parse_args(argv: list[str] | None = None) -> EvolutionSettings | ActorSettin
 
 def main() -> None:
     args = parse_args()
+    args.check()
     checkpoint.require(args.logdir, "vae", "mdrnn")
     if args.init:
         checkpoint.require_file(args.init, "bc")
