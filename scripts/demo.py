@@ -82,7 +82,7 @@ CARRACING = Demo(
         f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
         f"train.py --logdir {DREAM} --env carracing --repeat 4 --random 32 --rounds 4 --vision-every 0 "
         "--vision-updates 0 --returns 0 --no-fine-shades "
-        "--memory-updates 6000 --memory-more 2000 --actor-more 300 --actor-settles 600 --candidates 1 "
+        "--memory-updates 6000 --memory-more 2000 --actor-more 300 --actor-settles 0 --candidates 2 "
         "--selection-episodes 8 --max-workers 2",
     ),
     (
