@@ -152,12 +152,23 @@ def of_shipped_run(browser: Any, clone: Clone) -> list[Seen]:
     return rows
 
 
+def began_at(made: Path) -> float:
+    """When `make demo` began in a folder, by the first file that it leaves; UserError where that is not there."""
+    if not (made / BEGUN).exists():
+        raise UserError(f"{made} lacks {BEGUN}: run `make demo` there first")
+    return (made / BEGUN).stat().st_mtime
+
+
 def of_demo(made: Path, began: float) -> list[Seen]:
     """What `make demo`, begun at that time, has made in a folder."""
     missing = [str(path) for path in DEMO.values() if not (made / path).exists()]
     if missing:
         raise UserError(f"{made} lacks {', '.join(missing)}: run `make demo` there first")
-    return [Seen(title, "make demo", (made / path).stat().st_mtime - began) for title, path in DEMO.items()]
+    rows = [Seen(title, "make demo", (made / path).stat().st_mtime - began) for title, path in DEMO.items()]
+    seconds = [row.seconds for row in rows]
+    if seconds != sorted(seconds) or seconds[0] < 0:
+        raise UserError(f"what `make demo` made in {made} is of several goes: run it in a fresh clone")
+    return rows
 
 
 def report(steps: dict[str, float], rows: Sequence[Seen], demo: str) -> str:
@@ -185,14 +196,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.made:
-        of_demo(args.made, 0.0)  # complains before anything is measured
+        of_demo(args.made, began_at(args.made))  # complains before anything is measured
     os.environ.pop("PYTHONPATH", None)  # by which a clone would import this project
     browser = open_browser()
     try:
         with tempfile.TemporaryDirectory() as folder:
             clone = Clone(Path(folder, "dreamdrive"))
             rows = of_shipped_run(browser, clone)
-            began = (args.made / BEGUN).stat().st_mtime if args.made else time.time()
+            began = began_at(args.made) if args.made else time.time()
             if not args.made:
                 call("make demo", clone.folder)
             text = report(

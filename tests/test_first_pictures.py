@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dreamdrive.benchmarks import first_pictures
-from dreamdrive.benchmarks.first_pictures import BEGUN, DEMO, TYPED, Seen, of_demo, of_shipped_run, report
+from dreamdrive.benchmarks.first_pictures import BEGUN, DEMO, TYPED, Seen, began_at, of_demo, of_shipped_run, report
 from dreamdrive.scripts.demo import CARRACING
 from dreamdrive.utils.errors import UserError
 
@@ -33,6 +33,15 @@ def test_a_demo_that_has_not_run_is_told(made):
     (made / "exp_dir/demo/drive.mp4").unlink()
     with pytest.raises(UserError, match="lacks exp_dir/demo/drive.mp4: run `make demo`"):
         of_demo(made, 1000.0)
+
+
+def test_a_demo_that_was_run_again_tells_no_times(made):
+    os.utime(made / BEGUN, (0, 1045))
+    with pytest.raises(UserError, match="is of several goes: run it in a fresh clone"):
+        of_demo(made, began_at(made))
+    (made / BEGUN).unlink()
+    with pytest.raises(UserError, match=f"lacks {BEGUN}"):
+        began_at(made)
 
 
 def test_the_demo_makes_what_is_asked_after():
