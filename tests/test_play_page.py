@@ -86,6 +86,11 @@ def test_in_a_browser_one_watches_takes_over_records_and_stops(served, tmp_path)
     assert text(page, "over") == "over" and text(page, "seat") == "this is over"
     (film,) = (tmp_path / "media" / "recordings").glob("*.mp4")
     assert len(decode(film)[1]) > 5
+    page.get(film.as_uri())  # a browser plays it
+    wait(page, "document.querySelector('video').readyState > 2")
+    page.execute_script("document.querySelector('video').play()")
+    wait(page, "document.querySelector('video').currentTime > 0.1")
+    assert page.execute_script("return document.querySelector('video').videoWidth") > 64
 
 
 def test_what_is_to_be_kept_is_asked_in_the_page(served, tmp_path):
