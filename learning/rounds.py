@@ -112,18 +112,23 @@ class Rounds:
                 f"{self.args.logdir} has learnt on since round {self.args.rounds}, from which M and the actor are to "
                 "settle: give the --rounds that it has, or --actor-settles 0"
             )
-        if not mark.exists() or json.loads(mark.read_text()) != begun:
+        said = json.loads(mark.read_text()) if mark.exists() else {}
+        told = {"from": begun, "updates": self.args.actor_settles}
+        if {name: said.get(name) for name in told} != told:
             mark.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             keep_run(folder, self.args.logdir, ("best.tar", "checkpoint.tar"))
             latents = make_folder(folder / LATENTS)
             for path in (self.args.logdir / LATENTS).glob("*.h5"):
                 os.link(path, latents / path.name)
-            write_json(mark, begun)
+            write_json(mark, told)
+        elif "digests" in said:  # it is done
+            return
         print("M and the actor settle", flush=True)
         memory, actor = self.args.settling(self.args.rounds, self._datasets(self.args.rounds), folder)
         train_memory(memory)
         train_actor(actor)
+        write_json(mark, {**told, "digests": digests(folder)})
 
     def _own(self, number: int) -> Path:
         return self.folder / f"{number:02d}"

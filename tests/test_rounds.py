@@ -122,7 +122,9 @@ def test_the_best_of_the_rounds_that_recorded_best_and_the_last_is_chosen(run):
 def test_m_and_the_actor_settle_after_the_last_round_beside_it(run):
     """From what they were then, on the same episodes, in a run by itself; the rates fall."""
     last, settled = run / "rounds/02", run / "rounds/settled"
-    assert said(run, "settled.json") == said(run, "02.json")["digests"]
+    mark = said(run, "settled.json")
+    assert mark["from"] == said(run, "02.json")["digests"] and mark["updates"] == 100
+    assert mark["digests"] == digests(settled, ("vae", "mdrnn", "ctrl"))
     assert checkpoint.load_parent(run, "ctrl")["digest"] == checkpoint.load_parent(last, "ctrl")["digest"]
     assert checkpoint.load_parent(settled, "vae")["digest"] == checkpoint.load_parent(last, "vae")["digest"]
     before, after = (checkpoint.load(folder / "mdrnn/checkpoint.tar", "mdrnn") for folder in (run, settled))
@@ -136,6 +138,11 @@ def test_m_and_the_actor_settle_after_the_last_round_beside_it(run):
     rates = [optimizer["param_groups"][0]["lr"] for optimizer in actor["learner"]["optimizers"]]
     whole = RoundsSettings().actor(2).how
     assert rates == pytest.approx([0.55 * whole.actor_rate, 0.55 * whole.critic_rate]), "of the last of two rows"
+
+
+def test_what_has_settled_is_left_alone(run):
+    again = call("train", *TINY, "--rounds", 2, "--vision-every", 2, "--vision-more", 1, "--logdir", run)
+    assert again.returncode == 0 and "frames recorded" in again.stdout and "M and the actor settle" not in again.stdout
 
 
 @pytest.mark.slow
