@@ -10,14 +10,12 @@ from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import WORKERS, RunFolder, flag
+from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, RunFolder, flag
 
 if TYPE_CHECKING:
     from dreamdrive.driving.planning import Plan
 
-DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
-PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)
-SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
+PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)  # what alone some flags are for
 
 
 @dataclass(frozen=True, kw_only=True)

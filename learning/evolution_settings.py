@@ -10,13 +10,11 @@ from dreamdrive.models.catalogue import latent_features
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
+from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, ControllerTraining, flag
 
 # P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
 SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
 # what alone some flags are for
-DREAM = ("--world dream", lambda args: args.world == "dream")
-SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 EVALUATED = ("--evaluate-every above 0", lambda args: args.evaluate_every > 0)
 STALE = 3  # evaluations without a better mean after which candidates drive more episodes
 

@@ -8,12 +8,11 @@ from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.learning.cloning_settings import HeadSettings
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, port, positive
-from dreamdrive.utils.settings import flag
+from dreamdrive.utils.settings import DREAM, flag
 
 # learning rates, of a clone that sees latents or frames, and of one that sees a world's few numbers, to which a single
 # pass must be enough
 RATES = (1e-3, 1e-2)
-DREAM = ("--world dream", lambda args: args.world == "dream")  # what alone some flags are for
 
 
 @dataclass(frozen=True, kw_only=True)

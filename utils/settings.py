@@ -41,6 +41,9 @@ SCRIPTS = {
 }
 SHOWN_ONLY = ("given", "quiet")  # fields that nothing depends on
 WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
+# what alone some flags are for, where --world says one or the other
+DREAM = ("--world dream", lambda args: args.world == "dream")
+SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
 QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
 
