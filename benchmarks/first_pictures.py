@@ -3,7 +3,7 @@
 Writes  docs/first-hour.md, its section "first pictures"
 
     python -m benchmarks.first_pictures                     # needs Chromium and chromedriver; half an hour
-    python -m benchmarks.first_pictures --made /work/clone  # `make demo` has been run there: its files' times are taken
+    python -m benchmarks.first_pictures --made ../demo  # `make demo` has been run there: its files' times are taken
 
 The project is cloned into a temporary folder and set up there; then each command is typed once, on what `make setup`
 made. Pages are opened in a headless Chromium that is running already.
