@@ -5,6 +5,7 @@ Reads   exp_dir/vae, exp_dir/mdrnn, and exp_dir/ctrl, exp_dir/bc or another cont
 Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, min, median, max, episodes, returns by
                                                                     seed, versions, command, checkpoints
         exp_dir/scores/<controller>-<env>-<trial>-simulator.json    the same, with --perturb or --obs-noise
+        exp_dir/scores/<the same>/metrics.csv                       a row a score, with --track
         a video, with --record
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
@@ -50,16 +51,17 @@ def main() -> None:
     args = parse_args()
     require_run(args)
     # these bring torch, after what was wrong has been told
-    from dreamdrive.driving.scoring import cast_of, drive_for_score
+    from dreamdrive.driving.scoring import cast_of, drive_for_score, shown
     from dreamdrive.playing.shown import record, show_of, watch
 
     who = cast_of(args)
     if args.render:
         watch(args, show_of(args, who))
         return
-    if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
-        record(args.record, show_of(args, who))
-    drive_for_score(args, who)
+    with shown(args, who):
+        if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
+            record(args.record, show_of(args, who))
+        drive_for_score(args, who)
 
 
 if __name__ == "__main__":

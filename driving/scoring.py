@@ -1,9 +1,12 @@
 """A driver in the simulator or in the dream, scored (stage 5)."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -19,10 +22,11 @@ from dreamdrive.utils import runs
 from dreamdrive.utils.files import make_folder, write_atomically
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.progress import Bar
-from dreamdrive.utils.scores import FOLDER, score_file, trial_name
+from dreamdrive.utils.scores import FOLDER, keep_row, score_file, trial_name
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import command_line
 from dreamdrive.utils.stages import is_controller
+from dreamdrive.utils.tracking import track
 from dreamdrive.utils.words import counted, mean_and_spread
 
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
@@ -78,6 +82,29 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
     }
 
 
+def trial_of(args: EvaluationSettings, who: Cast) -> dict:
+    """The options of a score that its driver was not trained with."""
+    return flags.tried(who.agent.world if who.agent is not None else {"env": who.env}, args.options)
+
+
+def file_of(args: EvaluationSettings, who: Cast) -> Path:
+    """Where the score goes."""
+    assert args.controller, "parse_args has chosen one"
+    trial = trial_name(trial_of(args, who))
+    return score_file(runs.results(args.logdir), args.controller, who.env, args.world, trial)
+
+
+@contextlib.contextmanager
+def shown(args: EvaluationSettings, who: Cast) -> Iterator[None]:
+    """While the block scores, --track is shown what comes of it: a row of the score's own metrics.csv, beside its file,
+    and the film of --record."""
+    folder = file_of(args, who).with_suffix("")
+    if args.track != "none":
+        make_folder(folder)
+    with track(args, folder, "scoring", [args.record] if args.record else []):
+        yield
+
+
 def report(
     args: EvaluationSettings,
     env: str,
@@ -86,9 +113,10 @@ def report(
     frames: int,
     digests: dict[str, str],
     trial: dict,
+    target: Path,
 ) -> None:
-    """Print the score and write it to the run's folder scores; `frames` of the simulator were driven for it, and
-    `trial` are options that it was not trained with."""
+    """Print the score and write it to the file `target`, with --track also as a row beside it; `frames` of the
+    simulator were driven for it, and `trial` are options that it was not trained with."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
     summary = {
@@ -102,7 +130,6 @@ def report(
     where = args.world if args.world == "dream" or env == official(env) else env
     assert args.controller, "parse_args has chosen one"
     where += f" ({trial_name(trial)})" if trial else ""
-    target = score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
@@ -129,6 +156,8 @@ def report(
         "checkpoints": digests,
     }
     write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+    if args.track != "none":
+        keep_row(target.with_suffix(""), {**summary, **overall, "episodes": len(seeds)})
     among = f" (min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f})"
     print(
         f"{args.controller} in {'the ' + where if env == official(env) else where}: {mean_and_spread(returns)} over "
@@ -146,5 +175,4 @@ def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
     assert args.controller, "parse_args has chosen one"
     driven = args.controller == PLAN or is_controller(args.controller)
     parents = agent.parents if agent is not None and driven else {}
-    trial = flags.tried(agent.world if agent is not None else {"env": who.env}, args.options)
-    report(args, who.env, seeds, episodes, frames, parents, trial)
+    report(args, who.env, seeds, episodes, frames, parents, trial_of(args, who), file_of(args, who))

@@ -10,7 +10,7 @@ from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, RunFolder, flag
+from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, Tracked, flag
 
 if TYPE_CHECKING:
     from dreamdrive.driving.planning import Plan
@@ -19,7 +19,7 @@ PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)  # what
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(RunFolder, flags.WorldSettings):
+class EvaluationSettings(Tracked, flags.WorldSettings):
     """What stage 5 can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {
@@ -84,5 +84,7 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
             raise UserError("to plan is to dream from what is seen in the simulator: use --world simulator")
         if self.controller == "human" and not self.render:
             raise UserError("a human needs a window to drive in: add --render")
+        if self.render and self.track != "none":
+            raise UserError("--track is for scores, and --render shows episodes without one: leave one of the two away")
         if self.render and self.record:
             raise UserError("--render and --record exclude each other: choose one")

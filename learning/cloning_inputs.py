@@ -10,7 +10,7 @@ from dreamdrive.data.steps import NumberSteps
 from dreamdrive.learning.cloning import FLAGS, Cloning
 from dreamdrive.learning.cloning_methods import Recorded
 from dreamdrive.learning.cloning_settings import CloneSettings, ImprovementSettings
-from dreamdrive.learning.dream_report import report
+from dreamdrive.learning.dream_report import DREAM_FILM, report
 from dreamdrive.learning.imagination import Dreams, Setting
 from dreamdrive.models.controller import ControllerConfig
 from dreamdrive.models.policy import PolicyConfig
@@ -91,7 +91,7 @@ def clone_latents(args: CloneSettings, datasets: list[Dataset] | None) -> float:
         require_same(init_of(args), begun, asdict(config))
         recorded = Recorded(datasets, steps["train"], steps["val"], world, parents, dreams)
         cloning = Cloning(args, folder, asdict(config), recorded, state, begun)
-        with track(args, folder):
+        with track(args, folder, films=[folder / DREAM_FILM]):
             cloning.run()
             report(folder, args, dreams)
     return cloning.best

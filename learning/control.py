@@ -156,7 +156,7 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
         workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
         with track(args, folder, "updates"), workers as evaluator:
             actors.run(evaluator)
-        actors.plot()
+            actors.plot()
     return actors.best, "simulator" if args.evaluate_every else "dream"
 
 

@@ -20,6 +20,7 @@ from dreamdrive.utils.plots import OFF_THE_DATA, figure, say_narrow
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.video import VideoWriter, fit, save_png, strip, with_lines
 
+DREAM_FILM = "dream.mp4"  # in the clone's folder
 LONGEST, STRIP_STRIDE = 300, 25  # steps of a film, and between two pictures of its strip
 HEIGHT, WIDTH, LETTERS = 192, 288, 13  # of a panel of the film, and of the letters below it
 PICTURE, SMALL = 128, 10  # of the strip: height of a picture, and of the letters below it
@@ -116,7 +117,7 @@ def film(
     dream = dream_on(memory, experts.begin(chosen), steps, act, temperature, generator)
     actions = dream.action
     dreamt = list(vision.frames(dream.z[: int(dream.alive.sum()), 0]).cpu().numpy())
-    with VideoWriter(folder / "dream.mp4", 1 / dt) as video:
+    with VideoWriter(folder / DREAM_FILM, 1 / dt) as video:
         for t in range(steps):
             rows = (
                 ("the expert, really", real, experts.action[first + t], bool(experts.is_known[first + t])),

@@ -231,13 +231,13 @@ def train_vision(args: VAESettings) -> dict:
         model = model.to(where, memory_format=torch.channels_last)
         if args.mirror:
             datasets = with_mirrored(datasets)
-        with track(args, folder):
+        with track(args, folder, films=[args.logdir / RECONSTRUCTION]):
             train(args, folder, model, datasets, world, state)
-        best = checkpoint.load_parent(args.logdir, "vae")
-        model.load_state_dict(best["model"])
-        say_what_is_kept(args, model.eval(), Pairs.of(datasets))
-        if not args.nosamples:
-            film(model, datasets, args.logdir / RECONSTRUCTION)
+            best = checkpoint.load_parent(args.logdir, "vae")
+            model.load_state_dict(best["model"])
+            say_what_is_kept(args, model.eval(), Pairs.of(datasets))
+            if not args.nosamples:
+                film(model, datasets, args.logdir / RECONSTRUCTION)
         cache_latents(args.logdir, model, best["digest"], datasets, where)
     return best
 

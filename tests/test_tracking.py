@@ -2,6 +2,7 @@
 them can stop or delay."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreamdrive.tests.tiny_run import ROOT, TINY, call, complaint, copy_run, tiny, user, variables
@@ -28,6 +31,7 @@ from dreamdrive.utils.metrics import write_csv
 from dreamdrive.utils.settings import Training
 from dreamdrive.utils.trackers import TRACKERS
 from dreamdrive.utils.tracking import track
+from dreamdrive.utils.video import VideoWriter
 
 PATIENCE = 240  # seconds that a loaded machine is given
 # Runs the command it is given, and kills it with all it has started as soon as whoever started this one is gone,
@@ -198,12 +202,15 @@ def training(args: Settings, last: int, meanwhile=lambda: None) -> Path:
     """What a stage does up to epoch `last`, without the learning; returns its folder."""
     folder = args.logdir / "bc"
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    with track(args, folder):
+    with track(args, folder, films=[folder / "dream.mp4", folder / "never.mp4"]):
         for epoch in range(1, last + 1):
             shutil.copy(PNG, folder / "samples" / f"epoch_{epoch:03d}.png")
             (folder / "checkpoint.tar").touch()
             write_csv(folder / "metrics.csv", rows(1, epoch))
         shutil.copy(PNG, folder / "loss.png")
+        with VideoWriter(folder / "dream.mp4", 10) as video:
+            for level in (0, 120, 240):
+                video.add(np.full((32, 48, 3), level, np.uint8))
         meanwhile()
     return folder
 
@@ -351,10 +358,33 @@ def test_tensorboard_has_every_step_once_however_often_training_goes_on(tmp_path
         assert [event.step for event in found.Images("bc/samples")] == list(range(1, last + 1)) and found.Images(
             "bc/pictures/loss"
         )[0].width > 100
+        (film,) = found.Images("bc/films/dream")[-1:]
+        gif = Image.open(io.BytesIO(film.encoded_image_string))
+        assert (gif.format, gif.size, gif.n_frames) == ("GIF", (48, 32), 3) == ("GIF", (film.width, film.height), 3)
+        assert "bc/films/never" not in found.Tags()["images"]
         assert b"finished" in found.Tensors("status/text_summary")[-1].tensor_proto.string_val[0]
         assert b"| epochs | 2 |" in found.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0]
     training(options("tensorboard", tmp_path, noreload=True), 1)
     assert [event.step for event in events(tmp_path).Scalars("bc/loss")] == [1]
+
+
+def test_a_score_is_a_step_of_its_own_chart_with_its_film(trained, tmp_path):
+    run = copy_run(trained, tmp_path)
+    name = "scores/bc-gym:CartPole-v1-simulator"
+    command = ("test_controller", "--logdir", run.logdir, "--controller", "bc", "--max-workers", 1)
+    means = []
+    for seed in (0, 1):
+        done = call(*command, "--episodes", 2, "--seed", seed, "--track", "tensorboard", "--record", tmp_path / "a.mp4")
+        assert done.returncode == 0 and f"see it with tensorboard --logdir {run.logdir}/tensorboard\n" in done.stderr
+        means.append(json.loads((run.logdir / f"{name}.json").read_text())["mean"])
+    assert [float(row["mean"]) for row in table(run.logdir / name)] == means
+    found = EventAccumulator(str(run.logdir / "tensorboard" / name)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars(f"{name}/mean")] == [
+        (step, pytest.approx(mean)) for step, mean in enumerate(means, 1)
+    ]
+    assert f"{name}/films/a" in found.Tags()["images"]
+    assert b"--controller bc" in found.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0]
+    assert "--track is for scores" in complaint(call(*command, "--render", "--track", "tensorboard"))
 
 
 def records(file: Path):
@@ -399,6 +429,7 @@ def test_wandb_offline_has_parameters_metrics_pictures_and_how_it_ended(tmp_path
     assert [(row["epoch"], row["loss"]) for row in logged if "loss" in row] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert [row["epoch"] for row in logged if "samples" in row] == [1, 2, 3]
     assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/samples_*.png"))) == 3
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/videos/films/dream_*.mp4"))) == 2
 
 
 # What they cannot do

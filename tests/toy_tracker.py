@@ -26,6 +26,9 @@ class Lines(Tracker):
     def picture(self, name, path, step):
         self.write(f"{step}: {name}, {path.stat().st_size} bytes")
 
+    def film(self, name, path, step):
+        self.picture(name, path, step)
+
     def end(self, status, step):
         self.write(f"{step}: {status}")
 

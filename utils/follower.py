@@ -106,6 +106,9 @@ class Follower:
         if ended:
             for path in sorted(self.folder.glob("*.png")):  # these are drawn anew in every epoch, or when all is done
                 self.picture(tracker, f"pictures/{path.stem}", path, self.kept["step"], False)
+            for path in map(Path, self.job["films"]):
+                if self.of_now(path):
+                    tracker.film(f"films/{path.stem}", path, self.kept["step"])
             tracker.end(self.status, self.kept["step"])
 
     def rows(self) -> list[dict[str, str]]:
@@ -120,8 +123,12 @@ class Follower:
 
     def picture(self, tracker: Tracker, name: str, path: Path, step: int, older: bool) -> None:
         """Show a picture; one from before this training began only if `older` ones count."""
-        if older or path.stat().st_mtime_ns >= self.job["began"]:
+        if older or self.of_now(path):
             tracker.picture(name, path, step)
+
+    def of_now(self, path: Path) -> bool:
+        """Whether a file is there and was made since the training began."""
+        return path.exists() and path.stat().st_mtime_ns >= self.job["began"]
 
     def keep(self) -> None:
         temporary = self.file.with_suffix(".tmp")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.locks import locked
+from dreamdrive.utils.metrics import read_csv, write_csv
 
 FOLDER = "scores"
 
@@ -20,6 +22,13 @@ def score_file(run: Path, controller: str, env: str, world: str, trial: str = ""
     run, `trial` says what was changed in the world that it was not trained for (`trial_name`)."""
     words = [controller, env.replace("/", "-"), trial, world]
     return run / FOLDER / f"{'-'.join(word for word in words if word)}.json"
+
+
+def keep_row(folder: Path, values: dict[str, float]) -> None:
+    """Append a score to `folder`/metrics.csv, which has all that were tracked; its column `scoring` counts them."""
+    with locked(folder, None):
+        before = read_csv(folder / "metrics.csv")
+        write_csv(folder / "metrics.csv", [*before, {"scoring": len(before) + 1, **values}])
 
 
 def trial_name(options: dict) -> str:

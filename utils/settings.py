@@ -230,19 +230,27 @@ class RunFolder(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(RunFolder):
+class Tracked(RunFolder):
+    """Of a script whose numbers can be shown in a tracker."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"run": "track"}
+
+    track: str = flag(
+        "none",
+        help="show parameters, numbers, pictures and films there, too; see docs/tracking.md",
+        choices=("none", *TRACKERS),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Tracked):
     """Of the stages that train."""
 
-    GROUPS: ClassVar[dict[str, str]] = {"run": "noreload seed device track"}
+    GROUPS: ClassVar[dict[str, str]] = {"run": "noreload seed device"}
 
     noreload: bool = flag(False, help="start afresh instead of resuming from checkpoint.tar")
     seed: int = flag(0, natural, "decides everything random in the run")
     device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    track: str = flag(
-        "none",
-        help="show parameters, metrics and pictures there, too; see docs/tracking.md",
-        choices=("none", *TRACKERS),
-    )
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:

@@ -45,6 +45,10 @@ class Tracker(ABC):
         """A picture, e.g. `samples` or `pictures/loss`, which may have been shown at an earlier step."""
 
     @abstractmethod
+    def film(self, name: str, path: Path, step: int) -> None:
+        """A film, an mp4, e.g. `films/dream`, as it is at the end."""
+
+    @abstractmethod
     def end(self, status: str, step: int) -> None:
         """Training has finished, failed, or was killed."""
 
@@ -58,9 +62,9 @@ class TensorBoard(Tracker):
     def __init__(self, job: dict, kept: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = Path(job["logdir"], "tensorboard", job["stage"])
+        folder = Path(job["logdir"], "tensorboard")
         # hides what an earlier run has shown beyond that
-        self.writer = SummaryWriter(folder, purge_step=kept["step"] + 1)
+        self.writer = SummaryWriter(folder / job["stage"], purge_step=kept["step"] + 1)
         self.writer.add_text(
             "parameters",
             "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in job["parameters"].items())]),
@@ -68,7 +72,7 @@ class TensorBoard(Tracker):
         )
         self.writer.flush()
         self.stage, self.counter = job["stage"], job["counter"]
-        self.place = f"tensorboard --logdir {folder.parent}"
+        self.place = f"tensorboard --logdir {folder}"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -83,6 +87,17 @@ class TensorBoard(Tracker):
         self.writer.add_image(
             f"{self.stage}/{name}", np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
         )
+
+    def film(self, name: str, path: Path, step: int) -> None:
+        """As a moving GIF among the pictures: the page plays no mp4."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        from dreamdrive.utils.video import as_gif
+
+        gif = as_gif(path)
+        image = Summary.Image(width=gif.width, height=gif.height, colorspace=3, encoded_image_string=gif.content)
+        summary = Summary(value=[Summary.Value(tag=f"{self.stage}/{name}", image=image)])
+        self.writer._get_file_writer().add_summary(summary, step)
 
     def end(self, status: str, step: int) -> None:
         self.writer.add_text("status", status, step)
@@ -151,6 +166,9 @@ class MLflow(Tracker):
     def picture(self, name: str, path: Path, step: int) -> None:
         self.client.log_artifact(self.run, str(path), name.split("/")[0])
 
+    def film(self, name: str, path: Path, step: int) -> None:
+        self.picture(name, path, step)
+
     def end(self, status: str, step: int) -> None:
         self.client.set_terminated(self.run, status.upper())
 
@@ -198,7 +216,7 @@ class WandB(Tracker):
             settings=quiet,
         )
         self.run.config.update(job["parameters"], allow_val_change=True)
-        self.counter, self.image = job["counter"], wandb.Image
+        self.counter, self.image, self.video = job["counter"], wandb.Image, wandb.Video
         # steps of its own cannot go back, as pictures of a resumed run would; that axis has no chart of its own
         self.run.define_metric("*", step_metric=self.counter)
         self.run.define_metric(self.counter, hidden=True)
@@ -209,6 +227,9 @@ class WandB(Tracker):
 
     def picture(self, name: str, path: Path, step: int) -> None:
         self.run.log({name: self.image(str(path)), self.counter: step})
+
+    def film(self, name: str, path: Path, step: int) -> None:
+        self.run.log({name: self.video(str(path), format="mp4"), self.counter: step})
 
     def end(self, status: str, step: int) -> None:
         self.run.finish({"finished": 0, "failed": 1, "killed": 255}[status])

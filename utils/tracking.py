@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dreamdrive.utils import runs
 from dreamdrive.utils.progress import Bar
-from dreamdrive.utils.settings import Training
+from dreamdrive.utils.settings import Tracked, Training
 from dreamdrive.utils.trackers import TRACKERS
 
 GRACE = 20  # seconds that the end of a training waits at most
@@ -18,18 +19,19 @@ RETRY = 30  # seconds until a tracker that failed is tried again
 
 
 @contextlib.contextmanager
-def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None]:
+def track(args: Tracked, folder: Path, counter: str = "epoch", films: Sequence[Path] = ()) -> Iterator[None]:
     """While the block trains a stage in its `folder`, --track is shown what it writes there, by a process that training
     never waits for (utils.follower).
 
     Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter`
-    is the column of metrics.csv that numbers its rows, from 1.
+    is the column of metrics.csv that numbers its rows, from 1. `films` are files, mp4, that are shown at the end where
+    the block has made them.
     """
     if args.track == "none":
         yield
         return
     try:
-        process, repeater = start(args, folder, counter)
+        process, repeater = start(args, folder, counter, films)
     except OSError as error:
         print(
             f"tracking: its process cannot be started ({error.strerror}); training continues without it",
@@ -48,24 +50,31 @@ def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None
         end(process, repeater, status)
 
 
-def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen, threading.Thread]:
+def start(
+    args: Tracked, folder: Path, counter: str, films: Sequence[Path]
+) -> tuple[subprocess.Popen, threading.Thread]:
     """The process, and the thread that repeats what it says."""
     (folder / "tracking").mkdir(exist_ok=True)
     marker = folder / "tracking" / ".lock"
     marker.touch()
+    logdir = runs.results(args.logdir)
+    stage = folder.relative_to(logdir).as_posix()
+    # what does not train adds to what is there
+    resumed = not isinstance(args, Training) or not args.noreload and (folder / "checkpoint.tar").exists()
     job = {
         "tracker": args.track,
         "class": TRACKERS[args.track],
         "folder": str(folder),
-        "logdir": str(args.logdir),
-        "stage": folder.name,
-        "name": f"{args.logdir.resolve().name}/{folder.name}",
+        "films": [str(path) for path in films],
+        "logdir": str(logdir),
+        "stage": stage,
+        "name": f"{logdir.resolve().name}/{stage}",
         "counter": counter,
         "parameters": args.recorded(),
         "grace": GRACE,
         "retry": RETRY,
         "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
-        "resumed": not args.noreload and (folder / "checkpoint.tar").exists(),
+        "resumed": resumed,
     }
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -222,6 +223,27 @@ def ffmpeg_command(width: int, height: int, fps: float, scale: int, path: Path) 
         "mp4",
         str(path),
     ]
+
+
+class Gif(NamedTuple):
+    """A moving GIF: its file's content, and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
+def as_gif(path: Path, seconds: float = 20, fps: float = 10, width: int = 480) -> Gif:
+    """A film's first seconds as a GIF, at most so wide, for what plays no H.264. UserError where it cannot be read."""
+    small = f"fps={fps:g},scale='min({width},iw)':-2:flags=area,split[a][b];[a]palettegen[p];[b][p]paletteuse"
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-t", f"{seconds:g}", "-i", str(path)]
+    done = subprocess.run([*command, "-vf", small, "-f", "gif", "pipe:1"], capture_output=True)
+    if done.returncode or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"status {done.returncode}"]
+        raise UserError(f"{path} cannot be read as a film ({said[-1].strip()}): make it again")
+    return Gif(done.stdout, *Image.open(io.BytesIO(done.stdout)).size)
 
 
 class VideoWriter:
