@@ -21,7 +21,7 @@ from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
 from dreamdrive.learning.vision_settings import HALVED_AFTER, KIND_NAMES, VAESettings
-from dreamdrive.models.catalogue import FREE_BITS, SIZES
+from dreamdrive.models.catalogue import BOOKS, COMMITMENT, FREE_BITS, SIZES
 from dreamdrive.models.reconstruction import Perceptual, Weights
 from dreamdrive.models.vae import colour_weights, to_float
 from dreamdrive.models.world_model import Vision, build
@@ -52,7 +52,18 @@ HELPFUL: dict[str, Callable[["VAESettings"], bool]] = {
     "--colour-balance 0.6": lambda args: args.colour_balance > 0,
 }
 # settings that are not V's sizes
-TOLD = ("colour_balance", "moving_balance", "beta", "free_bits", "returns", "loss", "augment", "mirror", "freeze")
+TOLD = (
+    "colour_balance",
+    "moving_balance",
+    "beta",
+    "free_bits",
+    "commitment",
+    "returns",
+    "loss",
+    "augment",
+    "mirror",
+    "freeze",
+)
 # of a run begun before these
 NEVER_TOLD = {
     "moving_balance": 0.0,
@@ -62,6 +73,8 @@ NEVER_TOLD = {
     "returns": 0.0,
     "loss": ("l2",),
     "free_bits": FREE_BITS,
+    "commitment": COMMITMENT,
+    "book": BOOKS[0],
 }
 
 
@@ -149,6 +162,7 @@ def weights(args: VAESettings, datasets: Sequence[Dataset], model: Vision) -> We
         free_bits=args.free_bits,
         terms=args.loss,
         perceptual=Perceptual.load(args.vgg).to(where) if args.vgg else None,
+        commitment=args.commitment,
     )
 
 

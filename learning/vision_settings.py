@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dreamdrive.models.catalogue import FREE_BITS, GRID, RETURN_STEPS, TERMS, TOKENS
+from dreamdrive.models.catalogue import BOOKS, COMMITMENT, FREE_BITS, GRID, RETURN_STEPS, TERMS, TOKENS
 from dreamdrive.utils.argument_types import learning_rate, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import Fitting, flag
@@ -12,6 +12,7 @@ from dreamdrive.utils.settings import Fitting, flag
 HALVED_AFTER = 2  # epochs without progress, the learning rate
 KIND_NAMES = {"vae": "gaussian", "fsq": "fsq", "vq": "vq"}  # of --kind, as models.world_model.KINDS has them
 NUMBERS = ("--kind vae", lambda args: args.kind == "vae")  # what alone some flags are for
+BOOK = ("--kind vq", lambda args: args.kind == "vq")
 FREEZES = ("encoder", "all")
 
 
@@ -25,8 +26,8 @@ class VAESettings(Fitting):
 
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "dataset mirror augment",
-        "V": "kind latent grid tokens fine_shades init freeze",
-        "loss": "loss vgg beta free_bits colour_balance moving_balance returns",
+        "V": "kind latent grid tokens book fine_shades init freeze",
+        "loss": "loss vgg beta free_bits commitment colour_balance moving_balance returns",
         "learning": "epochs epoch_frames batch_size learning_rate patience",
         "run": "nosamples",
     }
@@ -62,6 +63,14 @@ class VAESettings(Fitting):
         fixed=True,
         where=("--kind fsq or vq", lambda args: args.kind != "vae"),
     )
+    book: str = flag(
+        BOOKS[0],
+        help="codes are running averages of what is near to them and begin anew where nothing is, or are learnt by the "
+        "gradient of their distance from it",
+        choices=BOOKS,
+        fixed=True,
+        where=BOOK,
+    )
     epochs: int = flag(20, positive, "train up to this epoch; more than before resumes")
     colour_balance: float = flag(
         0.0,
@@ -90,6 +99,13 @@ class VAESettings(Fitting):
         "nats a latent dimension, up to which the KL divergence costs nothing",
         fixed=True,
         where=NUMBERS,
+    )
+    commitment: float = flag(
+        COMMITMENT,
+        natural_float,
+        "weight of the squared distance of what is seen from the code that it becomes",
+        fixed=True,
+        where=BOOK,
     )
     fine_shades: bool = flag(
         False,
@@ -143,4 +159,5 @@ class VAESettings(Fitting):
         """Sizes of V, for frames of so many channels and pixels a side."""
         numbers = {"latent": self.latent, "grid": self.grid}
         common = {"channels": channels, "size": size, "fine_shades": self.fine_shades, "guesses": self.returns > 0}
-        return {**(numbers if self.kind == "vae" else {"tokens": self.tokens}), **common}
+        places = {"tokens": self.tokens} | ({"book": self.book} if self.kind == "vq" else {})
+        return {**(numbers if self.kind == "vae" else places), **common}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.catalogue import FREE_BITS
+from dreamdrive.models.catalogue import COMMITMENT, FREE_BITS
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
@@ -104,6 +104,7 @@ class Weights:
         free_bits: nats per latent dimension, up to which that costs nothing
         terms: of the error of frames, some of TERMS
         perceptual: what sees features, where they are one of the terms
+        commitment: weight of how far numbers are from the code of a book that is nearest
     """
 
     beta: float = 1.0
@@ -114,6 +115,7 @@ class Weights:
     free_bits: float = FREE_BITS
     terms: tuple[str, ...] = ("l2",)
     perceptual: Perceptual | None = None
+    commitment: float = COMMITMENT
 
     def of_pixels(self, obs: Tensor) -> Tensor | None:
         """What the pixels of frames (B, C, H, W) in [0, 1] weigh by how unusual they are there, (B, 1, H, W), 1 on

@@ -4,9 +4,9 @@ spread.
     fsq     each number of a code is rounded to one of a few levels (finite scalar quantisation, Mentzer et al. 2023,
             arXiv 2309.15505). Numbers are normalised over the batch and put through the normal distribution's
             function before, so that all levels are about as likely: without, few codes are used.
-    vq      the nearest of a book of codes, which follows what is near to them (van den Oord et al. 2017, arXiv
-            1711.00937, with the moving averages of its appendix A.1); codes that nothing is near to begin anew at
-            something that was seen.
+    vq      the nearest of a book of codes (van den Oord et al. 2017, arXiv 1711.00937), which follows what is near to
+            them by moving averages (its appendix A.1), codes that nothing is near to beginning anew at something that
+            was seen; or is learnt by the gradient of their distance (its eq. 3), as Micheli et al. (2023) learn theirs
 
 Codes have few numbers, so that they can be a z: those of all places, one after another. What sees z sees all that the
 tokens say, and heads, M, evolution, cloning and the rest work on it as on any other.
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamdrive.models.catalogue import SIZES, TOKENS
+from dreamdrive.models.catalogue import BOOKS, SIZES, TOKENS
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.vae import (
     frame_error,
@@ -39,7 +39,6 @@ from dreamdrive.models.vae import (
 from dreamdrive.models.world_model import Latents, Vision
 from dreamdrive.utils.errors import UserError
 
-COMMITMENT = 0.25  # weight of the distance from a code, of a vq (van den Oord et al. 2017, eq. 3)
 KEPT = 0.99  # of a code's running means, at each batch
 FORGOTTEN = 0.05  # of the usual share of places: a code with less begins anew
 
@@ -286,15 +285,24 @@ class VQConfig(TokenConfig):
 
     Fields:
         codes: how many there are        numbers: D, of each
+        book: how they are learnt, one of BOOKS
     """
 
     codes: int = 512
     numbers: int = 8
+    book: str = BOOKS[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.codes <= 1 << 15 or self.numbers < 1:
             raise ValueError(f"{self.codes} codes of {self.numbers} numbers are not possible: 2 to 32,768 of 1 or more")
+        if self.book not in BOOKS:
+            raise ValueError(f"a book learnt by {self.book} is not possible: {' or '.join(BOOKS)} are")
+
+    @property
+    def follows(self) -> bool:
+        """Whether codes follow averages, and no gradient."""
+        return self.book == BOOKS[0]
 
 
 class VQ(Tokens):
@@ -305,24 +313,36 @@ class VQ(Tokens):
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__(config)
+        if not config.follows:
+            self.learnt = nn.Embedding(config.codes, config.numbers)
+            return
         self.register_buffer("book", torch.randn(config.codes, config.numbers))
         self.register_buffer("count", torch.ones(config.codes))  # running means over batches: places near each code,
         self.register_buffer("total", self.get_buffer("book").clone())  # and the sum of their numbers
 
+    @property
+    def codes(self) -> Tensor:
+        """(K, D)."""
+        return self.get_buffer("book") if self.config.follows else self.learnt.weight
+
+    @property
+    def seeing(self) -> list[nn.Module]:
+        return super().seeing if self.config.follows else [*super().seeing, self.learnt]
+
     def nearest(self, before: Tensor) -> Tensor:
-        book = self.get_buffer("book")
+        book = self.codes.detach()
         return (book.square().sum(1) - 2 * before @ book.T).argmin(-1)
 
     def token_of(self, z: Tensor) -> Tensor:
         return self.nearest(z)
 
     def looked_up(self, tokens: Tensor) -> Tensor:
-        return self.get_buffer("book")[tokens]
+        return self.codes.detach()[tokens]
 
     def quantised(self, before: Tensor) -> Tensor:
         tokens = self.nearest(before.detach())
         code = self.looked_up(tokens)
-        if self.training and torch.is_grad_enabled() and not self.frozen:
+        if self.config.follows and self.training and torch.is_grad_enabled() and not self.frozen:
             self.follow(before.detach().flatten(0, -2), tokens.flatten())
         return before + (code - before).detach()
 
@@ -343,12 +363,18 @@ class VQ(Tokens):
     @property
     def alphabet(self) -> list[Tensor]:
         """The book."""
-        return [self.get_buffer("book")]
+        return [self.codes.detach()]
 
     def commitment(self, output: Seen) -> dict[str, Tensor]:
-        """How far numbers are from their codes, which are not moved by it."""
+        """How far numbers are from their codes, which are not moved by it; and how far codes that are learnt are from
+        the numbers they stand for, which are not moved by that."""
         away = (output.before - output.codes.detach()).square().flatten(1).sum(1).mean()
-        return {"commitment": COMMITMENT * away}
+        losses = {"commitment": self.weights.commitment * away}
+        if not self.config.follows:
+            before = output.before.detach().movedim(1, -1)
+            code = self.learnt(self.nearest(before))
+            losses["book"] = (before - code).square().flatten(1).sum(1).mean()
+        return losses
 
     @classmethod
     def from_config(cls, config: dict) -> "VQ":

@@ -5,18 +5,21 @@ import torch
 
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
+from dreamdrive.models.catalogue import BOOKS
 from dreamdrive.models.reconstruction import Weights
-from dreamdrive.models.tokens import FORGOTTEN, FSQ, VQ, FSQConfig, VQConfig
+from dreamdrive.models.tokens import FORGOTTEN, FSQ, VQ, FSQConfig, Seen, VQConfig
 from dreamdrive.models.vae import grid_widths
 from dreamdrive.models.world_model import load_vision, load_world_model
 from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, call, complaint
 from dreamdrive.utils.errors import UserError
 
 
-@pytest.fixture(params=["fsq", "vq"])
+@pytest.fixture(params=["fsq", *BOOKS])
 def vision(request):
     torch.manual_seed(0)
-    return FSQ(FSQConfig(levels=(4, 3, 5))) if request.param == "fsq" else VQ(VQConfig(codes=20, numbers=3))
+    if request.param == "fsq":
+        return FSQ(FSQConfig(levels=(4, 3, 5)))
+    return VQ(VQConfig(codes=20, numbers=3, book=request.param))
 
 
 def frames(count: int) -> torch.Tensor:
@@ -81,7 +84,41 @@ def test_every_part_learns_from_the_reconstruction(vision):
     losses = vision.loss(batch, vision(batch))
     losses["loss"].backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in vision.parameters())
-    assert set(losses) == {"loss", "reconstruction", *(["commitment"] if vision.kind == "vq" else [])}
+    own = [] if vision.kind == "fsq" else ["commitment"] if vision.config.follows else ["commitment", "book"]
+    assert set(losses) == {"loss", "reconstruction", *own}
+
+
+def test_a_book_learnt_by_gradient_moves_to_what_is_near_and_commitment_to_it():
+    torch.manual_seed(0)
+    model = VQ(VQConfig(codes=8, numbers=2, book="gradient")).train()
+    before = torch.randn(64, 2, 4, 4)
+    optimizer = torch.optim.Adam(model.learnt.parameters(), 0.05)
+
+    def away() -> float:
+        codes = model.looked_up(model.nearest(before.movedim(1, -1)))
+        return float((codes - before.movedim(1, -1)).square().sum(-1).mean())
+
+    def losses(weight: float) -> dict[str, torch.Tensor]:
+        model.weigh(Weights(commitment=weight))
+        numbers = before.clone().requires_grad_()
+        codes = model.quantised(numbers.movedim(1, -1)).movedim(-1, 1)
+        return model.commitment(Seen(numbers, codes, numbers, None))
+
+    once, thrice = losses(1.0), losses(3.0)
+    assert thrice["commitment"].item() == pytest.approx(3 * once["commitment"].item())
+    assert once["book"].item() == pytest.approx(once["commitment"].item()), "one distance, seen from both its ends"
+    first = away()
+    for _ in range(100):
+        optimizer.zero_grad()
+        losses(0.25)["book"].backward()
+        optimizer.step()
+    assert away() < 0.6 * first
+
+
+def test_a_frozen_book_is_not_learnt():
+    model = VQ(VQConfig(book="gradient"))
+    model.freeze()
+    assert not model.learnt.weight.requires_grad
 
 
 def test_grids_have_as_many_places_as_tokens():
@@ -114,7 +151,8 @@ def test_a_vq_and_an_fsq_have_no_divergence_to_weigh(vision):
 @pytest.mark.parametrize("kind, tokens", [("fsq", 16), ("vq", 64)])
 def test_all_stages_work_on_tokens(trained, tmp_path, kind, tokens):
     run, common = tmp_path / "run", ("--logdir", tmp_path / "run")
-    learnt = ("--dataset", trained.data, *TINY_TOKENS, "--kind", kind, "--tokens", tokens)
+    book = ("--book", "gradient", "--commitment", 1) if kind == "vq" else ()
+    learnt = ("--dataset", trained.data, *TINY_TOKENS, "--kind", kind, "--tokens", tokens, *book)
     stages = (
         ("trainvae", learnt),
         ("trainmdrnn", TINY["trainmdrnn"]),
