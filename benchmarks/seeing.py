@@ -159,7 +159,8 @@ def main() -> None:
     everything = [variant for section in args.sections for variant in SECTIONS[section]]
     unknown = set(args.only or ()) - {variant.name for variant in everything}
     if unknown:
-        raise UserError(f"there is no {', '.join(sorted(unknown))}: --only takes {', '.join(v.name for v in everything)}")
+        names = ", ".join(variant.name for variant in everything)
+        raise UserError(f"there is no {', '.join(sorted(unknown))}: --only takes {names}")
     make_folder(args.folder)
     for seed in args.seeds:
         for variant in everything:
