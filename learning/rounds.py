@@ -152,7 +152,12 @@ class Rounds:
         if number == 0:
             told: dict[str, dict] = {
                 "random": {"policy": "brown=0.5,held=0.5", "rollouts": args.random},
-                "expert": {"policy": "expert", "rollouts": args.expert, "skip": args.random},
+                "expert": {
+                    "policy": "expert",
+                    "rollouts": args.expert,
+                    "skip": args.random,
+                    "action_noise": args.expert_noise,
+                },
             }
             return {kind: plan for kind, plan in told.items() if plan["rollouts"]}
         first, half = args.random + args.expert + (number - 1) * args.episodes, args.episodes // 2

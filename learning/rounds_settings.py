@@ -30,7 +30,8 @@ class Flags(RunFolder, flags.WorldSettings):
     """What it can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {
-        "rounds": "env rounds random expert episodes action_noise give_up mirror selection_episodes candidates",
+        "rounds": "env rounds random expert expert_noise episodes action_noise give_up mirror selection_episodes "
+        "candidates",
         "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
         "vision_every vision_last vision_more vision_updates",
         "M": "core head members window memory_updates memory_more",
@@ -42,6 +43,13 @@ class Flags(RunFolder, flags.WorldSettings):
     rounds: int = flag(20, natural, "rounds after the first one; more than before resumes")
     random: int = flag(64, natural, "random episodes to begin with", fixed=True)
     expert: int = flag(0, natural, "episodes of the world's expert to begin with", fixed=True)
+    expert_noise: float = flag(
+        0.0,
+        natural_float,
+        "of these, as stage 1 takes --action-noise: the expert then shows how to come back, too",
+        fixed=True,
+        where=("an expert's episodes, with --expert", lambda args: bool(args.expert)),
+    )
     episodes: int = flag(8, positive, "episodes of a round, half of them disturbed", fixed=True)
     action_noise: float = flag(0.3, natural_float, "of the disturbed ones, as stage 1 takes it", fixed=True)
     give_up: int = flag(60, natural, "steps without a reward above 0 that end an episode; 0: never", fixed=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrive.data.manifest import read_manifest
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.rounds_settings import RoundsSettings
@@ -59,17 +60,22 @@ def test_a_clone_is_of_the_experts_episodes_and_not_chosen_between():
 
 @pytest.mark.slow
 def test_an_actor_begins_as_the_clone_of_an_expert(tmp_path):
-    flags = (*TINY, "--random", 2, "--expert", 3, "--clone", 2, "--rounds", 0, "--logdir", tmp_path / "run")
+    flags = (*TINY, "--random", 2, "--expert", 3, "--expert-noise", 0.6, "--clone", 2, "--rounds", 0)
+    flags = (*flags, "--logdir", tmp_path / "run")
     done = user("train.py", *flags)
     clone = checkpoint.load(tmp_path / "run/bc/best.tar", "bc")
     assert clone["epoch"] == 2 and clone["parents"] == digests(tmp_path / "run", ("vae", "mdrnn"))
     assert f"the actor begins as {tmp_path / 'run/bc/best.tar'}" in done.stdout
     assert said(tmp_path / "run", "00.json")["recorded"].keys() == {"random", "expert"}
+    noise = {kind: read_manifest(tmp_path / "run/rounds/00" / kind).action_noise for kind in ("random", "expert")}
+    assert noise == {"random": 0.0, "expert": 0.6}
     again = user("train.py", *flags)
     assert "the actor begins as" not in again.stdout, "nothing is done twice"
 
 
-def test_a_clone_needs_an_expert(tmp_path):
+def test_what_is_of_an_expert_needs_one(tmp_path):
+    done = call("train", *TINY, "--expert-noise", 0.6, "--logdir", tmp_path / "run")
+    assert "--expert-noise is for an expert's episodes, with --expert" in complaint(done)
     done = call("train", *TINY, "--clone", 2, "--logdir", tmp_path / "run")
     assert "--clone 2 is of an expert's episodes, and --expert is 0" in complaint(done)
     assert not (tmp_path / "run").exists()
