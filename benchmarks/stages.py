@@ -52,6 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EPISODE = 250  # steps of a recorded episode
 POPULATION, SAMPLES = 64, 16
 DIGEST = "0" * 64  # of a V that is nowhere saved
+CPU = torch.device("cpu")
 
 # Stage 1
 
@@ -145,9 +146,9 @@ def plain_vae(frames: reference.Frames, workers: int) -> Racer:
     return racer
 
 
-def our_vae(dataset: Dataset) -> Racer:
+def our_vae(dataset: Dataset, where: torch.device = CPU) -> Racer:
     """Model and optimizer as trainvae.main makes them; opening the files and filling the buffer count."""
-    model = channels_last(VAE(VAEConfig()))
+    model = channels_last(VAE(VAEConfig())).to(where)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def racer(seconds: float) -> float:
@@ -229,12 +230,12 @@ def plain_mdrnn(windows: reference.Windows, workers: int, decode: bool, action: 
     return racer
 
 
-def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
+def our_mdrnn(dataset: Dataset, folder: Path, where: torch.device = CPU) -> Racer:
     """Model, optimizer and sizes as trainmdrnn.main's defaults."""
     vision = VAE(VAEConfig()).eval()
-    cache_latents(folder, vision, DIGEST, [dataset], torch.device("cpu"))
+    cache_latents(folder, vision, DIGEST, [dataset], CPU)
     data = load_sequences(folder, vision, DIGEST, [dataset])
-    model = MDRNN(MDRNNConfig(vision.config.latent, data.action.shape[1]))
+    model = MDRNN(MDRNNConfig(vision.config.latent, data.action.shape[1])).to(where)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     settings = MDRNNSettings(batch_size=32, seq_len=64, precision="auto")
     generator = torch.Generator().manual_seed(0)
@@ -256,20 +257,33 @@ def our_mdrnn(dataset: Dataset, folder: Path) -> Racer:
 # Stage 4a
 
 
-def dream(args: Namespace) -> list[Result]:
-    dataset, _ = args.data
-    space = dataset.manifest.action_space
-    model = MDRNN(MDRNNConfig(32, ActionSpace.from_dict(space).size)).eval().requires_grad_(False)
-    model.head.bias[-1] = -100.0  # no dream ends, so that every step counted is a step dreamt
-    controller = Controller(ControllerConfig(32, model.config.hidden, "zh", 0, space)).requires_grad_(False)
-    candidates = 0.1 * torch.randn(POPULATION, sum(p.numel() for p in controller.parameters()))
-    latents = {"mu": torch.randn(1024, 32), "logsigma": torch.full((1024, 32), -1.0)}
-    starts = Starts(VAE(VAEConfig()), latents, model.initial(1024))
-    generator = torch.Generator().manual_seed(0)
+def dreamers(space: dict, where: torch.device = CPU) -> tuple[MDRNN, Controller, Starts]:
+    """An M whose dreams never end, so that every step counted is a step dreamt, a controller and where dreams begin;
+    all untrained, of the usual sizes."""
+    model = MDRNN(MDRNNConfig(32, ActionSpace.from_dict(space).size)).eval().requires_grad_(False).to(where)
+    model.head.bias[-1] = -100.0
+    controller = Controller(ControllerConfig(32, model.config.hidden, "zh", 0, space)).requires_grad_(False).to(where)
+    latents = {"mu": torch.randn(1024, 32, device=where), "logsigma": torch.full((1024, 32), -1.0, device=where)}
+    return model, controller, Starts(VAE(VAEConfig()).to(where), latents, model.initial(1024))
 
-    def batched(horizon: int = 100) -> int:
+
+def our_dream(model: MDRNN, controller: Controller, starts: Starts, horizon: int = 100) -> Racer:
+    """A whole population's dreams at once."""
+    where = next(model.parameters()).device
+    candidates = 0.1 * torch.randn(POPULATION, sum(p.numel() for p in controller.parameters()), device=where)
+    generator = torch.Generator(where).manual_seed(0)
+
+    def batched() -> int:
         dream_fitness(model, controller, candidates, starts, SAMPLES, horizon, 1.0, generator)
         return POPULATION * SAMPLES * horizon
+
+    return lambda seconds: reference.timed(batched, seconds)
+
+
+def dream(args: Namespace) -> list[Result]:
+    dataset, _ = args.data
+    model, controller, starts = dreamers(dataset.manifest.action_space)
+    generator = torch.Generator().manual_seed(0)
 
     def alone(horizon: int = 100) -> int:
         reference.dream_alone(model, controller, starts, horizon, generator)
@@ -280,7 +294,7 @@ def dream(args: Namespace) -> list[Result]:
         for threads in sorted({1, THREADS})
     }
     setting, one = fastest(settings, args.seconds / 2)
-    rates = race({"ours": lambda seconds: reference.timed(batched, seconds), setting: one}, args)
+    rates = race({"ours": our_dream(model, controller, starts), setting: one}, args)
     return [
         Result(
             "4a",

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dreamdrive.benchmarks import ablations, imitation, nocturne_models, report, results, stages, synthetic, traffic
+from dreamdrive.benchmarks import (
+    ablations,
+    gpu,
+    imitation,
+    nocturne_models,
+    report,
+    results,
+    stages,
+    synthetic,
+    traffic,
+)
 from dreamdrive.benchmarks.report import write_section
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.manifest import split
@@ -250,3 +261,14 @@ def test_a_score_that_is_there_is_measured_again_for_another_driver_alone(tmp_pa
     for driver, wanted in ((None, 0), (None, 0), ("b", 0), ("c", 1)):
         assert report.scored(lambda: path, 4, measure, driver)["mean"] == wanted
     assert report.scored(lambda: path, 5, measure)["mean"] == 2 and len(measured) == 3
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured_where_there_is_no_gpu_too(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    flags = ["--seconds", "0.05", "--repetitions", "1", "--rollouts", "2", "--out", str(page)]
+    monkeypatch.setattr("sys.argv", ["gpu", *flags])
+    gpu.main()
+    rows = re.findall(r"^\| ([^|]+?) +\| +([\d,]+) \(", page.read_text(), re.M)
+    assert len(rows) == 8 and all(float(rate.replace(",", "")) > 0 for _, rate in rows), rows
+    assert "no GPU; " in page.read_text() or torch.cuda.is_available()
