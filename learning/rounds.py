@@ -150,14 +150,10 @@ class Rounds:
         """What is recorded in a round, by kind: settings of stage 1."""
         args = self.args
         if number == 0:
+            expert = {"policy": "expert", "rollouts": args.expert, "skip": args.random}
             told: dict[str, dict] = {
                 "random": {"policy": "brown=0.5,held=0.5", "rollouts": args.random},
-                "expert": {
-                    "policy": "expert",
-                    "rollouts": args.expert,
-                    "skip": args.random,
-                    "action_noise": args.expert_noise,
-                },
+                "expert": {**expert, "action_noise": args.expert_noise},
             }
             return {kind: plan for kind, plan in told.items() if plan["rollouts"]}
         first, half = args.random + args.expert + (number - 1) * args.episodes, args.episodes // 2
