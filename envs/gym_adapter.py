@@ -5,6 +5,7 @@ package where that is installed; "gym:old/<id>" skips gymnasium. "gym:<module>:<
 registers the environment: that is how a user's own simulator comes in (docs/your-own-world.md).
 """
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -20,6 +21,7 @@ import torch
 
 from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
 from dreamdrive.envs.noise import ObservationNoise
+from dreamdrive.utils.closing import close_at_end
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -66,7 +68,10 @@ class GymWorld(World):
                 raise UserError(f"{name} is {value}: it must be 1 or more")
         self.num, self.device, self.restart = num, torch.device(device), restart
         package, registered = find_environment(id)
-        self._environments = [make_environment(package, registered, **arguments) for _ in range(num)]
+        self._environments: list[Any] = []
+        self._closed = close_at_end(self, close_each, self._environments)  # also if one of them cannot be made
+        for _ in range(num):
+            self._environments.append(make_environment(package, registered, **arguments))
         first = self._environments[0]
         metadata = first.metadata or {}
         fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
@@ -179,8 +184,7 @@ class GymWorld(World):
 
     def close(self) -> None:
         """Release the environments."""
-        for environment in self._environments:
-            environment.close()
+        self._closed()
 
     def _look(self, copies: list[int], observations: list[Any]) -> None:
         """Note what some copies show now, given their observations."""
@@ -260,6 +264,13 @@ class GymWorld(World):
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def close_each(environments: list) -> None:
+    """Close environments; one that cannot be does not keep the others from it."""
+    for environment in environments:
+        with contextlib.suppress(Exception):
+            environment.close()
 
 
 def is_image(value: Any) -> bool:

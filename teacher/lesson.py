@@ -8,7 +8,6 @@ exp_dir/bc/metrics.csv, lesson.png  one row a trial
 With --name NAME the folder is exp_dir/bc-NAME.
 """
 
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from dreamdrive.teacher.learner import Learner
 from dreamdrive.teacher.lesson_settings import RATES, TeachSettings
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, interrupts
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -162,15 +161,16 @@ def hold(args: TeachSettings, session: Session, server: "Server") -> None:
         print(f"{folder} has {session.book.trial} trials already: give more --trials, or none to teach until Ctrl-C")
     else:
         server.start()
-    as_before = end_by_ctrl_c(session)
     with track(args, folder, "trial"):
         try:
-            session.run()
+            # the first signal ends the lesson as the page's button does
+            with interrupts.put_off(session.end):
+                session.run()
         finally:
-            as_before()
             if not over:
                 server.stop()
-            learner.finish(all_of_it=args.trials is not None)
+            with interrupts.put_off(lambda: None):
+                learner.finish(all_of_it=args.trials is not None)
             session.world.close()
         if learner.failure is not None:
             raise learner.failure
@@ -189,22 +189,6 @@ def lesson_before(args: TeachSettings, config: dict, parents: dict[str, str]) ->
         )
     checkpoint.check_config(state, config, FLAGS)
     return state
-
-
-def end_by_ctrl_c(session: Session) -> Callable[[], None]:
-    """Let the first Ctrl-C end the lesson as the page's button does, and a second wait for nothing; returns what makes
-    Ctrl-C what it was."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupt(*_) -> None:
-        session.end()
-        signal.signal(signal.SIGINT, before)
-
-    def restore() -> None:
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, interrupt)
-    return restore
 
 
 def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_user_error_in_a_worker_ends_the_run_at_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+    ("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
     parent = subprocess.Popen(

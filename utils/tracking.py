@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from dreamdrive.utils import interrupts
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.settings import Training
 from dreamdrive.utils.trackers import TRACKERS
@@ -67,14 +68,15 @@ def start(args: Training, folder: Path, counter: str) -> tuple[subprocess.Popen,
         "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
         "resumed": not args.noreload and (folder / "checkpoint.tar").exists(),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        start_new_session=True,
-    )  # Ctrl-C is not for it
+    with interrupts.shielded():  # Ctrl-C is not for it
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
     repeater = threading.Thread(target=repeat, args=(process,), daemon=True)
     repeater.start()
     return process, repeater
