@@ -25,6 +25,7 @@ from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import quoted
 
 STAGE = 5
 NAMES = {False: "numbers", True: "choices"}  # of actions, by whether they are discrete
@@ -247,7 +248,7 @@ def check_resumed(
     if "learner" in state:
         raise UserError(
             f"{source} is of a clone that was taught: resume with --teacher; or retrain "
-            f"from its trials with another --name or --logdir and --dataset {source.with_name('taught')}"
+            f"from its trials with another --name or --logdir and --dataset {quoted(source.with_name('taught'))}"
         )
     if "cloned" not in state:
         raise UserError(

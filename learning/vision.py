@@ -37,6 +37,7 @@ from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.video import VideoWriter, people, representatives, save_png, side_by_side, strip
+from dreamdrive.utils.words import quoted
 
 STAGE = 2
 BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
@@ -219,7 +220,7 @@ def train_vision(args: VAESettings) -> dict:
         raise UserError(
             f"{datasets[0].root} holds {world['image_shape'][0]} numbers a step and no pictures, which need no V: "
             "clone them with "
-            f"`python trainbc.py --dataset {datasets[0].root}`, or record pictures"
+            f"`python trainbc.py --dataset {quoted(datasets[0].root)}`, or record pictures"
         )
     height, width, channels = world["image_shape"]
     if height != width or height not in SIZES:

@@ -37,6 +37,7 @@ from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
+from dreamdrive.utils.words import quoted
 
 if TYPE_CHECKING:
     from dreamdrive.teacher.server import Server
@@ -200,8 +201,8 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
     print(
         f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them "
         f"demonstrations{share}; {learner.steps} training steps. "
-        f"Next: python test_controller.py --logdir {logdir} --controller {folder.name}, or the same command again to "
-        "resume"
+        f"Next: python test_controller.py --logdir {quoted(logdir)} --controller {folder.name}, or the same command "
+        "again to resume"
     )
     print(line(session.rows[-1]))
 

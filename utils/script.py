@@ -1,6 +1,7 @@
 """A script's whole life: errors to the user as one sentence, signals, and the status it ends with."""
 
 import contextlib
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def run(main: Callable[[], object]) -> None:
     What ends `main` after such a signal counts as its end, whatever that is.
     """
     leave_script_folder()
+    show_anything()
     # a script's own process may be ended at once; that of a test, or of whoever else calls, may not
     own = sys._getframe(1).f_globals.get("__name__", "").endswith("__main__")
     ended: BaseException | None = None
@@ -55,6 +57,13 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(1)
     assert ended is not None, "or it has returned"
     raise ended
+
+
+def show_anything() -> None:
+    """Have what a terminal or a log cannot show, and names of files that are no text, written with replacements."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def stopped(asked: signal.Signals) -> NoReturn:

@@ -220,7 +220,7 @@ def ffmpeg_command(width: int, height: int, fps: float, scale: int, path: Path) 
         "+faststart",
         "-f",
         "mp4",
-        str(path),
+        f"file:{path}",  # a colon in its name says nothing of a protocol
     ]
 
 

@@ -78,6 +78,7 @@ class WorkerPool:
     ):
         self.setup, self.setup_args, self.retries = setup, setup_args, retries
         self.silence, self.unheard = silence, unheard
+        self._last_cause = ""  # of a failure
         self.workers: list[_Worker | None] = [None] * workers
 
     def __enter__(self) -> "WorkerPool":
@@ -213,7 +214,10 @@ class WorkerPool:
         failures[worker.task] += 1
         count = failures[worker.task]
         verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
-        _say(f"{cause}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
+        # a traceback is worth reading once
+        said = f"the same again: {cause.splitlines()[-1]}" if cause == self._last_cause else cause
+        self._last_cause = cause
+        _say(f"{said}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
         if count > self.retries:
             raise UserError(
                 f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
@@ -305,6 +309,8 @@ def _no_interrupt() -> Iterator[None]:
 def _work(pipe: connection.Connection, parent: int, beat: float) -> None:
     """Life of a worker."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # a world may have processes of its own, which close with it; without this flag multiprocessing refuses them
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(interrupts.status(signal.SIGTERM)))  # before SDL takes it
     say = _Mouth(pipe)
     threading.Thread(target=_live, args=(say, beat), daemon=True).start()
