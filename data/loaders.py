@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.data.manifest import frame_bytes
+from dreamdrive.data.manifest import MANIFEST, frame_bytes
 from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
@@ -34,6 +34,12 @@ def open_datasets(folders: Sequence[str | Path], world: dict | None = None, owne
     """The datasets of a run, which must be of one environment, that of `owner` where a `world` is given; UserError
     otherwise, or where a dataset is empty."""
     shards = OpenShards()
+    for folder in folders if owner else ():
+        if not (Path(folder) / MANIFEST).exists():
+            raise UserError(
+                f"{Path(folder) / MANIFEST} is missing, as seen from {Path.cwd()}: give --dataset the folder of what "
+                f"{owner} was trained on, wherever that is now, or of another dataset of its world"
+            )
     datasets = [Dataset.open(folder, shards) for folder in folders]
     for dataset in datasets:
         if not dataset.episodes:

@@ -41,6 +41,7 @@ SILENCE = 900.0  # seconds a worker with a task may neither say anything nor com
 UNHEARD = 60.0  # seconds a worker may not be heard of at all
 BEAT = 5.0  # seconds between two signs of life
 BUSY = 0.01  # of the time that has passed, spent computing: less is idling
+GRACE = 1.0  # seconds that a worker has to close what it has opened
 GLANCE = 5.0  # seconds between two looks at who is silent
 
 
@@ -143,10 +144,10 @@ class WorkerPool:
         alive = [worker for worker in self.workers if worker is not None]
         for worker in alive:
             worker.process.terminate()
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + GRACE
         for worker in alive:
             worker.process.join(max(0, deadline - time.monotonic()))
-            worker.end()
+            worker.end(grace=0.0)
         self.workers = [None] * len(self.workers)
 
     def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
@@ -278,7 +279,11 @@ class _Worker:
             )
         return f"worker {self.pid} ended by itself with status {code}"
 
-    def end(self) -> None:
+    def end(self, grace: float = GRACE) -> None:
+        """Let it close what it has opened, for so many seconds at most."""
+        if grace:
+            self.process.terminate()
+            self.process.join(grace)
         self.process.kill()
         self.process.join()
         self.pipe.close()
