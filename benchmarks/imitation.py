@@ -32,6 +32,7 @@ from dreamdrive.envs import fast, make
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.plots import figure
 from dreamdrive.utils.scores import find_score
@@ -90,7 +91,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--n-samples", type=positive, default=16, help="episodes that choose between its epochs")
     p.add_argument("--record", default="", help="more flags of stage 1, e.g. '--scenes datasets/scenes'")
     p.add_argument("--score", default="", help="more flags of test_controller.py")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive the simulator")
     p.add_argument("--out", type=Path, help="document to write the section into (docs/results/<world>.md)")
     args = p.parse_args()
     args.options = RecordingSettings.parse(shlex.split(args.record), None).options

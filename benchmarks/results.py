@@ -22,6 +22,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 from dreamdrive.benchmarks.report import circumstances, scored, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.metrics import read_csv
@@ -97,7 +98,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument(
         "--out", type=Path, default=Path("docs/results/carracing.md"), help="document to write the section into"
     )
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive the simulator")
     return p.parse_args()
 
 

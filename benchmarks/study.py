@@ -22,6 +22,7 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.benchmarks.results import MODELS
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
 
@@ -48,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         "--frames", type=positive, default=1_000_000, help="that candidates of a variant may drive, in whole episodes"
     )
     p.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="rows of the table")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive the simulator")
     p.add_argument(
         "--out", type=Path, default=Path("docs/results/carracing.md"), help="document to write the section into"
     )

@@ -14,7 +14,6 @@ if it keeps its velocity; does it hit somebody if it drives its own path as on a
 import argparse
 import json
 import multiprocessing
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,6 +30,7 @@ from dreamdrive.envs.nocturne.synthetic import scene_bytes
 from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw
 from dreamdrive.envs.nocturne.synthetic.statistics import interactions_of
 from dreamdrive.utils.argument_types import natural, positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--scenes", type=positive, default=500, help="how many")
     p.add_argument("--seed", type=natural, default=0, help="of the scenes")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes")
     p.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="document to write the section into")
     return p.parse_args()
 

@@ -10,7 +10,6 @@ What was scored already is not scored again. Intervals are 95 %, by bootstrap ov
 """
 
 import argparse
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from dreamdrive.benchmarks.models import bootstrap
 from dreamdrive.benchmarks.report import circumstances, scored, table, write_section
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.scores import score_file
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--episodes", type=positive, nargs="+", default=[200], help="episodes in each of them")
     p.add_argument("--features", type=Path, help="run that clones feature vectors")
     p.add_argument("--evolved", type=Path, help="run with an evolved controller")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive")
     p.add_argument(
         "--out", type=Path, default=Path("docs/results/nocturne.md"), help="document to write the section into"
     )

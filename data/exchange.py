@@ -31,7 +31,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
-from dreamdrive.utils.words import counted
+from dreamdrive.utils.words import counted, quoted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -183,7 +183,7 @@ def call_run(args: argparse.Namespace) -> str:
     size = sum(checkpoint.path(args.out, stage).stat().st_size for stage in stages)
     return (
         f"{args.out}: {', '.join(stages)} in half precision, {size / 1e6:.1f} MB; drive it with `python "
-        f"test_controller.py --logdir {args.out}`"
+        f"test_controller.py --logdir {quoted(args.out)}`"
     )
 
 

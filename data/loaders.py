@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.data.manifest import frame_bytes
+from dreamdrive.data.manifest import MANIFEST, frame_bytes
 from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.open_shards import OpenShards
 from dreamdrive.data.shard_layout import CHUNK
@@ -22,6 +22,7 @@ from dreamdrive.models.catalogue import RETURN_DISCOUNT, RETURN_STEPS
 from dreamdrive.models.world_model import Latents, Vision, latents_at
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import quoted
 
 GROUP_BYTES = 96 << 20  # of blocks read ahead and shuffled together: 8,192 frames of 64x64x3
 LEAST_SPREAD = 1e-6  # of rewards, below which it is taken for rounding
@@ -33,12 +34,18 @@ def open_datasets(folders: Sequence[str | Path], world: dict | None = None, owne
     """The datasets of a run, which must be of one environment, that of `owner` where a `world` is given; UserError
     otherwise, or where a dataset is empty."""
     shards = OpenShards()
+    for folder in folders if owner else ():
+        if not (Path(folder) / MANIFEST).exists():
+            raise UserError(
+                f"{Path(folder) / MANIFEST} is missing, as seen from {Path.cwd()}: give --dataset the folder of what "
+                f"{owner} was trained on, wherever that is now, or of another dataset of its world"
+            )
     datasets = [Dataset.open(folder, shards) for folder in folders]
     for dataset in datasets:
         if not dataset.episodes:
             raise UserError(
                 f"{dataset.root} holds no episodes yet: record some with `python data/generation_script.py --rootdir "
-                f"{dataset.root}`"
+                f"{quoted(dataset.root)}`"
             )
     world, owner = (world, owner) if world else (world_of(datasets[0]), str(datasets[0].root))
     return [check_world(dataset, world, owner) for dataset in datasets]
@@ -107,7 +114,7 @@ def require_validation(datasets: Sequence[Dataset]) -> None:
             names = ", ".join(str(d.root) for d in datasets)
             raise UserError(
                 f'{names} has no episode in its "{split}" split: record more --rollouts, or change the split with '
-                f"`dreamdrive data split {datasets[0].root} --val-fraction F`, F between 0 and 1"
+                f"`dreamdrive data split {quoted(datasets[0].root)} --val-fraction F`, F between 0 and 1"
             )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
-from dreamdrive.utils.words import counted
+from dreamdrive.utils.words import counted, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,7 +208,8 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_json(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir {folder}`"
+            f"{path} is missing: record a dataset first with `python data/generation_script.py --rootdir "
+            f"{quoted(folder)}`"
         ) from None
     except OSError as error:
         raise_if_unreadable(path, error)

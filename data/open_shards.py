@@ -22,6 +22,7 @@ from dreamdrive.data.mirror import Mirror
 from dreamdrive.data.shard_layout import check_members, check_sizes
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
+from dreamdrive.utils.words import quoted
 
 # what h5py raises on damaged files
 BAD_FILE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -182,6 +183,6 @@ def reading(path: Path) -> Iterator[None]:
 
 def _remedy(path: Path) -> str:
     return (
-        f"`dreamdrive data verify {path.parent}` says what is wrong; delete what is damaged and run the generation "
-        "command again"
+        f"`dreamdrive data verify {quoted(path.parent)}` says what is wrong; delete what is damaged and run the "
+        "generation command again"
     )

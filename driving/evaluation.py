@@ -1,5 +1,6 @@
 """Episodes driven for their score, in the simulator by worker processes or in the dream as one batch."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,9 @@ class Evaluator:
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
         self.steps = 0  # of the simulator, driven so far
+        self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
+        self.known: dict[str, list] = {}  # the same of another process: those need not be driven
+        self._world = repr((env, spec, str(device), sorted((options or {}).items())))
         self.workers = workers
         # of a head of these kinds copies cannot have parameters of their own
         self._shared = spec.head is not None and (
@@ -107,10 +111,12 @@ class Evaluator:
         alike = large and all(p is head for p, _ in tasks)
         found: list[list[Driven]] = [[] for _ in groups]
         driven, before = [0.0] * len(groups), bar.n if bar is not None else 0
+        names = [self._name(group, patience) for group in groups]
 
         def keep(index: int, result: tuple[list[Driven], int]) -> None:
             found[index] = result[0]
             self.steps += result[1]
+            self.driven[names[index]] = [[[d.score, d.outcome, d.place] for d in result[0]], result[1]]
 
         def progress(index: int, episodes: float | None) -> None:
             driven[index] = 0.0 if episodes is None else driven[index] + episodes
@@ -121,12 +127,26 @@ class Evaluator:
             head.numpy() if head is not None and alike else [None if p is None else p.numpy() for p, _ in group]
             for group in groups
         ]
+        left = []
+        for index, name in enumerate(names):
+            if there := self.known.get(name):
+                keep(index, ([Driven(*episode) for episode in there[0]], there[1]))
+                progress(index, len(groups[index]))
+            else:
+                left.append(index)
         self._pool.run(
-            [(own, [seed for _, seed in group], patience) for own, group in zip(heads, groups, strict=True)],
-            keep,
-            progress,
+            [(heads[index], [seed for _, seed in groups[index]], patience) for index in left],
+            lambda k, result: keep(left[k], result),
+            lambda k, episodes: progress(left[k], episodes),
         )
         return [driven for group in found for driven in group]
+
+    def _name(self, group: Sequence[tuple[torch.Tensor | None, int]], patience: int) -> str:
+        """A digest of all that comes of a group of tasks depends on."""
+        said = hashlib.sha256(repr((self._world, patience)).encode())
+        for head, seed in group:
+            said.update(str(seed).encode() if head is None else head.numpy().tobytes() + str(seed).encode())
+        return said.hexdigest()
 
 
 def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable:

@@ -41,7 +41,7 @@ from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import recording_seed, require_seeds
 from dreamdrive.utils.spaces import ActionSpace
-from dreamdrive.utils.words import counted
+from dreamdrive.utils.words import counted, quoted
 from dreamdrive.utils.workers import run_tasks
 
 # of frames that are recorded as one batch: ten episodes of CarRacing
@@ -232,8 +232,8 @@ def say_no_validation(manifest: Manifest, folder: Path) -> None:
         return
     print(
         f"none of the {manifest.rollouts} episodes will be for validation, and V, M and clones need one: give "
-        f"--val-fraction {least_share(manifest.rollouts):g}, or change that later with `dreamdrive data split {folder} "
-        "--val-fraction F`"
+        f"--val-fraction {least_share(manifest.rollouts):g}, or change that later with `dreamdrive data split "
+        f"{quoted(folder)} --val-fraction F`"
     )
 
 

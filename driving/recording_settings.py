@@ -1,6 +1,5 @@
 """What stage 1 can be told."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +8,7 @@ from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.envs import flags
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.seeds import require_seeds
 from dreamdrive.utils.settings import WORKERS, flag
 from dreamdrive.utils.words import counted
@@ -44,7 +44,7 @@ class RecordingSettings(flags.WorldSettings):
         f"episodes the dataset shall hold (default: {ROLLOUTS}; with --scenes, one for every vehicle worth it)",
     )
     rootdir: Path = flag(Path("datasets/carracing"), Path, "folder of the dataset")
-    threads: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS[::-1])
+    threads: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS[::-1])
     policy: str = flag(
         "brown",
         help="the driver: brown, white, held (random actions, each for a while), expert, controller (evolved), clone, "

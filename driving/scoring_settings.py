@@ -1,6 +1,5 @@
 """What stage 5 can be told."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -9,6 +8,7 @@ from dreamdrive.driving.catalogue import EXPERT, HUMAN, METHODS, PLAN, RANDOM, R
 from dreamdrive.envs import flags
 from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, Tracked, flag
 
@@ -58,7 +58,7 @@ class EvaluationSettings(Tracked, flags.WorldSettings):
     iterations: int = flag(2, positive, "how often, each time around what was better", where=PLANNED)
     ahead: int = flag(12, positive, "steps it looks ahead", where=PLANNED)
     dreams: int = flag(1, positive, "that a sequence is tried in, drawn at temperature 1 if several", where=PLANNED)
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    max_workers: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS)
 
     @property
     def planned(self) -> "Plan":

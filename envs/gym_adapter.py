@@ -5,6 +5,7 @@ package where that is installed; "gym:old/<id>" skips gymnasium. "gym:<module>:<
 registers the environment: that is how a user's own simulator comes in (docs/your-own-world.md).
 """
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -12,29 +13,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import torch
 
 from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
+from dreamdrive.envs.gym_answers import Advance, advance, expert_answers, first_observation, made, numbers, takes
 from dreamdrive.envs.noise import ObservationNoise
+from dreamdrive.utils.closing import close_at_end
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
 OBSERVATIONS = ("picture", "state")
 DEFAULT_FPS = 30  # where the environment's metadata has no frame rate
-
-
-class Advance(NamedTuple):
-    """What one step of one copy gives: the environment's observation and three plain values."""
-
-    observation: Any
-    reward: float
-    terminated: bool
-    truncated: bool
 
 
 class GymWorld(World):
@@ -66,7 +60,10 @@ class GymWorld(World):
                 raise UserError(f"{name} is {value}: it must be 1 or more")
         self.num, self.device, self.restart = num, torch.device(device), restart
         package, registered = find_environment(id)
-        self._environments = [make_environment(package, registered, **arguments) for _ in range(num)]
+        self._environments: list[Any] = []
+        self._closed = close_at_end(self, close_each, self._environments)  # also if one of them cannot be made
+        for _ in range(num):
+            self._environments.append(make_environment(package, registered, **arguments))
         first = self._environments[0]
         metadata = first.metadata or {}
         fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
@@ -86,8 +83,10 @@ class GymWorld(World):
 
     @property
     def state(self) -> torch.Tensor | None:
-        """The latest observations (B, S) float32 of an environment whose observation is not an image, else None."""
-        return self._tensor(np.stack(self._states)) if self._states[0].size else None
+        """The latest observations (B, S) float32 of an environment whose observation is not an image, else None; nor
+        are there any where it shows sometimes more numbers, sometimes fewer."""
+        alike = len({state.size for state in self._states}) == 1
+        return self._tensor(np.stack(self._states)) if alike and self._states[0].size else None
 
     def hold(self, steps: int) -> None:
         self._repeat = steps
@@ -155,9 +154,10 @@ class GymWorld(World):
         experts = [getattr(environment.unwrapped, "expert_action", None) for environment in self._environments]
         if None in experts:
             return super().expert_action()
-        return self._tensor(
-            np.stack([expert() for expert in experts if expert is not None]).astype(self.spec.space.dtype)
-        )
+        space = self.spec.space
+        answers = [expert() for expert in experts if expert is not None]
+        size = () if space.discrete else (space.size,)
+        return self._tensor(expert_answers(answers, size, space.dtype, self.spec.name))
 
     def look_away(self) -> None:
         self._seen = False
@@ -179,8 +179,7 @@ class GymWorld(World):
 
     def close(self) -> None:
         """Release the environments."""
-        for environment in self._environments:
-            environment.close()
+        self._closed()
 
     def _look(self, copies: list[int], observations: list[Any]) -> None:
         """Note what some copies show now, given their observations."""
@@ -203,13 +202,12 @@ class GymWorld(World):
         """Begin an episode in one copy and return its first observation; the environment's reset may be of the old form
         (no seed, no info)."""
         environment = self._environments[copy]
-        if takes_seed(environment):
+        if takes(environment, "seed"):
             result = environment.reset(seed=seed)
         else:
             environment.seed(seed)
             result = environment.reset()
-        new_form = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-        return result[0] if new_form else result
+        return first_observation(result)
 
     def _held(self, copy: int, action: np.ndarray | int) -> Advance:
         """Step one copy for as long as an action is held, or until its episode is over."""
@@ -224,16 +222,11 @@ class GymWorld(World):
         return Advance(advance.observation, reward, advance.terminated, truncated)
 
     def _advance(self, copy: int, action: np.ndarray | int) -> Advance:
-        """Step one copy; the environment may answer in the old form of four (observation, reward, done, info) or in
-        today's of five."""
-        result = self._environments[copy].step(action)
-        if len(result) == 4:
-            observation, reward, done, info = result
-            truncated = bool(info.get("TimeLimit.truncated", False))
-            terminated = done and not truncated
-        else:
-            observation, reward, terminated, truncated, _ = result
-        return Advance(observation, float(reward), bool(terminated), bool(truncated))
+        """Step one copy."""
+        return advance(self._environments[copy].step(action), self.spec.name, self._where(copy))
+
+    def _where(self, copy: int) -> str:
+        return f"in step {self._steps[copy] + 1} of seed {self._seeds[copy]}"
 
     def _restart(self, copy: int) -> Any:
         self._seeds[copy] += self._seed_stride
@@ -251,7 +244,8 @@ class GymWorld(World):
         """What one copy shows; its state is noted."""
         image = is_image(observation)
         if not image and isinstance(observation, (np.ndarray, np.number, float, int)):
-            self._states[copy] = np.array(observation, np.float32).ravel()
+            wanted = None if self.spec.pictures else self.spec.image_shape[0]
+            self._states[copy] = numbers(observation, wanted, self.spec.name, self._where(copy))
         if not self.spec.pictures:
             return self._states[copy]
         if not self._seen and self._frames is not None:
@@ -260,6 +254,13 @@ class GymWorld(World):
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def close_each(environments: list) -> None:
+    """Close environments; one that cannot be does not keep the others from it."""
+    for environment in environments:
+        with contextlib.suppress(Exception):
+            environment.close()
 
 
 def is_image(value: Any) -> bool:
@@ -339,27 +340,7 @@ def make_environment(package: Any, registered: Any, **arguments) -> Any:
     # pygame only draws into memory here: no window, no complaint about a missing screen
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    try:
-        try:
-            # old gym's checker fails on NumPy 2
-            environment = package.make(registered, render_mode="rgb_array", disable_env_checker=True, **arguments)
-        except TypeError as error:
-            if "render_mode" not in str(error):
-                raise
-            environment = package.make(registered, disable_env_checker=True, **arguments)
-    except package.error.DependencyNotInstalled as error:
-        raise UserError(f"{registered.id} needs a package that is not installed here: {str(error).strip()}") from None
-    # the world counts steps, and this wrapper cannot read an old answer of four
-    while type(environment).__name__ == "TimeLimit":
-        environment = environment.env
-    # gymnasium's wrappers always pass a seed on
-    return environment if takes_seed(environment) else environment.unwrapped
-
-
-def takes_seed(environment: Any) -> bool:
-    """Whether the environment's reset is of today's form, reset(seed=...)."""
-    parameters = inspect.signature(environment.unwrapped.reset).parameters.values()
-    return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return made(package, registered, arguments)
 
 
 def find_environment(id: str) -> tuple[Any, Any]:

@@ -1,12 +1,12 @@
 """What stage 4a by actor-critic can be told."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dreamdrive.models.catalogue import DECODED, LATENT_FEATURES, MEMORIES
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
 from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
@@ -78,7 +78,7 @@ class ActorSettings(ControllerTraining):
         500, natural, "updates between two scores in the simulator, by which best.tar is chosen; 0: the last is kept"
     )
     selection_episodes: int = flag(16, positive, "of such a score")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    max_workers: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS)
     display: bool = flag(True, help="show a progress bar")
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ from dreamdrive.learning.actor_critic import ActorCritic
 from dreamdrive.learning.actor_settings import ROW, ActorSettings
 from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import Moments, recorded_moments
+from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.learning.watching import Watching
 from dreamdrive.models.actor import LAYERS, Actor, ActorConfig, Critic
 from dreamdrive.models.catalogue import DECODED
@@ -24,7 +25,8 @@ from dreamdrive.models.controller import Controller, parameter_vector
 from dreamdrive.models.watcher import Watcher, WatcherConfig
 from dreamdrive.models.world_model import WorldModel, require_rewards
 from dreamdrive.utils import checkpoint
-from dreamdrive.utils.metrics import Mean, line, write_csv
+from dreamdrive.utils.metrics import line, write_csv
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
@@ -94,9 +96,7 @@ class ActorRun:
         self.average = averaged(actor, AVERAGED)
         self.unit, self.history, self.best = unit, [], -math.inf
         if state:
-            actor.load_state_dict(state["actor"])
-            self.learner.load_state_dict(state["learner"])
-            self.average.load_state_dict(state["average"])
+            self.learn_on(state)
             self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
         self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
 
@@ -117,29 +117,52 @@ class ActorRun:
         with Bar(
             total=max(left, 0), desc="actor-critic", unit="update", disable=not args.display, dynamic_ncols=True
         ) as bar:
+            unfinished = Unfinished("ctrl", self, args, evaluator)
             while self.updates < args.updates:
-                row = self._learn(bar)
-                done = self.updates + ROW
-                due = args.evaluate_every and (done % args.evaluate_every < ROW or done >= args.updates)
-                row["simulator"] = self.score(evaluator) if due else None
-                row["frames"] = frames + evaluator.steps
-                self.history.append(row)
-                self._keep()
+                with unfinished.epoch() as begun:
+                    row = self._learn(bar, begun)
+                    done = self.updates + ROW
+                    due = args.evaluate_every and (done % args.evaluate_every < ROW or done >= args.updates)
+                    row["simulator"] = self.score(evaluator) if due else None
+                    row["frames"] = frames + evaluator.steps
+                    self.history.append(row)
+                    self._keep()
                 if due:
                     bar.write(line(row))
+
+    def described(self) -> dict:
+        return {
+            "config": self.learner.actor.config_dict(),
+            "model": self.driver.state_dict(),
+            "parents": self.model.parents,
+            "settings": self.args.fixed(),
+        }
+
+    def learnt(self) -> dict:
+        return {
+            "actor": self.actor.state_dict(),
+            "learner": self.learner.state_dict(),
+            "average": self.average.state_dict(),
+        }
+
+    def learn_on(self, learnt: dict) -> None:
+        self.actor.load_state_dict(learnt["actor"])
+        self.learner.load_state_dict(learnt["learner"])
+        self.average.load_state_dict(learnt["average"])
 
     def score(self, evaluator: Evaluator) -> float:
         """The driver's mean return in the simulator, always on the same seeds."""
         seeds, parameters = selection_seeds(self.args.seed, self.args.selection_episodes), parameter_vector(self.driver)
         return float(np.mean(evaluator.returns([(parameters.cpu(), seed) for seed in seeds])))
 
-    def _learn(self, bar: Bar) -> dict:
+    def _learn(self, bar: Bar, begun: Pass) -> dict:
         """The next ROW updates; their row."""
-        args, mean = self.args, Mean()
+        args, mean = self.args, begun.mean
         rng = seed_everything(args.seed, STAGE, len(self.history) + 1)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
         self.learner.slow_down(args.share_left(self.updates))
-        for _ in range(ROW):
+        bar.update(begun.done)
+        for _ in begun.of(range(ROW), generator):
             mean.add(self._update(generator), 1)
             bar.update(1)
         bar.set_postfix(reward=f"{mean.result()['reward']:.3f}")

@@ -15,6 +15,7 @@ from dreamdrive.envs import fast
 from dreamdrive.learning.cloning_head import HeadTraining
 from dreamdrive.learning.cloning_methods import Epoch, Method, Recorded, methods, require_expert
 from dreamdrive.learning.cloning_settings import CloneSettings
+from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
@@ -24,6 +25,7 @@ from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.spaces import ActionSpace
+from dreamdrive.utils.words import quoted
 
 STAGE = 5
 NAMES = {False: "numbers", True: "choices"}  # of actions, by whether they are discrete
@@ -88,6 +90,7 @@ class Cloning:
         with Evaluator(
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
+            self._unfinished = Unfinished("bc", self, args, self.evaluator)
             if self.init and not self.history:
                 self._score_first()
             for method in (method for method in self.methods if method.epochs):
@@ -116,16 +119,29 @@ class Cloning:
         rng = seed_everything(args.seed, STAGE, number)
         left = share_left(number - 1 - method.first, method.epochs) if args.anneal else 1.0
         self.head.set_rate(args.learning_rate * left)
-        learnt = method.learn(Epoch(number, rng, bar, self._about(number)))
-        measured = self.head.measure(self.recorded.val.batches(number, None), bar)
-        row = {"epoch": number, "method": method.name, **learnt}
-        row |= {f"val_{name}": value for name, value in measured.items()}
-        row |= {"return_mean": None, "return_std": None}
-        if number % args.evaluate_every == 0 or number == method.end:
-            row |= self._score(method, number)
-        self.history.append(row)
-        self.generator = torch.get_rng_state()
-        self._keep()
+        self._method = method
+        with self._unfinished.epoch() as begun:
+            learnt = method.learn(Epoch(number, rng, bar, self._about(number), begun))
+            measured = self.head.measure(self.recorded.val.batches(number, None), bar)
+            row = {"epoch": number, "method": method.name, **learnt}
+            row |= {f"val_{name}": value for name, value in measured.items()}
+            row |= {"return_mean": None, "return_std": None}
+            if number % args.evaluate_every == 0 or number == method.end:
+                row |= self._score(method, number)
+            self.history.append(row)
+            self.generator = torch.get_rng_state()
+            self._keep()
+
+    def described(self) -> dict:
+        return {**self._about(len(self.history)), "model": self.head.model.state_dict()}
+
+    def learnt(self) -> dict:
+        return {**self.head.state_dict(), "ditto": self._method.state().get("ditto")}
+
+    def learn_on(self, learnt: dict) -> None:
+        self.head.load_state_dict(learnt, self._method.averaged_steps)
+        if learnt["ditto"]:
+            self._method.resume(learnt)
 
     def _score_first(self) -> None:
         """Score the clone of --init, which may be better than all that comes of it."""
@@ -232,7 +248,7 @@ def check_resumed(
     if "learner" in state:
         raise UserError(
             f"{source} is of a clone that was taught: resume with --teacher; or retrain "
-            f"from its trials with another --name or --logdir and --dataset {source.with_name('taught')}"
+            f"from its trials with another --name or --logdir and --dataset {quoted(source.with_name('taught'))}"
         )
     if "cloned" not in state:
         raise UserError(

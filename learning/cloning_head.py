@@ -11,6 +11,7 @@ from dreamdrive.models.cloning import CloneLoss, averaged, run_epoch, run_sequen
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.device import device
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
 
 
@@ -54,9 +55,9 @@ class HeadTraining:
         for group in self.optimizer.param_groups:  # a resumed optimizer brings the rate of its last epoch
             group["lr"] = learning_rate
 
-    def fit(self, batches: Iterable, bar: Bar) -> dict[str, float]:
-        """One pass of training over `batches`; means of loss and accuracy."""
-        return self._run_epoch(self.model, batches, self.criterion, self.optimizer, bar, self.average)
+    def fit(self, batches: Iterable, bar: Bar, begun: Pass | None = None) -> dict[str, float]:
+        """One pass of training over `batches`; means of loss and accuracy. `begun`: the pass to go on with."""
+        return self._run_epoch(self.model, batches, self.criterion, self.optimizer, bar, self.average, begun)
 
     def measure(self, batches: Iterable, bar: Bar) -> dict[str, float]:
         """The same of the head that drives, which learns nothing."""

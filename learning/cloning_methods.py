@@ -41,6 +41,7 @@ from dreamdrive.learning.imagination import Dreams
 from dreamdrive.models.world_model import latents_at
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import SEEDS
 
@@ -76,12 +77,14 @@ class Epoch:
         rng: the epoch's own
         bar: counts the steps that are learnt from
         about: what a checkpoint says of the clone beside its weights
+        begun: the pass to go on with, of methods that can in the middle of an epoch
     """
 
     number: int
     rng: np.random.Generator
     bar: Bar
     about: dict
+    begun: Pass
 
 
 class Method(ABC):
@@ -146,7 +149,7 @@ class Clone(Method):
         return len(self.recorded.train)
 
     def learn(self, epoch: Epoch) -> dict[str, float]:
-        return self.head.fit(self.recorded.train.batches(epoch.number, epoch.rng), epoch.bar)
+        return self.head.fit(self.recorded.train.batches(epoch.number, epoch.rng), epoch.bar, epoch.begun)
 
     def scored(self, mean_return: float) -> None:
         if self.best is None or mean_return >= self.best["score"]:  # of equals the longer cloned
@@ -291,7 +294,7 @@ class DreamDitto(Improvement):
 
     def learn(self, epoch: Epoch) -> dict[str, float]:
         assert self.ditto is not None, "begun, or resumed"
-        return self.dreams.imitate(self.ditto, self.args.updates, epoch.rng, epoch.bar, self.head.average)
+        return self.dreams.imitate(self.ditto, self.args.updates, epoch.rng, epoch.bar, self.head.average, epoch.begun)
 
     def state(self) -> dict:
         return {"ditto": self.ditto and self.ditto.state_dict()}

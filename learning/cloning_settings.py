@@ -1,12 +1,12 @@
 """What stage 4b can be told: cloning, dagger and ditto; of teaching see teacher/lesson_settings.py."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
 
@@ -104,7 +104,7 @@ class CloneSettings(HeadSettings):
         5, positive, "epochs between two scores in the simulator; the last epoch is always scored"
     )
     n_samples: int = flag(8, positive, "episodes of such a score")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    max_workers: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS)
     temperature: float = flag(0.0, natural_float, "of the dream", where=LATENTS)
     horizon: int = flag(24, positive, "steps of a dream, which begins where an expert was", where=LATENTS)
     dreams: int = flag(256, positive, "at once", where=DREAMT)

@@ -25,6 +25,7 @@ from dreamdrive.learning.evolution import (
     samples_now,
 )
 from dreamdrive.learning.evolution_settings import EvolutionSettings
+from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
@@ -81,6 +82,21 @@ class Record:
         self.best: float = state["best"] if state else -math.inf
         self.scores = state["scores"] if state else torch.empty(0, args.pop_size, dtype=torch.float64)
         self.clock: list[dict] = read_csv(folder / "clock.csv")[: len(self.history)]
+
+    def described(self) -> dict:
+        return {
+            "config": self.controller.config_dict(),
+            "model": self.controller.state_dict(),
+            "parents": self.parents,
+            "settings": self.args.fixed(),
+        }
+
+    def learnt(self) -> dict:
+        """Nothing: a generation is a single step, of which only the episodes are worth keeping."""
+        return {}
+
+    def learn_on(self, learnt: dict) -> None:
+        pass
 
     def add(self, scores: Tensor, sigma: float, seconds: float, **row: float | None) -> None:
         """A generation: scores (P,) of its candidates, the step size after it, the seconds it took, and the other
@@ -216,6 +232,7 @@ def evolve(
     seed_everything(args.seed, STAGE)
     args.write(record.folder)
     clock, first, warned = Clock([], []), len(record.history), False
+    unfinished = Unfinished("ctrl", record, args, evaluator)
     if not first and args.init and args.evaluate_every:
         record.keep_if_best(search.mean, drive_mean(args, search, evaluator))
         print(f"generation 0  simulator {record.best:.4g}", flush=True)
@@ -223,28 +240,8 @@ def evolve(
         if record.best >= args.target_return:
             print(f"target return {args.target_return} reached")
             break
-        since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
-        samples, rescored, simulator = samples_now(args, record.history), None, None
-        episodes = (args.pop_size + args.rescores) * samples if args.world == "simulator" else args.pop_size
-        with progress(args, episodes, f"generation {generation} of {args.generations}") as bar:
-            candidates = search.ask()
-            scores = finite(fitness(candidates, generation, samples, False, bar)).double()
-            search.tell(candidates, scores)
-            if args.rescores:
-                rescored = float(fitness(search.mean[None], generation, samples, True, bar))
-        searched = time.monotonic() - since
-        clock.searches.append(searched)
-        rate = (fitness.steps - steps) / searched
-        if is_driven(args, generation):
-            simulator = drive_mean(args, search, evaluator)
-            clock.drives.append(time.monotonic() - since - searched)
-        frames = evaluator.steps - frames + (record.history[-1]["frames"] if record.history else 0)
-        seconds = time.monotonic() - since
-        record.add(
-            scores, search.sigma, seconds, rescored=rescored, simulator=simulator, samples=samples, frames=frames
-        )
-        record.keep_if_best(search.mean, simulator if args.evaluate_every else rescored)
-        record.publish(search)
+        with unfinished.epoch():
+            scores, rate = one_generation(args, search, fitness, evaluator, record, clock)
         following = range(generation + 1, args.generations + 1)
         left = clock.left(len(following), sum(is_driven(args, later) for later in following))
         print(f"{line(record.history[-1])}  {rate:.0f} steps/s{left}", flush=True)
@@ -256,6 +253,39 @@ def evolve(
                 "with --init",
                 flush=True,
             )
+
+
+def one_generation(
+    args: EvolutionSettings,
+    search: Search,
+    fitness: DreamFitness | SimulatorFitness,
+    evaluator: Evaluator,
+    record: Record,
+    clock: "Clock",
+) -> tuple[Tensor, float]:
+    """The next generation, from its candidates to its files: their scores (P,), and steps a second of the search."""
+    generation = len(record.history) + 1
+    since, steps, frames = time.monotonic(), fitness.steps, evaluator.steps
+    samples, rescored, simulator = samples_now(args, record.history), None, None
+    episodes = (args.pop_size + args.rescores) * samples if args.world == "simulator" else args.pop_size
+    with progress(args, episodes, f"generation {generation} of {args.generations}") as bar:
+        candidates = search.ask()
+        scores = finite(fitness(candidates, generation, samples, False, bar)).double()
+        search.tell(candidates, scores)
+        if args.rescores:
+            rescored = float(fitness(search.mean[None], generation, samples, True, bar))
+    searched = time.monotonic() - since
+    clock.searches.append(searched)
+    rate = (fitness.steps - steps) / searched
+    if is_driven(args, generation):
+        simulator = drive_mean(args, search, evaluator)
+        clock.drives.append(time.monotonic() - since - searched)
+    frames = evaluator.steps - frames + (record.history[-1]["frames"] if record.history else 0)
+    seconds = time.monotonic() - since
+    record.add(scores, search.sigma, seconds, rescored=rescored, simulator=simulator, samples=samples, frames=frames)
+    record.keep_if_best(search.mean, simulator if args.evaluate_every else rescored)
+    record.publish(search)
+    return scores, rate
 
 
 def is_driven(args: EvolutionSettings, generation: int) -> bool:

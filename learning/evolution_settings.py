@@ -1,13 +1,13 @@
 """What stage 4a by evolution can be told: where candidates drive, how large a search is, and how it is judged."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from dreamdrive.models.catalogue import latent_features
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
 from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, ControllerTraining, flag
@@ -96,7 +96,7 @@ class EvolutionSettings(ControllerTraining):
         fixed=True,
         where=("--init", lambda args: args.init is not None),
     )
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    max_workers: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS)
     display: bool = flag(True, help="show a progress bar")
 
     def sized(self, before: dict | None) -> tuple["EvolutionSettings", dict]:

@@ -68,6 +68,16 @@ class Fit:
         else:  # losses are of other data
             self.began = len(self.history)
 
+    def described(self) -> dict:
+        return self._common()
+
+    def learnt(self) -> dict:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def learn_on(self, learnt: dict) -> None:
+        self.model.load_state_dict(learnt["model"])
+        self.optimizer.load_state_dict(learnt["optimizer"])
+
     def anneal(self, rate: float, epoch: int, last: int) -> None:
         """Set the learning rate of an epoch: `rate` in the first one on the datasets of now, and evenly less in each
         one after it, to ANNEALED_TO of that."""

@@ -22,7 +22,7 @@ from dreamdrive.learning.ditto import Ditto, similarity
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.world_model import Latents, Memory, State, Vision, WorldModel, joined_latents, latents_at
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -249,13 +249,21 @@ class Dreams:
         }
 
     def imitate(
-        self, ditto: Ditto, updates: int, rng: np.random.Generator, bar: Bar, average: AveragedModel | None = None
+        self,
+        ditto: Ditto,
+        updates: int,
+        rng: np.random.Generator,
+        bar: Bar,
+        average: AveragedModel | None = None,
+        begun: Pass | None = None,
     ) -> dict[str, float]:
         """So many updates of actor and critic, and of the actor's average, if there is one; means of what `Ditto.learn`
-        says. `bar` counts dreamt steps."""
-        experts, generator, mean = self.experts["train"], self._generator(rng), Mean()
+        says. `bar` counts dreamt steps. `begun`: the pass to go on with."""
+        begun = begun or Pass()
+        experts, generator, mean = self.experts["train"], self._generator(rng), begun.mean
         horizon, num, known = self.setting.horizon, self.setting.num, experts.known()
-        for _ in range(updates):
+        bar.update(begun.done * num * horizon)
+        for _ in begun.of(range(updates), rng, generator):
             chosen = self._starts(rng)
             ditto.begin(num, generator)
             with torch.set_grad_enabled(not ditto.actor.space.discrete):

@@ -16,13 +16,14 @@ from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.memory_settings import HALVED_AFTER, SIMULATOR, MDRNNSettings, told
+from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.models.attention import load_gpt2
 from dreamdrive.models.attention_cores import AttentionCore
 from dreamdrive.models.world_model import Memory, Starts, Vision, build, latents_at, load_vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.progress import Bar
@@ -47,12 +48,16 @@ def run_epoch(
     generator: torch.Generator,
     optimizer: torch.optim.Optimizer | None,
     bar: Bar,
+    begun: Pass | None = None,
 ) -> dict[str, float]:
-    """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps."""
+    """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps.
+    `begun`: the pass to go on with."""
     where = next(model.parameters()).device
-    mean = Mean()
+    begun = begun or Pass()
+    mean = begun.mean
+    bar.update(int(mean.weight))
     model.train(optimizer is not None)
-    for number, first in enumerate(range(0, len(cuts), args.batch_size)):
+    for number, first in begun.of(range(0, len(cuts), args.batch_size), generator):
         chosen = cuts[first : first + args.batch_size]
         batch = data.windows(chosen, args.seq_len, generator)
         batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in vars(batch).items()})
@@ -216,21 +221,22 @@ def train(
     validation = data.cut("val", args.seq_len, None)
     if args.epochs == 0 and not state:
         keep_untrained(args, fit, model, data, validation)
+    unfinished = Unfinished("mdrnn", fit, args)
     for epoch in fit.epochs(args.epochs, args.patience):
         rng = seed_everything(args.seed, STAGE, epoch)
         if args.anneal:
             fit.anneal(args.learning_rate, epoch, args.epochs)
         draw = torch.Generator().manual_seed(int(rng.integers(2**31)))
         cuts = epoch_cuts(args, data, rng)
-        with Bar(
-            total=args.seq_len * (len(cuts) + len(validation)), desc=f"epoch {epoch} of {args.epochs}", unit="step"
-        ) as bar:
-            learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar)
-            measured = measure(model, data, validation, args, bar)
-        if fit.add(learnt, measured):
-            fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
-        save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
-        fit.keep()
+        steps = args.seq_len * (len(cuts) + len(validation))
+        with unfinished.epoch() as begun:
+            with Bar(total=steps, desc=f"epoch {epoch} of {args.epochs}", unit="step") as bar:
+                learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar, begun)
+                measured = measure(model, data, validation, args, bar)
+            if fit.add(learnt, measured):
+                fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
+            save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
+            fit.keep()
         panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
         curves(folder / "loss.png", fit.history, "epoch", panels, "M")
     return fit.best

@@ -1,6 +1,5 @@
 """What `train.py` can be told, and what it tells each stage in a round."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
 from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import TOKENS
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float, share
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.settings import WORKERS, RunFolder, flag
 
@@ -106,7 +106,7 @@ class Flags(RunFolder, flags.WorldSettings):
     candidates: int = flag(4, positive, "rounds that are compared then: the last, and those that recorded best")
     seed: int = flag(0, natural, "decides everything random in the run")
     device: str = flag("auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
-    max_workers: int = flag(os.cpu_count(), positive, "processes that drive the simulator", names=WORKERS)
+    max_workers: int = flag(usable(), positive, "processes that drive the simulator", names=WORKERS)
 
     def check(self) -> None:
         super().check()

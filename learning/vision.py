@@ -20,6 +20,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.moving import Pairs
+from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.learning.vision_settings import HALVED_AFTER, KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import BOOKS, COMMITMENT, FREE_BITS, SIZES
 from dreamdrive.models.reconstruction import Perceptual, Weights
@@ -28,7 +29,7 @@ from dreamdrive.models.world_model import Vision, build
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.progress import Bar
@@ -36,6 +37,7 @@ from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.video import VideoWriter, people, representatives, save_png, side_by_side, strip
+from dreamdrive.utils.words import quoted
 
 STAGE = 2
 BALANCED_FRAMES = 4096  # that colours are counted in, and the mean frame is of
@@ -85,14 +87,17 @@ def run_epoch(
     precision: str,
     bar: Bar,
     augment: bool = False,
+    begun: Pass | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, alone or with their returns; trains with an optimizer, else measures.
     Mean of the losses. `augment`: frames are changed before V sees them, not where they are compared with what it makes
-    of them."""
+    of them. `begun`: the pass to go on with."""
     where = next(model.parameters()).device
-    mean = Mean()
+    begun = begun or Pass()
+    mean = begun.mean
+    bar.update(int(mean.weight))
     model.train(optimizer is not None)
-    for number, batch in enumerate(batches):
+    for number, batch in begun.of(batches):
         batch, returns = (part.to(where) for part in batch) if isinstance(batch, tuple) else (batch.to(where), None)
         with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
             output = model(changed(batch) if augment else batch)
@@ -229,7 +234,7 @@ def train_vision(args: VAESettings) -> dict:
         raise UserError(
             f"{datasets[0].root} holds {world['image_shape'][0]} numbers a step and no pictures, which need no V: "
             "clone them with "
-            f"`python trainbc.py --dataset {datasets[0].root}`, or record pictures"
+            f"`python trainbc.py --dataset {quoted(datasets[0].root)}`, or record pictures"
         )
     height, width, channels = world["image_shape"]
     if height != width or height not in SIZES:
@@ -284,23 +289,25 @@ def train(
             fit.best = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)["loss"]
         fit.keep_best()
         fit.keep(settings=settings)
+    unfinished = Unfinished("vae", fit, args)
     for epoch in fit.epochs(0 if args.freeze == "all" else args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
         if args.anneal:
             fit.anneal(args.learning_rate, epoch, args.epochs)
         total = min(args.epoch_frames, stream.frames) + min(VALIDATION_FRAMES, validation.frames)
-        with Bar(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
-            frames = stream.epoch(epoch, args.epoch_frames)
-            learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment)
-            measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
-            kept = pairs.kept(model)
-            measured |= {"kept": kept.share, **kept.usage}
-        if fit.add(learnt, measured):
-            fit.keep_best()
-        if not args.nosamples:
-            (folder / "samples").mkdir(exist_ok=True)
-            save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-        fit.keep(settings=settings)
+        with unfinished.epoch() as begun:
+            with Bar(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
+                frames = stream.epoch(epoch, args.epoch_frames)
+                learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment, begun)
+                measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
+                kept = pairs.kept(model)
+                measured |= {"kept": kept.share, **kept.usage}
+            if fit.add(learnt, measured):
+                fit.keep_best()
+            if not args.nosamples:
+                (folder / "samples").mkdir(exist_ok=True)
+                save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
+            fit.keep(settings=settings)
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         panels += [("returns", "val_returns")] if args.returns else []
         curves(folder / "loss.png", fit.history, "epoch", panels, "V")

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.policy import Policy
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.metrics import Mean
+from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -100,12 +100,15 @@ def run_epoch(
     optimizer: torch.optim.Optimizer | None,
     bar: Bar,
     average: AveragedModel | None = None,
+    begun: Pass | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` of z, h and action; trains with an optimizer, and keeps an average, if there is one, else
-    measures. Means of the loss and, of discrete actions, the accuracy."""
-    where, mean = next(model.parameters()).device, Mean()
+    measures. Means of the loss and, of discrete actions, the accuracy. `begun`: the pass to go on with."""
+    begun = begun or Pass()
+    where, mean = next(model.parameters()).device, begun.mean
+    bar.update(int(mean.weight))
     criterion.train(optimizer is not None)
-    for number, (z, h, action) in enumerate(batches):
+    for number, (z, h, action) in begun.of(batches):
         action = action.to(where)
         with torch.set_grad_enabled(optimizer is not None):
             outputs = model.outputs(z.to(where), h.to(where))
@@ -125,19 +128,22 @@ def run_sequences(
     optimizer: torch.optim.Optimizer | None,
     bar: Bar,
     average: AveragedModel | None = None,
+    begun: Pass | None = None,
 ) -> dict[str, float]:
     """`run_epoch` for a policy on frames, which remembers what came before a batch, but is not trained to look back
     through it."""
-    where, mean = model.head.weight.device, Mean()
-    state: Tensor | None = None
+    begun = begun or Pass()
+    where, mean = model.head.weight.device, begun.mean
+    bar.update(int(mean.weight))
     criterion.train(optimizer is not None)
-    for number, glimpse in enumerate(batches):
-        if glimpse.begins or state is None:
+    for number, glimpse in begun.of(batches):
+        if glimpse.begins or begun.carried is None:
             state = model.initial_state(len(glimpse.frames))
         else:
-            state = state.detach()
+            state = begun.carried.to(where)
         with torch.set_grad_enabled(optimizer is not None):
             outputs, state = model(glimpse.frames.to(where), state)
+            begun.carried = state.detach()
             if not glimpse.known.any():
                 continue
             known = glimpse.known.to(where)

@@ -24,6 +24,7 @@ from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.words import quoted
 
 Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..., n)
 
@@ -409,7 +410,7 @@ def require_starts(model: WorldModel, logdir: Path) -> Starts:
     if model.starts is None:
         raise UserError(
             f"{Path(logdir) / 'mdrnn/best.tar'} has no starting latents (it was imported): "
-            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`"
+            f"train M with `python trainmdrnn.py --logdir {quoted(logdir)} --noreload`"
         )
     return model.starts
 
@@ -419,5 +420,5 @@ def require_rewards(model: WorldModel, logdir: Path) -> None:
     if not model.memory.rewarded:
         raise UserError(
             f"{Path(logdir) / 'mdrnn/best.tar'} was trained with --no-include_reward, and rewards are needed here: "
-            f"train M with `python trainmdrnn.py --logdir {logdir} --noreload`, or drive in the simulator"
+            f"train M with `python trainmdrnn.py --logdir {quoted(logdir)} --noreload`, or drive in the simulator"
         )

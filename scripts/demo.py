@@ -13,6 +13,7 @@ command.
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
+from dreamdrive.utils import interrupts
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.scores import score_file
 from dreamdrive.utils.script import run
@@ -144,6 +146,8 @@ def call(command: str) -> str:
     try:
         _, status, usage = os.wait4(process.pid, 0)  # unlike wait, it tells the peak memory, of the workers too
     except KeyboardInterrupt:
+        if (asked := interrupts.asked()) not in (None, signal.SIGINT):  # which a terminal sends to both
+            process.send_signal(asked)
         process.wait()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)

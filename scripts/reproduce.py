@@ -10,13 +10,13 @@ server.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
@@ -44,7 +44,7 @@ def stages(workers: int, gpu: bool) -> list[str]:
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--gpu", action="store_true", help="more data and generations")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive the simulator")
     return p.parse_args()
 
 

@@ -2,6 +2,7 @@
 snapshot every so many steps."""
 
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dreamdrive.models.cloning import CLIP, CloneLoss, averaged
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.policy import Policy
 from dreamdrive.teacher.memory import FrameMemory, VectorMemory
+from dreamdrive.utils import interrupts
 from dreamdrive.utils.errors import UserError
 
 SNAPSHOT = 100  # training steps
@@ -99,8 +101,9 @@ class Learner(threading.Thread):
             self.failure = error
 
     def finish(self, all_of_it: bool) -> None:
-        """End the thread, after the training steps that are owed if `all_of_it`; then take a last snapshot."""
-        while all_of_it and self.owed > 0 and self.is_alive():
+        """End the thread, after the training steps that are owed if `all_of_it` and nobody wants the machine back; then
+        take a last snapshot."""
+        while all_of_it and self.owed > 0 and self.is_alive() and interrupts.asked() in (None, signal.SIGINT):
             time.sleep(0.05)
         with self._news:
             self._ending = True

@@ -8,7 +8,6 @@ exp_dir/bc/metrics.csv, lesson.png  one row a trial
 With --name NAME the folder is exp_dir/bc-NAME.
 """
 
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from dreamdrive.teacher.learner import Learner
 from dreamdrive.teacher.lesson_settings import RATES, TeachSettings
 from dreamdrive.teacher.memory import WINDOW, FrameMemory, VectorMemory
 from dreamdrive.teacher.session import Session
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, interrupts
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -38,6 +37,7 @@ from dreamdrive.utils.seeds import seed_everything
 from dreamdrive.utils.settings import say_inherited
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.tracking import track
+from dreamdrive.utils.words import quoted
 
 if TYPE_CHECKING:
     from dreamdrive.teacher.server import Server
@@ -162,15 +162,16 @@ def hold(args: TeachSettings, session: Session, server: "Server") -> None:
         print(f"{folder} has {session.book.trial} trials already: give more --trials, or none to teach until Ctrl-C")
     else:
         server.start()
-    as_before = end_by_ctrl_c(session)
     with track(args, folder, "trial"):
         try:
-            session.run()
+            # the first signal ends the lesson as the page's button does
+            with interrupts.put_off(session.end):
+                session.run()
         finally:
-            as_before()
             if not over:
                 server.stop()
-            learner.finish(all_of_it=args.trials is not None)
+            with interrupts.put_off(lambda: None):
+                learner.finish(all_of_it=args.trials is not None)
             session.world.close()
         if learner.failure is not None:
             raise learner.failure
@@ -191,22 +192,6 @@ def lesson_before(args: TeachSettings, config: dict, parents: dict[str, str]) ->
     return state
 
 
-def end_by_ctrl_c(session: Session) -> Callable[[], None]:
-    """Let the first Ctrl-C end the lesson as the page's button does, and a second wait for nothing; returns what makes
-    Ctrl-C what it was."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupt(*_) -> None:
-        session.end()
-        signal.signal(signal.SIGINT, before)
-
-    def restore() -> None:
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, interrupt)
-    return restore
-
-
 def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> None:
     """Say what has become of a lesson."""
     if not session.rows:
@@ -216,8 +201,8 @@ def report(folder: Path, session: Session, learner: Learner, logdir: Path) -> No
     print(
         f"{folder}: {len(session.rows)} trials, {session.samples} samples, {session.demonstrations} of them "
         f"demonstrations{share}; {learner.steps} training steps. "
-        f"Next: python test_controller.py --logdir {logdir} --controller {folder.name}, or the same command again to "
-        "resume"
+        f"Next: python test_controller.py --logdir {quoted(logdir)} --controller {folder.name}, or the same command "
+        "again to resume"
     )
     print(line(session.rows[-1]))
 

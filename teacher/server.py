@@ -32,6 +32,7 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 from PIL import Image
 
+from dreamdrive.teacher.limits import admitted, limits
 from dreamdrive.teacher.session import SPEEDS, Held
 from dreamdrive.utils.content_policy import own_only
 from dreamdrive.utils.errors import UserError
@@ -42,7 +43,7 @@ PAGE = Path(__file__).with_name("page.html")
 COOKIE = "dreamdrive"
 LARGEST = 1024  # bytes of a message
 RATE, BURST = 80.0, 160.0  # messages a second, and as many at once, that a connection may send
-CONNECTIONS = 32
+CONNECTIONS = 32  # of the page's sockets
 GREETING = 5.0  # seconds a connection has to say hello
 SEAT_KEPT = 15.0  # seconds a teacher who has gone may come back before somebody else can take over
 GOODBYE = 5.0  # seconds the server has to end
@@ -216,6 +217,8 @@ class Server:
 
     def _host_is_ours(self, header: str) -> bool:
         """Names that others can make point here are not; an address is, since nobody can make that."""
+        if "@" in header:
+            return False
         try:
             name = urlsplit(f"//{header}").hostname or ""
         except ValueError:
@@ -327,11 +330,13 @@ class Server:
 
     async def _run(self, ready: queue.SimpleQueue) -> None:
         self._ended = asyncio.Event()
-        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1.0, **limits())
         await runner.setup()
+        listening = None
         try:
             try:
-                await web.TCPSite(runner, self.host, self.port).start()
+                loop = asyncio.get_running_loop()
+                listening = await loop.create_server(lambda: admitted(runner.server), self.host, self.port)
             except (OSError, ValueError) as error:  # a port that is taken, an address that is none
                 ready.put(error)
                 return
@@ -346,6 +351,8 @@ class Server:
                     )
         finally:
             self._loop = None
+            if listening is not None:
+                listening.close()
             await runner.cleanup()
 
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from dreamdrive.utils import script
+from dreamdrive.utils import interrupts, script
 from dreamdrive.utils.errors import UserError
 
 
@@ -55,7 +55,7 @@ def made_another_by_us():
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(script, "ASK_AGAIN", 0.3)
+    monkeypatch.setattr(interrupts, "ASK_AGAIN", 0.3)
 
 
 def ends(main, capsys, status):

@@ -68,6 +68,44 @@ def test_workers_are_set_up_side_by_side_whatever_they_are_sent(slow, tmp_path):
     assert results == dict.fromkeys(range(3), len(LARGE))
 
 
+@pytest.mark.timeout(60)
+def test_a_stopped_worker_is_told_by_its_heartbeat_and_its_task_done_again(tmp_path, capsys):
+    with WorkerPool(set_up, (tmp_path,), 1, silence=900.0, unheard=2.0) as pool:
+        results = {}
+        pool.run([("raise", 0)], results.__setitem__)
+        os.kill(pool.workers[0].pid, signal.SIGSTOP)
+        pool.run([3], results.__setitem__)
+    assert results[0] == 9
+    assert "was not heard of for 2 seconds: it has been stopped" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+def test_a_long_task_that_says_nothing_but_computes_is_not_taken_for_a_hung_one(tmp_path, capsys):
+    with WorkerPool(set_up, (tmp_path,), 1, retries=0, silence=1.5, unheard=2.0) as pool:
+        results = {}
+        pool.run([("compute", 5)], results.__setitem__)
+    assert results == {0: "computed"} and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["in the end", "by SIGTERM", "by an error"])
+def test_what_a_worker_has_opened_is_closed_however_it_ends(how, tmp_path):
+    closed, task = tmp_path / "closed", ("open", 1 if how == "by an error" else 0)
+    with WorkerPool(set_up, (tmp_path,), 1, retries=0) as pool:
+        if how == "by an error":
+            with pytest.raises(UserError, match="the simulator broke down"):
+                pool.run([task], lambda *result: None)
+        else:
+            pool.run([task], lambda *result: None)
+            assert not closed.exists()
+            if how == "by SIGTERM":
+                os.kill(pool.workers[0].pid, signal.SIGTERM)
+    wait_until(closed.exists, seconds=5)
+
+
+def test_a_worker_may_have_processes_of_its_own(tmp_path):
+    assert run_all([("child", 0)], tmp_path, workers=1)[0] == ["a child"]
+
+
 def test_no_tasks_need_no_workers():
     assert run_all([]) == ([], [])
 
@@ -103,7 +141,7 @@ def test_a_user_error_in_a_worker_ends_the_run_at_once(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+    ("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_no_worker_outlives_its_parent_however_that_ends(how, status, tmp_path):
     parent = subprocess.Popen(

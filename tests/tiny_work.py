@@ -1,16 +1,27 @@
 """What workers do in tests: a process that is spawned must find it by its name, so it is in a module of its own."""
 
+import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 
+from dreamdrive.utils.closing import close_at_end
 from dreamdrive.utils.errors import UserError
+
+
+class Opened:
+    """What is closed at the end, and leaves a file then."""
+
+    def __init__(self, path: Path) -> None:
+        close_at_end(self, path.touch)
 
 
 def set_up(folder=None):
     """What a task asks for: a number is squared; ("kill" | "raise", n) fails the first n times; "threads" and "pid"
     tell."""
+
+    held: list[Opened] = []
 
     def do(task, report):
         if isinstance(task, (int, float)):
@@ -24,6 +35,18 @@ def set_up(folder=None):
         if what == "sleep":
             (Path(folder) / f"{os.getpid()}.pid").touch()
             time.sleep(times)
+        if what == "compute":
+            began = time.monotonic()
+            while time.monotonic() - began < times:
+                sum(range(10_000))
+            return "computed"
+        if what == "child":
+            child = multiprocessing.get_context("spawn").Process(target=os.getpid)
+            child.start()
+            child.join()
+            return "a child"
+        if what == "open":
+            held.append(Opened(Path(folder) / "closed"))
         if what == "user error":
             raise UserError("the disk is full: free some space")
         count = Path(folder) / f"{what}.count"

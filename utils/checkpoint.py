@@ -25,7 +25,7 @@ from dreamdrive.utils import runs, stages
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import workplace
-from dreamdrive.utils.words import did_you_mean, listed
+from dreamdrive.utils.words import did_you_mean, listed, quoted
 
 SCHEMA = 1
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
@@ -96,7 +96,7 @@ def remedy(source: Path, stage: str, more: str = "") -> str:
     kind, folder = stages.kind_of(stage), source.parent.name
     name = stages.name_of(folder if stages.kind_of(folder) == kind else stage)
     flags = (f" --name {name}" if name else "") + more
-    return f"run `python {SCRIPTS[kind]} --logdir {source.parent.parent}{flags}`"
+    return f"run `python {SCRIPTS[kind]} --logdir {quoted(source.parent.parent)}{flags}`"
 
 
 def load(source: Path, stage: str) -> dict:

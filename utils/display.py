@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from dreamdrive.utils import vnc
+from dreamdrive.utils import interrupts, vnc
 from dreamdrive.utils.errors import UserError
 
 SCREEN = (1400, 900)
@@ -135,15 +135,12 @@ def start_xvfb() -> None:
     # -terminate: it ends when its last client goes, and the connection made below goes when this process does, kill -9
     # included.
     server = Xvfb(*SCREEN, tempdir="/tmp", display=free_number(), extra_args=["-terminate", "-nolisten", "tcp"])
-    # Ctrl-C reaches every process of the terminal. Xvfb keeps the blocked signal, so it outlives our clean-up instead
-    # of cutting it short.
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C reaches every process of the terminal. Xvfb outlives our clean-up instead of cutting it short.
     try:
-        server.start()
+        with interrupts.shielded():
+            server.start()
     except RuntimeError as error:
         raise UserError(f"the virtual screen could not be started ({error}): see what `Xvfb :99` says") from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
     if not connect():
         raise UserError("the virtual screen was started but does not answer: see what `Xvfb :99` says")
 

@@ -45,6 +45,45 @@ def raise_if_unreadable(path: Path, error: Exception) -> None:
     raise UserError(f"{path} cannot be read ({os.strerror(error.errno)}): {remedy}") from None
 
 
+class Unnamed:
+    """A file that another program writes, and that has no name in its folder until it is whole: of a killed process
+    nothing is left. Where the filesystem knows no such files it has a temporary name instead.
+
+    Attributes:
+        place: what the other program is to write to        passed: descriptors that it must be given for that
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+        except OSError:
+            descriptor = os.open(self._temporary, os.O_CREAT | os.O_RDWR, 0o666)
+            self.place, self.passed = self._temporary, tuple[int, ...]()
+        else:
+            self.place, self.passed = Path(f"/proc/self/fd/{descriptor}"), (descriptor,)
+        self._file = os.fdopen(descriptor, "rb")
+
+    def name(self) -> None:
+        """It is whole: give it its name, in the place of what was there."""
+        os.fsync(self._file.fileno())
+        if self.passed:
+            self._temporary.unlink(missing_ok=True)  # of another process, long ago, with our number
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            # a folder's descriptor has Python take linkat, which alone follows that link
+            os.link(self.place, self._temporary.name, dst_dir_fd=folder, follow_symlinks=True)
+            os.close(folder)
+        os.replace(self._temporary, self.path)
+        self._file.close()
+        fsync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """It is not to be."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

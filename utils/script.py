@@ -1,14 +1,16 @@
-"""A script's whole life: errors to the user as one sentence, Ctrl-C, and the status it ends with."""
+"""A script's whole life: errors to the user as one sentence, signals, and the status it ends with."""
 
+import contextlib
+import io
 import signal
 import sys
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from dreamdrive.utils import interrupts
 from dreamdrive.utils.errors import UserError
 
-ASK_AGAIN = 5.0  # seconds
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -22,43 +24,51 @@ def leave_script_folder() -> None:
             main.__spec__ = None  # after `python -m data.shards`, a spawned worker looks for the file, not for the name
 
 
-def run(main) -> None:
-    """Call `main()` as a script's whole life: a UserError becomes one sentence and status 1, Ctrl-C status 130.
+def run(main: Callable[[], object]) -> None:
+    """Call `main()` as a script's whole life: a UserError becomes one sentence and status 1, a signal that asks it to
+    end (utils/interrupts.py) one sentence and 128 and its number: Ctrl-C 130, SIGTERM 143.
 
-    A KeyboardInterrupt may come where Python drops exceptions (a callback, a destructor) or makes others of them (the
-    import of a library): what ends `main` after Ctrl-C counts as Ctrl-C, and it is raised again until something does.
+    What ends `main` after such a signal counts as its end, whatever that is.
     """
     leave_script_folder()
-    asked = False
+    show_anything()
+    # a script's own process may be ended at once; that of a test, or of whoever else calls, may not
+    own = sys._getframe(1).f_globals.get("__name__", "").endswith("__main__")
+    ended: BaseException | None = None
+    with interrupts.listening(own) as listener:
+        try:
+            try:
+                main()
+            except BaseException as error:
+                listener.deaf, ended = True, error
+        except KeyboardInterrupt as again:  # it came between two lines above
+            listener.deaf, ended = True, again
+        asked = listener.asked
+        if ended is None and asked in (None, signal.SIGINT):  # a lesson, which Ctrl-C ends like its button
+            return
+        listener.deaf = True
+        if asked or isinstance(ended, KeyboardInterrupt):
+            listener.end_soon()
+            stopped(asked or signal.SIGINT)
+    if isinstance(ended, BrokenPipeError):
+        sys.exit(1)
+    if isinstance(ended, UserError):
+        print(f"error: {ended}", file=sys.stderr)
+        sys.exit(1)
+    assert ended is not None, "or it has returned"
+    raise ended
 
-    def interrupt(*_) -> NoReturn:
-        nonlocal asked
-        asked = True
-        signal.setitimer(signal.ITIMER_REAL, ASK_AGAIN)
-        raise KeyboardInterrupt
 
-    heard = (signal.SIGINT, signal.SIGALRM)
-    here = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    before = [signal.signal(number, interrupt) for number in heard] if here else []
-    try:
-        main()
-    except (Exception, KeyboardInterrupt) as error:
-        if here:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if asked or isinstance(error, KeyboardInterrupt):
-            print("\nstopped; run the same command again to resume", file=sys.stderr)
-            sys.exit(130)
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        raise
-    finally:
-        if here:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip(heard, before, strict=False):
-            signal.signal(number, handler)
+def show_anything() -> None:
+    """Have what a terminal or a log cannot show, and names of files that are no text, written with replacements."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def stopped(asked: signal.Signals) -> NoReturn:
+    """Say so, and end."""
+    by = "" if asked == signal.SIGINT else f" by {asked.name}"
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(f"\nstopped{by}; run the same command again to resume", file=sys.stderr, flush=True)
+    sys.exit(interrupts.status(asked))

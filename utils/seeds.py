@@ -15,6 +15,9 @@ from dreamdrive.utils.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+
+    Generator = np.random.Generator | torch.Generator
 
 RANGE = 1_000_000
 STRIDE = 10_000  # apart are the seeds of two values of --seed
@@ -87,3 +90,39 @@ def seed_everything(*entropy: int) -> "np.random.Generator":
     np.random.seed(second)
     random.seed(first)
     return np.random.default_rng(sequence)
+
+
+def luck(*sources: "Generator") -> dict:
+    """The state of all that `seed_everything` seeds, and of generators besides, as tensors and plain values; `set_luck`
+    brings them back to it."""
+    import numpy as np
+    import torch
+
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    python, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "python": [python, list(numbers), gauss],
+        "sources": [s.get_state() if isinstance(s, torch.Generator) else s.bit_generator.state for s in sources],
+    }
+
+
+def set_luck(state: dict, *sources: "Generator") -> None:
+    """Continue from what `luck` gave, with as many generators, of the same kinds."""
+    import numpy as np
+    import torch
+
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    python, numbers, gauss = state["python"]
+    random.setstate((python, tuple(numbers), gauss))
+    for source, there in zip(sources, state["sources"], strict=True):
+        if isinstance(source, torch.Generator):
+            source.set_state(there)
+        else:
+            source.bit_generator.state = there

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dreamdrive.utils import runs
+from dreamdrive.utils import interrupts, runs
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.settings import Tracked, Training
 from dreamdrive.utils.trackers import TRACKERS
@@ -76,14 +76,15 @@ def start(
         "began": marker.stat().st_mtime_ns,  # by the clock of the filesystem
         "resumed": resumed,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        start_new_session=True,
-    )  # Ctrl-C is not for it
+    with interrupts.shielded():  # Ctrl-C is not for it
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dreamdrive.utils.follower", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
     repeater = threading.Thread(target=repeat, args=(process,), daemon=True)
     repeater.start()
     return process, repeater

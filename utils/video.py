@@ -7,7 +7,6 @@ with VideoWriter(Path("drive.mp4"), fps=50) as video:
 """
 
 import io
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dreamdrive.utils import interrupts
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import fsync_folder, make_folder, write_atomically
+from dreamdrive.utils.files import Unnamed, make_folder, write_atomically
 
 BACKGROUND = (24, 26, 30)
 FOREGROUND = (226, 228, 232)
@@ -221,7 +221,7 @@ def ffmpeg_command(width: int, height: int, fps: float, scale: int, path: Path) 
         "+faststart",
         "-f",
         "mp4",
-        str(path),
+        f"file:{path}",  # a colon in its name says nothing of a protocol
     ]
 
 
@@ -264,7 +264,7 @@ class VideoWriter:
         self.shape: tuple[int, ...] | None = None
         self.process: subprocess.Popen | None = None
         make_folder(self.path.parent)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.unnamed = Unnamed(self.path)
         self.log = tempfile.TemporaryFile()
 
     def __enter__(self) -> "VideoWriter":
@@ -275,11 +275,16 @@ class VideoWriter:
         frame = check_frame(frame)
         if self.process is None:
             self.shape = frame.shape
-            command = ffmpeg_command(frame.shape[1], frame.shape[0], self.fps, self.scale, self.temporary)
-            # A session of its own: Ctrl-C in the terminal is for us to answer, not for ffmpeg.
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.log, start_new_session=True
-            )
+            command = ffmpeg_command(frame.shape[1], frame.shape[0], self.fps, self.scale, self.unnamed.place)
+            with interrupts.shielded():
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self.log,
+                    pass_fds=self.unnamed.passed,
+                    start_new_session=True,  # Ctrl-C in the terminal is for us to answer, not for ffmpeg
+                )
         if frame.shape != self.shape:
             raise ValueError(f"all frames of a video have one shape: {frame.shape} after {self.shape}")
         try:
@@ -291,7 +296,7 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file and give it its name."""
         if self.process is None:
-            self.log.close()
+            self.discard()
             raise UserError(f"no frame was recorded, so {self.path} was not written: let at least one step run")
         try:
             assert self.process.stdin is not None, "it was asked for"
@@ -301,10 +306,7 @@ class VideoWriter:
         if self.process.wait() != 0:
             self.fail()
         self.log.close()
-        with open(self.temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.temporary, self.path)
-        fsync_folder(self.path.parent)
+        self.unnamed.name()
 
     def fail(self) -> None:
         """ffmpeg ended early: say why."""
@@ -323,7 +325,7 @@ class VideoWriter:
             self.process.kill()
             self.process.communicate()
         self.log.close()
-        self.temporary.unlink(missing_ok=True)
+        self.unnamed.discard()
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:

@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from dreamdrive.utils import interrupts
+
 PACKAGES = "tigervnc-standalone-server tigervnc-tools"
 PORTS = range(5901, 5931)  # where a VNC viewer expects a desktop
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no two look alike: somebody types it
@@ -76,16 +78,16 @@ class Desktop:
             # it ends with its last client: with the connection that whoever started it keeps open, kill -9 included
             "-terminate",
         ]
-        # in a session of its own: Ctrl-C is for us to answer
-        self._server = subprocess.Popen(
-            command,
-            pass_fds=[write, secret, key],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        with interrupts.shielded():
+            self._server = subprocess.Popen(
+                command,
+                pass_fds=[write, secret, key],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us to answer
+                env={**os.environ, "LC_ALL": "C"},
+            )
         os.close(write)
         with os.fdopen(read) as ready:  # the display's number, or nothing if it has ended
             if not (select.select([read], [], [], START)[0] and ready.readline()):

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 
 
@@ -34,3 +35,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ctrl?)" after what is not known; "" where nothing is much like it."""
     alike = difflib.get_close_matches(word, list(known), 1)
     return f" (did you mean {alike[0]}?)" if alike else ""
+
+
+def quoted(path: object) -> str:
+    """A path as it is to be typed in a shell."""
+    return shlex.quote(str(path))

@@ -9,8 +9,12 @@
         pool.run(tasks, on_result=lambda i, score: ...)
 
 Workers are spawned, never forked (a child forked after OpenGL was used hangs), use one thread each (eight workers with
-eight threads each are slower than one), leave Ctrl-C to the parent, and end within a second when the parent dies,
-however it dies.
+eight threads each are slower than one), leave signals to the parent but for SIGTERM, close what they have opened
+(utils/closing.py) however they end, and end within a second when the parent dies, however it dies.
+
+A worker says every BEAT seconds that it is there and how much it has computed, whatever it does. One that is not heard
+of for UNHEARD seconds has been stopped (SIGSTOP, a debugger), or its machine has; one that is heard of, and neither
+reports progress nor computes for `silence` seconds, hangs. So a long task is not taken for a hung one.
 """
 
 import multiprocessing
@@ -24,14 +28,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
+from pathlib import Path
 from typing import Any
 
+from dreamdrive.utils import closing, interrupts
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.progress import Bar
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 SPAWN = multiprocessing.get_context("spawn")
-SILENCE = 900.0  # seconds a worker with a task may say nothing before it counts as hung
+SILENCE = 900.0  # seconds a worker with a task may neither say anything nor compute before it counts as hung
+UNHEARD = 60.0  # seconds a worker may not be heard of at all
+BEAT = 5.0  # seconds between two signs of life
+BUSY = 0.01  # of the time that has passed, spent computing: less is idling
+GRACE = 1.0  # seconds that a worker has to close what it has opened
 GLANCE = 5.0  # seconds between two looks at who is silent
 
 
@@ -52,15 +62,24 @@ def run_tasks(
 class WorkerPool:
     """Processes that keep what `setup(*setup_args)` built, for one `run` after another.
 
-    A worker that raises, dies, or says nothing for `silence` seconds is replaced and its task done again, up to
-    `retries` times; then UserError. A UserError that a worker raises is raised here at once, since doing the task again
-    would not help. After any exception out of `run` no worker is left.
+    A worker that raises, dies, is not heard of for `unheard` seconds, or neither says anything nor computes for
+    `silence` seconds is replaced and its task done again, up to `retries` times; then UserError. A UserError that a
+    worker raises is raised here at once, since doing the task again would not help. After any exception out of `run` no
+    worker is left.
     """
 
     def __init__(
-        self, setup: Callable, setup_args: tuple = (), workers: int = 1, retries: int = 2, silence: float = SILENCE
+        self,
+        setup: Callable,
+        setup_args: tuple = (),
+        workers: int = 1,
+        retries: int = 2,
+        silence: float = SILENCE,
+        unheard: float = UNHEARD,
     ):
-        self.setup, self.setup_args, self.retries, self.silence = setup, setup_args, retries, silence
+        self.setup, self.setup_args, self.retries = setup, setup_args, retries
+        self.silence, self.unheard = silence, unheard
+        self._last_cause = ""  # of a failure
         self.workers: list[_Worker | None] = [None] * workers
 
     def __enter__(self) -> "WorkerPool":
@@ -80,49 +99,55 @@ class WorkerPool:
         on_progress(index, n) is called for each report(n) of a worker, and on_progress(index, None) when a task is to
         be done again from its start.
         """
+        with interrupts.at_once():
+            try:
+                self._run(tasks, on_result, on_progress)
+            except BaseException:
+                self.close()
+                raise
+
+    def _run(
+        self, tasks: Sequence, on_result: Callable[[int, Any], None], on_progress: Callable[[int, Any], None] | None
+    ) -> None:
         waiting = deque(range(len(tasks)))
         failures = [0] * len(tasks)
         done = 0
-        try:
-            while done < len(tasks):
-                self._hand_out(tasks, waiting)
-                for worker, kind, value in self._messages():
-                    index = worker.task
-                    if kind == "user error":
-                        raise UserError(value)
-                    if kind == "failure":
-                        self._failed(worker, value, failures)
-                    if index is None:
-                        continue  # it died idle
-                    if kind == "failure":
-                        waiting.appendleft(index)
-                        if on_progress is not None:
-                            on_progress(index, None)
-                    elif kind == "listening":
-                        worker.send((self.setup, self.setup_args))
-                    elif kind == "ready":
-                        worker.ready = True
-                        worker.send(tasks[index])
-                    elif kind == "progress":
-                        if on_progress is not None:
-                            on_progress(index, value)
-                    else:
-                        worker.task = None
-                        done += 1
-                        on_result(index, value)
-        except BaseException:
-            self.close()
-            raise
+        while done < len(tasks):
+            self._hand_out(tasks, waiting)
+            for worker, kind, value in self._messages():
+                index = worker.task
+                if kind == "user error":
+                    raise UserError(value)
+                if kind == "failure":
+                    self._failed(worker, value, failures)
+                if index is None:
+                    continue  # it died idle
+                if kind == "failure":
+                    waiting.appendleft(index)
+                    if on_progress is not None:
+                        on_progress(index, None)
+                elif kind == "listening":
+                    worker.send((self.setup, self.setup_args))
+                elif kind == "ready":
+                    worker.ready = True
+                    worker.send(tasks[index])
+                elif kind == "progress":
+                    if on_progress is not None:
+                        on_progress(index, value)
+                else:
+                    worker.task = None
+                    done += 1
+                    on_result(index, value)
 
     def close(self) -> None:
         """End every worker, also one in the middle of a task."""
         alive = [worker for worker in self.workers if worker is not None]
         for worker in alive:
             worker.process.terminate()
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + GRACE
         for worker in alive:
             worker.process.join(max(0, deadline - time.monotonic()))
-            worker.end()
+            worker.end(grace=0.0)
         self.workers = [None] * len(self.workers)
 
     def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
@@ -131,9 +156,9 @@ class WorkerPool:
             if not waiting:
                 return
             if worker is None:
-                worker = self.workers[slot] = _Worker()
+                worker = self.workers[slot] = _Worker(min(BEAT, self.unheard / 4))
             if worker.task is None:
-                worker.task, worker.silent = waiting.popleft(), 0.0
+                worker.task, worker.silent, worker.unheard = waiting.popleft(), 0.0, 0.0
                 if worker.ready:
                     worker.send(tasks[worker.task])
 
@@ -146,19 +171,30 @@ class WorkerPool:
             if worker is not None
             for source in (worker.pipe, worker.process.sentinel)
         }
-        glance = min(GLANCE, self.silence / 2)
+        glance = min(GLANCE, self.silence / 2, self.unheard / 2)
         since = time.monotonic()
         speaking = {id(sources[source]): sources[source] for source in connection.wait(list(sources), glance)}
         waited = min(time.monotonic() - since, glance)  # no more, however long the whole program was suspended
-        for worker in [w for w in self.workers if w is not None and w.task is not None and id(w) not in speaking]:
-            worker.silent += waited
-            if worker.silent > self.silence:
+        for worker in [w for w in self.workers if w is not None and w.task is not None]:
+            worker.silent, worker.unheard = worker.silent + waited, worker.unheard + waited
+            if id(worker) in speaking:
+                continue
+            if worker.unheard > self.unheard:
+                yield (
+                    worker,
+                    "failure",
+                    f"worker {worker.pid} was not heard of for {self.unheard:g} seconds: "
+                    + ("it has been stopped, by SIGSTOP or a debugger" if worker.is_stopped() else "it hangs"),
+                )
+            elif worker.silent > self.silence:
                 yield worker, "failure", f"worker {worker.pid} said nothing for {self.silence:g} seconds: it hangs"
         for worker in speaking.values():
-            worker.silent = 0.0
             try:
                 while worker.pipe.poll():  # what it said before it died counts
                     kind, value = worker.pipe.recv()
+                    worker.heard(kind, value)
+                    if kind == "alive":
+                        continue
                     yield worker, kind, value
                     if kind != "progress":
                         break
@@ -179,7 +215,10 @@ class WorkerPool:
         failures[worker.task] += 1
         count = failures[worker.task]
         verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
-        _say(f"{cause}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
+        # a traceback is worth reading once
+        said = f"the same again: {cause.splitlines()[-1]}" if cause == self._last_cause else cause
+        self._last_cause = cause
+        _say(f"{said}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
         if count > self.retries:
             raise UserError(
                 f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
@@ -196,15 +235,17 @@ class _Worker:
     Attributes:
         task: index of what it is doing, or is to do when it is ready
         ready: its set-up is done
-        silent: for how many seconds nothing was heard of it
+        silent: for how many seconds it neither said anything nor computed
+        unheard: for how many seconds nothing was heard of it, not even that it is there
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beat: float) -> None:
         self.task: int | None = None
         self.ready = False
-        self.silent = 0.0
+        self.silent = self.unheard = 0.0
+        self._beat, self._computed = beat, 0.0
         self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
+        self.process = SPAWN.Process(target=_work, args=(theirs, os.getpid(), beat), daemon=True)
         with _one_thread(), _no_interrupt():
             self.process.start()
         self.pid = self.process.pid
@@ -216,6 +257,20 @@ class _Worker:
         except ConnectionError:
             pass  # it just died: its sentinel says so in _messages
 
+    def heard(self, kind: str, value: Any) -> None:
+        """It has said something; "alive" comes with the seconds that it has computed so far."""
+        self.unheard = 0.0
+        if kind != "alive":
+            self.silent = 0.0
+        elif value - self._computed > BUSY * self._beat:
+            self.silent, self._computed = 0.0, value
+
+    def is_stopped(self) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        except OSError:  # it is gone, or there is no /proc
+            return False
+
     def cause_of_death(self) -> str:
         code = self.process.exitcode
         if code is not None and code < 0:
@@ -224,7 +279,11 @@ class _Worker:
             )
         return f"worker {self.pid} ended by itself with status {code}"
 
-    def end(self) -> None:
+    def end(self, grace: float = GRACE) -> None:
+        """Let it close what it has opened, for so many seconds at most."""
+        if grace:
+            self.process.terminate()
+            self.process.join(grace)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -244,33 +303,60 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """What is started inside never sees Ctrl-C, not even while it is still importing; ours waits until the end of the
-    block."""
-    resource_tracker.ensure_running()  # starting it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
+    """What is started inside never sees Ctrl-C and the like, not even while it is still importing; ours waits until the
+    end of the block."""
+    with interrupts.shielded():
+        resource_tracker.ensure_running()  # starting it unblocks Ctrl-C
+    with interrupts.shielded():
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: connection.Connection, parent: int) -> None:
+def _work(pipe: connection.Connection, parent: int, beat: float) -> None:
     """Life of a worker."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    # a world may have processes of its own, which close with it; without this flag multiprocessing refuses them
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(interrupts.status(signal.SIGTERM)))  # before SDL takes it
+    say = _Mouth(pipe)
+    threading.Thread(target=_live, args=(say, beat), daemon=True).start()
     try:
-        pipe.send(("listening", None))
+        say("listening", None)
         setup, setup_args = pipe.recv()
         do = setup(*setup_args)
-        pipe.send(("ready", None))
+        say("ready", None)
         while True:
             task = pipe.recv()
-            pipe.send(("result", do(task, lambda n: pipe.send(("progress", n)))))
+            say("result", do(task, lambda n: say("progress", n)))
     except (EOFError, ConnectionError):  # the parent is gone
         pass
     except UserError as error:
-        pipe.send(("user error", str(error)))
+        say("user error", str(error))
     except Exception:
-        pipe.send(("failure", traceback.format_exc().rstrip()))
+        say("failure", traceback.format_exc().rstrip())
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way
+        closing.close_all()
+
+
+class _Mouth:
+    """The way to the parent of two threads that do not speak at once."""
+
+    def __init__(self, pipe: connection.Connection) -> None:
+        self._pipe, self._lock = pipe, threading.Lock()
+
+    def __call__(self, kind: str, value: Any) -> None:
+        with self._lock:
+            self._pipe.send((kind, value))
+
+
+def _live(say: _Mouth, beat: float) -> None:
+    """Say again and again that this process is there, and how many seconds it has computed."""
+    while True:
+        time.sleep(beat)
+        try:
+            say("alive", time.process_time())
+        except OSError:  # the parent is gone, or has heard enough
+            return
 
 
 def _end_with(parent: int) -> None:

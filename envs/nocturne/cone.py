@@ -28,7 +28,7 @@ from dreamdrive.utils.errors import UserError
 
 STYLES = ("legible", "nocturne")
 LARGEST = 4096  # pixels of a side
-CACHE = 256 << 20  # bytes on the GPU (or of Mesa's memory) that scenes' roads may take
+CACHE = 64 << 20  # bytes on the GPU (or of Mesa's memory) that scenes' roads may take
 RUN = 16  # segments of a polyline that are kept or left out together
 Size = int | tuple[int, int]
 Colors = (
