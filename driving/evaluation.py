@@ -14,6 +14,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
+from dreamdrive.envs.catalogue import require_module
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
@@ -68,6 +69,7 @@ class Evaluator:
     def __init__(
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
+        require_module(env)  # before workers start
         self.steps = 0  # of the simulator, driven so far
         self.workers = workers
         # of a head of these kinds copies cannot have parameters of their own

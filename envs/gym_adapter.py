@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
+from dreamdrive.envs.catalogue import module_of, require_module
 from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
@@ -364,9 +365,10 @@ def takes_seed(environment: Any) -> bool:
 
 def find_environment(id: str) -> tuple[Any, Any]:
     """(package that knows `id`: gymnasium or old gym, its spec of it), after importing the module a "module:Id"
-    names."""
-    module, _, name = id.removeprefix("old/").rpartition(":")
+    names; UserError where that may not be imported (utils/modules.py)."""
+    module, name = module_of(f"gym:{id}"), id.removeprefix("old/").rpartition(":")[2]
     if module:
+        require_module(f"gym:{id}")
         try:
             importlib.import_module(module)
         except ImportError as error:

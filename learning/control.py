@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs import fast, world_class
+from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.actor_training import ActorRun, moments_of
 from dreamdrive.learning.evolution import (
@@ -145,6 +146,7 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
     args.check()
     model = load_world_model(args.logdir, where)
     world = model.world
+    check_env(args.logdir, world, args.env)
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, model.parents)
         args, inherited = args.resume(state and state["settings"])
@@ -165,6 +167,7 @@ def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     world, parents, sizes = model.world, model.parents, model.memory.config
+    check_env(args.logdir, world, args.env)
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, parents)
         args, inherited = args.sized(state and state["settings"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dreamdrive.envs.flags import OfWorld
 from dreamdrive.models.catalogue import latent_features
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
 from dreamdrive.utils.errors import UserError
@@ -20,7 +21,7 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionSettings(ControllerTraining):
+class EvolutionSettings(ControllerTraining, OfWorld):
     """What stage 4a can be told."""
 
     KIND: ClassVar[str] = "ctrl"

@@ -19,6 +19,7 @@ import torch
 from dreamdrive.driving.agent import Agent, Head, PolicyHead
 from dreamdrive.envs import World, make, official, without_places, world_class
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.envs.flags import check_env
 from dreamdrive.models.controller import Controller, ControllerConfig
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.policy import Policy, PolicyConfig
@@ -238,10 +239,7 @@ def world_of_latents(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     known, parents = model.world, model.parents
-    if args.env and official(args.env) != known["env"]:
-        raise UserError(
-            f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another --logdir"
-        )
+    check_env(args.logdir, known, args.env)
     if args.world == "dream":
         world: World = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False)
     else:

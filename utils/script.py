@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from dreamdrive.utils import modules
 from dreamdrive.utils.errors import UserError
 
 ASK_AGAIN = 5.0  # seconds
@@ -44,7 +45,8 @@ def run(main) -> None:
     )
     before = [signal.signal(number, interrupt) for number in heard] if here else []
     try:
-        main()
+        with modules.only_named():
+            main()
     except (Exception, KeyboardInterrupt) as error:
         if here:
             signal.setitimer(signal.ITIMER_REAL, 0)
