@@ -13,7 +13,7 @@ from dreamdrive.driving.driver import Driver
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import loaded_head
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.policy import Policy
 from dreamdrive.models.watcher import Watcher
@@ -33,11 +33,13 @@ def load_agent(
     # V's absence is to be told before a controller's
     alone = checkpoint.load(path, controller) if path.exists() else None
     if alone and alone["config"]["features"] in ALONE:
-        return ALONE[alone["config"]["features"]](_head(alone, device), alone["world"], {controller: alone["digest"]})
+        head = loaded_head(alone, path, alone["world"]).to(device).eval()
+        return ALONE[alone["config"]["features"]](head, alone["world"], {controller: alone["digest"]})
     model = load_world_model(logdir, device)
     saved = alone or checkpoint.load(path, controller)
     checkpoint.check_parents(saved, model.parents, path, controller)
-    return agent_of(model, _head(saved, device), {controller: saved["digest"]})
+    head = loaded_head(saved, path, model.world, model.memory.config).to(device).eval()
+    return agent_of(model, head, {controller: saved["digest"]})
 
 
 def agent_of(model: WorldModel, head: Any, digest: dict[str, str]) -> "Agent":
@@ -58,12 +60,6 @@ def world_trained_on(logdir: Path) -> dict | None:
         if path.exists() and (world := checkpoint.load(path, stage).get("world")):
             return world
     return None
-
-
-def _head(saved: dict, device: torch.device) -> Any:
-    head = make_head(saved["config"])
-    head.load_state_dict(saved["model"])
-    return head.to(device).eval()
 
 
 class Head(Driver):

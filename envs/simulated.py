@@ -53,6 +53,7 @@ class Simulated(Memory):
     """M of which every copy is an episode of its own."""
 
     kind = "simulator"
+    sizes = SimulatedConfig
     rewarded = True
     from_starts = True
     config: SimulatedConfig

@@ -27,6 +27,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import Mean, line, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.resumed import load_weights
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 
 STAGE = 4
@@ -94,9 +95,9 @@ class ActorRun:
         self.average = averaged(actor, AVERAGED)
         self.unit, self.history, self.best = unit, [], -math.inf
         if state:
-            actor.load_state_dict(state["actor"])
+            load_weights(actor, state["actor"])
             self.learner.load_state_dict(state["learner"])
-            self.average.load_state_dict(state["average"])
+            load_weights(self.average, state["average"])
             self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
         self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
 

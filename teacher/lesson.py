@@ -21,7 +21,7 @@ from dreamdrive.envs import World, make, official, without_places, world_class
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.envs.flags import check_env
 from dreamdrive.models.controller import Controller, ControllerConfig
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import loaded_head, make_head
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
@@ -314,11 +314,10 @@ def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parent
             f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see "
             "--features, --model and --observation"
         )
-    model = make_head(saved["config"])
+    model = loaded_head(saved, args.init)
     same_actions = model.space.same_actions(ActionSpace.from_dict(config.action_space))
     if not same_actions or getattr(model.config, "image_shape", None) != getattr(config, "image_shape", None):
         raise UserError(f"{args.init} was trained in another world: its actions or frames are of another kind")
-    model.load_state_dict(saved["model"])
     return model
 
 
