@@ -95,7 +95,8 @@ def _built(stage: str, content: dict) -> Any:
         require(place is not None, f"has a head that sees {brief(features)}, of which there is none")
     assert place is not None, "it was found"
     cls = getattr(import_module(place[0]), place[1])
-    _check_config(cls.sizes, config, model)
+    if hasattr(cls, "sizes"):
+        _check_config(cls.sizes, config, model)
     try:
         return cls.from_config(config)
     except (TypeError, ValueError, KeyError, RuntimeError, OverflowError, IndexError, ZeroDivisionError) as error:

@@ -112,6 +112,6 @@ def is_space(name: str, value: Any) -> ActionSpace:
     try:
         space = ActionSpace.from_dict(value)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Wrong(f"has an action space that is none ({error})") from None
+        raise Wrong(f"has an action space that is none ({error!s:.200})") from None
     require(space.size <= 1 << 20, f"has {space.size} actions")
     return space

@@ -69,15 +69,7 @@ def test_what_is_saved_is_loaded_with_the_digest_of_the_file(saved):
     assert loaded.pop("digest") == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert equal(
         loaded,
-        {
-            "stage": "bc",
-            "schema": 1,
-            "config": CONFIG,
-            "model": WEIGHTS,
-            "parents": {},
-            "world": WORLD,
-            "best": 1.5,
-        },
+        {"stage": "bc", "schema": 1, "config": CONFIG, "model": WEIGHTS, "parents": {}, "world": WORLD, "best": 1.5},
     )
 
 

@@ -29,7 +29,10 @@ END = b"PK\x05\x06"  # of a zip file: its last record, of END_SIZE bytes, which 
 END_SIZE = 22
 MOST_PICKLED = 1 << 26  # bytes of the pickle, which has no tensors in it
 MOST_DIRECTORY = 1 << 24  # bytes of the zip directory
-MOST_VALUES, DEEPEST = 4_000_000, 16  # in all, and of containers in each other
+MOST_TIMES = 4  # values for each byte of the pickle, of which a value takes one at least
+SPARE_VALUES = 10_000
+DEEPEST = 16  # containers in each other
+LONGEST_KEY = 20
 MOST_DIMENSIONS = 8
 READ_AT_ONCE = 1 << 20  # bytes
 # what torch calls the kinds of storages, the dtypes they are of, and the bytes of a number
@@ -176,14 +179,14 @@ def described(pickled: bytes, sizes: Mapping[str, int]) -> Any:
             break
         machine.do(operation.name, argument)
     (value,) = machine.stack
-    for _ in values(value):
+    for _ in values(value, MOST_TIMES * len(pickled) + SPARE_VALUES):
         pass
     return value
 
 
-def values(value: Any) -> Iterator[Any]:
-    """All values, containers before what is in them; ValueError where there are too many: containers may be named
-    again in each other, until a few bytes stand for billions."""
+def values(value: Any, most: float = math.inf) -> Iterator[Any]:
+    """All values, containers before what is in them; ValueError where there are more than `most`: containers may be
+    named again in each other, until a few bytes stand for billions."""
     waiting, count = [(value, 0)], 1
     while waiting:
         value, depth = waiting.pop()
@@ -192,7 +195,7 @@ def values(value: Any) -> Iterator[Any]:
         yield value
         if isinstance(value, (dict, list, tuple)):
             count += len(value)
-            if count > MOST_VALUES or depth > DEEPEST:
+            if count > most or depth > DEEPEST:
                 raise ValueError("it holds more values, or more in each other, than any checkpoint does")
             waiting += [(part, depth + 1) for part in (value.values() if isinstance(value, dict) else value)]
 
@@ -267,13 +270,14 @@ class _Machine:
         for key, value in zip(values[::2], values[1::2], strict=True):
             plain = key if type(key) is tuple else (key,)
             if not all(type(part) in (str, int, float) for part in plain) or key in target:
-                raise ValueError(f"a key is {str(key)[:60]!r}, or there twice")
+                raise ValueError("a key is no word and no number, or there twice")
             target[key] = value
 
     def _storage(self, told: Any) -> _Storage:
         kind, named, key, _, numbers = told
         storage = named.name.removeprefix("torch ") if isinstance(named, _Named) else ""
-        if kind != "storage" or storage not in STORAGES or type(key) is not str or type(numbers) is not int:
+        fits = kind == "storage" and storage in STORAGES and type(key) is str and type(numbers) is int
+        if not fits or len(key) > LONGEST_KEY:
             raise ValueError("a storage is told wrongly")
         dtype, width = STORAGES[storage]
         record = f"data/{key}"
@@ -285,7 +289,7 @@ class _Machine:
         if called is ORDERED and arguments == ():
             return {}
         if called is not REBUILD or type(arguments) is not tuple or not isinstance(arguments[0], _Storage):
-            raise Foreign(f"a call of {called}")
+            raise Foreign("a call of something else than what builds tensors")
         storage, offset, shape, stride = arguments[:4]
         whole = [offset, *shape, *stride]
         if len(shape) != len(stride) or len(shape) > MOST_DIMENSIONS or any(type(x) is not int or x < 0 for x in whole):
