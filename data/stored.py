@@ -49,6 +49,12 @@ def check(content: dict, stage: str, resumed: bool) -> None:
     needed = {"config", "model", "parents"} | (RESUMED if resumed else NEEDED)[stage](content)
     missing = sorted(needed - set(content))
     require(not missing, f"has no {', '.join(missing)}")
+    require(not resumed or content.get("kind") != "simulator", "is a simulator, which does not train")
+    if "history" in content:
+        is_number("best", content.get("best"))
+        columns = ("method", "return_mean") if stage == "bc" else ("simulator", "frames") if stage == "ctrl" else ()
+        lacking = sorted({*columns} - set.intersection(*map(set, content["history"] or [columns])))
+        require(not lacking, f"has a history without {', '.join(lacking)}")
     check_models(content, stage)
     if "world" in content:
         check_world(content["world"])
@@ -57,18 +63,20 @@ def check(content: dict, stage: str, resumed: bool) -> None:
 def check_values(content: dict) -> None:
     """Wrong unless all numbers of a checkpoint are finite, as far as they must be."""
     for name, value in content.items():
-        if name not in INFINITE:
-            _check_finite(name, value, unknown=name == "best" and _imported(content))
+        if name not in INFINITE and not (name == "best" and _nothing_yet(content)):
+            _check_finite(name, value)
 
 
-def _imported(content: dict) -> bool:
-    """Whether it was imported from another project, by an earlier version: nobody knows how good it is."""
-    return "history" not in content and 0 in (content.get("epoch"), content.get("generation"))
+def _nothing_yet(content: dict) -> bool:
+    """Whether its best score stands for none: that is the worst that can be, before there is a first one; or unknown,
+    of a model that an earlier version imported from another project."""
+    best = content["best"]
+    if "history" not in content and 0 in (content.get("epoch"), content.get("generation")):
+        return best is None or not math.isinf(best)
+    return "history" in content and best == (math.inf if content["stage"] in ("vae", "mdrnn") else -math.inf)
 
 
-def _check_finite(name: str, value: Any, unknown: bool = False) -> None:
-    if name == "best" and isinstance(value, float) and (math.isinf(value) or unknown):
-        return  # before there was a first one
+def _check_finite(name: str, value: Any) -> None:
     if isinstance(value, dict):
         for key, part in value.items():
             _check_finite(f"{name}.{key}", part)

@@ -163,7 +163,7 @@ def _read(archive: Archive, kinds: Sequence[str], resumed: bool) -> dict[str, An
             f"is not a checkpoint of stage {wanted} (its stage is {said:.60})",
             "import it with `python -m data.exchange`",
         )
-    if content.get("schema") != SCHEMA:
+    if content.get("schema") != SCHEMA or type(content["schema"]) is not int:
         version = content.get("schema")
         said = repr(version) if isinstance(version, (str, int, type(None))) else type(version).__name__
         raise _Other(

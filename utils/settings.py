@@ -180,6 +180,13 @@ class Settings:
             for name, there in self._fixed().items()
             if there in before and possible(before[there], marks[name].metadata["flag"].get("choices"))
         }
+        for name, there in kept.items():
+            if not sayable(before[there], marks[name]):
+                raise UserError(
+                    f"{init or 'the run to resume'} has {there} {shown(before[there])[:60]}, which "
+                    f"{spellings(marks[name])[0]} cannot be: restore its checkpoint"
+                    f"{'' if init else ', or start afresh with --noreload'}"
+                )
         inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
         filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
         settled = replace(self, **filled | inherited)
@@ -297,6 +304,19 @@ def possible(value: Any, choices: Sequence | None) -> bool:
     """Whether a flag with these choices, or with none given, says a value, or each of several."""
     several = value if isinstance(value, (tuple, list)) else (value,)
     return choices is None or value is None or all(one in choices for one in several)
+
+
+def sayable(value: Any, field: Field) -> bool:
+    """Whether a value that a file has for a field is one that its flag could have said."""
+    how, several = field.metadata["flag"], isinstance(value, (tuple, list))
+    if "action" in how:
+        return type(value) is bool or (value is None and field.default is None)
+    if value is None or several != ("nargs" in how):
+        return value is None and field.default is None
+    try:
+        return all(how.get("type", str)(str(one)) == one for one in (value if several else (value,)))
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        return False
 
 
 def spellings(field: Field) -> Sequence[str]:
