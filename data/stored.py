@@ -73,7 +73,7 @@ def _nothing_yet(content: dict) -> bool:
     best = content["best"]
     if "history" not in content and 0 in (content.get("epoch"), content.get("generation")):
         return best is None or not math.isinf(best)
-    return "history" in content and best == (math.inf if content["stage"] in ("vae", "mdrnn") else -math.inf)
+    return best == (math.inf if content["stage"] in ("vae", "mdrnn") else -math.inf)
 
 
 def _check_finite(name: str, value: Any) -> None:

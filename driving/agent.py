@@ -19,6 +19,7 @@ from dreamdrive.models.policy import Policy
 from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
 from dreamdrive.utils import checkpoint, stages
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
@@ -104,10 +105,19 @@ class Head(Driver):
         """C's raw outputs on the last observation, (B, A), before clipping or argmax."""
         return self.controller.outputs(self._z, self._h)[: self.num]
 
+    def known(self, outputs: Tensor) -> Tensor:
+        """C's outputs (B, A); UserError where they are NaN, of which a choice would be made, too."""
+        if outputs.isnan().any():
+            raise UserError(
+                "the controller says NaN: what it sees, or V and M make of that, is too large for its weights; train "
+                "them again, or take an earlier checkpoint"
+            )
+        return outputs
+
     @torch.inference_mode()
     def choose(self) -> Tensor:
         if self._parameters is None:
-            return self.controller(self._z, self._h)[: self.num]
+            return self.controller.space.action(self.known(self.outputs()))
         return self.controller.population_action(self._parameters, self._z[:, None], self._h[:, None])[: self.num, 0]
 
 
@@ -133,7 +143,7 @@ class Remembering(Head):
         return self._outputs
 
     def choose(self) -> Tensor:
-        return self.controller.space.action(self._outputs)
+        return self.controller.space.action(self.known(self._outputs))
 
     def follow(self, action: Tensor) -> None:
         super().follow(action)
@@ -157,6 +167,10 @@ class DreamHead(Head):
     def __init__(self, controller: Controller, dreams: DreamWorld) -> None:
         super().__init__(controller, dreams.world, dreams.model.parents)
         self.dreams = dreams
+
+    def known(self, outputs: Tensor) -> Tensor:
+        """As they are: in a dream that diverges it is M that says NaN, and who dreams looks at the returns."""
+        return outputs
 
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:

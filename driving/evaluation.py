@@ -1,5 +1,6 @@
 """Episodes driven for their score, in the simulator by worker processes or in the dream as one batch."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.workers import WorkerPool
 
@@ -161,6 +163,9 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
             if moment.steps % REPORT_EVERY == 0 or not len(moment.going):
                 report(share)
                 share = 0.0
+        for seed, score in zip(seeds, total.tolist(), strict=True):
+            if not math.isfinite(score):
+                raise UserError(f"the return of the episode of {env} with seed {seed} is {score}: mend that world")
         outcome = {name: values.tolist() for name, values in world.outcome().items()}
         return [
             Driven(score, {name: values[b] for name, values in outcome.items()}, place)

@@ -26,6 +26,7 @@ from dreamdrive.utils.spaces import ActionSpace
 
 DEFAULT_MAX_STEPS = 1000  # where neither the environment nor the user gives a limit
 OBSERVATIONS = ("picture", "state")
+LARGEST = float(np.finfo(np.float32).max)  # of a reward
 DEFAULT_FPS = 30  # where the environment's metadata has no frame rate
 
 
@@ -219,6 +220,8 @@ class GymWorld(World):
             advance = self._advance(copy, action)
             reward += advance.reward
             self._steps[copy] += 1
+            if not abs(reward) <= LARGEST:
+                raise self._no_number(copy, f"the reward {reward}")
             truncated = advance.truncated or self._steps[copy] >= limit
             if advance.terminated or truncated:
                 break
@@ -236,6 +239,13 @@ class GymWorld(World):
             observation, reward, terminated, truncated, _ = result
         return Advance(observation, float(reward), bool(terminated), bool(truncated))
 
+    def _no_number(self, copy: int, what: str) -> UserError:
+        """What is said where one copy gave something that nothing can be learnt from, nor be compared."""
+        return UserError(
+            f"{self.spec.name} gave {what} at step {self._steps[copy]} of the episode with seed {self._seeds[copy]}, "
+            "which is NaN or too large for float32: mend the environment, which may divide by zero there"
+        )
+
     def _restart(self, copy: int) -> Any:
         self._seeds[copy] += self._seed_stride
         self._steps[copy] = 0
@@ -252,8 +262,11 @@ class GymWorld(World):
         """What one copy shows; its state is noted."""
         image = is_image(observation)
         if not image and isinstance(observation, (np.ndarray, np.number, float, int)):
-            self._states[copy] = np.array(observation, np.float32).ravel()
+            with np.errstate(over="ignore"):
+                self._states[copy] = np.array(observation, np.float32).ravel()
         if not self.spec.pictures:
+            if not np.isfinite(self._states[copy]).all():
+                raise self._no_number(copy, f"the observation {np.asarray(observation).tolist()}"[:200])
             return self._states[copy]
         if not self._seen and self._frames is not None:
             return self._frames[copy].cpu().numpy()

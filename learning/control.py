@@ -232,7 +232,7 @@ def evolve(
             scores = finite(fitness(candidates, generation, samples, False, bar)).double()
             search.tell(candidates, scores)
             if args.rescores:
-                rescored = float(fitness(search.mean[None], generation, samples, True, bar))
+                rescored = float(finite(fitness(search.mean[None], generation, samples, True, bar)))
         searched = time.monotonic() - since
         clock.searches.append(searched)
         rate = (fitness.steps - steps) / searched

@@ -44,17 +44,19 @@ def path(logdir: Path, stage: str, name: str = stages.BEST) -> Path:
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint of a stage; `more` holds tensors and plain values. UserError, and nothing written, where
-    weights are NaN or infinite."""
+    numbers in it are NaN or infinite."""
     import torch
 
-    for name, weight in model.items():
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise UserError(
-                f"{target} was not written, its weights {name} have become NaN or infinite: lower --learning-rate, or "
-                "--sigma of a search, and run the same command again, which goes on from before"
-            )
     about = {"stage": stages.kind_of(stage), "schema": SCHEMA, "config": config, "model": model, "parents": parents}
     content = _canonical({**about, **more})
+    schemas = import_module(SCHEMAS)
+    try:
+        schemas.check_values(content)
+    except schemas.Wrong as error:
+        raise UserError(
+            f"{target} was not written, it {error}: lower --learning-rate, or --sigma of a search, and run the same "
+            "command again, which goes on from before"
+        ) from None
     buffer = io.BytesIO()
     torch.save({**content, CHECKSUM: checksum(content)}, buffer)
     write_atomically(target, buffer.getvalue())

@@ -11,7 +11,7 @@ not change when a run is resumed.
 """
 
 import argparse
-import json
+import math
 import os
 import shlex
 import sys
@@ -24,8 +24,8 @@ from dreamdrive import __version__
 from dreamdrive.utils import runs, stages
 from dreamdrive.utils.argument_types import controller_name, natural
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.help_text import HelpFormatter
+from dreamdrive.utils.json_files import write_json
 from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.source import keep_source
 from dreamdrive.utils.trackers import TRACKERS
@@ -214,8 +214,7 @@ class Settings:
 
     def write(self, folder: Path, **more: Any) -> None:
         """Record the command and every value, and what is known besides, in `folder`/args.json."""
-        content = json.dumps({**self.recorded(), **more}, indent=1) + "\n"
-        write_atomically(folder / "args.json", content.encode())
+        write_json(folder / "args.json", {**self.recorded(), **more})
 
     def _fixed(self) -> dict[str, str]:
         """Field -> its name in a checkpoint, of those that may not change when a run is resumed."""
@@ -349,7 +348,9 @@ def refuse_others(
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON has it, which knows no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, (list, tuple)):
         return [str(x) for x in value]
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
