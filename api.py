@@ -27,6 +27,7 @@ from dreamdrive.models.world_model import WorldModel, load_world_model
 from dreamdrive.utils import checkpoint, runs, stages
 from dreamdrive.utils.device import device as choose_device
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.modules import only_named
 from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
@@ -184,4 +185,5 @@ class Run:
     def simulator(self, num: int = 1, **options: Any) -> envs.World:
         """`num` copies of the simulator the run was trained for; `options` as of `make`."""
         own = envs.without_places(self.world["env"], self.world.get("options", {}))
-        return envs.make(self.world["env"], num, **{**own, "restart": False, **options})
+        with only_named():  # the name is a file's
+            return envs.make(self.world["env"], num, **{**own, "restart": False, **options})

@@ -51,11 +51,11 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
                 "max_steps": MAX_STEPS,
             },
             "datasets": [],
-            "best": float("nan"),
+            "best": None,
             "epoch": 0,
         },
-        "mdrnn": {"datasets": [], "starts": None, "best": float("nan"), "epoch": 0},
-        "ctrl": {"settings": {}, "best": float("nan"), "generation": 0},
+        "mdrnn": {"datasets": [], "starts": None, "best": None, "epoch": 0},
+        "ctrl": {"settings": {}, "best": None, "generation": 0},
     }
     for stage, model in models.items():
         with checkpoint.stage_folder(logdir, stage) as folder:
@@ -83,6 +83,9 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
         state = content["state_dict"]
         assert all(isinstance(value, Tensor) for value in state.values())
+        odd = [name for name, value in state.items() if not torch.isfinite(value).all()]
+        if odd:
+            raise ValueError(f"NaN or infinity in {odd[0]}")
     except Exception as error:  # a damaged or hostile file can fail anywhere in torch
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -19,6 +19,8 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 from dreamdrive import envs
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
+from dreamdrive.envs.catalogue import module_of
+from dreamdrive.utils import modules
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import next_command
 
@@ -31,6 +33,8 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     args.check()
     if make_world is envs.make:
         args.check_world(args.env)
+    if args.was_given("env") and (module := module_of(args.env)) and modules.remember(module):
+        print(f"the module {module} is allowed on this machine from now on: later stages import it without --env, too")
     from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
     from dreamdrive.driving.recording import generate
 

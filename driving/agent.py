@@ -13,12 +13,13 @@ from dreamdrive.driving.driver import Driver
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import WITHOUT_LATENTS
 from dreamdrive.models.controller import Controller
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import loaded_head
 from dreamdrive.models.lanes import LANES, filled
 from dreamdrive.models.policy import Policy
 from dreamdrive.models.watcher import Watcher
 from dreamdrive.models.world_model import WorldModel, joined_latents, load_world_model
 from dreamdrive.utils import checkpoint, stages
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.spaces import ActionSpace
 
 ENCODED_AT_ONCE = 256  # frames
@@ -33,11 +34,13 @@ def load_agent(
     # V's absence is to be told before a controller's
     alone = checkpoint.load(path, controller) if path.exists() else None
     if alone and alone["config"]["features"] in ALONE:
-        return ALONE[alone["config"]["features"]](_head(alone, device), alone["world"], {controller: alone["digest"]})
+        head = loaded_head(alone, path, alone["world"]).to(device).eval()
+        return ALONE[alone["config"]["features"]](head, alone["world"], {controller: alone["digest"]})
     model = load_world_model(logdir, device)
     saved = alone or checkpoint.load(path, controller)
     checkpoint.check_parents(saved, model.parents, path, controller)
-    return agent_of(model, _head(saved, device), {controller: saved["digest"]})
+    head = loaded_head(saved, path, model.world, model.memory.config).to(device).eval()
+    return agent_of(model, head, {controller: saved["digest"]})
 
 
 def agent_of(model: WorldModel, head: Any, digest: dict[str, str]) -> "Agent":
@@ -58,12 +61,6 @@ def world_trained_on(logdir: Path) -> dict | None:
         if path.exists() and (world := checkpoint.load(path, stage).get("world")):
             return world
     return None
-
-
-def _head(saved: dict, device: torch.device) -> Any:
-    head = make_head(saved["config"])
-    head.load_state_dict(saved["model"])
-    return head.to(device).eval()
 
 
 class Head(Driver):
@@ -108,10 +105,19 @@ class Head(Driver):
         """C's raw outputs on the last observation, (B, A), before clipping or argmax."""
         return self.controller.outputs(self._z, self._h)[: self.num]
 
+    def known(self, outputs: Tensor) -> Tensor:
+        """C's outputs (B, A); UserError where they are NaN, of which a choice would be made, too."""
+        if outputs.isnan().any():
+            raise UserError(
+                "the controller says NaN: what it sees, or V and M make of that, is too large for its weights; train "
+                "them again, or take an earlier checkpoint"
+            )
+        return outputs
+
     @torch.inference_mode()
     def choose(self) -> Tensor:
         if self._parameters is None:
-            return self.controller(self._z, self._h)[: self.num]
+            return self.controller.space.action(self.known(self.outputs()))
         return self.controller.population_action(self._parameters, self._z[:, None], self._h[:, None])[: self.num, 0]
 
 
@@ -137,7 +143,7 @@ class Remembering(Head):
         return self._outputs
 
     def choose(self) -> Tensor:
-        return self.controller.space.action(self._outputs)
+        return self.controller.space.action(self.known(self._outputs))
 
     def follow(self, action: Tensor) -> None:
         super().follow(action)
@@ -161,6 +167,10 @@ class DreamHead(Head):
     def __init__(self, controller: Controller, dreams: DreamWorld) -> None:
         super().__init__(controller, dreams.world, dreams.model.parents)
         self.dreams = dreams
+
+    def known(self, outputs: Tensor) -> Tensor:
+        """As they are: in a dream that diverges it is M that says NaN, and who dreams looks at the returns."""
+        return outputs
 
     @torch.inference_mode()
     def see(self, obs: Tensor) -> None:

@@ -46,8 +46,7 @@ def cast(
         plan: how it searches, for "plan"
     """
     world, agent = _trained(logdir, controller, dream, env, options, plan)
-    if env and official(env) != world["env"]:
-        raise UserError(f"{logdir} was trained on {world['env']}, not {env}: leave --env away, or use another --logdir")
+    flags.check_env(logdir, world, env)
     flags.check(logdir, world, options, inherits=True)
     # where a run was trained says nothing of how well it drives
     known = without_places(world["env"], world.get("options", {}))

@@ -1,6 +1,7 @@
 """Episodes driven for their score, in the simulator by worker processes or in the dream as one batch."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make
+from dreamdrive.envs.catalogue import require_module
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.heads import make_head
 from dreamdrive.models.world_model import load_world_model
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.workers import WorkerPool
 
@@ -69,6 +72,7 @@ class Evaluator:
     def __init__(
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
+        require_module(env)  # before workers start
         self.steps = 0  # of the simulator, driven so far
         self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
         self.known: dict[str, list] = {}  # the same of another process: those need not be driven
@@ -179,6 +183,9 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
             if moment.steps % REPORT_EVERY == 0 or not len(moment.going):
                 report(share)
                 share = 0.0
+        for seed, score in zip(seeds, total.tolist(), strict=True):
+            if not math.isfinite(score):
+                raise UserError(f"the return of the episode of {env} with seed {seed} is {score}: mend that world")
         outcome = {name: values.tolist() for name, values in world.outcome().items()}
         return [
             Driven(score, {name: values[b] for name, values in outcome.items()}, place)

@@ -24,7 +24,7 @@ from dreamdrive.driving.agent import Agent
 from dreamdrive.envs import world_class
 from dreamdrive.envs.dream import Dream, imagine
 from dreamdrive.models.actor import Actor, Controls, Critic
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import loaded_head
 from dreamdrive.models.world_model import WorldModel, load_world_model, require_rewards
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
@@ -229,15 +229,16 @@ class Learnt:
         return self.critic(z, h) * self.unit
 
 
-def load_learnt(logdir: Path, parents: dict[str, str], device: torch.device, controller: str = "ctrl") -> Learnt | None:
-    """What an actor-critic left in a run, whose V and M have the digests `parents`; None where there was none."""
+def load_learnt(
+    logdir: Path, model: Agent | WorldModel, device: torch.device, controller: str = "ctrl"
+) -> Learnt | None:
+    """What an actor-critic left in a run, whose V and M are those of `model`; None where there was none."""
     path = checkpoint.path(logdir, controller)
     saved = checkpoint.load(path, controller) if path.exists() else None
     if saved is None or "critic" not in saved:
         return None
-    checkpoint.check_parents(saved, parents, path, controller)
-    actor = make_head(saved["config"])
-    actor.load_state_dict(saved["model"])
+    checkpoint.check_parents(saved, {stage: model.parents[stage] for stage in ("vae", "mdrnn")}, path, controller)
+    actor = loaded_head(saved, path, model.world, model.memory.config)
     critic = Critic.beside(actor.config)
     critic.load_state_dict(saved["critic"])
     return Learnt(actor.to(device).eval(), critic.to(device).eval(), saved["unit"], saved["digest"])
@@ -247,7 +248,7 @@ def load_planner(logdir: Path, plan: Plan, device: torch.device) -> Planner:
     """A planner in the M of a run, with the critic of its actor where there is one."""
     model = load_world_model(logdir, device)
     require_rewards(model, logdir)
-    learnt = load_learnt(logdir, model.parents, device)
+    learnt = load_learnt(logdir, model, device)
     if learnt is None:
         return Planner(model, plan)
     # one that watches has no answer to a dream that it did not see begin

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.metadata
-import json
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -19,7 +19,9 @@ from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.controller import parameter_vector
 from dreamdrive.utils import runs
-from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.json_files import write_json
 from dreamdrive.utils.metrics import line
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.scores import FOLDER, keep_row, score_file, trial_name
@@ -48,7 +50,14 @@ def score(
         world = DreamWorld(
             args.logdir, len(seeds), "cpu", args.temperature, args.horizon, restart=False, observation="latent"
         )
-        return [Driven(value, {}, "") for value in dream_returns(world, controller, seeds)], 0
+        returns = dream_returns(world, controller, seeds)
+        wrong = {seed: value for seed, value in zip(seeds, returns, strict=True) if not math.isfinite(value)}
+        if wrong:
+            raise UserError(
+                f"M diverges in {len(wrong)} of {len(seeds)} dreams, e.g. of seed {next(iter(wrong))}, whose return is "
+                f"{next(iter(wrong.values()))}: train it longer, or use a lower --temperature or --horizon"
+            )
+        return [Driven(value, {}, "") for value in returns], 0
     if args.controller == PLAN:
         driver = DriverSpec(PLAN, args.logdir, plan=args.planned)
     elif controller is None:
@@ -155,7 +164,7 @@ def report(
         "command": command_line(),
         "checkpoints": digests,
     }
-    write_atomically(target, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(target, content)
     if args.track != "none":
         keep_row(target.with_suffix(""), {**summary, **overall, "episodes": len(seeds)})
     among = f" (min {summary['min']:.1f}, median {summary['median']:.1f}, max {summary['max']:.1f})"

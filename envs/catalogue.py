@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamdrive.utils import modules
 from dreamdrive.utils.argument_types import natural, positive, positive_float, share
 from dreamdrive.utils.errors import UserError
 
@@ -161,6 +162,18 @@ def listed(name: str) -> Listed:
 def known(name: str) -> Listed | None:
     """The world of that name, whatever it has after a colon; None where there is none."""
     return WORLDS.get(name.partition(":")[0])
+
+
+def module_of(name: str) -> str | None:
+    """The module that world gym:<module>:<id> is registered by; None for any other world."""
+    kind, _, id = name.partition(":")
+    return (kind == "gym" and id.removeprefix("old/").rpartition(":")[0]) or None
+
+
+def require_module(name: str) -> None:
+    """UserError where the world of that name is registered by a module that may not be imported here."""
+    if module := module_of(name):
+        modules.require(module, name)
 
 
 def options_of(name: str) -> tuple[Option, ...]:

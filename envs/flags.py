@@ -6,9 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dreamdrive.envs.catalogue import Option, all_options, defaults, listed, require_options, trials, without_places
+from dreamdrive.envs.catalogue import (
+    Option,
+    all_options,
+    defaults,
+    listed,
+    module_of,
+    official,
+    require_options,
+    trials,
+    without_places,
+)
+from dreamdrive.utils import modules
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import Settings
+from dreamdrive.utils.settings import Settings, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +42,9 @@ class WorldSettings(Settings):
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
-        return replace(super().of(found), options=given(found, cls.TRIALS))
+        settings = replace(super().of(found), options=given(found, cls.TRIALS))
+        name_module(settings)
+        return settings
 
     def check_world(self, env: str) -> None:
         """UserError where there is no world of that name, or where it does not have one of the options."""
@@ -48,6 +61,37 @@ class WorldSettings(Settings):
         values = super().recorded()
         del values["options"]
         return values | {name: self.options.get(name) for name in declared(self.TRIALS)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfWorld(Settings):
+    """Of a script that drives in the world its run was recorded in, whose name it need not be told."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"run": "env"}
+
+    env: str | None = flag(
+        None,
+        help="the run's world, gym:<module>:<id>, where that module has not been allowed on this machine by stage 1: "
+        "no file makes it be imported",
+    )
+
+    @classmethod
+    def of(cls, found: argparse.Namespace) -> Self:
+        settings = super().of(found)
+        name_module(settings)
+        return settings
+
+
+def name_module(settings: Any) -> None:
+    """The module of the world that --env has given, if it has, may be imported."""
+    if settings.was_given("env") and settings.env and (module := module_of(settings.env)):
+        modules.name(module)
+
+
+def check_env(run: Path, world: dict, env: str | None) -> None:
+    """UserError where --env is another world than the one ("env") that the run in folder `run` was trained on."""
+    if env and official(env) != world["env"]:
+        raise UserError(f"{run} was trained on {world['env']}, not {env}: leave --env away, or use another --logdir")
 
 
 def declared(with_trials: bool = False) -> dict[str, dict[str, Option]]:

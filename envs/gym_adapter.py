@@ -20,7 +20,17 @@ import numpy as np
 import torch
 
 from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
-from dreamdrive.envs.gym_answers import Advance, advance, expert_answers, first_observation, made, numbers, takes
+from dreamdrive.envs.catalogue import module_of, require_module
+from dreamdrive.envs.gym_answers import (
+    Advance,
+    advance,
+    expert_answers,
+    first_observation,
+    made,
+    number,
+    numbers,
+    takes,
+)
 from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.closing import close_at_end
 from dreamdrive.utils.errors import UserError
@@ -214,7 +224,7 @@ class GymWorld(World):
         reward, limit = 0.0, min(self._limit, self._repeat * self.spec.max_steps)
         for _ in range(self._repeat):
             advance = self._advance(copy, action)
-            reward += advance.reward
+            reward = number(reward + advance.reward, self.spec.name, self._where(copy))
             self._steps[copy] += 1
             truncated = advance.truncated or self._steps[copy] >= limit
             if advance.terminated or truncated:
@@ -345,9 +355,10 @@ def make_environment(package: Any, registered: Any, **arguments) -> Any:
 
 def find_environment(id: str) -> tuple[Any, Any]:
     """(package that knows `id`: gymnasium or old gym, its spec of it), after importing the module a "module:Id"
-    names."""
-    module, _, name = id.removeprefix("old/").rpartition(":")
+    names; UserError where that may not be imported (utils/modules.py)."""
+    module, name = module_of(f"gym:{id}"), id.removeprefix("old/").rpartition(":")[2]
     if module:
+        require_module(f"gym:{id}")
         try:
             importlib.import_module(module)
         except ImportError as error:

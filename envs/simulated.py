@@ -17,6 +17,7 @@ from dreamdrive.envs import Step, World, make
 from dreamdrive.models.lanes import filled
 from dreamdrive.models.world_model import Imagined, Memory, State, Steps, Vision
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.modules import only_named
 
 NOWHERE = -1  # seed of copies that are in no episode of their own: of those who watch another one
 SPARE = 32  # simulators that are kept beside those that are in use
@@ -52,6 +53,7 @@ class Simulated(Memory):
     """M of which every copy is an episode of its own."""
 
     kind = "simulator"
+    sizes = SimulatedConfig
     rewarded = True
     from_starts = True
     config: SimulatedConfig
@@ -155,7 +157,9 @@ class Simulated(Memory):
             run = Run(self._runs.popitem(last=False)[1].world)
         else:
             config = self.config
-            run = Run(make(config.env, num=1, restart=False, max_steps=config.max_steps, **config.options))
+            with only_named():  # the name is a file's
+                made = make(config.env, num=1, restart=False, max_steps=config.max_steps, **config.options)
+            run = Run(made)
         run.world.reset([seed])
         for vector in done:
             self._do(run, vector)

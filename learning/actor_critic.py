@@ -22,6 +22,7 @@ from dreamdrive.models.actor import Actor
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.watcher import Watcher
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.resumed import load_optimizer, load_weights
 
 CLIP = 1.0  # of the gradient's norm
 SLOW = 0.02  # share of the critic that its slow copy, from which returns are bootstrapped, takes over at each update
@@ -182,11 +183,11 @@ class ActorCritic:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.critic.load_state_dict(state["critic"])
-        self.slow.load_state_dict(state["slow"])
+        load_weights(self.critic, state["critic"])
+        load_weights(self.slow, state["slow"])
         self.range = state.get("range", self.range).to(self.range.device)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer(optimizer, saved)
         self.slow_down(1.0)  # rates may be others than before
 
     def slow_down(self, share: float) -> None:

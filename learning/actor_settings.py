@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from dreamdrive.envs.flags import OfWorld
 from dreamdrive.models.catalogue import DECODED, LATENT_FEATURES, MEMORIES
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.cores import usable
@@ -21,7 +22,7 @@ ROW = 50  # updates between two rows of metrics.csv, from each of which a run re
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorSettings(ControllerTraining):
+class ActorSettings(ControllerTraining, OfWorld):
     """What stage 4a by actor-critic can be told."""
 
     KIND: ClassVar[str] = "ctrl"

@@ -29,6 +29,7 @@ from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.resumed import load_weights
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 
 STAGE = 4
@@ -146,9 +147,9 @@ class ActorRun:
         }
 
     def learn_on(self, learnt: dict) -> None:
-        self.actor.load_state_dict(learnt["actor"])
+        load_weights(self.actor, learnt["actor"])
         self.learner.load_state_dict(learnt["learner"])
-        self.average.load_state_dict(learnt["average"])
+        load_weights(self.average, learnt["average"])
 
     def score(self, evaluator: Evaluator) -> float:
         """The driver's mean return in the simulator, always on the same seeds."""

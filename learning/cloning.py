@@ -23,6 +23,7 @@ from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.resumed import load_random_state
 from dreamdrive.utils.seeds import seed_everything, selection_seeds
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import quoted
@@ -105,7 +106,7 @@ class Cloning:
         begun, last = len(self.history), self.methods[-1].end
         if begun == method.first:
             if self.generator is not None:
-                torch.set_rng_state(self.generator)
+                load_random_state(self.generator)
             method.begin()
         pace = method.pace + len(self.recorded.val)
         done = (begun - method.first) * pace

@@ -13,6 +13,7 @@ from dreamdrive.models.policy import Policy
 from dreamdrive.utils.device import device
 from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.resumed import load_optimizer, load_weights
 
 
 class HeadTraining:
@@ -32,7 +33,7 @@ class HeadTraining:
         self._args = args
         self.model: Any = make_head(config).to(where)
         if begun:
-            self.model.load_state_dict(begun["model"])
+            load_weights(self.model, begun["model"])
         self.criterion = CloneLoss(self.model.space, args.loss, args.label_smoothing, args.action_noise).to(where)
         self._run_epoch: Any = run_sequences if isinstance(self.model, Policy) else run_epoch
 
@@ -73,10 +74,10 @@ class HeadTraining:
 
     def load_state_dict(self, state: dict, averaged_steps: int) -> None:
         """Resume from the content of checkpoint.tar, but for the weight decay, which is that of the settings."""
-        self.model.load_state_dict(state["model"])
-        self.criterion.load_state_dict(state["criterion"])
+        load_weights(self.model, state["model"])
+        load_weights(self.criterion, state["criterion"])
         self.begin(averaged_steps)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.optimizer.param_groups[0]["weight_decay"] = self._args.weight_decay
         if self.average and state.get("average"):
-            self.average.load_state_dict(state["average"])
+            load_weights(self.average, state["average"])

@@ -7,6 +7,7 @@ from dreamdrive.data.loaders import check_world, open_datasets, require_validati
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import NumberSteps
+from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.cloning import FLAGS, Cloning
 from dreamdrive.learning.cloning_methods import Recorded
 from dreamdrive.learning.cloning_settings import CloneSettings, ImprovementSettings
@@ -76,6 +77,7 @@ def clone_latents(args: CloneSettings, datasets: list[Dataset] | None) -> float:
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     world, parents = model.world, model.parents
+    check_env(args.logdir, world, args.env)
     datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     datasets = [check_world(dataset, world, str(checkpoint.path(args.logdir, "vae"))) for dataset in datasets]
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
@@ -101,6 +103,7 @@ def clone_numbers(args: CloneSettings, datasets: list[Dataset]) -> float:
     """Clone what the world's numbers say; returns the best score in the simulator."""
     require_validation(datasets)
     world = world_of(datasets[0])
+    check_env(datasets[0].root, world, args.env)
     for name in ("features", "temperature", "horizon"):
         if args.was_given(name):
             raise UserError(
@@ -132,6 +135,7 @@ def clone_frames(args: CloneSettings, datasets: list[Dataset] | None) -> float:
         raise UserError(f"--model {args.model} learns from frames: say which, with --dataset")
     require_validation(datasets)
     world = world_of(datasets[0])
+    check_env(datasets[0].root, world, args.env)
     if len(world["image_shape"]) == 1:
         raise UserError(
             f"--model {args.model} learns from frames, and {datasets[0].root} holds {world['image_shape'][0]} numbers "

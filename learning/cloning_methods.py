@@ -43,6 +43,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.progress import Bar
+from dreamdrive.utils.resumed import load_weights
 from dreamdrive.utils.seeds import SEEDS
 
 DRIVER = "driver.tar"  # of dagger in the simulator: the clone that drives in this epoch
@@ -174,7 +175,7 @@ class Improvement(Method):
 
     def begin(self) -> None:
         assert self.clone.best is not None, "the last epoch of cloning is scored"
-        self.head.model.load_state_dict(self.clone.best["model"])
+        load_weights(self.head.model, self.clone.best["model"])
         for leftover in self.folder.glob("dagger_*"):  # of an earlier run, or of an epoch that is done again
             shutil.rmtree(leftover)
         super().begin()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dreamdrive.envs.flags import OfWorld
 from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.cores import usable
@@ -49,7 +50,7 @@ class HeadSettings(ControllerTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloneSettings(HeadSettings):
+class CloneSettings(HeadSettings, OfWorld):
     """Of cloning what experts did."""
 
     GROUPS: ClassVar[dict[str, str]] = {

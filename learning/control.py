@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.envs import fast, world_class
+from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.actor_training import ActorRun, moments_of
 from dreamdrive.learning.evolution import (
@@ -27,8 +28,8 @@ from dreamdrive.learning.evolution import (
 from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector, set_parameters
-from dreamdrive.models.heads import make_head
-from dreamdrive.models.world_model import load_world_model
+from dreamdrive.models.heads import loaded_head, make_head
+from dreamdrive.models.world_model import WorldModel, load_world_model
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
@@ -41,28 +42,26 @@ from dreamdrive.utils.tracking import track
 from dreamdrive.utils.words import counted, duration
 
 
-def start_controller(
-    args: EvolutionSettings, latent: int, recurrent: int, space: dict, parents: dict[str, str]
-) -> Controller:
+def start_controller(args: EvolutionSettings, model: WorldModel) -> Controller:
     """The controller evolution begins from: zeros, or the clone of --init."""
     if args.init is None:
-        controller: Controller = make_head(asdict(ControllerConfig(latent, recurrent, args.features, 0, space)))
+        sizes, space = model.memory.config, model.world["action_space"]
+        config = ControllerConfig(sizes.latent, sizes.hidden, args.features, 0, space)
+        controller: Controller = make_head(asdict(config))
         set_parameters(controller, torch.zeros_like(parameter_vector(controller)))
         return controller
-    return load_clone(args.init, args.features, parents)
+    return load_clone(args.init, args.features, model)
 
 
-def load_clone(path: Path, features: str, parents: dict[str, str]) -> Controller:
+def load_clone(path: Path, features: str, model: WorldModel) -> Controller:
     """The clone of --init, which must be of the same V and M and see the same."""
     saved = checkpoint.load(path, "bc")
-    checkpoint.check_parents(saved, parents, path, "bc")
+    checkpoint.check_parents(saved, model.parents, path, "bc")
     if saved["config"]["features"] != features:
         raise UserError(
             f"{path} sees {saved['config']['features']}, not {features}: use --features {saved['config']['features']}"
         )
-    clone = make_head(saved["config"])
-    clone.load_state_dict(saved["model"])
-    return clone
+    return loaded_head(saved, path, model.world, model.memory.config)
 
 
 class Record:
@@ -161,12 +160,13 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
     args.check()
     model = load_world_model(args.logdir, where)
     world = model.world
+    check_env(args.logdir, world, args.env)
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, model.parents)
         args, inherited = args.resume(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
         moments, unit = moments_of(args, model)
-        clone = load_clone(args.init, args.features, model.parents) if args.init else None
+        clone = load_clone(args.init, args.features, model) if args.init else None
         actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, unit, state, clone)
         driver = DriverSpec("agent", args.logdir, actors.driver.config_dict())
         workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
@@ -180,12 +180,13 @@ def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
     """Evolution; (score of best.tar, where)."""
     where = device(args.device)
     model = load_world_model(args.logdir, where)
-    world, parents, sizes = model.world, model.parents, model.memory.config
+    world, parents = model.world, model.parents
+    check_env(args.logdir, world, args.env)
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, parents)
         args, inherited = args.sized(state and state["settings"])
         say_inherited({folder / "checkpoint.tar": inherited})
-        controller = start_controller(args, sizes.latent, sizes.hidden, world["action_space"], parents)
+        controller = start_controller(args, model)
         search = Search(parameter_vector(controller), args, evolved_weights(controller, args.evolve))
         record = Record(args, folder, controller, parents, state)
         if state:
@@ -273,7 +274,7 @@ def one_generation(
         scores = finite(fitness(candidates, generation, samples, False, bar)).double()
         search.tell(candidates, scores)
         if args.rescores:
-            rescored = float(fitness(search.mean[None], generation, samples, True, bar))
+            rescored = float(finite(fitness(search.mean[None], generation, samples, True, bar)))
     searched = time.monotonic() - since
     clock.searches.append(searched)
     rate = (fitness.steps - steps) / searched

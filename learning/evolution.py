@@ -12,7 +12,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.envs.dream import Dreams, begin
 from dreamdrive.learning.evolution_settings import STALE, EvolutionSettings
-from dreamdrive.learning.search_state import load_search, pycma_version, save_search
+from dreamdrive.learning.search_state import load_search, not_possible, pycma_version, save_search
 from dreamdrive.models.controller import Controller
 from dreamdrive.models.world_model import Memory, Starts, WorldModel, require_rewards, require_starts
 from dreamdrive.utils.errors import UserError
@@ -176,6 +176,7 @@ class Search:
             )
         import cma  # see search_state.py
 
+        self._loaded = False
         self.fixed = start[: len(start) - evolved].double()
         # pycma takes seed 0 as "no seed"; its own random numbers come from a generator nobody else draws from.
         self.draw = draw = np.random.RandomState(args.seed + 1)
@@ -198,7 +199,12 @@ class Search:
 
     def tell(self, candidates: Tensor, scores: Tensor) -> None:
         """scores (P,) of the candidates just asked for: the higher the better; the sign flips here."""
-        self.es.tell(list(candidates[:, len(self.fixed) :].numpy()), (-scores.double()).tolist())
+        try:
+            self.es.tell(list(candidates[:, len(self.fixed) :].numpy()), (-scores.double()).tolist())
+        except Exception as error:
+            if self._loaded:  # what it was told by a file shows here
+                raise not_possible(error) from None
+            raise
 
     def state(self) -> dict:
         """What `load` brings another search of the same settings here with: tensors and plain values."""
@@ -207,8 +213,9 @@ class Search:
     def load(self, state: dict | None, scores: Tensor) -> None:
         """Bring a search that has just been made to where `state` was taken, or, where that is none of this version of
         pycma, through the generations whose scores (G, P) were recorded."""
-        if state and state["pycma"] == pycma_version():
+        if state and state.get("pycma") == pycma_version():
             load_search(self.es, self.draw, state)
+            self._loaded = True
         else:
             self.replay(scores)
 

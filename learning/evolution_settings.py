@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dreamdrive.envs.flags import OfWorld
 from dreamdrive.models.catalogue import latent_features
-from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float
+from dreamdrive.utils.argument_types import natural, natural_float, number, positive, positive_float
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
@@ -20,7 +21,7 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionSettings(ControllerTraining):
+class EvolutionSettings(ControllerTraining, OfWorld):
     """What stage 4a can be told."""
 
     KIND: ClassVar[str] = "ctrl"
@@ -75,7 +76,7 @@ class EvolutionSettings(ControllerTraining):
         where=SIMULATOR,
     )
     generations: int = flag(100, positive, "evolve up to this generation; more than before resumes the search")
-    target_return: float = flag(math.inf, float, "stop when the score best.tar is chosen by reaches it")
+    target_return: float = flag(math.inf, number, "stop when the score best.tar is chosen by reaches it")
     sigma: float = flag(0.1, positive_float, "initial step size of CMA-ES", fixed=True)
     diagonal: bool = flag(False, help="separable CMA-ES: faster steps for many parameters", fixed=True)
     temperature: float = flag(1.0, natural_float, "of the dream", fixed=True, where=DREAM)

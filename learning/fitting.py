@@ -12,6 +12,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import line, write_csv
+from dreamdrive.utils.resumed import load_optimizer, load_scheduler, load_weights
 
 ANNEALED_TO = 0.1  # of the learning rate
 
@@ -53,9 +54,9 @@ class Fit:
 
     def resume(self, state: dict) -> None:
         """Continue from the content of checkpoint.tar."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
+        load_weights(self.model, state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        load_scheduler(self._scheduler, state["scheduler"])
         self.history = state["history"]
         same_data, same_split = state["datasets"] == self.datasets, state.get("splits", self.splits) == self.splits
         if same_data and not same_split:

@@ -14,6 +14,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream
+from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.fitting import Fit
 from dreamdrive.learning.memory_settings import HALVED_AFTER, SIMULATOR, MDRNNSettings, told
 from dreamdrive.learning.unfinished import Unfinished
@@ -134,6 +135,7 @@ def train_memory(args: MDRNNSettings) -> tuple[float, bool]:
     args.check()
     where = device(args.device)
     vision, saved = load_vision(args.logdir, where)
+    check_env(args.logdir, saved["world"], args.env)
     owner = str(checkpoint.path(args.logdir, "vae"))
     datasets = open_datasets(args.dataset or saved["datasets"], saved["world"], owner)
     require_validation(datasets)

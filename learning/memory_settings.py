@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from dreamdrive.envs.flags import OfWorld
 from dreamdrive.models.catalogue import KINDS, gpt2_sizes
 from dreamdrive.utils.argument_types import ALL, count_or_all, learning_rate, natural, natural_float, positive, share
 from dreamdrive.utils.errors import UserError
@@ -61,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MDRNNSettings(Fitting):
+class MDRNNSettings(Fitting, OfWorld):
     """What stage 3 can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {

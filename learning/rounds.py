@@ -25,7 +25,8 @@ from dreamdrive.models.controller import parameter_vector
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, write_atomically
+from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.json_files import write_json
 from dreamdrive.utils.plots import curves
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import selection_seeds
@@ -250,7 +251,3 @@ def keep_run(folder: Path, source: Path, names: tuple[str, ...] = ("best.tar",))
             link = make_folder(folder / stage) / name
             link.unlink(missing_ok=True)
             os.link(source / stage / name, link)
-
-
-def write_json(path: Path, content: dict) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -7,11 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamdrive.utils.errors import UserError
+
 if TYPE_CHECKING:
     import cma  # which draws in matplotlib: seconds that no worker of ours should spend
 
 # the objects, by their names in the search, that change from one generation to the next
 PARTS = ("", "sm", "adapt_sigma", "sigma_vec", "fit")
+# what they have from later on
+LATER = (
+    *("mean_old", "mean_old_old", "_sigma_old", "_isotropic_mean_shift", "_tell2_args", "pop", "pop_sorted"),
+    *("_last_multiplier", "_indices_of_selective_mirrors", "_mueff", "_lam", "_parameters"),
+)
 PLAIN = (bool, int, float, type(None), np.generic, np.ndarray)
 
 
@@ -34,13 +41,53 @@ def pycma_version() -> str:
 
 
 def load_search(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState, state: dict) -> None:
-    """Bring a search that has just been made with the same settings to where `save_search` was called."""
+    """Bring a search that has just been made with the same settings to where `save_search` was called. UserError where
+    `state` is none that this search can go on from: its values become pycma's own, which looks at none of them."""
     es.ask()  # which makes what a search has from its first generation on
+    try:
+        _check(es, state)
+        _restore(es, draw, state)
+        found = np.stack(es.ask())
+        if not (np.isfinite(found).all() and np.isfinite(es.mean).all() and 0 < es.sigma < np.inf):
+            raise ValueError("it asks for candidates that are not finite")
+        _restore(es, draw, state)
+    except Exception as error:  # what is wrong shows anywhere in pycma
+        raise not_possible(error) from None
+
+
+def not_possible(error: Exception) -> UserError:
+    """What is said of a search that cannot go on."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UserError(
+        f"the search in checkpoint.tar cannot go on ({reason}): restore that file, or start afresh with --noreload"
+    )
+
+
+def _restore(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState, state: dict) -> None:
     arrays: dict[int, np.ndarray] = {}
     for part, values in state["parts"].items():
         vars(_part(es, part)).update({name: _restored(value, arrays) for name, value in values.items()})
     kind, keys, *rest = state["draw"]
     draw.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def _check(es: "cma.CMAEvolutionStrategy", state: dict) -> None:
+    """ValueError where a stored value is of another kind or shape than the search's own is now."""
+    if set(state["parts"]) != set(PARTS):
+        raise ValueError(f"it has the parts {sorted(state['parts'])}")
+    for part, values in state["parts"].items():
+        own = vars(_part(es, part))
+        for name, value in values.items():
+            if name not in own and name not in LATER:
+                raise ValueError(f"it has {name}, which a search has not")
+            now = own.get(name)
+            numbers = isinstance(now, (bool, int, float, np.number)) and not isinstance(value, (Tensor, list, dict))
+            if name in own and now is not None and _storable(now) and not numbers:
+                kinds = {np.ndarray: Tensor, range: list}
+                if not isinstance(value, kinds.get(type(now), type(now))):
+                    raise ValueError(f"its {name} is {type(value).__name__}")
+                if isinstance(value, Tensor) and name != "scaling" and tuple(value.shape) != now.shape:
+                    raise ValueError(f"its {name} is {tuple(value.shape)}, not {now.shape}")
 
 
 def _part(es: "cma.CMAEvolutionStrategy", name: str) -> object:

@@ -103,6 +103,8 @@ def wide_layers(inputs: int, hidden: int, layers: int, outputs: int, normalised:
 class Actor(nn.Module):
     """(z, h) -> action."""
 
+    sizes = ActorConfig
+
     def __init__(self, config: ActorConfig) -> None:
         super().__init__()
         self.config, self.space = config, ActionSpace.from_dict(config.action_space)

@@ -35,6 +35,8 @@ class ControllerConfig:
 class Controller(nn.Module):
     """(z, h) -> action, which `ActionSpace.action` makes of the outputs."""
 
+    sizes = ControllerConfig
+
     def __init__(self, config: ControllerConfig) -> None:
         super().__init__()
         self.config, self.space = config, ActionSpace.from_dict(config.action_space)

@@ -225,6 +225,7 @@ class Ensemble(Mixture):
     """
 
     kind = "lstm-mixture-ensemble"
+    sizes = EnsembleConfig
     config: EnsembleConfig
 
     def __init__(self, config: EnsembleConfig) -> None:

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class Policy(nn.Module):
     What they see is normalised frame by frame (layer normalisation): running means over the frames of a game, which are
     all alike, are what makes the clone of ncps' Atari guide swing from one epoch to the next.
     """
+
+    sizes: ClassVar[type["PolicyConfig"]] = PolicyConfig
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()

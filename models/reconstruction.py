@@ -73,8 +73,8 @@ class Perceptual(nn.Module):
                 for kind in ("weight", "bias"):
                     own = f"{ours.removesuffix('weight')}{kind}"
                     value = content[f"{theirs.removesuffix('weight')}{kind}"]
-                    if value.shape != wanted[own].shape:
-                        raise ValueError(f"{theirs} has another shape")
+                    if value.shape != wanted[own].shape or not torch.isfinite(value).all():
+                        raise ValueError(f"{theirs} has another shape, or NaN in it")
                     wanted[own].copy_(value)
         except (OSError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
             raise_if_unreadable(path, error)

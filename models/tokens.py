@@ -231,6 +231,7 @@ class FSQ(Tokens):
     """Codes are the middles of levels, which divide -1 to 1 evenly."""
 
     kind = "fsq"
+    sizes = FSQConfig
     config: FSQConfig
 
     def __init__(self, config: FSQConfig) -> None:
@@ -309,6 +310,7 @@ class VQ(Tokens):
     """Codes are those of a book."""
 
     kind = "vq"
+    sizes = VQConfig
     config: VQConfig
 
     def __init__(self, config: VQConfig) -> None:

@@ -98,6 +98,7 @@ class VAE(Vision):
     """Encoder and decoder; `encode` and `decode` take and give frames as float (B, C, size, size) in [0, 1]."""
 
     kind = "gaussian"
+    sizes = VAEConfig
     stored = ("mu", "logsigma")
 
     def __init__(self, config: VAEConfig) -> None:

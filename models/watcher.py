@@ -46,6 +46,8 @@ class WatcherConfig(PolicyConfig):
 class Watcher(Policy):
     """Frames as V makes them, one after another -> actions."""
 
+    sizes = WatcherConfig
+
     def __init__(self, config: WatcherConfig) -> None:
         super().__init__(config)
         with torch.no_grad():

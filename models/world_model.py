@@ -24,6 +24,7 @@ from dreamdrive.models.catalogue import KINDS
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import quoted
 
 Latents = dict[str, Tensor]  # what V's kind stores of frames, by name, each (..., n)
@@ -399,10 +400,47 @@ def load_world_model(logdir: Path, device: torch.device) -> WorldModel:
     memory = build("mdrnn", saved["config"], saved.get("kind"))
     memory.load_state_dict(saved["model"])
     memory = memory.to(device).eval().requires_grad_(False)
+    require_fit(vision, memory, saved_vision["world"], saved["starts"], checkpoint.path(logdir, "mdrnn"))
     memory.meet(vision)
     starts = saved["starts"] and Starts.from_dict(saved["starts"], vision)
     parents = {"vae": saved_vision["digest"], "mdrnn": saved["digest"]}
     return WorldModel(vision, memory, saved_vision["world"], starts, parents)
+
+
+def require_fit(vision: Vision, memory: Memory, world: dict, starts: dict[str, Tensor] | None, source: Path) -> None:
+    """UserError unless M, whose checkpoint is `source`, is of what this V makes and of what is done in its world."""
+    config, action = memory.config, ActionSpace.from_dict(world["action_space"]).size
+    pairs = [("latents", config.latent, vision.config.latent), ("numbers of an action", config.action, action)]
+    if hasattr(config, "letters"):
+        letters = vision.alphabet
+        pairs.append(("letters", tuple(config.letters), tuple(map(len, letters))))
+        pairs.append(
+            ("numbers of a letter", (config.numbers,) * len(letters), tuple(part.shape[1] for part in letters))
+        )
+    if starts is not None:
+        pairs.append(("latents to start from", {*starts} & {"mu", "logsigma", "tokens"}, {*vision.stored}))
+    for what, found, wanted in pairs:
+        if found != wanted:
+            raise UserError(
+                f"{source} takes {found} {what}, and V and its world have {wanted}: get the whole run again, or train "
+                f"M with `python trainmdrnn.py --logdir {source.parent.parent} --noreload`"
+            )
+    if starts is not None:
+        require_latents(vision, starts, source)
+
+
+def require_latents(vision: Vision, starts: dict[str, Tensor], source: Path) -> None:
+    """UserError unless what dreams start from is what V stores of frames."""
+    if "tokens" in starts:
+        tokens, config = starts["tokens"], vision.config
+        fits = tokens.shape[1] == config.tokens and 0 <= int(tokens.min()) and int(tokens.max()) < config.codes
+    else:
+        fits = bool(torch.isfinite(starts["logsigma"].float().exp()).all())
+    if not fits:
+        raise UserError(
+            f"{source} has dreams start from what its V never makes of a frame: get the whole run again, or train M "
+            f"with `python trainmdrnn.py --logdir {source.parent.parent} --noreload`"
+        )
 
 
 def require_starts(model: WorldModel, logdir: Path) -> Starts:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dreamdrive.driving.agent import Agent
 from dreamdrive.driving.cast import cast
 from dreamdrive.driving.catalogue import known_controller
 from dreamdrive.driving.planning import load_learnt
@@ -63,10 +64,9 @@ def drive_of(args: PlaySettings) -> Drive:
     world: World = dream_of(args.logdir, args.temperature, args.horizon) if args.dream else simulator_of(who)
     beside = simulator_beside(who.env, who.options) if isinstance(world, DreamWorld) and args.beside else None
     learnt = None
-    if who.agent is not None and checkpoint.path(args.logdir, "mdrnn").exists():
-        parents = {stage: who.agent.parents[stage] for stage in ("vae", "mdrnn")}
+    if isinstance(who.agent, Agent) and checkpoint.path(args.logdir, "mdrnn").exists():
         critics = trained if stages.kind_of(trained) == "ctrl" else "ctrl"
-        learnt = load_learnt(args.logdir, parents, torch.device("cpu"), critics)
+        learnt = load_learnt(args.logdir, who.agent, torch.device("cpu"), critics)
     seeds = evaluation_seeds(args.seed, STRIDE)  # more than anybody looks at
     asked = {"reconstruction": args.reconstruction, "framed": args.reconstruction, "taped": args.save_mode}
     return make_drive(world, who, name, lambda number: seeds[number % STRIDE], beside=beside, learnt=learnt, **asked)

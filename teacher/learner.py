@@ -18,6 +18,7 @@ from dreamdrive.models.policy import Policy
 from dreamdrive.teacher.memory import FrameMemory, VectorMemory
 from dreamdrive.utils import interrupts
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.resumed import load_optimizer, load_weights
 
 SNAPSHOT = 100  # training steps
 LEAST_SPREAD = 1e-4  # of observed numbers: less is taken for this
@@ -62,12 +63,12 @@ class Learner(threading.Thread):
         self.steps, self.loss, self._kept = 0, math.nan, bool(saved)
         self.failure: BaseException | None = None
         if saved:
-            model.load_state_dict(saved["training"])
-            self._optimizer.load_state_dict(saved["optimizer"])
+            load_weights(model, saved["training"])
+            load_optimizer(self._optimizer, saved["optimizer"])
             self.steps, self._mean, self._spread = saved["steps"], saved["mean"], saved["spread"]
         self._average = averaged(model, average)
         if saved and "average" in saved:
-            self._average.load_state_dict(saved["average"])
+            load_weights(self._average, saved["average"])
         self._rng = np.random.default_rng([seed, self.steps])
         self.newest = (self.deployed().state_dict(), self.steps)
         self._news, self._ending = threading.Condition(), False

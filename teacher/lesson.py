@@ -18,8 +18,9 @@ import torch
 from dreamdrive.driving.agent import Agent, Head, PolicyHead
 from dreamdrive.envs import World, make, official, without_places, world_class
 from dreamdrive.envs.dream import DreamWorld
+from dreamdrive.envs.flags import check_env
 from dreamdrive.models.controller import Controller, ControllerConfig
-from dreamdrive.models.heads import make_head
+from dreamdrive.models.heads import loaded_head, make_head
 from dreamdrive.models.policy import Policy, PolicyConfig
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.teacher.book import Book
@@ -223,10 +224,7 @@ def world_of_latents(args: TeachSettings) -> tuple[World, Head, dict[str, str]]:
     where = device(args.device)
     model = load_world_model(args.logdir, where)
     known, parents = model.world, model.parents
-    if args.env and official(args.env) != known["env"]:
-        raise UserError(
-            f"{args.logdir} was trained on {known['env']}, not {args.env}: leave --env away, or use another --logdir"
-        )
+    check_env(args.logdir, known, args.env)
     if args.world == "dream":
         world: World = DreamWorld(args.logdir, 1, "cpu", args.temperature, args.horizon, restart=False, rewarded=False)
     else:
@@ -301,11 +299,10 @@ def initial(args: TeachSettings, config: ControllerConfig | PolicyConfig, parent
             f"{args.init} sees {saved['config']['features']}, and what is to be taught sees {config.features}: see "
             "--features, --model and --observation"
         )
-    model = make_head(saved["config"])
+    model = loaded_head(saved, args.init)
     same_actions = model.space.same_actions(ActionSpace.from_dict(config.action_space))
     if not same_actions or getattr(model.config, "image_shape", None) != getattr(config, "image_shape", None):
         raise UserError(f"{args.init} was trained in another world: its actions or frames are of another kind")
-    model.load_state_dict(saved["model"])
     return model
 
 

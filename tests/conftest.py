@@ -1,7 +1,9 @@
 """What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would
 type."""
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from dreamdrive.utils.errors import UserError
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
 # Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What stage 1 notes of the modules that it was told of is not the user's own, see utils/modules.py
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dreamdrive-tests-")
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)

@@ -24,20 +24,18 @@ class Payload:
         return os.mkdir, (str(self.mark),)
 
 
+SPACE = {"type": "discrete", "n": 3}
+CONFIG = {"latent": 4, "recurrent": 0, "features": "state", "hidden": 0, "action_space": SPACE}
+WEIGHTS = {"layers.0.weight": torch.arange(12.0).view(3, 4), "layers.0.bias": torch.zeros(3)}
+WORLD = {"env": "cartpole", "image_shape": [4], "action_space": SPACE, "dt": 0.02, "max_steps": 500}
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A small checkpoint with something of everything in it."""
-    target = tmp_path / "run" / "vae" / "best.tar"
+    target = tmp_path / "run" / "bc" / "best.tar"
     target.parent.mkdir(parents=True)
-    checkpoint.save(
-        target,
-        "vae",
-        {"latent": 2},
-        {"weight": torch.arange(12.0).view(3, 4)},
-        {},
-        world={"env": "carracing", "image_shape": [64, 64, 3]},
-        best=1.5,
-    )
+    checkpoint.save(target, "bc", CONFIG, WEIGHTS, {}, world=WORLD, best=1.5)
     return target
 
 
@@ -54,32 +52,24 @@ def equal(one, other):
     return one == other
 
 
-def refusal(source, stage="vae"):
+def refusal(source, stage="bc"):
     with pytest.raises(UserError) as error:
         checkpoint.load(source, stage)
     sentence = str(error.value)
     assert (
         "\n" not in sentence
         and str(source) in sentence
-        and f"python trainvae.py --logdir {source.parent.parent}" in sentence
+        and f"python trainbc.py --logdir {source.parent.parent}" in sentence
     )
     return sentence
 
 
 def test_what_is_saved_is_loaded_with_the_digest_of_the_file(saved):
-    loaded = checkpoint.load(saved, "vae")
+    loaded = checkpoint.load(saved, "bc")
     assert loaded.pop("digest") == hashlib.sha256(saved.read_bytes()).hexdigest()
     assert equal(
         loaded,
-        {
-            "stage": "vae",
-            "schema": 1,
-            "config": {"latent": 2},
-            "model": {"weight": torch.arange(12.0).view(3, 4)},
-            "parents": {},
-            "world": {"env": "carracing", "image_shape": [64, 64, 3]},
-            "best": 1.5,
-        },
+        {"stage": "bc", "schema": 1, "config": CONFIG, "model": WEIGHTS, "parents": {}, "world": WORLD, "best": 1.5},
     )
 
 
@@ -101,12 +91,12 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut(saved):
 
 def test_flipped_bits_never_load_as_other_values(saved):
     """Some bits mean nothing, such as those of padding; all others must be noticed."""
-    wanted, whole, refused = checkpoint.load(saved, "vae"), saved.read_bytes(), 0
+    wanted, whole, refused = checkpoint.load(saved, "bc"), saved.read_bytes(), 0
     del wanted["digest"]
     for place in range(0, len(whole), 3):
         saved.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         try:
-            loaded = checkpoint.load(saved, "vae")
+            loaded = checkpoint.load(saved, "bc")
         except UserError:
             refused += 1
         else:
@@ -123,10 +113,10 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved):
 
 
 def test_another_schema_and_another_stage_are_refused(saved):
-    torch.save({"stage": "vae", "schema": 99}, saved)
+    torch.save({"stage": "bc", "schema": 99}, saved)
     assert "schema version 99, this version of dreamdrive reads 1" in refusal(saved)
     torch.save({"stage": "mdrnn", "schema": 1}, saved)
-    assert "is not a checkpoint of stage \"vae\" (its stage is 'mdrnn')" in refusal(saved)
+    assert "is not a checkpoint of stage \"bc\" (its stage is 'mdrnn')" in refusal(saved)
     for foreign in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
         torch.save(foreign, saved)
         assert "its stage is None" in refusal(saved)
@@ -134,7 +124,7 @@ def test_another_schema_and_another_stage_are_refused(saved):
 
 def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(saved, tmp_path):
     mark = tmp_path / "ran"
-    hostile = {"stage": "vae", "schema": 1, "config": Payload(mark)}
+    hostile = {"stage": "bc", "schema": 1, "config": Payload(mark)}
     torch.save(hostile, saved)
     assert "objects other than tensors and plain values" in refusal(saved) and not mark.exists()
     torch.save(hostile, saved, _use_new_zipfile_serialization=False)
@@ -147,8 +137,8 @@ def test_a_hostile_pickle_is_refused_and_its_payload_does_not_run(saved, tmp_pat
 
 
 def test_a_missing_or_unreadable_file_names_the_command_that_makes_it(tmp_path):
-    missing = tmp_path / "run" / "vae" / "best.tar"
-    assert refusal(missing) == f"{missing} is missing: run `python trainvae.py --logdir {tmp_path / 'run'}` first"
+    missing = tmp_path / "run" / "bc" / "best.tar"
+    assert refusal(missing) == f"{missing} is missing: run `python trainbc.py --logdir {tmp_path / 'run'}` first"
     missing.mkdir(parents=True)
     assert "cannot be read (Is a directory)" in refusal(missing)
 
@@ -158,7 +148,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole_and_no_litter(saved):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a limit on the size of files stands for the disk
     try:
         with pytest.raises(UserError, match=r"could not be written \(File too large\): free some space"):
-            checkpoint.save(saved, "vae", {"latent": 2}, {"weight": torch.zeros(10_000)}, {})
+            checkpoint.save(saved, "bc", CONFIG, {"weight": torch.zeros(10_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert saved.read_bytes() == before and [p.name for p in saved.parent.iterdir()] == ["best.tar"]

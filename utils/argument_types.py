@@ -45,6 +45,14 @@ def natural_float(text: str) -> float:
     return value
 
 
+def number(text: str) -> float:
+    """A number, or infinity, but not NaN."""
+    value = float(text)
+    if value != value:
+        raise argparse.ArgumentTypeError(f"{text} is no number")
+    return value
+
+
 def share(text: str) -> float:
     """0 up to 1, which is excluded."""
     value = natural_float(text)

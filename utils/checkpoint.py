@@ -7,27 +7,33 @@ A run is found by its folder, or by the name of one that came with dreamdrive: s
 its folder is: "vae", "bc", "bc-dagger", see utils/stages.py; what it stores is of which kind it is, "bc" of the last.
 
 A checkpoint is a dict of tensors and plain values: stage, schema, config (rebuilds the model), model (state dict),
-parents (name -> digest), and whatever else the stage needs to resume. It is loaded with `weights_only=True` and nothing
-else, so a hostile file cannot run code, and written under a temporary name and renamed. Its digest is the sha256 of the
-file.
+parents (name -> digest), and whatever else the stage needs to resume. torch.save writes it, under a temporary name, and
+it is renamed. It is read by utils/archive.py, which runs nothing and takes no more memory than the file has bytes;
+before that, all that it describes is compared with what its config builds (SCHEMAS). Its digest is the sha256 of the
+file; its checksum, which it holds itself (older ones do not), is of all that it says, so that nothing is read
+otherwise than it was written.
 """
 
 import contextlib
 import hashlib
 import io
-import pickle
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from dreamdrive.utils import runs, stages
+from dreamdrive.utils.archive import Archive, Foreign, checksum
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.words import did_you_mean, listed, quoted
 
 SCHEMA = 1
+# The module that knows what a checkpoint of each stage may hold, imported when the first one is read
+SCHEMAS = "dreamdrive.data.stored"
+CHECKSUM = "checksum"
 SCRIPTS = {"vae": "trainvae.py", "mdrnn": "trainmdrnn.py", "ctrl": "traincontroller.py", "bc": "trainbc.py"}
 
 
@@ -37,23 +43,22 @@ def path(logdir: Path, stage: str, name: str = stages.BEST) -> Path:
 
 
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
-    """Write a checkpoint of a stage; `more` holds tensors and plain values."""
+    """Write a checkpoint of a stage; `more` holds tensors and plain values. UserError, and nothing written, where
+    numbers in it are NaN or infinite."""
     import torch
 
+    about = {"stage": stages.kind_of(stage), "schema": SCHEMA, "config": config, "model": model, "parents": parents}
+    content = _canonical({**about, **more})
+    schemas = import_module(SCHEMAS)
+    try:
+        schemas.check_values(content)
+    except schemas.Wrong as error:
+        raise UserError(
+            f"{target} was not written, it {error}: lower --learning-rate, or --sigma of a search, and run the same "
+            "command again, which goes on from before"
+        ) from None
     buffer = io.BytesIO()
-    torch.save(
-        _canonical(
-            {
-                "stage": stages.kind_of(stage),
-                "schema": SCHEMA,
-                "config": config,
-                "model": model,
-                "parents": parents,
-                **more,
-            }
-        ),
-        buffer,
-    )
+    torch.save({**content, CHECKSUM: checksum(content)}, buffer)
     write_atomically(target, buffer.getvalue())
 
 
@@ -101,7 +106,7 @@ def remedy(source: Path, stage: str, more: str = "") -> str:
 
 def load(source: Path, stage: str) -> dict:
     """The checkpoint in `source`, its tensors on the CPU, with its "digest" added; UserError if it is missing, damaged,
-    hostile or of another kind than `stage`."""
+    hostile or not what a checkpoint of `stage` is."""
     return _load(source, stage, (stages.kind_of(stage),))
 
 
@@ -111,10 +116,27 @@ def load_controller(source: Path) -> dict:
     return _load(source, folder if stages.is_controller(folder) else "bc", stages.CONTROLLERS)
 
 
-def _load(source: Path, stage: str, kinds: Sequence[str]) -> dict:
+def _load(source: Path, stage: str, kinds: Sequence[str], resumed: bool = False) -> dict:
+    """`resumed`: it must hold what a training goes on from."""
     make_it = remedy(source, stage)
     try:
-        content = source.read_bytes()
+        with open(source, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                return {**_read(Archive(file), kinds, resumed), "digest": digest}
+            except _Other as error:
+                raise UserError(f"{source} {error}: {make_it} --noreload, or {error.remedy}") from None
+            except Foreign:
+                raise UserError(
+                    f"{source} holds objects other than tensors and plain values, so it was not loaded: "
+                    f"get it from a source you trust, or {make_it} --noreload"
+                ) from None
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:  # a damaged file can fail in any part of zipfile or of our reader
+                raise_if_unreadable(source, error)
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+                raise UserError(f"{source} is damaged ({reason}): restore it, or {make_it} --noreload") from None
     except FileNotFoundError:
         raise missing(source, stage) from None
     except OSError as error:
@@ -122,37 +144,44 @@ def _load(source: Path, stage: str, kinds: Sequence[str]) -> dict:
         raise UserError(
             f"{source} cannot be read ({error.strerror}): mend its permissions, or {make_it} --noreload"
         ) from None
-    import torch  # whose import takes longer than to see that a file is missing
 
-    try:
-        # torch.load does not compare the archive's checksums with its content, so flipped bits would be loaded
-        # silently.
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{source} holds objects other than tensors and plain values, so it was not loaded: "
-            f"get it from a source you trust, or {make_it} --noreload"
-        ) from None
-    except Exception as error:  # a damaged file can fail in any part of zipfile or torch
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source} is damaged ({reason}): restore it, or {make_it} --noreload") from None
-    found = checkpoint.get("stage") if isinstance(checkpoint, dict) else None
-    if found not in kinds:
+
+class _Other(Exception):
+    """A file is sound, and not the checkpoint that is wanted."""
+
+    def __init__(self, words: str, remedy: str) -> None:
+        super().__init__(words)
+        self.remedy = remedy
+
+
+def _read(archive: Archive, kinds: Sequence[str], resumed: bool) -> dict[str, Any]:
+    """The content of an archive that is a checkpoint of one of these kinds of stage."""
+    content = archive.describe()
+    found = content.get("stage") if isinstance(content, dict) else None
+    if type(found) is not str or found not in kinds:
         wanted = listed((f'"{kind}"' for kind in kinds), "or")
-        raise UserError(
-            f"{source} is not a checkpoint of stage {wanted} (its stage is {found!r}): "
-            f"{make_it} --noreload, or import it with `python -m data.exchange`"
+        said = repr(found) if isinstance(found, (str, int, type(None))) else type(found).__name__
+        raise _Other(
+            f"is not a checkpoint of stage {wanted} (its stage is {said:.60})",
+            "import it with `python -m data.exchange`",
         )
-    if checkpoint.get("schema") != SCHEMA:
-        raise UserError(
-            f"{source} has schema version {checkpoint.get('schema')!r}, this version of dreamdrive reads {SCHEMA}: "
-            f"{make_it} --noreload, or use the version that wrote it"
+    if content.get("schema") != SCHEMA or type(content["schema"]) is not int:
+        version = content.get("schema")
+        said = repr(version) if isinstance(version, (str, int, type(None))) else type(version).__name__
+        raise _Other(
+            f"has schema version {said:.60}, this version of dreamdrive reads {SCHEMA}", "use the version that wrote it"
         )
-    return {**checkpoint, "digest": hashlib.sha256(content).hexdigest()}
+    schemas = import_module(SCHEMAS)
+    told = content.pop(CHECKSUM, None)
+    try:
+        schemas.check(content, found, resumed)
+        values = archive.read(content)
+        schemas.check_values(values)
+    except schemas.Wrong as error:
+        raise _Other(f'is not what a checkpoint of stage "{found}" is: it {error}', "get it again") from None
+    if told is not None and told != checksum(values):
+        raise ValueError("what it says does not match its checksum")
+    return values
 
 
 def load_parent(logdir: Path, stage: str) -> dict:
@@ -179,7 +208,7 @@ def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool, ad
                 "--noreload to replace it"
             )
         return None
-    checkpoint = load(source, stage)
+    checkpoint = _load(source, stage, (stages.kind_of(stage),), resumed=True)
     if not adopt:
         check_parents(checkpoint, parents, source, stage)
     return checkpoint

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dreamdrive.utils import interrupts
+from dreamdrive.utils import interrupts, modules
 from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,8 @@ def run(main: Callable[[], object]) -> None:
     with interrupts.listening(own) as listener:
         try:
             try:
-                main()
+                with modules.only_named():
+                    main()
             except BaseException as error:
                 listener.deaf, ended = True, error
         except KeyboardInterrupt as again:  # it came between two lines above

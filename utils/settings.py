@@ -11,7 +11,7 @@ not change when a run is resumed.
 """
 
 import argparse
-import json
+import math
 import os
 import shlex
 import sys
@@ -24,8 +24,8 @@ from dreamdrive import __version__
 from dreamdrive.utils import runs, stages
 from dreamdrive.utils.argument_types import controller_name, natural
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import write_atomically
 from dreamdrive.utils.help_text import HelpFormatter
+from dreamdrive.utils.json_files import write_json
 from dreamdrive.utils.precision import CHOICES
 from dreamdrive.utils.source import keep_source
 from dreamdrive.utils.trackers import TRACKERS
@@ -180,6 +180,13 @@ class Settings:
             for name, there in self._fixed().items()
             if there in before and possible(before[there], marks[name].metadata["flag"].get("choices"))
         }
+        for name, there in kept.items():
+            if not sayable(before[there], marks[name]):
+                raise UserError(
+                    f"{init or 'the run to resume'} has {there} {shown(before[there])[:60]}, which "
+                    f"{spellings(marks[name])[0]} cannot be: restore its checkpoint"
+                    f"{'' if init else ', or start afresh with --noreload'}"
+                )
         inherited = {name: before[there] for name, there in kept.items() if not self.was_given(name)}
         filled = {name: value for name, value in (usual or {}).items() if not self.was_given(name)}
         settled = replace(self, **filled | inherited)
@@ -207,8 +214,7 @@ class Settings:
 
     def write(self, folder: Path, **more: Any) -> None:
         """Record the command and every value, and what is known besides, in `folder`/args.json."""
-        content = json.dumps({**self.recorded(), **more}, indent=1) + "\n"
-        write_atomically(folder / "args.json", content.encode())
+        write_json(folder / "args.json", {**self.recorded(), **more})
 
     def _fixed(self) -> dict[str, str]:
         """Field -> its name in a checkpoint, of those that may not change when a run is resumed."""
@@ -307,6 +313,19 @@ def possible(value: Any, choices: Sequence | None) -> bool:
     return choices is None or value is None or all(one in choices for one in several)
 
 
+def sayable(value: Any, field: Field) -> bool:
+    """Whether a value that a file has for a field is one that its flag could have said."""
+    how, several = field.metadata["flag"], isinstance(value, (tuple, list))
+    if "action" in how:
+        return type(value) is bool or (value is None and field.default is None)
+    if value is None or several != ("nargs" in how):
+        return value is None and field.default is None
+    try:
+        return all(how.get("type", str)(str(one)) == one for one in (value if several else (value,)))
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        return False
+
+
 def spellings(field: Field) -> Sequence[str]:
     """The spellings of a field's flag, the one to show first."""
     return field.metadata["names"] or ("--" + field.name.replace("_", "-"),)
@@ -337,7 +356,9 @@ def refuse_others(
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON has it, which knows no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, (list, tuple)):
         return [str(x) for x in value]
     return value if isinstance(value, (int, float, bool, str, type(None))) else str(value)
