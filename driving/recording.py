@@ -262,7 +262,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
         def publish(index: int, result: tuple) -> None:
             nonlocal manifest
             temporary, entry, entries = result
-            shards.publish_shard(temporary, folder / entry.file)
+            shards.publish_shard(temporary, folder / entry.file, entry.sha256)
             manifest = with_shard(manifest, entry, entries)
             write_manifest(folder, manifest)
 

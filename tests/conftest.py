@@ -1,7 +1,9 @@
 """What the tests of the stages share: one tiny run of the whole pipeline, made once, by the commands a user would
 type."""
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,12 @@ from dreamdrive.utils.errors import UserError
 # A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
 # Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What scripts note of the files of tests is of no use to anybody afterwards, and pytest removes it one day with theirs.
+os.environ["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "matplotlib"
+)
+_CACHE = tempfile.TemporaryDirectory(prefix="dreamdrive-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)
