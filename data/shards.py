@@ -12,7 +12,6 @@ data/open_shards.py. A shard is never changed once it has its name.
 """
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -86,8 +85,7 @@ class Dataset:
                 f"{folder} holds {len(manifest.episodes)} of {manifest.rollouts} episodes: "
                 "run the data/generation_script.py command that began it again to record the rest"
             )
-        content = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
-        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest(), None, shards or OpenShards())
+        return Dataset(folder, manifest, manifest.digest, None, shards or OpenShards())
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
@@ -346,7 +344,9 @@ def verify(folder: Path) -> list[str]:
         try:
             _verify_shard(folder / entry.file, manifest, entry)
         except UserError as error:
-            wrong.append(f"{entry.file}: {str(error).removeprefix(f'{folder / entry.file} ').split(': `dreamdrive')[0]}")
+            wrong.append(
+                f"{entry.file}: {str(error).removeprefix(f'{folder / entry.file} ').split(': `dreamdrive')[0]}"
+            )
     listed = {entry.file for entry in manifest.shards} | OURS
     return wrong + [
         f"{path.name}: not listed in the manifest" for path in sorted(folder.iterdir()) if path.name not in listed

@@ -25,7 +25,7 @@ def require_sound(path: Path, wanted: str | None, examine: Callable[[], None]) -
     """The sha256 of the content of `path`, which may be read here from now on; `examine` looks through it where nobody
     has, and raises what is wrong. ValueError where the content's sha256 is not the one that is `wanted`, if one is."""
     identity = _identity(path)
-    digest = _known(identity) or _digest(path)
+    digest = _known(identity) or digest_of(path)
     if wanted is not None and digest != wanted:
         raise ValueError("its sha256 is not the manifest's: it is not the file that was recorded")
     if digest not in _sound:
@@ -88,7 +88,8 @@ def _there(digest: str) -> bool:
     return folder is not None and (folder / digest).exists()
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The sha256 of the content of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
