@@ -8,10 +8,11 @@ makes it crash. So each chunk is found, bounded and unpacked here without HDF5, 
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -25,7 +26,7 @@ from dreamdrive.utils.spaces import ActionSpace
 
 MEMORY = 256 << 20  # bytes that an examination may take, beside those of what it looks at
 CHUNKS_AT_ONCE, STEP_BYTES = 8, 256  # packed, unpacked, in HDF5's hands, compared; and of a step of an episode
-SECONDS, BYTES_A_SECOND = 5.0, 10e6  # of a processor, for a file whatever its size, and for what it unpacks to
+SECONDS, BYTES_A_SECOND = 1.0, 10e6  # of a processor, for a file whatever its size, and for what it unpacks to
 DENSEST = 1100  # times its size: more than deflate can unpack to
 CHECKSUM = 4  # bytes of fletcher32 behind a chunk
 
@@ -70,10 +71,12 @@ def check_chunks(file: h5py.File, path: Path) -> None:
             dataset = file[name]
             rows = dataset.chunks[0]
             starts = []
-            for info in _chunks(dataset):
+            for info in chunks_of(dataset):
+                if info.filter_mask or any(info.chunk_offset[1:]):
+                    raise ValueError(f"a piece of {name} is in no place of ours, or has left out its filters")
                 taken.append((info.byte_offset, info.byte_offset + info.size))
                 starts.append(info.chunk_offset[0])
-                content = _unpacked(name, dataset, info, raw)
+                content = unpacked(dataset, info, raw)
                 read = np.ascontiguousarray(dataset[starts[-1] : starts[-1] + rows])
                 if content[: read.nbytes] != read.tobytes():
                     raise ValueError(f"{name} is not read as it is stored")
@@ -81,42 +84,79 @@ def check_chunks(file: h5py.File, path: Path) -> None:
                 raise ValueError(f"the pieces of {name} are not one after another")
     taken.sort()
     size = path.stat().st_size
-    if any(end > begin for (_, end), (begin, _) in zip(taken, [*taken[1:], (size, size)], strict=True)):
+    if any(end > begin for (_, end), (begin, _) in pairwise([*taken, (size, size)])):
         raise ValueError("its pieces are not all in places of their own")
 
 
-def _chunks(dataset: h5py.Dataset) -> Iterator:
-    """The records of a dataset's chunks, of which there are as many as its shape asks for."""
+def chunks_of(dataset: h5py.Dataset) -> list:
+    """The records of a dataset's chunks; ValueError unless they are as many as its shape asks for."""
     found: list = []
-    wanted = -(-len(dataset) // dataset.chunks[0])
+    wanted = math.prod(-(-n // m) for n, m in zip(dataset.shape, dataset.chunks, strict=True))
     dataset.id.chunk_iter(lambda info: found.append(info) or (len(found) > wanted or None))
-    if len(found) != wanted or any(any(info.chunk_offset[1:]) for info in found):
+    if len(found) != wanted:
         raise ValueError(f"{dataset.name} has other pieces than its shape asks for")
-    return iter(found)
+    return found
 
 
-def _unpacked(name: str, dataset: h5py.Dataset, info, raw: BinaryIO) -> bytes:
-    """What a chunk holds, got without HDF5; ValueError unless it is as long as a chunk is."""
+def unpacked(dataset: h5py.Dataset, info: Any, raw: BinaryIO) -> bytes:
+    """What a chunk holds, less what shuffling is undone by, got without HDF5; ValueError unless it is as long as a
+    chunk is."""
     wanted = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    packed = dataset.compression == "gzip"
-    if info.filter_mask or not CHECKSUM < info.size <= 2 * wanted + 1024:
-        raise ValueError(f"a piece of {name} has {info.size} bytes, or has left out its filters")
+    if not 0 < info.size <= 2 * wanted + 1024:
+        raise ValueError(f"a piece of {dataset.name} has {info.size} bytes, and unpacked it must have {wanted}")
     raw.seek(info.byte_offset)
     content = raw.read(info.size)
     if len(content) != info.size:
-        raise ValueError(f"a piece of {name} is beyond the end of the file")
-    content = content[:-CHECKSUM]
-    if packed:
-        unpacking = zlib.decompressobj()
-        try:
-            content = unpacking.decompress(content, wanted + 1)
-        except zlib.error as error:
-            raise ValueError(f"a piece of {name} cannot be unpacked ({error})") from None
-        if not unpacking.eof or unpacking.unused_data:
-            raise ValueError(f"a piece of {name} unpacks to another length than {wanted}")
+        raise ValueError(f"a piece of {dataset.name} is beyond the end of the file")
+    creation = dataset.id.get_create_plist()
+    filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    for number, kind in reversed(list(enumerate(filters))):
+        if not info.filter_mask & (1 << number):
+            content = UNPACK[kind](content, wanted)
     if len(content) != wanted:
-        raise ValueError(f"a piece of {name} unpacks to {len(content)} bytes instead of {wanted}")
+        raise ValueError(f"a piece of {dataset.name} unpacks to {len(content)} bytes instead of {wanted}")
     return content
+
+
+def _without_checksum(content: bytes, wanted: int) -> bytes:
+    if len(content) <= CHECKSUM:
+        raise ValueError(f"a piece has {len(content)} bytes, its checksum among them")
+    return content[:-CHECKSUM]
+
+
+def _inflated(content: bytes, wanted: int) -> bytes:
+    unpacking = zlib.decompressobj()
+    try:
+        found = unpacking.decompress(content, wanted + CHECKSUM + 1)
+    except zlib.error as error:
+        raise ValueError(f"a piece cannot be unpacked ({error})") from None
+    if not unpacking.eof or unpacking.unused_data:
+        raise ValueError("a piece unpacks to more than it should, or is not whole")
+    return found
+
+
+def _lzf(content: bytes, wanted: int) -> bytes:
+    """As many zeros as bytes come of a piece by LZF."""
+    at = length = 0
+    while at < len(content) - 1:
+        control = content[at]
+        if control < 32:  # so many bytes and one follow
+            at, length = at + control + 2, length + control + 1
+        else:  # so many and two are repeated
+            longer = control >> 5 == 7
+            length += (control >> 5) + 2 + (content[at + 1] if longer else 0)
+            at += 3 if longer else 2
+    if at != len(content) or length > 2 * wanted:
+        raise ValueError("a piece is not whole")
+    return bytes(length)
+
+
+UNPACK: dict[int, Callable[[bytes, int], bytes]] = {
+    h5py.h5z.FILTER_FLETCHER32: _without_checksum,
+    h5py.h5z.FILTER_DEFLATE: _inflated,
+    h5py.h5z.FILTER_SHUFFLE: lambda content, wanted: content,
+    h5py.h5z.FILTER_LZF: _lzf,
+}
 
 
 def _check_episodes(shard: Shard, manifest: Manifest) -> None:

@@ -1,8 +1,8 @@
 """The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one
 file a shard; <...>-mirror.h5 of its frames in a mirror.
 
-A file (data/latents_file.py) names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again,
-and a dataset that has grown costs only its new shards.
+A file (data/latents_file.py) names the V and the shard it was made from by digest. One that is missing, damaged or of
+another V is made again, and a dataset that has grown costs only its new shards.
 """
 
 from collections.abc import Sequence

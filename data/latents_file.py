@@ -1,7 +1,7 @@
 """A file of latents: what V stored of each frame of a shard.
 
-    one member a name, (F, n), in pieces of 1,024 frames with fletcher32
-    attributes: schema, vae and shard, the digests of the V and of the shard it was made from
+one member a name, (F, n), in pieces of 1,024 frames with fletcher32
+attributes: schema, vae and shard, the digests of the V and of the shard it was made from
 """
 
 import io
