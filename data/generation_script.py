@@ -19,6 +19,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 from dreamdrive import envs
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
+from dreamdrive.utils.locks import require_free
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import next_command
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     args.check()
     if make_world is envs.make:
         args.check_world(args.env)
+    require_free(args.rootdir, args.busy())
     from dreamdrive.data import shards  # these bring torch, after what was wrong has been told
     from dreamdrive.driving.recording import generate
 

@@ -47,7 +47,7 @@ from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder
-from dreamdrive.utils.locks import LOCK, locked, workplace
+from dreamdrive.utils.locks import LOCK, being_written, locked, workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
@@ -155,7 +155,7 @@ def write_dataset(
     """Write a new dataset of the episodes that `read` gives by number, into shards of these names; returns its whole
     manifest, of which `manifest` says all but shards and episodes. What fails leaves nothing; UserError where `folder`
     holds a dataset."""
-    with workplace(folder, f"{folder} is being written by another process: wait for it, or choose another --out"):
+    with workplace(folder, being_written(folder)):
         if (folder / MANIFEST).exists():
             raise UserError(f"{folder} holds a dataset already: choose another --out")
         written: list[Path] = []

@@ -288,9 +288,7 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.skip,
     )
     folder = args.rootdir
-    with workplace(
-        folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
-    ):
+    with workplace(folder, args.busy()):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
         args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)
