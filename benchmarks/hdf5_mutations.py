@@ -97,17 +97,16 @@ def edited_metadata(content: bytes, found: list[tuple[int, int]], rng: np.random
     return bytes(changed)
 
 
-def edited_chunk(content: bytes, rng: np.random.Generator) -> bytes:
-    """One chunk of a member with other bytes in it, of another length, without its filters, or a bomb; its checksum
-    mostly fits."""
+def edited_chunk(content: bytes, rng: np.random.Generator, group: str = "/") -> bytes:
+    """One chunk of a member of a group with other bytes in it, of another length, without its filters, or a bomb; its
+    checksum mostly fits."""
     with edited(content) as (file, done):
-        names = sorted(file)
-        dataset = file[names[rng.integers(len(names))]]
-        start = (
-            int(rng.integers(-(-len(dataset) // dataset.chunks[0]))) * dataset.chunks[0],
-            *(0,) * (dataset.ndim - 1),
-        )
-        _, old = dataset.id.read_direct_chunk(start)
+        members = [file[group][name] for name in sorted(file[group])]
+        plain = [member for member in members if isinstance(member, h5py.Dataset) and member.chunks]
+        dataset = plain[rng.integers(len(plain))]
+        number = int(rng.integers(-(-len(dataset) // dataset.chunks[0])))
+        start = (number * dataset.chunks[0], *(0,) * (dataset.ndim - 1))
+        old = bytes(dataset.id.read_direct_chunk(start)[1])
         way = WAYS[rng.integers(len(WAYS))]
         raw = way(old[:-4], rng)
         raw = raw + fletcher32(raw) if rng.random() < 0.8 and len(raw) else raw or b"x"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mutations shards --count 10000
     python -m benchmarks.mutations manifests latents --every-bit
-    python -m benchmarks.mutations manifests latents archives scenes --count 1000 --seed 7
+    python -m benchmarks.mutations rollouts demonstrations models minari scenes --count 500 --seed 7
 
 What is counted, for each kind of file and each way of changing it:
 
@@ -13,7 +13,8 @@ What is counted, for each kind of file and each way of changing it:
     silent      something else was read though a checksum says otherwise, or two readings differ
     tracebacks  any other exception; a crash ends this command by its signal
 
-benchmarks/hdf5_mutations.py and archive_mutations.py change the files.
+The files and who reads them: benchmarks/mutated_files.py and mutated_archives.py; how HDF5 is changed:
+hdf5_mutations.py.
 """
 
 import argparse
@@ -32,7 +33,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 import numpy as np
 
-from dreamdrive.benchmarks import mutated_files
+from dreamdrive.benchmarks import mutated_archives, mutated_files
 from dreamdrive.benchmarks.mutated_files import Outcome
 from dreamdrive.utils import sandbox
 from dreamdrive.utils.errors import UserError
@@ -40,6 +41,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
+KINDS = mutated_files.KINDS | mutated_archives.KINDS
 OUTCOMES = ("refused", "same", "other", "silent", "tracebacks")
 
 
@@ -81,7 +83,7 @@ def tally(kind: str, count: int | None, seed: int, kept: Path) -> Tally:
     """Change and read `count` files of a kind; without a count one for each bit of its file."""
     found = Tally()
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        subject = mutated_files.KINDS[kind](Path(folder))
+        subject = KINDS[kind](Path(folder))
         rng = np.random.default_rng(seed)
         changes: Iterator = subject.mutants(rng) if count is not None else subject.bits()
         for number, (way, content) in enumerate(Bar(changes, total=count or subject.bit_count, desc=kind, unit="file")):
@@ -110,7 +112,7 @@ def table(kind: str, found: Tally) -> list[str]:
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    p.add_argument("kinds", nargs="+", choices=list(mutated_files.KINDS), help="of files")
+    p.add_argument("kinds", nargs="+", choices=list(KINDS), help="of files")
     p.add_argument("--count", type=int, default=1000, help="how many of each kind")
     p.add_argument("--every-bit", action="store_true", help="instead, each bit of a file by itself")
     p.add_argument("--seed", type=int, default=0, help="of what is changed")

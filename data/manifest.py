@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import raise_if_unreadable, write_atomically
+from dreamdrive.utils.files import raise_if_unreadable, require_file, write_atomically
 from dreamdrive.utils.words import counted
 
 if TYPE_CHECKING:
@@ -277,6 +277,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset, finished or not; UserError if there is none or it is not one."""
     path = Path(folder) / MANIFEST
     try:
+        require_file(path)
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it has {path.stat().st_size} bytes, and none has more than {LARGEST_FILE}")
         return _checked(json.loads(path.read_bytes(), parse_constant=_no_number), path)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamdrive.utils.files import cache_folder
+from dreamdrive.utils.files import cache_folder, require_file
 
 FOLDER = "examined-1"  # another number where examinations come to look at more
 
@@ -90,6 +90,7 @@ def _there(digest: str) -> bool:
 
 def digest_of(path: Path) -> str:
     """The sha256 of the content of a file."""
+    require_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
