@@ -192,7 +192,4 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _remedy(path: Path) -> str:
-    return (
-        f"`dreamdrive data verify {path.parent}` says what is wrong; delete what is damaged and run the generation "
-        "command again"
-    )
+    return f"`dreamdrive data verify {path.parent}` says what is wrong, and with --repair records it again"

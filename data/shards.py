@@ -1,7 +1,8 @@
 """The dataset: HDF5 shards of whole episodes and the manifest that lists them.
 
     dreamdrive data info datasets/carracing       what the dataset is
-    dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
+    dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file; driving/repair.py
+                                                  mends it
     dreamdrive data split datasets/carracing --val-fraction 0.2     another share of its episodes for validation
     dreamdrive data page datasets/carracing       a page of it, see pages/dataset.py
 
@@ -19,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,19 @@ from dreamdrive.data.manifest import (
     write_manifest,
 )
 from dreamdrive.data.mirror import Mirror
-from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
+from dreamdrive.data.open_shards import BAD_FILE, OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import fsync_folder
+from dreamdrive.utils.files import fsync_folder, raise_if_unreadable
 from dreamdrive.utils.locks import LOCK, being_written, locked, workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.words import counted, mean_and_spread
 
-OURS = {MANIFEST, "args.json", LOCK}
+DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
+OURS = {MANIFEST, "args.json", LOCK, DAMAGED}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 
 
@@ -353,10 +356,31 @@ def verify(folder: Path) -> list[str]:
     ]
 
 
+def damaged_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """Files of the shards that are missing or not as the manifest says; reads every byte."""
+    found = []
+    for entry in manifest.shards:
+        path = folder / entry.file
+        try:
+            trust.look_through(path, entry.sha256, partial(examine, path, manifest, entry))
+        except BAD_FILE as error:
+            raise_if_unreadable(path, error)  # which says nothing of what is in it
+            found.append(entry.file)
+    return found
+
+
+def say_verified(folder: Path) -> int:
+    """Print what is wrong with a dataset, or that nothing is; the status to end with."""
+    wrong = verify(folder)
+    sound = f"{folder}: all {len(read_manifest(folder).shards)} shards are as the manifest says"
+    print("\n".join(wrong) if wrong else sound)
+    return 1 if wrong else 0
+
+
 def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
     """UserError with what is wrong; a shard that is sound is known to be from now on."""
     with reading(path):
-        trust.look_through(path, entry.sha256, lambda: examine(path, manifest, entry))
+        trust.look_through(path, entry.sha256, partial(examine, path, manifest, entry))
 
 
 def summary(manifest: Manifest, folder: Path) -> str:
@@ -425,13 +449,7 @@ def main() -> None:
     if args.command == "info":
         print(summary(read_manifest(args.folder), args.folder))
         return
-    wrong = verify(args.folder)
-    print(
-        "\n".join(wrong)
-        if wrong
-        else f"{args.folder}: all {len(read_manifest(args.folder).shards)} shards are as the manifest says"
-    )
-    sys.exit(1 if wrong else 0)
+    sys.exit(say_verified(args.folder))
 
 
 if __name__ == "__main__":

@@ -90,6 +90,11 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
 
 
+def made_here(manifest: Manifest) -> bool:
+    """Whether the shards of a manifest are those that stage 1 plans."""
+    return {(s.file, s.first, s.last) for s in manifest.shards} <= set(plan(manifest))
+
+
 def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     if by_place and args.val_fraction is not None:
