@@ -179,13 +179,13 @@ def _how(status: int | None, memory: int, seconds: float) -> str:
 # There
 
 
-def serve() -> None:
-    """Answer requests, a line each, until there are none for a while."""
+def serve(idle: float = IDLE) -> None:
+    """Answer requests, a line each, until there are none for so many seconds."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))
-    while select.select([requests], [], [], IDLE)[0]:
+    while select.select([requests], [], [], idle)[0]:
         line = requests.readline()
         if not line:
             return
@@ -197,8 +197,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))  # what is imported is ours
     module, name = request["function"]
-    function = getattr(importlib.import_module(module), name)
     try:
+        function = getattr(importlib.import_module(module), name)
         _limit(request["memory"], request["seconds"])
         return {"result": function(*request["args"])}
     except UserError as error:
