@@ -23,7 +23,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.utils import runs
-from dreamdrive.utils.locks import workplace
+from dreamdrive.utils.locks import require_free, workplace
 from dreamdrive.utils.script import run
 
 
@@ -31,9 +31,11 @@ def main() -> None:
     args = RoundsSettings.parse(None, __doc__)
     args.check()
     runs.require_own(args.logdir)
+    folder, busy = args.logdir / "rounds", f"another train.py is at work in {args.logdir}: wait for it"
+    require_free(folder, busy)
     from dreamdrive.learning.rounds import Rounds  # brings torch, after what was wrong has been told
 
-    with workplace(args.logdir / "rounds", f"another train.py is at work in {args.logdir}: wait for it"):
+    with workplace(folder, busy):
         Rounds(args).run()
 
 

@@ -88,11 +88,12 @@ def command(words: list[str]) -> tuple[str, list[str]]:
 
 def main() -> None:
     args = parse_args()
-    if not isinstance(args, CloneSettings):
+    assert isinstance(args, CloneSettings | TeachSettings), "COMMANDS has no others"
+    checkpoint.require_free(args.logdir, args.stage)
+    if isinstance(args, TeachSettings):
         from dreamdrive.learning.cloning import STAGE
         from dreamdrive.teacher.lesson import teach
 
-        assert isinstance(args, TeachSettings), "COMMANDS has no others"
         teach(args, STAGE)
         return
     require_datasets(args.dataset or ())

@@ -50,6 +50,7 @@ def main() -> None:
     checkpoint.require(args.logdir, "vae", "mdrnn")
     if args.init:
         checkpoint.require_file(args.init, "bc")
+    checkpoint.require_free(args.logdir, args.stage)
     from dreamdrive.learning.control import train_actor, train_by_search  # bring torch, after what was wrong was told
 
     best, best_in = train_actor(args) if isinstance(args, ActorSettings) else train_by_search(args)

@@ -23,6 +23,7 @@ def main() -> None:
     args.with_preset().check()
     checkpoint.require(args.logdir, "vae")
     require_datasets(args.dataset or ())
+    checkpoint.require_free(args.logdir, "mdrnn")
     from dreamdrive.learning.memory import train_memory  # brings torch, after what was wrong has been told
 
     best, has_expert = train_memory(args)

@@ -27,6 +27,7 @@ def main() -> None:
     args = VAESettings.parse(None, __doc__)
     args.check()
     require_datasets(args.dataset)
+    checkpoint.require_free(args.logdir, "vae")
     from dreamdrive.learning.vision import train_vision  # brings torch, after what was wrong has been told
 
     best = train_vision(args)

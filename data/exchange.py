@@ -29,6 +29,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import controller, share
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
+from dreamdrive.utils.locks import being_written, require_free
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
 from dreamdrive.utils.words import counted, quoted
@@ -220,6 +221,8 @@ EXCHANGES = {
 
 def main() -> None:
     args = parse_args()
+    if "out" in args:
+        require_free(args.out, being_written(args.out))
     print(args.call(args))
 
 

@@ -3,6 +3,7 @@ DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole 96x96 
 so the imported run is one of the world gym:CarRacing-v3, whose frames are made in this way.
 """
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dreamdrive.models.mdrnn import MDRNN, MDRNNConfig
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import require_file
 
 
 def import_checkpoint(source: Path, logdir: Path) -> list[str]:
@@ -79,20 +81,47 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
         type(np.dtype(np.float32)),
     ]
     try:
+        _require_whole(file)
         with torch.serialization.safe_globals(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True)
-        state = content["state_dict"]
-        assert all(isinstance(value, Tensor) for value in state.values())
-        odd = [name for name, value in state.items() if not torch.isfinite(value).all()]
-        if odd:
-            raise ValueError(f"NaN or infinity in {odd[0]}")
+        return _weights(content["state_dict"], file.stat().st_size)
     except Exception as error:  # a damaged or hostile file can fail anywhere in torch
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{file} is not a checkpoint of ctallec/world-models that can be loaded safely ({reason}): get it again "
             "from where it was trained"
         ) from None
-    return {name: value.float() for name, value in state.items()}
+
+
+def _require_whole(file: Path) -> None:
+    """ValueError unless the file is one, unpacks to no more than it is, and matches its checksums, which torch does not
+    look at."""
+    require_file(file)
+    if not zipfile.is_zipfile(file):  # as old versions of torch wrote them
+        return
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
+            raise ValueError("it unpacks to more than it is")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} does not match its checksum")
+
+
+def _weights(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    """A state dict, float32; ValueError unless it is one of plain finite numbers that were in a file of so many
+    bytes."""
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise ValueError("its state_dict holds something else than tensors by name")
+    for name, value in state.items():
+        if value.layout != torch.strided or not value.is_floating_point():
+            raise ValueError(f"{name} is {value.dtype}, and plain numbers are wanted")
+    if sum(value.numel() * value.element_size() for value in state.values()) > size:
+        raise ValueError("its tensors are larger than the file")
+    weights = {name: value.float() for name, value in state.items()}
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    return weights
 
 
 def _vae(state: dict[str, Tensor], file: Path, parents: dict[str, Any]) -> VAE:
@@ -173,8 +202,8 @@ class _mismatch:
         pass
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (KeyError, ValueError, RuntimeError, IndexError)):
-            reason = str(error).splitlines()[0]
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self.file} has not the layers of ctallec/world-models ({reason}): only that project's own models "
                 "can be imported"

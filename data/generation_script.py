@@ -21,6 +21,7 @@ from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import World
 from dreamdrive.envs.catalogue import module_of
 from dreamdrive.utils import modules
+from dreamdrive.utils.locks import require_free
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import next_command
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None, make_world: Callable[..., World] = envs.
     args.check()
     if make_world is envs.make:
         args.check_world(args.env)
+    require_free(args.rootdir, args.busy())
     if args.was_given("env") and (module := module_of(args.env)) and modules.remember(module):
         print(f"the module {module} is allowed on this machine from now on: later stages import it without --env, too")
     from dreamdrive.data import shards  # these bring torch, after what was wrong has been told

@@ -1,31 +1,29 @@
 """The latents of a dataset, encoded once and cached: exp_dir/latents/<first 16 digits of the shard's sha256>.h5, one
 file a shard; <...>-mirror.h5 of its frames in a mirror.
 
-A file names the V and the shard it was made from by digest. One that is missing, damaged or of another V is made again,
-and a dataset that has grown costs only its new shards.
+A file (data/latents_file.py) names the V and the shard it was made from by digest. One that is missing, damaged or of
+another V is made again, and a dataset that has grown costs only its new shards.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 
 from dreamdrive.data.episode import known_actions
+from dreamdrive.data.latents_file import is_of, read_latents, sound, write_latents
 from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Latents, Vision, joined_latents
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder, raise_if_unreadable, write_atomically
+from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 LATENTS = "latents"  # folder of a run
-SCHEMA = 1
 BATCH = 256  # fixed: encoding in other batches differs in the last bit
 
 
@@ -42,12 +40,12 @@ def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[
     wanted = {_file(folder, d, s): (d, s) for d in datasets for s in d.shards}
     todo = {path: (d, s) for path, (d, s) in wanted.items() if _read(path, vision, vae_digest, s) is None}
     for leftover in set(folder.iterdir()) - set(wanted):
-        if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not _is_of(leftover, vae_digest)):
+        if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not is_of(leftover, vae_digest)):
             leftover.unlink(missing_ok=True)
     with Bar(total=sum(s.frames for _, s in todo.values()), desc="latents", unit="frame", disable=not todo) as bar:
         for path, (dataset, entry) in todo.items():
             latents = _encode(vision, dataset, entry, device, bar)
-            _write(path, latents, vae_digest, entry)
+            write_latents(path, {n: v.numpy() for n, v in latents.items()}, vae_digest, entry.sha256)
 
 
 def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:
@@ -116,35 +114,10 @@ def _encode(vision: Vision, dataset: Dataset, entry: ShardEntry, device: torch.d
     return joined_latents(parts)
 
 
-def _write(path: Path, latents: Latents, vae_digest: str, entry: ShardEntry) -> None:
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver="latest") as file:
-        file.attrs.update({"schema": SCHEMA, "vae": vae_digest, "shard": entry.sha256})
-        for name, stored in latents.items():
-            values = stored.numpy()
-            file.create_dataset(name, data=values, chunks=(min(1024, len(values)), values.shape[1]), fletcher32=True)
-    write_atomically(path, buffer.getvalue())
-
-
 def _read(path: Path, vision: Vision, vae_digest: str, entry: ShardEntry) -> dict[str, np.ndarray] | None:
     """What V stored of every frame, each (F, n), or None if the file is not what it should be; it can always be made
     again."""
-    try:
-        with h5py.File(path, "r") as file:
-            if (file.attrs["schema"], file.attrs["vae"], file.attrs["shard"]) != (SCHEMA, vae_digest, entry.sha256):
-                return None
-            latents = {name: file[name][:] for name in vision.stored}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise_if_unreadable(path, error)
-        return None
-    sound = all(len(values) == entry.frames and np.isfinite(values).all() for values in latents.values())
-    return latents if sound else None
-
-
-def _is_of(path: Path, vae_digest: str) -> bool:
-    try:
-        with h5py.File(path, "r") as file:
-            return file.attrs["vae"] == vae_digest
-    except (OSError, RuntimeError, KeyError) as error:
-        raise_if_unreadable(path, error)
-        return False
+    latents = read_latents(path, vae_digest, entry.sha256)
+    like = {name: value.numpy() for name, value in vision.fixed(vision.prior(1, torch.Generator())).items()}
+    codes = getattr(vision.config, "codes", None)
+    return latents if latents is not None and sound(latents, like, entry.frames, codes) else None

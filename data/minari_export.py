@@ -21,7 +21,7 @@ from dreamdrive.data.shard_layout import CHUNK, COLUMN_CHUNK
 from dreamdrive.data.shards import Dataset
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder, write_atomically
-from dreamdrive.utils.locks import workplace
+from dreamdrive.utils.locks import being_written, workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -38,7 +38,7 @@ def export_minari(source: Path, out: Path) -> Dataset:
             f"not: give --out {out.with_name(out.name + '-v0')}"
         )
     dataset = Dataset.open(source)
-    with workplace(out, f"{out} is being written by another process: wait for it, or choose another --out"):
+    with workplace(out, being_written(out)):
         if (out / FOLDER).exists():
             raise UserError(f"{out} holds a dataset already: choose another --out")
         require_space(out, sum(shard.bytes for shard in dataset.shards))

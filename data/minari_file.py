@@ -23,13 +23,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
+from dreamdrive.data import trust
+from dreamdrive.data.examination import BYTES_A_SECOND, MEMORY, chunks_of, unpacked
 from dreamdrive.data.manifest import reason
 from dreamdrive.data.open_shards import BAD_FILE
+from dreamdrive.utils import sandbox
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
@@ -40,6 +43,7 @@ STEPS = ("rewards", "terminations", "truncations")  # members with a number for 
 JPEG_SIDE = 32  # pixels from which on Minari takes something for a picture
 LARGEST_METADATA, LARGEST = 1 << 26, 1 << 32  # bytes; the latter of a member of an episode, unpacked
 MOST_EPISODES, DEEPEST = 10_000_000, 20
+EXAMINATION = 60.0  # seconds of a processor that a file may take, and more by its size
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 
 
@@ -101,6 +105,7 @@ class MinariFile:
             if not 1 <= self.episodes <= MOST_EPISODES:
                 raise ValueError(f"it says that it holds {self.episodes} episodes")
         with reading(self._main):
+            _require_sound(self._main)
             self._file = h5py.File(self._main, "r", locking=False)
 
     def __enter__(self) -> "MinariFile":
@@ -162,6 +167,39 @@ class MinariFile:
         space = json.loads(self.metadata[name])
         _check_space(space)
         return space
+
+
+def _require_sound(path: Path) -> None:
+    """ValueError unless all that could be read of the file has been, in a process of its own."""
+    seconds = EXAMINATION + path.stat().st_size / BYTES_A_SECOND
+    trust.require_sound(path, None, lambda: sandbox.call(examine_minari, (str(path),), MEMORY + LARGEST, seconds))
+
+
+def examine_minari(path: str) -> None:
+    """ValueError unless whatever is numbers or pictures in a file can be read, and is as long as it says."""
+    with h5py.File(path, "r", locking=False) as file, open(path, "rb") as raw:
+        for name in file:
+            _examine(file, name, raw)
+
+
+def _examine(group: h5py.Group, name: str, raw: BinaryIO, depth: int = 0) -> None:
+    if depth > DEEPEST or type(group.get(name, getlink=True)) is not h5py.HardLink:
+        return  # nobody goes there
+    found = group[name]
+    dict(found.attrs)
+    if isinstance(found, h5py.Group):
+        for below in found:
+            _examine(found, below, raw, depth + 1)
+    elif isinstance(found, h5py.Dataset) and found.dtype.kind in "biuf":
+        _check_storage(found, name, found.dtype.itemsize)
+        if found.id.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+            for info in chunks_of(found):
+                unpacked(found, info, raw)
+        found[()]
+    elif isinstance(found, h5py.Dataset) and h5py.check_vlen_dtype(found.dtype) == np.uint8:
+        _check_storage(found, name, 1)
+        for _ in found:
+            pass
 
 
 def _check_space(space: Any, depth: int = 0) -> None:

@@ -1,5 +1,7 @@
 """Reading: a shard that is open, and the shards that a process keeps open.
 
+A shard is opened here only after it has been found sound: see data/trust.py.
+
 Files are limited, so that nobody holds a shard of his own: whoever reads many of them borrows each from an
 `OpenShards`, which closes those that were read longest ago.
 """
@@ -16,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dreamdrive.data import trust
 from dreamdrive.data.episode import EPISODE_COLUMNS, STEP_COLUMNS, TAUGHT_COLUMNS, Episode
 from dreamdrive.data.manifest import MANIFEST, Manifest, ShardEntry, reason
 from dreamdrive.data.mirror import Mirror
@@ -31,14 +34,24 @@ MOST_OPEN, SHARE = 64, 4  # shards kept open: so many, and one part in so many o
 
 
 def open_shard(path: Path, manifest: Manifest, mirror: Mirror | None = None) -> "Shard":
-    """A shard of a dataset, seen in a mirror if there is one, checked against its manifest before any data is read;
-    UserError if anything is amiss."""
+    """A shard of a dataset, seen in a mirror if there is one. One that has not been met yet is looked through first, in
+    a process of its own; UserError if anything is amiss."""
     path = Path(path)
     entry = next((s for s in manifest.shards if s.file == path.name), None)
     if entry is None:
         raise UserError(f"{path} is not listed in {path.parent / MANIFEST}: {_remedy(path)}")
     with reading(path):
+        _require_sound(path, manifest, entry)
         return Shard(path, manifest, entry, mirror)
+
+
+def _require_sound(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
+    """ValueError unless the shard is the one that the manifest lists, and has been looked through."""
+    from dreamdrive.data.examination import examine  # which reads shards, too
+
+    if os.path.getsize(path) != entry.bytes:
+        raise ValueError(f"it has {os.path.getsize(path)} bytes instead of {entry.bytes}")
+    trust.require_sound(path, entry.sha256, lambda: examine(path, manifest, entry))
 
 
 class Shard:
@@ -58,8 +71,6 @@ class Shard:
         mirror: Mirror | None = None,
     ) -> None:
         self.path, self._mirror = path, mirror
-        if entry is not None and os.path.getsize(path) != entry.bytes:
-            raise ValueError(f"it has {os.path.getsize(path)} bytes instead of {entry.bytes}")
         self._file = h5py.File(path, "r", locking=False)
         try:
             check_members(self._file)
@@ -182,7 +193,4 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _remedy(path: Path) -> str:
-    return (
-        f"`dreamdrive data verify {quoted(path.parent)}` says what is wrong; delete what is damaged and run the "
-        "generation command again"
-    )
+    return f"`dreamdrive data verify {quoted(path.parent)}` says what is wrong, and with --repair records it again"

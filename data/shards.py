@@ -1,7 +1,8 @@
 """The dataset: HDF5 shards of whole episodes and the manifest that lists them.
 
     dreamdrive data info datasets/carracing       what the dataset is
-    dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file
+    dreamdrive data verify datasets/carracing     read every byte; say what is wrong, file by file; driving/repair.py
+                                                  mends it
     dreamdrive data split datasets/carracing --val-fraction 0.2     another share of its episodes for validation
     dreamdrive data page datasets/carracing       a page of it, see pages/dataset.py
 
@@ -12,7 +13,6 @@ data/open_shards.py. A shard is never changed once it has its name.
 """
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import h5py
 import numpy as np
 
+from dreamdrive.data import trust
 from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, episode_entry, known_actions
+from dreamdrive.data.examination import examine
 from dreamdrive.data.manifest import (
     MANIFEST,
     SCHEMA,
@@ -41,18 +44,19 @@ from dreamdrive.data.manifest import (
     write_manifest,
 )
 from dreamdrive.data.mirror import Mirror
-from dreamdrive.data.open_shards import OpenShards, Shard, open_shard, reading
+from dreamdrive.data.open_shards import BAD_FILE, OpenShards, Shard, open_shard, reading
 from dreamdrive.data.shard_layout import CHUNK, chunks_of, column_type
 from dreamdrive.utils.argument_types import share
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import fsync_folder
-from dreamdrive.utils.locks import LOCK, locked, workplace
+from dreamdrive.utils.files import fsync_folder, raise_if_unreadable
+from dreamdrive.utils.locks import LOCK, being_written, locked, workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.words import counted, mean_and_spread
 
-OURS = {MANIFEST, "args.json", LOCK}
+DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
+OURS = {MANIFEST, "args.json", LOCK, DAMAGED}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 
 
@@ -84,8 +88,7 @@ class Dataset:
                 f"{folder} holds {len(manifest.episodes)} of {manifest.rollouts} episodes: "
                 "run the data/generation_script.py command that began it again to record the rest"
             )
-        content = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
-        return Dataset(folder, manifest, hashlib.sha256(content).hexdigest(), None, shards or OpenShards())
+        return Dataset(folder, manifest, manifest.digest, None, shards or OpenShards())
 
     @property
     def shards(self) -> tuple[ShardEntry, ...]:
@@ -155,7 +158,7 @@ def write_dataset(
     """Write a new dataset of the episodes that `read` gives by number, into shards of these names; returns its whole
     manifest, of which `manifest` says all but shards and episodes. What fails leaves nothing; UserError where `folder`
     holds a dataset."""
-    with workplace(folder, f"{folder} is being written by another process: wait for it, or choose another --out"):
+    with workplace(folder, being_written(folder)):
         if (folder / MANIFEST).exists():
             raise UserError(f"{folder} holds a dataset already: choose another --out")
         written: list[Path] = []
@@ -179,7 +182,7 @@ def write_dataset(
 def write_shard(path: Path, episodes: Iterable[Episode]) -> dict:
     """Write `episodes`, consecutive ones, to `path` all at once; returns the shard's entry in the manifest."""
     temporary, entry = stage_shard(path, episodes)
-    publish_shard(temporary, path)
+    publish_shard(temporary, path, entry["sha256"])
     return entry
 
 
@@ -194,9 +197,11 @@ def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
             file.write(image)
             file.flush()
             os.fsync(file.fileno())
-        with reading(temporary), Shard(temporary) as shard:
-            read_back = {name: _digest(shard.chunks(name)) for name in digests}
-        if read_back != digests or hashlib.sha256(temporary.read_bytes()).hexdigest() != entry["sha256"]:
+        read_back = {}
+        if hashlib.sha256(temporary.read_bytes()).hexdigest() == entry["sha256"]:
+            with reading(temporary), Shard(temporary) as shard:
+                read_back = {name: _digest(shard.chunks(name)) for name in digests}
+        if read_back != digests:
             raise UserError(
                 f"{temporary} does not read back as it was written: check the disk, then run the same command again"
             )
@@ -212,8 +217,8 @@ def stage_shard(path: Path, episodes: Iterable[Episode]) -> tuple[Path, dict]:
     return temporary, {"file": path.name, **entry}
 
 
-def publish_shard(temporary: Path, path: Path) -> None:
-    """Give a staged shard its name, durably."""
+def publish_shard(temporary: Path, path: Path, digest: str) -> None:
+    """Give a staged shard, of this sha256, its name, durably."""
     try:
         os.replace(temporary, path)
     except OSError as error:
@@ -221,6 +226,7 @@ def publish_shard(temporary: Path, path: Path) -> None:
             f"{path} could not be written ({error.strerror}): mend the folder, then run the same command again"
         ) from None
     fsync_folder(Path(path).parent)
+    trust.remember(path, digest)
 
 
 def remove_leftovers(folder: Path, manifest: Manifest) -> None:
@@ -341,29 +347,40 @@ def verify(folder: Path) -> list[str]:
         try:
             _verify_shard(folder / entry.file, manifest, entry)
         except UserError as error:
-            wrong.append(f"{entry.file}: {str(error).removeprefix(f'{folder / entry.file} ').split(': `python -m')[0]}")
+            wrong.append(
+                f"{entry.file}: {str(error).removeprefix(f'{folder / entry.file} ').split(': `dreamdrive')[0]}"
+            )
     listed = {entry.file for entry in manifest.shards} | OURS
     return wrong + [
         f"{path.name}: not listed in the manifest" for path in sorted(folder.iterdir()) if path.name not in listed
     ]
 
 
+def damaged_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """Files of the shards that are missing or not as the manifest says; reads every byte."""
+    found = []
+    for entry in manifest.shards:
+        path = folder / entry.file
+        try:
+            trust.look_through(path, entry.sha256, partial(examine, path, manifest, entry))
+        except BAD_FILE as error:
+            raise_if_unreadable(path, error)  # which says nothing of what is in it
+            found.append(entry.file)
+    return found
+
+
+def say_verified(folder: Path) -> int:
+    """Print what is wrong with a dataset, or that nothing is; the status to end with."""
+    wrong = verify(folder)
+    sound = f"{folder}: all {len(read_manifest(folder).shards)} shards are as the manifest says"
+    print("\n".join(wrong) if wrong else sound)
+    return 1 if wrong else 0
+
+
 def _verify_shard(path: Path, manifest: Manifest, entry: ShardEntry) -> None:
-    with open_shard(path, manifest) as shard, reading(path):
-        for chunk in shard.chunks("obs"):
-            if chunk.dtype != np.uint8 and not np.isfinite(chunk).all():
-                raise ValueError("obs holds numbers that are not finite")
-        seeds, policies = shard.column("seed"), shard.column("policy")
-        for row, e in enumerate(e for e in manifest.episodes if entry.first <= e.index < entry.last):
-            steps = shard.episode_steps(row, shard.step_columns)
-            Episode(np.zeros((e.steps + 1, 1, 1, 1), np.uint8), **steps, index=e.index, seed=e.seed, policy=0).check()
-            if seeds[row] != e.seed or manifest.policies[policies[row]] != e.policy:
-                raise ValueError(f"seed or policy of episode {e.index} differ from the manifest's")
-            if float(steps["reward"].sum(dtype=np.float64)) != e.score:
-                raise ValueError(f"the return of episode {e.index} differs from the manifest's")
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                raise ValueError("its sha256 is not the manifest's")
+    """UserError with what is wrong; a shard that is sound is known to be from now on."""
+    with reading(path):
+        trust.look_through(path, entry.sha256, partial(examine, path, manifest, entry))
 
 
 def summary(manifest: Manifest, folder: Path) -> str:
@@ -432,13 +449,7 @@ def main() -> None:
     if args.command == "info":
         print(summary(read_manifest(args.folder), args.folder))
         return
-    wrong = verify(args.folder)
-    print(
-        "\n".join(wrong)
-        if wrong
-        else f"{args.folder}: all {len(read_manifest(args.folder).shards)} shards are as the manifest says"
-    )
-    sys.exit(1 if wrong else 0)
+    sys.exit(say_verified(args.folder))
 
 
 if __name__ == "__main__":

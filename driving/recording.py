@@ -90,6 +90,11 @@ def plan(manifest: Manifest) -> list[tuple[str, int, int]]:
     return [(f"shard_{k:05d}.h5", first, last) for k, (first, last) in enumerate(bounds)]
 
 
+def made_here(manifest: Manifest) -> bool:
+    """Whether the shards of a manifest are those that stage 1 plans."""
+    return {(s.file, s.first, s.last) for s in manifest.shards} <= set(plan(manifest))
+
+
 def wanted_manifest(args: RecordingSettings, spec: WorldSpec, mixture: dict[str, float], by_place: bool) -> Manifest:
     """The manifest of what `args` ask for, with nothing recorded yet."""
     if by_place and args.val_fraction is not None:
@@ -262,7 +267,7 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
         def publish(index: int, result: tuple) -> None:
             nonlocal manifest
             temporary, entry, entries = result
-            shards.publish_shard(temporary, folder / entry.file)
+            shards.publish_shard(temporary, folder / entry.file, entry.sha256)
             manifest = with_shard(manifest, entry, entries)
             write_manifest(folder, manifest)
 
@@ -288,9 +293,7 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.skip,
     )
     folder = args.rootdir
-    with workplace(
-        folder, f"another generator is recording into {folder}: wait until it is done, or choose another --rootdir"
-    ):
+    with workplace(folder, args.busy()):
         spec, frame_bytes, there_are, by_place = look_at_world(recipe)
         max_steps, rollouts = args.max_steps or min(spec.max_steps, MOST_STEPS), args.rollouts or there_are or ROLLOUTS
         args, recipe = replace(args, max_steps=max_steps, rollouts=rollouts), replace(recipe, max_steps=max_steps)

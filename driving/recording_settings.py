@@ -81,6 +81,10 @@ class RecordingSettings(flags.WorldSettings):
             if stage := trained(name):
                 checkpoint.require(self.logdir, stage, name=self.checkpoint)
 
+    def busy(self) -> str:
+        """What is said where somebody else is at work in the folder."""
+        return f"another generator is recording into {self.rootdir}: wait until it is done, or choose another --rootdir"
+
     def plan(self) -> str:
         """What is recorded by default, for someone who did not say."""
         return (

@@ -21,7 +21,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 from dreamdrive.utils.argument_types import natural, positive
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
-from dreamdrive.utils.locks import locked
+from dreamdrive.utils.locks import being_written, locked
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import Settings, flag
 
@@ -62,7 +62,7 @@ def main() -> None:
     from dreamdrive.utils.progress import Bar
 
     make_folder(args.out)
-    with locked(args.out, f"{args.out} is being written by another process: wait for it, or choose another --out"):
+    with locked(args.out, being_written(args.out)):
         check_seed(args.out, args.seed)
         args.write(make_folder(args.out / COMMAND))
         made = sum(

@@ -11,7 +11,6 @@ Writes  FOLDER/index.html                     to be opened
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 from tqdm import tqdm
 
-from dreamdrive.data.manifest import MANIFEST, EpisodeEntry, Manifest
+from dreamdrive.data.manifest import EpisodeEntry, Manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.envs import named_actions
 from dreamdrive.pages import charts
@@ -83,7 +82,6 @@ def spread(episodes: Sequence[EpisodeEntry], count: int) -> list[int]:
 
 def write_dataset_page(dataset: Dataset, out: Path, films: int) -> None:
     """The page of `dataset` in the folder `out`, with so many films at most."""
-    require_plain(dataset)
     prepare(dataset.root, out)
     space, found = actions_of(dataset.manifest), Contents()
     for entry in tqdm(dataset.shards, desc="reading", unit="shard"):
@@ -115,25 +113,6 @@ def tried(found: Contents, make: Callable[[], None]) -> bool:
         found.problems.append(error)
         return False
     return True
-
-
-def require_plain(dataset: Dataset) -> None:
-    """UserError where the manifest has values of other kinds than the page can tell."""
-    m = dataset.manifest
-    plain = {
-        "dt": isinstance(m.dt, (int, float)) and 0 < m.dt < math.inf,
-        "max_steps, seed, give_up": all(isinstance(n, int) for n in (m.max_steps, m.seed, m.give_up)),
-        "action_noise": isinstance(m.action_noise, (int, float)),
-        "env, policy, policies": all(isinstance(text, str) for text in (m.env, m.policy, *m.policies)),
-        "options, controller": isinstance(m.options, dict) and isinstance(m.controller, dict | None),
-        "episodes": all(isinstance(n, int) for e in m.episodes for n in (e.index, e.seed, e.steps)),
-    }
-    wrong = [name for name, right in plain.items() if not right]
-    if wrong:
-        raise UserError(
-            f"{dataset.root / MANIFEST} has values of the wrong kind in {', '.join(wrong)}: restore it, or record the "
-            "dataset again"
-        )
 
 
 def prepare(root: Path, out: Path) -> None:

@@ -19,6 +19,12 @@ from dreamdrive.utils.errors import UserError
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # What stage 1 notes of the modules that it was told of is not the user's own, see utils/modules.py
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dreamdrive-tests-")
+# What scripts note of the files of tests is of no use to anybody afterwards, and pytest removes it one day with theirs.
+os.environ["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "matplotlib"
+)
+_CACHE = tempfile.TemporaryDirectory(prefix="dreamdrive-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)

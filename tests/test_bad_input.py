@@ -3,9 +3,11 @@
 import hashlib
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
+from dreamdrive.data.manifest import read_manifest, write_manifest
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.tests.tiny_run import (
@@ -90,8 +92,7 @@ def test_a_missing_dataset_or_an_unfinished_one_names_the_command_that_makes_it(
         "trainvae", logdir, "--dataset", folder
     )
     write_dataset(folder, LENGTHS)
-    manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"rollouts": 4', '"rollouts": 9'))
+    write_manifest(folder, replace(read_manifest(folder), rollouts=9))
     assert "holds 4 of 9 episodes: run the data/generation_script.py command" in refused(
         "trainvae", logdir, "--dataset", folder
     )

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from dreamdrive.data import latents
+from dreamdrive.data import latents_file
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.npz import read_rollout
 from dreamdrive.envs.nocturne.scene import load_scene
@@ -16,7 +16,7 @@ READERS = {
     "manifest.json": lambda path: read_manifest(path.parent),
     "best.tar": lambda path: checkpoint.load(path, "vae"),
     "rollout.npz": lambda path: read_rollout(path, 0),
-    "latents.h5": lambda path: latents._is_of(path, "digest"),
+    "latents.h5": lambda path: latents_file.is_of(path, "digest"),
     "scene.json": load_scene,
 }
 

@@ -1,15 +1,15 @@
 """What a newcomer meets first: a command without arguments, few episodes, a split to be changed, spellings of flags,
 and numbers in sentences."""
 
-import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dreamdrive.data.manifest import MANIFEST, read_manifest, split
+from dreamdrive.data.manifest import MANIFEST, read_manifest, split, write_manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.driving.scoring_settings import EvaluationSettings
@@ -163,8 +163,7 @@ def test_a_split_that_cannot_be_is_refused_and_nothing_is_changed(words, said, t
 
 def test_a_split_by_places_stays(tmp_path):
     root = write_dataset(tmp_path / "data", [5] * 4).root
-    there = json.loads((root / MANIFEST).read_text())
-    (root / MANIFEST).write_text(json.dumps(there | {"by_place": True}))
+    write_manifest(root, replace(read_manifest(root), by_place=True))
     said = complaint(call("data.shards", "split", root, "--val-fraction", 0.5))
     assert said.startswith(f"error: {root}: its split into training and validation is by places")
 

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dreamdrive.utils import runs, stages
+from dreamdrive.utils import locks, runs, stages
 from dreamdrive.utils.archive import Archive, Foreign, checksum
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
@@ -242,11 +242,18 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     the process, however it ends. UserError for a run that came with dreamdrive."""
     runs.require_own(logdir)
     folder = Path(logdir) / stage
-    with workplace(
-        folder,
-        f"another {SCRIPTS[stages.kind_of(stage)]} is running in {folder}: wait for it, stop it, or use another "
-        "--logdir",
-    ):
+    with workplace(folder, _busy(folder, stage)):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield folder
+
+
+def require_free(logdir: Path, stage: str) -> None:
+    """UserError where another process is at work in the stage's folder; before anything that takes long."""
+    folder = Path(logdir) / stage
+    locks.require_free(folder, _busy(folder, stage))
+
+
+def _busy(folder: Path, stage: str) -> str:
+    script = SCRIPTS[stages.kind_of(stage)]
+    return f"another {script} is running in {folder}: wait for it, stop it, or use another --logdir"

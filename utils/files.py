@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import stat
 from pathlib import Path
 
 from dreamdrive.utils.errors import UserError
@@ -28,6 +29,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             "same command again"
         ) from None
     fsync_folder(path.parent)
+
+
+def require_file(path: Path) -> None:
+    """ValueError where there is something else than a file, as a pipe that nobody will ever write to; OSError where
+    there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
 
 
 def raise_if_unreadable(path: Path, error: Exception) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 
 from dreamdrive.envs.catalogue import SCENE_FORMATS, SCENE_STEPS
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import raise_if_unreadable
+from dreamdrive.utils.files import raise_if_unreadable, require_file
 
 STEPS = SCENE_STEPS
 DT = 0.1  # seconds between them
+GRID = 8.0  # metres of the squares that road edges are looked up in
 ABSENT = -10_000.0  # position, velocity and heading of an object at a step at which it is not valid
 OBJECTS = ("unset", "vehicle", "pedestrian", "cyclist", "other")  # Scene.type counts in these, ...
 # ... Scene.road_type in these, ...
@@ -38,6 +39,10 @@ LIGHTS = (
 )
 LOADED = ("vehicle", "pedestrian", "cyclist")  # kinds of objects that take part
 LARGEST = 256 << 20  # bytes of a file: Waymo's scenes have one to five million
+# What is beyond these drives to numbers that are not finite, or is looked up in a grid that fits into no memory.
+# Waymo's scenes are some 200 m wide, up to 50 km from where they are measured from.
+FURTHEST, FASTEST, TURNED, LONGEST = 1e6, 1e5, 1e6, 100.0  # metres, m/s, degrees or radians, metres of an object
+WIDEST, MOST_CELLS = 20_000.0, 1 << 24  # metres from road edge to road edge; squares of 8 m that edges touch, in all
 MOVED_SPEED, MOVED_DISTANCE = 0.05, 0.2  # m/s, m: Nocturne's thresholds
 TELLING_SPEED = 2.0  # m/s, from which an object's heading is the direction it moves in
 
@@ -176,6 +181,7 @@ class _Reader:
 
     def parse(self) -> dict:
         try:
+            require_file(self.path)
             size = self.path.stat().st_size
             if size > LARGEST:
                 raise self.refuse("", f"has {size:,} bytes, and no scene has more than {LARGEST:,}")
@@ -219,13 +225,20 @@ class _Reader:
             raise self.refuse(field, "holds a number that is not finite")
         return array
 
-    def points(self, values: Sequence, field: str) -> np.ndarray:
+    def bounded(self, values: Any, field: str, most: float) -> np.ndarray:
+        """Numbers, float64, none of which is beyond `most` or its negative."""
+        array = self.numbers(values, field)
+        if (abs(array) > most).any():
+            raise self.refuse(field, f"holds {array[abs(array) > most][0]:g}, and none is beyond {most:g}")
+        return array
+
+    def points(self, values: Sequence, field: str, most: float = FURTHEST) -> np.ndarray:
         """(n, 2) of [{x, y}, ...]."""
         try:
             flat = [v for p in values for v in (p["x"], p["y"])]
         except (TypeError, KeyError):
             raise self.refuse(field, "holds something that is not a point with x and y") from None
-        return self.numbers(flat, field).reshape(-1, 2)
+        return self.bounded(flat, field, most).reshape(-1, 2)
 
     def steps(self, of: dict, key: str, field: str) -> list:
         values = self.field(of, key, field, list)
@@ -282,13 +295,13 @@ class _Reader:
     def object(self, item: Any, field: str, degrees: bool) -> dict:
         """One object's columns of Scene, "kind" its type in words and "motion" (91, 2) its velocity."""
         position = self.points(self.steps(item, "position", field), f"{field}.position")
-        motion = self.points(self.steps(item, "velocity", field), f"{field}.velocity").astype(np.float32)
-        heading = self.numbers(self.steps(item, "heading", field), f"{field}.heading")
+        motion = self.points(self.steps(item, "velocity", field), f"{field}.velocity", FASTEST).astype(np.float32)
+        heading = self.bounded(self.steps(item, "heading", field), f"{field}.heading", TURNED)
         valid = self.steps(item, "valid", field)
         if any(type(v) is not bool for v in valid):
             raise self.refuse(f"{field}.valid", "holds something that is neither true nor false")
         sizes = {
-            key: self.numbers([self.field(item, key, field, (float, int))], f"{field}.{key}")[0]
+            key: self.bounded([self.field(item, key, field, (float, int))], f"{field}.{key}", LONGEST)[0]
             for key in ("length", "width")
         }
         for key, value in sizes.items():
@@ -331,6 +344,7 @@ class _Reader:
     def roads(self, roads: list) -> dict:
         """The road columns of Scene."""
         points, kinds, signs = [np.empty((0, 2))], [], [np.empty((0, 2))]
+        edges: list[np.ndarray] = []
         for i, road in enumerate(roads):
             kind, geometry = (
                 self.field(road, "type", f"roads[{i}]", str),
@@ -342,14 +356,29 @@ class _Reader:
             if kind == "stop_sign":
                 signs.append(line[:1])
                 continue
+            if kind == "road_edge":
+                edges.append(line)
             points.append(line)
             kinds.append(ROADS.index(kind) if kind in ROADS else ROADS.index("other"))
+        self.check_edges(edges)
         return {
             "road_points": np.concatenate(points),
             "road_type": np.array(kinds, np.int64),
             "road_first": np.cumsum([0, *map(len, points[1:])]),
             "stop_signs": np.concatenate(signs),
         }
+
+    def check_edges(self, edges: list[np.ndarray]) -> None:
+        """Road edges are looked up in a grid (tables.py), whose size they decide."""
+        if not edges:
+            return
+        every = np.concatenate(edges)
+        wide = np.ptp(every, axis=0).max()
+        if wide > WIDEST:
+            raise self.refuse("roads", f"has road edges {wide:.0f} m apart, and no scene is wider than {WIDEST:.0f}")
+        spans = np.concatenate([abs(np.diff(line, axis=0)) for line in edges]) / GRID + LONGEST / GRID
+        if spans.prod(1).sum() > MOST_CELLS:
+            raise self.refuse("roads", "has road edges that are too long and too many to be looked up")
 
     def lights(self, content: dict) -> dict:
         """The light columns of Scene. At step t a light shows the state of its first record at or after t, "unknown"
@@ -371,7 +400,7 @@ class _Reader:
             times = self.numbers(columns["time_index"], f"{field}.time_index")
             if (np.diff(times) <= 0).any():
                 raise self.refuse(f"{field}.time_index", "does not ascend")
-            xy = np.stack([self.numbers(columns[axis], f"{field}.{axis}") for axis in "xy"], 1)
+            xy = np.stack([self.bounded(columns[axis], f"{field}.{axis}", FURTHEST) for axis in "xy"], 1)
             codes = np.array([*(LIGHTS.index(s) for s in columns["state"]), 0])
             positions.append(xy[:1])
             states.append(codes[np.searchsorted(times, np.arange(STEPS))])

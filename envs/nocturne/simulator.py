@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs.nocturne.scene import DT, STEPS, Scene
-from dreamdrive.envs.nocturne.tables import CELL, Table, tables
+from dreamdrive.envs.nocturne.scene import DT, GRID, STEPS, Scene
+from dreamdrive.envs.nocturne.tables import Table, tables
 
 VEHICLE, ROAD_EDGE = 1, 2  # values of Simulator.collision besides 0
 GOAL_DISTANCE, GOAL_SPEED, GOAL_HEADING = 1.0, 1.0, 0.3  # m, m/s, rad: Nocturne's reinforcement-learning rule
@@ -261,7 +261,7 @@ def overlap(a: Boxes, b: Boxes) -> Tensor:
 def touches_edge(edges: Table, copy: Tensor, box: Boxes) -> Tensor:
     """(Q,) bool: whether boxes (Q,) in copies (Q,) meet a road edge (tables.edge_table); being around a whole segment
     counts."""
-    cell = torch.floor((torch.stack([box.x, box.y], -1) - edges["corner"][copy, 0]) / CELL)
+    cell = torch.floor((torch.stack([box.x, box.y], -1) - edges["corner"][copy, 0]) / GRID)
     inside = ((cell >= 0) & (cell < edges["shape"][copy, 0])).all(-1)
     cell = torch.where(inside[:, None], cell, 0.0).long()
     number = cell[:, 1] * edges["shape"][copy, 0, 0] + cell[:, 0]

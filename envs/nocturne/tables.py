@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs.nocturne.scene import ROADS, Scene
-
-CELL = 8.0  # metres of the grid that road edges are looked up in
+from dreamdrive.envs.nocturne.scene import GRID, ROADS, Scene
 
 _made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDictionary()
 
@@ -82,7 +80,7 @@ def edge_table(scene: Scene) -> dict[str, np.ndarray]:
     reach = np.hypot(scene.length, scene.width).max() / 2 + 0.01
     low, high = middle - np.abs(half) - reach, middle + np.abs(half) + reach
     corner = low.min(0) if len(ends) else np.zeros(2)
-    first, last = (((edge - corner) // CELL).astype(np.int64) for edge in (low, high))
+    first, last = (((edge - corner) // GRID).astype(np.int64) for edge in (low, high))
     shape = last.max(0, initial=0) + 1
     spans = last - first + 1  # cells a segment is listed in, (S, 2)
     which = np.repeat(np.arange(len(ends)), spans.prod(1))
