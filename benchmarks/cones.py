@@ -61,6 +61,7 @@ def replay(scenes: list[Scene], times: list[int]) -> SimpleNamespace:
         scenes=scenes,
         state=padded(states, ABSENT),
         present=padded([np.ones(len(s.ids), bool) for s in scenes], False),
+        there=padded([s.valid[:, t] for s, t in zip(scenes, times, strict=True)], False),
         length=padded([s.length for s in scenes], 1),
         width=padded([s.width for s in scenes], 1),
         type=padded([s.type for s in scenes], 0),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.nocturne import Scene, Simulator, features, load_scene, visible
-from dreamdrive.envs.nocturne.pool import scene_files
+from dreamdrive.envs.nocturne.folder_index import scene_files
 from dreamdrive.envs.nocturne.scene import OBJECTS, STEPS
 from dreamdrive.envs.nocturne.simulator import wrap
 from dreamdrive.utils.argument_types import positive

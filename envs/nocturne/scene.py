@@ -1,8 +1,9 @@
 """Traffic scenes: nine seconds of logged traffic on a map, from the JSON files of Nocturne and of GPUDrive.
 
 Positions are metres in world coordinates (x right, y up), headings radians counter-clockwise from +x in [-pi, pi],
-speeds m/s; a scene has T steps, at most 91, 0.1 s apart. How files become scenes: scene_file.py. Vinitsky et al. 2022 (Nocturne); Kazemkhani et al. 2025 (GPUDrive);
-Ettinger et al. 2021 (the Waymo Open Motion Dataset, where the public files come from).
+speeds m/s; a scene has T steps, at most 91, 0.1 s apart. How files become scenes: scene_file.py. Vinitsky et al. 2022
+(Nocturne); Kazemkhani et al. 2025 (GPUDrive); Ettinger et al. 2021 (the Waymo Open Motion Dataset, where the public
+files come from).
 """
 
 from dataclasses import dataclass
@@ -86,9 +87,10 @@ class Scene:
 
     @cached_property
     def origin(self) -> np.ndarray:
-        """(2,) whole metres, in the middle of the traffic: relative to it float32 resolves a hundredth of a
-        millimetre."""
-        return np.round(self.position[self.valid].mean(0))
+        """(2,) whole metres, in the middle of the traffic that is there at the first step, if any: relative to it float32
+        resolves a hundredth of a millimetre."""
+        first = self.valid & self.valid[:, :1]
+        return np.round(self.position[first if first.any() else self.valid].mean(0))
 
     @cached_property
     def last_valid(self) -> np.ndarray:
@@ -114,8 +116,8 @@ class Scene:
 
     @cached_property
     def expert_action(self) -> np.ndarray:
-        """(N, T - 1, 2) float32, m/s^2 and rad: the acceleration and the steering that lead from the log's step t to t +
-        1; unbounded.
+        """(N, T - 1, 2) float32, m/s^2 and rad: the acceleration and the steering that lead from the log's step t to
+        t + 1; unbounded.
 
         Both are NaN where the log has a gap (Nocturne: None). Steering is NaN where no steering gives the log's turn:
         above all where a car stands (Nocturne: NaN).
@@ -131,8 +133,8 @@ class Scene:
 
     @cached_property
     def track(self) -> np.ndarray:
-        """(N, T, 4) float64 x, y, heading, speed: the log with its gaps bridged, and held before its first and after its
-        last valid step."""
+        """(N, T, 4) float64 x, y, heading, speed: the log with its gaps bridged, and held before its first and after
+        its last valid step."""
         track = np.concatenate([self.position, self.heading[..., None], self.speed[..., None]], -1, dtype=np.float64)
         steps = np.arange(self.steps)
         for n in np.flatnonzero(~self.valid.all(1)):

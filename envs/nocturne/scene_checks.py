@@ -21,8 +21,8 @@ BACKWARDS = 0.3, 1.0  # m/s and metres of a way backwards that is none of noise
 
 @dataclass(frozen=True)
 class Motion:
-    """Objects of a file over its F steps: kind (O,) words, position (O, F, 2) metres, heading (O, F) in the file's unit,
-    velocity (O, F, 2) m/s, valid (O, F)."""
+    """Objects of a file over its F steps: kind (O,) words, position (O, F, 2) metres, heading (O, F) in the file's
+    unit, velocity (O, F, 2) m/s, valid (O, F)."""
 
     kind: np.ndarray
     position: np.ndarray
@@ -78,8 +78,8 @@ class Motion:
 
 def unit_of_headings(kind: str, marked: bool, motion: Motion) -> tuple[str, str]:
     """(Which kind of file, "nocturne" in degrees or "gpudrive" in radians, the complaint or ""): by the way vehicles
-    go, forwards or backwards; where it tells nothing, as `kind` says, or, for "auto", whether GPUDrive's fields are there
-    (`marked`)."""
+    go, forwards or backwards; where it tells nothing, as `kind` says, or, for "auto", whether GPUDrive's fields are
+    there (`marked`)."""
     usual = kind if kind != "auto" else "gpudrive" if marked else "nocturne"
     other = "nocturne" if usual == "gpudrive" else "gpudrive"
     unit = {"nocturne": "degrees", "gpudrive": "radians"}
@@ -161,8 +161,8 @@ def placed(line: np.ndarray) -> np.ndarray:
 
 
 def stray_point(line: np.ndarray, middle: np.ndarray) -> tuple[int, float, str] | None:
-    """(Number, metres, from what) of a road point that lies further from the traffic than anything may, or that alone is
-    far from those before and after it."""
+    """(Number, metres, from what) of a road point that lies further from the traffic than anything may, or that alone
+    is far from those before and after it."""
     away = np.linalg.norm(line - middle, axis=1)
     if away.max() > REACH:
         return int(away.argmax()), float(away.max()), "the traffic"

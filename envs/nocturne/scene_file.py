@@ -1,8 +1,9 @@
 """How the JSON files of Nocturne, GPUDrive, ScenarioMax and PufferDrive become scenes.
 
 What they may lack is tl_states, goalPosition, metadata, name and the fields that GPUDrive added; what they have beside
-Nocturne's fields is read where it means something here: mark_as_expert, is_sdc, sdc_track_index and tracks_to_predict (in
-metadata or beside it), the time between steps, points as lists, flags as 0 and 1, types as Waymo's numbers and names.
+Nocturne's fields is read where it means something here: mark_as_expert, is_sdc, sdc_track_index and tracks_to_predict
+(in metadata or beside it), the time between steps, points as lists, flags as 0 and 1, types as Waymo's numbers and
+names.
 """
 
 import json
@@ -215,7 +216,8 @@ class Reader(Fields):
             )
             raise self.refuse(
                 "objects",
-                f"has {drive} {taken}, {wrong}: say which kind of file it is, --scene-kind {' or '.join(SCENE_FORMATS)}",
+                f"has {drive} {taken}, {wrong}: say which kind of file it is, --scene-kind "
+                f"{' or '.join(SCENE_FORMATS)}",
             )
         return unit
 

@@ -17,8 +17,8 @@ RIGHT = 0.75, 1.33  # of the way that velocities say, what objects may go
 
 
 def stated_rate(meta: dict, steps: int) -> int | str | None:
-    """Steps a second by what a file says of itself; a complaint where they are none that can be read; None where it says
-    nothing."""
+    """Steps a second by what a file says of itself; a complaint where they are none that can be read; None where it
+    says nothing."""
     seconds = next((1 / meta[key] for key in RATES if _positive(meta.get(key))), None)
     seconds = next((float(meta[key]) for key in SECONDS if _positive(meta.get(key))), seconds)
     for key in STAMPS:
@@ -34,8 +34,8 @@ def stated_rate(meta: dict, steps: int) -> int | str | None:
 
 
 def paced(motion: Motion, rate: int | None) -> tuple[int | None, str | None]:
-    """(Steps a second, complaint): whether objects go as far as their velocities say. Where the rate is not known, a log
-    of more steps than a scene has in which they go half as far is one of twice the rate."""
+    """(Steps a second, complaint): whether objects go as far as their velocities say. Where the rate is not known, a
+    log of more steps than a scene has in which they go half as far is one of twice the rate."""
     pace = motion.pace(1 / (rate or SCENE_RATES[0]))
     least, most = RIGHT
     if math.isnan(pace) or least <= pace <= most:
