@@ -23,6 +23,7 @@ CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
 WARMUP = 10  # steps of the log before an episode begins
 SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log, at most
+READING = ("scene_kind", "scene_speeds", "scene_rate", "late_objects", "long_logs")  # options of how files are read
 SCENE_RATES = (10, 20)  # steps a second that files may have
 SCENE_SPEEDS = ("checked", "file", "positions")
 LATE_OBJECTS, LONG_LOGS, EGOS = ("replay", "nocturne"), ("cut", "pieces"), ("movers", "sdc", "tracks", "all")

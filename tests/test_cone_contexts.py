@@ -227,7 +227,7 @@ def test_the_cache_keeps_to_its_limit_and_forgets_scenes_that_are_gone(monkeypat
     cache = cone.renderer().cache
     scenes = [street(seed) for seed in range(6)]
     render_cones(replay(scenes[:1], [0]), [(0, 0)], 64)
-    one = cache.get(scenes[0], ("road", 0.4), None).bytes
+    one = cache.get(scenes[0], ("road", 0.4, 80.0), None).bytes
     monkeypatch.setattr(cone, "CACHE", int(2.5 * one))
     for scene in scenes:
         expected = render_cones(replay([scene], [0]), [(0, 0)], 64)
