@@ -13,7 +13,7 @@ from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
-from dreamdrive.envs import World, make
+from dreamdrive.envs import World, make, world_class
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
@@ -68,6 +68,7 @@ class Evaluator:
     def __init__(
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
+        self._which = world_class(env).prepare(**(options or {}))
         self.steps = 0  # of the simulator, driven so far
         self.workers = workers
         # of a head of these kinds copies cannot have parameters of their own
@@ -82,6 +83,10 @@ class Evaluator:
 
     def __exit__(self, *exception) -> None:
         self._pool.__exit__(*exception)
+
+    def different(self, seeds: Sequence[int]) -> list[int]:
+        """The first of `seeds` that leads to each episode, so that none counts more often than another."""
+        return [*{self._which(seed): seed for seed in reversed(seeds)}.values()][::-1]
 
     def returns(
         self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: Bar | None = None, patience: int = 0

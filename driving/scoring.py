@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import platform
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -78,6 +80,12 @@ def by_place(episodes: list[Driven]) -> dict[str, dict[str, float]]:
     }
 
 
+def file_of(args: EvaluationSettings, env: str, trial: dict) -> Path:
+    """Where a score is written."""
+    assert args.controller, "parse_args has chosen one"
+    return score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
+
+
 def report(
     args: EvaluationSettings,
     env: str,
@@ -102,7 +110,7 @@ def report(
     where = args.world if args.world == "dream" or env == official(env) else env
     assert args.controller, "parse_args has chosen one"
     where += f" ({trial_name(trial)})" if trial else ""
-    target = score_file(runs.results(args.logdir), args.controller, env, args.world, trial_name(trial))
+    target = file_of(args, env, trial)
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
     overall = outcomes.pop("")
@@ -138,13 +146,41 @@ def report(
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
-    """The whole stage."""
+def with_episodes_there_are(args: EvaluationSettings, who: Cast) -> EvaluationSettings:
+    """`args` with no more episodes than there are different ones, which is said."""
+    if args.world == "dream":
+        return args
+    which = world_class(who.env).prepare(**who.options)
+    different = len({which(seed) for seed in evaluation_seeds(args.seed, args.episodes)})
+    if different == args.episodes:
+        return args
+    print(f"--episodes {args.episodes}: there are {different} different ones, and none counts twice: {different} it is")
+    return replace(args, episodes=different)
+
+
+def trial_of(args: EvaluationSettings, who: Cast) -> dict:
+    """Options that the driver was not trained with."""
+    return flags.tried(who.agent.world if who.agent is not None else {"env": who.env}, args.options)
+
+
+def worst(episodes: list[Driven], number: int) -> list[int]:
+    """Which episodes went worst, the worst first: collisions, then goals that were not reached, then low returns."""
+
+    def merit(k: int) -> tuple[float, float, float]:
+        outcome = episodes[k].outcome
+        return -outcome.get("collision_rate", 0.0), outcome.get("goal_rate", 0.0), episodes[k].score
+
+    return sorted(range(len(episodes)), key=merit)[:number]
+
+
+def drive_for_score(args: EvaluationSettings, who: Cast) -> list[Driven]:
+    """The whole stage; what became of the episodes."""
     seeds, agent = evaluation_seeds(args.seed, args.episodes), who.agent
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes, frames = score(args, who.env, who.options, agent, seeds)
     assert args.controller, "parse_args has chosen one"
     driven = args.controller == PLAN or is_controller(args.controller)
     parents = agent.parents if agent is not None and driven else {}
-    trial = flags.tried(agent.world if agent is not None else {"env": who.env}, args.options)
+    trial = trial_of(args, who)
     report(args, who.env, seeds, episodes, frames, parents, trial)
+    return episodes

@@ -143,7 +143,9 @@ class Cloning:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
         deployed, dreams = self.recorded.train.deployed(self.head.driving), self.recorded.dreams
         parameters = parameter_vector(deployed).cpu()
-        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in self.seeds]))
+        returns = np.array(
+            self.evaluator.returns([(parameters, seed) for seed in self.evaluator.different(self.seeds)])
+        )
         mean = float(returns.mean())
         row = {"return_mean": mean, "return_std": float(returns.std())}
         if dreams:

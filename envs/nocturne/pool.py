@@ -93,6 +93,11 @@ class FolderPool(ScenePool):
         scene = self._remembered(self._name(row), lambda: self.reading.load(self.folder / self.names[file], piece))
         return scene, scene.index(ego)
 
+    def which(self, seed: int) -> tuple[str, int]:
+        """The episode that a seed leads to: name of the scene, ego's id."""
+        row = self._episode(seed)
+        return self._name(row), int(row[2])
+
     def held_out(self, seed: int) -> bool | None:
         return self.names[self._episode(seed)[0]] in self.held if self.held else None
 
@@ -115,7 +120,7 @@ def nobody(folder: Path, warmup: int, egos: str, scenes: int, passed_over: dict[
     return (
         f"{folder} has {scenes} scenes and in none of them a vehicle that moves, is there for a second or more after "
         f"{warmup} steps (--warmup), is not at its goal by then, touches nothing and is not marked as an expert, of "
-        f"--egos {egos}: give --scenes another folder, or other --egos"
+        f"--egos {egos}: give --scenes another folder, other --egos, or a smaller --warmup"
     )
 
 

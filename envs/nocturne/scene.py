@@ -87,8 +87,8 @@ class Scene:
 
     @cached_property
     def origin(self) -> np.ndarray:
-        """(2,) whole metres, in the middle of the traffic that is there at the first step, if any: relative to it float32
-        resolves a hundredth of a millimetre."""
+        """(2,) whole metres, in the middle of the traffic that is there at the first step, if any: relative to it
+        float32 resolves a hundredth of a millimetre."""
         first = self.valid & self.valid[:, :1]
         return np.round(self.position[first if first.any() else self.valid].mean(0))
 

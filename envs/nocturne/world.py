@@ -7,8 +7,9 @@ to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s
 a collision with an object or a road edge, or after `max_steps`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import NOISE, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
+from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, READING, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
@@ -113,6 +114,15 @@ class Nocturne(World):
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
         self._noise: ObservationNoise | None = None
+
+    @classmethod
+    def prepare(
+        cls, scenes: str | None = None, warmup: int = WARMUP, egos: str = "movers", **options: Any
+    ) -> Callable[[int], Any]:
+        if not scenes:
+            return super().prepare()
+        reading = Reading(**{name: value for name, value in options.items() if name in READING})
+        return FolderPool(Path(scenes), warmup, egos, reading).which
 
     @property
     def sim(self) -> Simulator:
