@@ -52,8 +52,8 @@ class EvaluationSettings(RunFolder, flags.WorldSettings):
     record: Path | None = flag(
         None,
         Path,
-        f"also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4; {WORST}: those that went "
-        "worst, as videos beside the score",
+        f"also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4; {WORST}: those that "
+        "went worst, as videos beside the score",
     )
     temperature: float = flag(1.0, natural_float, "of the dream", where=DREAM)
     horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)

@@ -56,7 +56,8 @@ def add_reading(p: argparse.ArgumentParser) -> None:
     for option in OF_NOCTURNE:
         if option.name in READING:
             names = ["--" + option.name.replace("_", "-"), *["--kind"] * (option.name == "scene_kind")]
-            p.add_argument(*names, type=option.type, choices=option.choices, default=option.default, help=option.help)
+            how = {"type": option.type or str, "choices": option.choices, "default": option.default}
+            p.add_argument(*names, help=option.help, **how)
 
 
 def main(argv: list[str] | None = None) -> None:
