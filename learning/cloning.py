@@ -60,7 +60,6 @@ class Cloning:
         check_settings(args, recorded)
         self.args, self.folder, self.recorded = args, folder, recorded
         self.init: str | None = begun["digest"] if begun else None
-        self.seeds = selection_seeds(args.seed, args.n_samples)
         seed_everything(args.seed, STAGE)
         self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
@@ -88,6 +87,7 @@ class Cloning:
         with Evaluator(
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
+            self.seeds = self.evaluator.different(selection_seeds(args.seed, args.n_samples))
             if self.init and not self.history:
                 self._score_first()
             for method in (method for method in self.methods if method.epochs):
@@ -143,9 +143,7 @@ class Cloning:
         """Drive in the simulator and be judged in the dream; keeps best.tar."""
         deployed, dreams = self.recorded.train.deployed(self.head.driving), self.recorded.dreams
         parameters = parameter_vector(deployed).cpu()
-        returns = np.array(
-            self.evaluator.returns([(parameters, seed) for seed in self.evaluator.different(self.seeds)])
-        )
+        returns = np.array(self.evaluator.returns([(parameters, seed) for seed in self.seeds]))
         mean = float(returns.mean())
         row = {"return_mean": mean, "return_std": float(returns.std())}
         if dreams:
