@@ -109,7 +109,7 @@ def recorded(folder: Path) -> dict[str, Recorded]:
         )
     found = {}
     for place in sorted((folder / "oracle").iterdir()):
-        scene = load_scene(folder / "scenes" / f"{place.name}.json")
+        scene = load_scene(folder / "scenes" / f"{place.name}.json", spawn_invalid=False)
         shades = {o["id"]: o["color"] for o in json.loads((place / "meta.json").read_text())["objects"]}
         info = json.loads((place / "cone" / "info.json").read_text())
         found[place.name] = Recorded(scene, np.array([shades[i] for i in scene.ids], np.uint8), info, place)

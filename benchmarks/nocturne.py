@@ -196,7 +196,7 @@ def speeds(name: str, scene: Scene, repetitions: int, device: str) -> list[str]:
 
 def main() -> None:
     args = parse_args()
-    scenes = {path.stem: load_scene(path) for path in scene_files(args.scenes)}
+    scenes = {path.stem: load_scene(path, spawn_invalid=False) for path in scene_files(args.scenes)}
     parts = []
     if args.oracle.is_dir():
         parts.append(

@@ -103,7 +103,7 @@ def test_a_run_is_tested_with_the_view_it_was_trained_with(run):
     assert done.returncode == 1 and "was trained with --image-size 64, not 128" in done.stderr
 
 
-def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
+def test_a_run_drives_in_scenes_made_for_it_and_its_worst_episodes_are_filmed(run):
     done = call(
         "test_controller",
         "--logdir",
@@ -115,7 +115,9 @@ def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
         "--max-workers",
         1,
         "--record",
-        tmp_path / "a.mp4",
+        "worst",
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.mp4").stat().st_size > 5_000
+    for place in (1, 2):
+        film = run / "run" / "scores" / f"bc-nocturne-simulator-worst-{place}.mp4"
+        assert film.stat().st_size > 5_000 and str(film) in done.stdout

@@ -114,7 +114,8 @@ def read_index(folder: Path, reading: Reading, warmup: int) -> Folder:
     if news:
         with index, Bar(news, desc=f"looking through {folder}", unit="scene", leave=False) as bar:
             for name in bar:
-                index.add((how, name), [files[name], *_look(folder / name, reading, warmup)])
+                values = [files[name], *_look(folder / name, reading, warmup)]
+                index.add((how, name), values, kept=os.access(folder / name, os.R_OK))
     found = Folder({}, {})
     for name in sorted(files):
         _, pieces, complaint = index.known[how, name]
@@ -198,9 +199,10 @@ class _Index:
                 continue
         return self
 
-    def add(self, key: tuple[str, str], values: list) -> None:
+    def add(self, key: tuple[str, str], values: list, kept: bool = True) -> None:
         self.known[key] = values
-        self._lines.append(_line(key, values))
+        if kept:
+            self._lines.append(_line(key, values))
         if time.monotonic() - self._written > EVERY:
             self._write()
 

@@ -187,9 +187,12 @@ class Reader(Fields):
         heading = as_read.heading.astype(np.float32)
         heading = wrap(np.radians(heading) if unit == "nocturne" else heading)
         rate = self.rate or self.told("", stated_rate(meta, longest))
+        found, complaint = paced(as_read, rate)
         if self.speeds == "checked":
-            rate, complaint = paced(as_read, rate)
+            rate = found
             self.told("objects", complaint)
+        elif complaint:
+            self.notes.append(f"objects {complaint.partition(':')[0]}")
         rate = rate or SCENE_RATES[0]
         every = rate // SCENE_RATES[0]
         if every > 1:
