@@ -6,7 +6,7 @@ Writes  exp_dir/scores/<controller>-<env>-<simulator|dream>.json    mean, std, m
                                                                     seed, versions, command, checkpoints
         exp_dir/scores/<controller>-<env>-<trial>-simulator.json    the same, with --perturb or --obs-noise
         exp_dir/scores/<the same>/metrics.csv                       a row a score, with --track
-        a video, with --record
+        a video, with --record; with --record worst several, exp_dir/scores/...-worst-1.mp4
 
     python test_controller.py --logdir exp_dir --controller ctrl --episodes 100
     python test_controller.py --logdir exp_dir --controller bc --render
@@ -20,11 +20,12 @@ the window is on a VNC desktop of its own, and a line says how to look at it; --
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.driving.catalogue import PLAN, require_controller, usual_controller
-from dreamdrive.driving.scoring_settings import EvaluationSettings
+from dreamdrive.driving.scoring_settings import WORST, EvaluationSettings
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.script import run
 from dreamdrive.utils.stages import is_controller
@@ -51,17 +52,21 @@ def main() -> None:
     args = parse_args()
     require_run(args)
     # these bring torch, after what was wrong has been told
-    from dreamdrive.driving.scoring import cast_of, drive_for_score, shown
-    from dreamdrive.playing.shown import record, show_of, watch
+    from dreamdrive.driving.scoring import cast_of, drive_for_score, shown, with_episodes_there_are
+    from dreamdrive.playing.shown import record, record_worst, show_of, watch
 
     who = cast_of(args)
+    args = with_episodes_there_are(args, who)
     if args.render:
         watch(args, show_of(args, who))
         return
+    of_worst = args.record == Path(WORST)
     with shown(args, who):
-        if args.record:  # first, so that a video that cannot be written is known before the score has taken its time
+        if args.record and not of_worst:  # first: one that cannot be written is known before the score takes its time
             record(args.record, show_of(args, who))
-        drive_for_score(args, who)
+        episodes = drive_for_score(args, who)
+        if of_worst:
+            record_worst(args, who, episodes)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def replay(scenes: list[Scene], times: list[int]) -> SimpleNamespace:
         scenes=scenes,
         state=padded(states, ABSENT),
         present=padded([np.ones(len(s.ids), bool) for s in scenes], False),
+        there=padded([s.valid[:, t] for s, t in zip(scenes, times, strict=True)], False),
         length=padded([s.length for s in scenes], 1),
         width=padded([s.width for s in scenes], 1),
         type=padded([s.type for s in scenes], 0),
@@ -108,7 +109,7 @@ def recorded(folder: Path) -> dict[str, Recorded]:
         )
     found = {}
     for place in sorted((folder / "oracle").iterdir()):
-        scene = load_scene(folder / "scenes" / f"{place.name}.json")
+        scene = load_scene(folder / "scenes" / f"{place.name}.json", spawn_invalid=False)
         shades = {o["id"]: o["color"] for o in json.loads((place / "meta.json").read_text())["objects"]}
         info = json.loads((place / "cone" / "info.json").read_text())
         found[place.name] = Recorded(scene, np.array([shades[i] for i in scene.ids], np.uint8), info, place)

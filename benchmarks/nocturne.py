@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.envs.nocturne import Scene, Simulator, features, load_scene, visible
-from dreamdrive.envs.nocturne.pool import scene_files
+from dreamdrive.envs.nocturne.folder_index import scene_files
 from dreamdrive.envs.nocturne.scene import OBJECTS, STEPS
 from dreamdrive.envs.nocturne.simulator import wrap
 from dreamdrive.utils.argument_types import positive
@@ -196,7 +196,7 @@ def speeds(name: str, scene: Scene, repetitions: int, device: str) -> list[str]:
 
 def main() -> None:
     args = parse_args()
-    scenes = {path.stem: load_scene(path) for path in scene_files(args.scenes)}
+    scenes = {path.stem: load_scene(path, spawn_invalid=False) for path in scene_files(args.scenes)}
     parts = []
     if args.oracle.is_dir():
         parts.append(

@@ -15,7 +15,7 @@ from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
-from dreamdrive.envs import World, make
+from dreamdrive.envs import World, make, world_class
 from dreamdrive.envs.catalogue import require_module
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
@@ -73,6 +73,7 @@ class Evaluator:
         self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
     ) -> None:
         require_module(env)  # before workers start
+        self._which = world_class(env).prepare(**(options or {}))
         self.steps = 0  # of the simulator, driven so far
         self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
         self.known: dict[str, list] = {}  # the same of another process: those need not be driven
@@ -90,6 +91,10 @@ class Evaluator:
 
     def __exit__(self, *exception) -> None:
         self._pool.__exit__(*exception)
+
+    def different(self, seeds: Sequence[int]) -> list[int]:
+        """The first of `seeds` that leads to each episode, so that none counts more often than another."""
+        return [*{self._which(seed): seed for seed in reversed(seeds)}.values()][::-1]
 
     def returns(
         self, tasks: Sequence[tuple[torch.Tensor | None, int]], bar: Bar | None = None, patience: int = 0

@@ -35,7 +35,7 @@ from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
-from dreamdrive.envs import World, WorldSpec, flags, official
+from dreamdrive.envs import World, WorldSpec, defaults, flags, official
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.progress import Bar
@@ -160,6 +160,9 @@ def continue_manifest(wanted: Manifest, folder: Path, split_given: bool) -> Mani
         wanted = replace(wanted, val_fraction=there.val_fraction)
     if ActionSpace.from_dict(there.action_space).same_actions(ActionSpace.from_dict(wanted.action_space)):
         wanted = replace(wanted, action_space=there.action_space)  # whatever units networks see them in
+    own = defaults(wanted.env)  # a version before ours did not know of some
+    if {**own, **there.options} == {**own, **wanted.options}:
+        wanted = replace(wanted, options=there.options)
     for name in MADE_TO_ORDER + SEEN_TO:
         if getattr(there, name) != getattr(wanted, name):
             flag = f"--{name.replace('_', '-')}" if name in MADE_TO_ORDER else name

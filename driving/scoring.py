@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,8 +177,30 @@ def report(
         print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
 
 
-def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
-    """The whole stage."""
+def with_episodes_there_are(args: EvaluationSettings, who: Cast) -> EvaluationSettings:
+    """`args` with no more episodes than there are different ones, which is said."""
+    if args.world == "dream":
+        return args
+    which = world_class(who.env).prepare(**who.options)
+    different = len({which(seed) for seed in evaluation_seeds(args.seed, args.episodes)})
+    if different == args.episodes:
+        return args
+    print(f"--episodes {args.episodes}: there are {different} different ones, and none counts twice: {different} it is")
+    return replace(args, episodes=different)
+
+
+def worst(episodes: list[Driven], number: int) -> list[int]:
+    """Which episodes went worst, the worst first: collisions, then goals that were not reached, then low returns."""
+
+    def merit(k: int) -> tuple[float, float, float]:
+        outcome = episodes[k].outcome
+        return -outcome.get("collision_rate", 0.0), outcome.get("goal_rate", 0.0), episodes[k].score
+
+    return sorted(range(len(episodes)), key=merit)[:number]
+
+
+def drive_for_score(args: EvaluationSettings, who: Cast) -> list[Driven]:
+    """The whole stage; what became of the episodes."""
     seeds, agent = evaluation_seeds(args.seed, args.episodes), who.agent
     make_folder(runs.results(args.logdir) / FOLDER)  # before the long work, in case it cannot be written to
     episodes, frames = score(args, who.env, who.options, agent, seeds)
@@ -185,3 +208,4 @@ def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
     driven = args.controller == PLAN or is_controller(args.controller)
     parents = agent.parents if agent is not None and driven else {}
     report(args, who.env, seeds, episodes, frames, parents, trial_of(args, who), file_of(args, who))
+    return episodes

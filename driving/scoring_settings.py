@@ -15,6 +15,7 @@ from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, Tracked, flag
 if TYPE_CHECKING:
     from dreamdrive.driving.planning import Plan
 
+WORST = "worst"  # of --record
 PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)  # what alone some flags are for
 
 
@@ -49,7 +50,10 @@ class EvaluationSettings(Tracked, flags.WorldSettings):
     seed: int = flag(0, natural, "k: episodes use simulator seeds 2,000,000 + 10,000 k onwards")
     render: bool = flag(False, help="show the episodes in a window instead of scoring")
     record: Path | None = flag(
-        None, Path, "also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4"
+        None,
+        Path,
+        f"also write an episode (in the simulator the first one scored) as a video, e.g. out.mp4; {WORST}: those that "
+        "went worst, as videos beside the score",
     )
     temperature: float = flag(1.0, natural_float, "of the dream", where=DREAM)
     horizon: int = flag(DREAM_STEPS, positive, "steps of a dream", where=DREAM)

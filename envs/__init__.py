@@ -189,6 +189,12 @@ class World(ABC):
         where a world has none of that name."""
         raise UserError(f'{self.spec.name} has no driver "{name}": choose another --policy or --controller')
 
+    @classmethod
+    def prepare(cls, **options: Any) -> Callable[[int], Any]:
+        """Do once what several processes that make such worlds would each do at first. Gives what says which episode a
+        seed leads to, for worlds in which several lead to the same."""
+        return lambda seed: seed
+
     def action_names(self) -> list[str]:
         """What each choice of a Discrete action space means; empty where nobody knows."""
         return []

@@ -23,7 +23,11 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
 WARMUP = 10  # steps of the log before an episode begins
-SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log
+SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log, at most
+READING = ("scene_kind", "scene_speeds", "scene_rate", "late_objects", "long_logs")  # options of how files are read
+SCENE_RATES = (10, 20)  # steps a second that files may have
+SCENE_SPEEDS = ("checked", "file", "positions")
+LATE_OBJECTS, LONG_LOGS, EGOS = ("replay", "nocturne"), ("cut", "pieces"), ("movers", "sdc", "tracks", "all")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,54 @@ OF_NOCTURNE = (
         Path,
         place=True,
     ),
+    Option(
+        "egos",
+        "who is driven: vehicles that move (movers), the self-driving car (sdc), Waymo's tracks to predict (tracks), "
+        "cyclists and pedestrians, too (all), or objects by their ids, e.g. 3,17",
+        str,
+        default="movers",
+        place=True,
+    ),
+    Option(
+        "scene_kind",
+        "of the files of scenes: nocturne's headings are in degrees, gpudrive's in radians",
+        str,
+        default="auto",
+        choices=("auto", *SCENE_FORMATS),
+        place=True,
+    ),
+    Option(
+        "scene_speeds",
+        "of the files' velocities: refused where they are not those of the positions (checked), taken as they are "
+        "(file), or made of the positions",
+        str,
+        default=SCENE_SPEEDS[0],
+        choices=SCENE_SPEEDS,
+        place=True,
+    ),
+    Option(
+        "scene_rate",
+        "steps a second of the files' logs (default: what they say, or the way vehicles go tells)",
+        int,
+        choices=SCENE_RATES,
+        place=True,
+    ),
+    Option(
+        "late_objects",
+        "objects that appear after the first step replay their logs from then on, or are left out as in Nocturne",
+        str,
+        default=LATE_OBJECTS[0],
+        choices=LATE_OBJECTS,
+        place=True,
+    ),
+    Option(
+        "long_logs",
+        f"logs of more than {SCENE_STEPS} steps end there (cut), or are so many scenes (pieces)",
+        str,
+        default=LONG_LOGS[0],
+        choices=LONG_LOGS,
+        place=True,
+    ),
     Option("image_size", "side of a cone image, pixels", int, default=CONE_SIZES[0], choices=CONE_SIZES),
     Option("view_dist", "metres that a cone image reaches", positive_float, default=VIEW_DIST),
     Option(
@@ -109,7 +161,7 @@ OF_NOCTURNE = (
         default="continuous",
         choices=NOCTURNE_ACTIONS,
     ),
-    Option("warmup", default=WARMUP),
+    Option("warmup", "steps of the log before an episode begins", natural, default=WARMUP, place=True),
     Option("drive_on", default=False),
     OBSERVATION_NOISE,
 )

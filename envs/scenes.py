@@ -4,8 +4,9 @@
     dreamdrive scenes show datasets/scenes/synthetic_000000.json --video scene.mp4
     dreamdrive scenes check datasets/scenes
 
-show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log; check reads
-every scene of a folder and prints a table. It is done in envs/nocturne/inspection.py.
+show draws a scene from above and what the ego sees of it, as a picture, or with --video the whole log, black where the
+ego is not there; check reads every scene of a folder, prints a table and names what cannot be used, which worlds pass
+over. It is done in envs/nocturne/inspection.py.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.envs.catalogue import SCENE_FORMATS, SCENE_STEPS
+from dreamdrive.envs.catalogue import OF_NOCTURNE, READING, SCENE_STEPS
 from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
@@ -29,9 +30,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     show.add_argument(
         "--ego",
         type=natural,
-        help="id of the object whose cone is drawn (default: the first vehicle that moves and is there all the time)",
+        help="id of the object whose cone is drawn (default: the first vehicle that can be driven)",
     )
-    show.add_argument("--t", type=natural, default=20, help=f"step of the log, 0 to {SCENE_STEPS - 1}")
+    show.add_argument(
+        "--t", type=natural, help=f"step of the log, 0 to {SCENE_STEPS - 1} (default: 20, or the nearest that there is)"
+    )
+    show.add_argument("--piece", type=natural, default=0, help=f"which {SCENE_STEPS} steps of a longer log")
     show.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
     show.add_argument("--video", type=Path, help="write the whole log as a video instead, e.g. scene.mp4")
     show.add_argument(
@@ -43,18 +47,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     check = commands.add_parser("check", help="read every scene of a folder", formatter_class=HelpFormatter)
     check.add_argument("folder", type=Path, help="folder with JSON files")
     for command in (show, check):
-        command.add_argument(
-            "--kind",
-            choices=("auto", *SCENE_FORMATS),
-            default="auto",
-            help="of the files: nocturne's headings are in degrees, gpudrive's in radians",
-        )
+        add_reading(command)
     return p.parse_args(argv)
+
+
+def add_reading(p: argparse.ArgumentParser) -> None:
+    """Flags of how files are read, as worlds have them."""
+    for option in OF_NOCTURNE:
+        if option.name in READING:
+            names = ["--" + option.name.replace("_", "-"), *["--kind"] * (option.name == "scene_kind")]
+            how = {"type": option.type or str, "choices": option.choices, "default": option.default}
+            p.add_argument(*names, help=option.help, **how)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.command == "show" and args.t >= SCENE_STEPS:
+    if args.command == "show" and args.t is not None and args.t >= SCENE_STEPS:
         raise UserError(f"--t {args.t} is not possible: a scene has steps 0 to {SCENE_STEPS - 1}")
     from dreamdrive.envs.nocturne.inspection import act  # brings torch, after what was wrong has been told
 

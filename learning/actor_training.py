@@ -153,7 +153,8 @@ class ActorRun:
 
     def score(self, evaluator: Evaluator) -> float:
         """The driver's mean return in the simulator, always on the same seeds."""
-        seeds, parameters = selection_seeds(self.args.seed, self.args.selection_episodes), parameter_vector(self.driver)
+        seeds = evaluator.different(selection_seeds(self.args.seed, self.args.selection_episodes))
+        parameters = parameter_vector(self.driver)
         return float(np.mean(evaluator.returns([(parameters.cpu(), seed) for seed in seeds])))
 
     def _learn(self, bar: Bar, begun: Pass) -> dict:

@@ -63,7 +63,6 @@ class Cloning:
         check_settings(args, recorded)
         self.args, self.folder, self.recorded = args, folder, recorded
         self.init: str | None = begun["digest"] if begun else None
-        self.seeds = selection_seeds(args.seed, args.n_samples)
         seed_everything(args.seed, STAGE)
         self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
@@ -92,6 +91,7 @@ class Cloning:
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
             self._unfinished = Unfinished("bc", self, args, self.evaluator)
+            self.seeds = self.evaluator.different(selection_seeds(args.seed, args.n_samples))
             if self.init and not self.history:
                 self._score_first()
             for method in (method for method in self.methods if method.epochs):

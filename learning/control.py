@@ -318,7 +318,7 @@ class Clock:
 
 def drive_mean(args: EvolutionSettings, search: Search, evaluator: Evaluator) -> float:
     """The score of the search's mean in the simulator, always on the same seeds."""
-    seeds = selection_seeds(args.seed, args.selection_episodes)
+    seeds = evaluator.different(selection_seeds(args.seed, args.selection_episodes))
     with progress(args, len(seeds), "its mean in the simulator") as bar:
         return float(np.mean(evaluator.returns([(search.mean, seed) for seed in seeds], bar)))
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from dreamdrive.driving.cast import Cast
+from dreamdrive.driving.evaluation import Driven
+from dreamdrive.driving.scoring import file_of, worst
 from dreamdrive.driving.scoring_settings import EvaluationSettings
 from dreamdrive.playing.drive import Drive, dream_of, make_drive, simulator_of
 from dreamdrive.playing.recording import RECORDINGS
@@ -12,6 +14,8 @@ from dreamdrive.utils import runs
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
+
+FILMS = 3  # of the episodes that went worst
 
 
 def show_of(args: EvaluationSettings, who: Cast) -> Drive:
@@ -29,9 +33,9 @@ def watch(args: EvaluationSettings, show: Drive) -> None:
         Session(show, window, recordings=runs.results(args.logdir) / RECORDINGS).run()
 
 
-def record(path: Path, show: Drive) -> None:
-    """The first episode as a video."""
-    show.begin(0)
+def record(path: Path, show: Drive, number: int = 0) -> None:
+    """An episode, by default the first, as a video."""
+    show.begin(number)
     with (
         VideoWriter(path, 1 / show.dt) as video,
         Bar(total=show.world.spec.max_steps, desc=f"recording {path}", unit="frame") as bar,
@@ -44,3 +48,10 @@ def record(path: Path, show: Drive) -> None:
             show.step(set())
             bar.update(1)
     print(f"{path}: {show.result()}")
+
+
+def record_worst(args: EvaluationSettings, who: Cast, episodes: list[Driven]) -> None:
+    """The episodes that went worst as videos beside the score."""
+    score = file_of(args, who)
+    for place, number in enumerate(worst(episodes, FILMS), 1):
+        record(score.with_name(f"{score.stem}-worst-{place}.mp4"), show_of(args, who), number)

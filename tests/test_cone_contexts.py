@@ -11,7 +11,6 @@ import torch
 
 from dreamdrive.envs.nocturne import cone, opengl
 from dreamdrive.envs.nocturne.cone import render_cones
-from dreamdrive.envs.nocturne.scene import ABSENT
 from dreamdrive.tests import tiny_cone
 from dreamdrive.tests.tiny_cone import replay, street
 from dreamdrive.utils import display
@@ -61,7 +60,7 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence():
     for change, said in cases:
         with pytest.raises(UserError, match=said):
             render_cones(sim, **{"egos": [(0, 0)], "size": 32, **change})
-    sim.state[0, 0, :2] = ABSENT
+    sim.there[0, 0] = False
     with pytest.raises(UserError, match="object 0 of scene 0 has no place"):
         render_cones(sim, [(0, 0)], 32)
 
@@ -228,7 +227,7 @@ def test_the_cache_keeps_to_its_limit_and_forgets_scenes_that_are_gone(monkeypat
     cache = cone.renderer().cache
     scenes = [street(seed) for seed in range(6)]
     render_cones(replay(scenes[:1], [0]), [(0, 0)], 64)
-    one = cache.get(scenes[0], ("road", 0.4), None).bytes
+    one = cache.get(scenes[0], ("road", 0.4, 80.0), None).bytes
     monkeypatch.setattr(cone, "CACHE", int(2.5 * one))
     for scene in scenes:
         expected = render_cones(replay([scene], [0]), [(0, 0)], 64)

@@ -21,7 +21,7 @@ PADDING = {"p0": lambda w: 0, "p50": lambda w: 50, "pEq": lambda w: w / 32}
 
 @lru_cache
 def oracle(name):
-    scene = load_scene(ORACLE / "scenes" / f"{name}.json")
+    scene = load_scene(ORACLE / "scenes" / f"{name}.json", spawn_invalid=False)
     folder = ORACLE / "oracle" / name
     shades = {o["id"]: o["color"] for o in json.loads((folder / "meta.json").read_text())["objects"]}
     return (

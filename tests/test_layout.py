@@ -39,7 +39,7 @@ LONG = {
     "envs/gym_adapter.py: GymWorld": "every contract that gymnasium, gym and their wrappers have, in one place",
     "envs/nocturne/cone_legible.py: Legible": "one style of picture: its shaders' buffers live and die together",
     "envs/nocturne/cone_nocturne.py: Nocturne": "one style of picture: its shaders' buffers live and die together",
-    "envs/nocturne/scene.py: _Reader": "a file format, checked field by field",
+    "envs/nocturne/scene_file.py: Reader": "a file format, checked field by field",
     "envs/nocturne/simulator.py: Simulator": "one state, stepped as a batch",
     "envs/nocturne/synthetic/traffic.py: Traffic": "one state, stepped as a batch",
     "envs/nocturne/visibility.py: _View": "a port, in the order of the original",

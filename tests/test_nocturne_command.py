@@ -65,7 +65,7 @@ def test_check_lists_a_folder_and_fails_where_a_file_is_broken(scene, tmp_path):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert (
         done.returncode == 0
-        and rows[1] == ["tiny.json", "3", "0", "0", "3", "2", "6", "0", "0"]
+        and rows[1] == ["tiny.json", "3", "0", "0", "3", "3", "6", "0", "0"]
         and rows[2][1:] == rows[1][1:]
     )
     write(tmp_path, "{", "broken.json")

@@ -7,7 +7,8 @@ import pytest
 from dreamdrive.data import generation_script
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.data.shards import Dataset
-from dreamdrive.envs.nocturne.pool import INDEX, FolderPool
+from dreamdrive.envs.nocturne.folder_index import scene_files
+from dreamdrive.envs.nocturne.pool import FolderPool
 from dreamdrive.envs.nocturne.synthetic import write_scenes
 from dreamdrive.tests.tiny_run import call, record_nocturne, tiny
 from dreamdrive.utils.errors import UserError
@@ -40,7 +41,7 @@ def test_every_ego_is_recorded_once_with_its_options_and_the_experts_opinion(run
         and manifest.action_space["scale"] == [2.0, pytest.approx(0.1)]
     )
     assert manifest.by_place and {e.split for e in manifest.episodes} == {"train", "val"}
-    last = max(json.loads((run / "scenes" / INDEX).read_text())["files"])  # of three scenes it is held out
+    last = scene_files(run / "scenes")[-1].name  # of three scenes it is held out
     held = [e.index for e in manifest.episodes if e.split == "val"]
     assert held == [k for k, (name, _) in enumerate(FolderPool(run / "scenes", 10).episodes) if name == last]
     experts = [e.score for e in manifest.episodes if e.policy == "expert"]
@@ -102,7 +103,7 @@ def test_a_run_is_tested_with_the_view_it_was_trained_with(run):
     assert done.returncode == 1 and "was trained with --image-size 64, not 128" in done.stderr
 
 
-def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
+def test_a_run_drives_in_scenes_made_for_it_and_its_worst_episodes_are_filmed(run):
     done = call(
         "test_controller",
         "--logdir",
@@ -114,7 +115,9 @@ def test_a_run_drives_in_scenes_made_for_it(run, tmp_path):
         "--max-workers",
         1,
         "--record",
-        tmp_path / "a.mp4",
+        "worst",
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.mp4").stat().st_size > 5_000
+    for place in (1, 2):
+        film = run / "run" / "scores" / f"bc-nocturne-simulator-worst-{place}.mp4"
+        assert film.stat().st_size > 5_000 and str(film) in done.stdout

@@ -58,6 +58,7 @@ def replay(scenes, times):
         scenes=list(scenes),
         state=torch.zeros(*shape, 4, dtype=torch.float64),
         present=torch.zeros(shape, dtype=torch.bool),
+        there=torch.zeros(shape, dtype=torch.bool),
         length=torch.zeros(shape),
         width=torch.zeros(shape),
         type=torch.zeros(shape, dtype=torch.int64),
@@ -70,6 +71,7 @@ def replay(scenes, times):
         for name in ("length", "width", "type"):
             getattr(sim, name)[b, :n] = torch.from_numpy(getattr(scene, name))
         there = torch.from_numpy(scene.valid[:, t])
+        sim.there[b, :n] = there
         sim.state[b, :n, :2][there] = torch.from_numpy(scene.position[:, t])[there]
         sim.state[b, :n, 2], sim.state[b, :n, 3] = (
             torch.from_numpy(scene.heading[:, t]),

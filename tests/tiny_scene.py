@@ -20,12 +20,15 @@ def car(
     kind: str = "vehicle",
     size: tuple[float, float] = (4.0, 2.0),
     valid=None,
+    steps: int = STEPS,
+    dt: float = 0.1,
 ) -> dict:
-    """An object that goes straight on; heading in radians; `valid` (91,) says where the log has it."""
+    """An object that goes straight on, backwards with a negative speed; heading in radians; `valid` (steps,) says where
+    the log has it."""
     vx, vy = speed * math.cos(heading), speed * math.sin(heading)
-    valid = [True] * STEPS if valid is None else list(valid)
-    there = [(x + 0.1 * t * vx, y + 0.1 * t * vy) if v else (-10000.0, -10000.0) for t, v in enumerate(valid)]
-    last = max((t for t in range(STEPS) if valid[t]), default=0)
+    valid = [True] * steps if valid is None else list(valid)
+    there = [(x + dt * t * vx, y + dt * t * vy) if v else (-10000.0, -10000.0) for t, v in enumerate(valid)]
+    last = max((t for t in range(len(valid)) if valid[t]), default=0)
     return {
         "position": [{"x": a, "y": b} for a, b in there],
         "heading": [math.degrees(heading) if v else -10000.0 for v in valid],
@@ -44,6 +47,15 @@ def road(kind: str, *points: tuple[float, float]) -> dict:
 
 def scene_of(objects: list[dict], roads: list[dict] = (), lights: dict | None = None) -> dict:
     return {"name": "tiny.json", "objects": list(objects), "roads": list(roads), "tl_states": lights or {}}
+
+
+def gpudrive(scene: dict, **more) -> dict:
+    """The same in GPUDrive's format: headings in radians, and the fields that it added."""
+    objects = [
+        {**o, "heading": [math.radians(h) for h in o["heading"]], "id": 10 + i, "mark_as_expert": False}
+        for i, o in enumerate(scene["objects"])
+    ]
+    return {**scene, "objects": objects, "scenario_id": "abc", "metadata": {"sdc_track_index": 0}, **more}
 
 
 def write(folder: Path, content, name: str = "tiny.json") -> Path:

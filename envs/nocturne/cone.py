@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from dreamdrive.envs.nocturne.opengl import Context, delete, open_context, refuse_forked
-from dreamdrive.envs.nocturne.scene import ABSENT, STEPS, Scene
+from dreamdrive.envs.nocturne.scene import STEPS, Scene
 from dreamdrive.utils.errors import UserError
 
 STYLES = ("legible", "nocturne")
@@ -64,8 +64,8 @@ def render_cones(
     still end at the upper rim, so that beyond 0.5 everything is larger and what is far to the side is cut off. `speed`:
     show how fast the ego is, and with `goal` the speeds that are wanted there and on the way (style "legible").
 
-    Of `sim` these are read: scenes, state, present, length, width, type, time (see simulator.py). UserError for what
-    cannot be drawn.
+    Of `sim` these are read: scenes, state, present, there, length, width, type, time (see simulator.py). UserError for
+    what cannot be drawn.
     """
     refuse_forked()
     views = look(sim, egos, framed(size, view_dist, view_angle, head_angle, padding, occlusion, anchor))
@@ -260,11 +260,11 @@ def look(sim: Any, egos: Any, frame: Frame) -> Views:
     used, back = np.unique(batch, return_inverse=True)
     state, there, length, width, kind = (
         x[torch.as_tensor(used, device=x.device)].cpu().numpy()[back]
-        for x in (sim.state, sim.present, sim.length, sim.width, sim.type)
+        for x in (sim.state, sim.there, sim.length, sim.width, sim.type)
     )
     cones = np.arange(len(pairs))
     ego = state[cones, index]  # (E, 4)
-    lost = ~np.isfinite(ego).all(1) | (ego[:, 0] == ABSENT)
+    lost = ~np.isfinite(ego).all(1) | ~there[cones, index]
     if lost.any():
         raise UserError(
             f"object {index[lost][0]} of scene {batch[lost][0]} has no place at this step, so it sees nothing: ask for "
@@ -276,7 +276,7 @@ def look(sim: Any, egos: Any, frame: Frame) -> Views:
     u, v, radius = sin * dx - cos * dy, cos * dx + sin * dy, np.hypot(half[..., 0], half[..., 1])
     own = index[:, None] == np.arange(state.shape[1])
     with np.errstate(invalid="ignore"):
-        cone, place = np.nonzero((there & (state[..., 0] != ABSENT) & frame.sees(u, v, radius)) | own)
+        cone, place = np.nonzero((there & frame.sees(u, v, radius)) | own)
     turn = state[cone, place, 2] - ego[cone, 2]
     pick = (cone, place)
     time = sim.time.cpu().numpy()[batch].clip(0, STEPS - 1)

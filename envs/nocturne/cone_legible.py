@@ -8,7 +8,7 @@ behind an object is black. Traffic lights and stop signs are at their true place
 them. The goal is a ring; one that lies further away than the picture reaches is drawn at the rim, in its direction,
 also outside the cone. Below the ego are instruments: a tail as long as its way in half a second; in the goal's colour
 and the same measure, on its left the speed that is wanted there, on its right the one that leads there by the end of
-the log.
+its log.
 
 How it is done: a scene's roads are drawn once, from above, into a texture of twice the pictures' resolution. Each
 cone's horizon - the distance, by direction, from which the nearest object hides everything - is a row of a texture, a
@@ -24,7 +24,7 @@ import numpy as np
 from dreamdrive.envs.nocturne import legible_shaders as shaders
 from dreamdrive.envs.nocturne import opengl
 from dreamdrive.envs.nocturne.cone import Colors, Frame, SceneCache, Views
-from dreamdrive.envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, STEPS, Scene
+from dreamdrive.envs.nocturne.scene import DT, LIGHTS, OBJECTS, ROADS, Scene
 
 PALETTE = {
     "background": (40, 40, 46),
@@ -70,6 +70,7 @@ BAR_WIDTH, BAR_APART, LONGEST_BAR = (1.6, 1.6), 3.0, 12.0  # metres, and the lea
 BOX, DISC, RING = 0, 1, 2  # shapes of marks
 FINER = 2  # pixels of a scene's road texture to one of the picture
 TEXELS = 4 << 20  # of a road texture, at most: larger scenes are drawn coarser
+ASTRAY = 50.0  # metres beyond the traffic that a driver may see from, of scenes that are too large to be drawn whole
 DIRECTIONS = 1024  # of a horizon
 LOOKS = 64  # of them, at most, in which an object is looked for
 RIM = 0.6  # pixels, of the dark rim around a box
@@ -146,7 +147,7 @@ class Legible:
         gl, frame, cones = self.gl, views.frame, len(out)
         h, w = frame.size
         groups = {
-            scene: (numbers, self.cache.get(scene, ("road", frame.scale), partial(self.road, scene, frame.scale)))
+            scene: (numbers, self.cache.get(scene, ("road", frame.scale, frame.dist), partial(self.road, scene, frame)))
             for scene, numbers in views.by_scene().items()
         }
         rows = objects(views)
@@ -215,12 +216,10 @@ class Legible:
         gl.glBindVertexArray(self.objects.array)
         gl.glDrawArraysInstanced(gl.GL_TRIANGLES, 0, 12, self.objects.number * occlusion)
 
-    def road(self, scene: Scene, scale: float) -> Road:
-        """Draw a scene's roads from above, `FINER` times as fine as a picture with `scale` pixels per metre."""
-        gl = self.gl
-        points = scene.road_points
-        low, high = (points.min(0), points.max(0)) if len(points) else (scene.origin, scene.origin)
-        low, high = low - 4 - 4 / scale, high + 4 + 4 / scale
+    def road(self, scene: Scene, frame: Frame) -> Road:
+        """Draw a scene's roads from above, `FINER` times as fine as a picture framed like that."""
+        gl, scale = self.gl, frame.scale
+        low, high = road_extent(scene, frame)
         fine = min(FINER * scale, float(np.sqrt(TEXELS / np.prod(high - low))))
         side = min(8192, self.context.limit(gl.GL_MAX_TEXTURE_SIZE))
         w, h = (int(n) for n in np.minimum(np.ceil((high - low) * fine), side // 4))
@@ -287,6 +286,22 @@ class Legible:
             gl.glMultiDrawArrays(gl.GL_TRIANGLE_STRIP if width else gl.GL_TRIANGLE_FAN, *arrays, len(first))
         opengl.delete(gl, "VertexArrays", bands.array)
         opengl.delete(gl, "Buffers", bands.buffer)
+
+
+def road_extent(scene: Scene, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(2,) each, metres in the world: the corners of what is drawn of a scene's roads. All of them; where that would be
+    too large to be fine, what can be seen from where the traffic is."""
+    points, rim = scene.road_points, 4 + 4 / frame.scale
+    low, high = (points.min(0), points.max(0)) if len(points) else (scene.origin, scene.origin)
+    low, high = low - rim, high + rim
+    if np.prod(high - low) * (FINER * frame.scale) ** 2 > TEXELS:
+        traffic = scene.position[scene.valid]
+        near_low, near_high = traffic.min(0) - frame.dist - ASTRAY, traffic.max(0) + frame.dist + ASTRAY
+        low, high = (
+            np.maximum(low, np.minimum(near_low, high - rim)),
+            np.minimum(high, np.maximum(near_high, low + rim)),
+        )
+    return low, high
 
 
 def sides(scene: Scene) -> np.ndarray:
@@ -368,9 +383,10 @@ def instruments(views: Views, goal: bool) -> np.ndarray:
     rear = -views.half[views.is_ego][:, 0]
     bars = [bar(views, 0.0, rear, SPEED_BAR * np.abs(views.speed), "speed")]
     if goal:
-        needed = np.linalg.norm(views.goals(), axis=1) / np.maximum((STEPS - 1 - views.time) * DT, LEAST_TIME)
+        end = np.array([scene.last_valid[n] for scene, n in zip(views.scenes, views.index, strict=True)])
+        needed = np.linalg.norm(views.goals(), axis=1) / np.maximum((end - views.time) * DT, LEAST_TIME)
         bars += [
-            bar(views, side, rear, SPEED_BAR * speed, "goal")
+            bar(views, side, rear, SPEED_BAR * np.abs(speed), "goal")
             for side, speed in ((-BAR_APART, wanted), (BAR_APART, needed))
         ]
     return np.concatenate(bars)

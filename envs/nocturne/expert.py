@@ -25,11 +25,12 @@ def corrective_action(sim: Simulator, copy: Tensor, who: Tensor) -> Tensor:
     cos, sin = torch.cos(target[:, 2]), torch.sin(target[:, 2])
     along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
     turned = wrap(target[:, 2] - state[:, 2])
+    forwards = torch.where(target[:, 3] < 0, -1.0, 1.0)  # backwards, a turn moves the car to the other side
     length = sim.length[copy, who]
     accel = accel.nan_to_num(0.0) + ALONG * along + PACE * (target[:, 3] - state[:, 3])
-    curvature = curvature_of(steer.nan_to_num(0.0), length) + ACROSS * across + TURNED * turned
+    curvature = curvature_of(steer.nan_to_num(0.0), length) + ACROSS * across + TURNED * turned * forwards
     steer = steering_for(curvature, length)
-    return torch.stack([accel, torch.where((state[:, 3] < SLOW) & (target[:, 3] < SLOW), 0.0, steer)], -1)
+    return torch.stack([accel, torch.where((state[:, 3].abs() < SLOW) & (target[:, 3].abs() < SLOW), 0.0, steer)], -1)
 
 
 def curvature_of(steer: Tensor, length: Tensor) -> Tensor:

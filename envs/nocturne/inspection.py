@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamdrive.envs.catalogue import VIEW_DIST
+from dreamdrive.envs.catalogue import READING, VIEW_DIST
 from dreamdrive.envs.nocturne.cone import render_cones
-from dreamdrive.envs.nocturne.pool import scene_files
-from dreamdrive.envs.nocturne.scene import DT, OBJECTS, STEPS, Scene, load_scene
+from dreamdrive.envs.nocturne.folder_index import scene_files
+from dreamdrive.envs.nocturne.reading import Reading
+from dreamdrive.envs.nocturne.scene import DT, OBJECTS, STEPS, Scene
 from dreamdrive.envs.nocturne.simulator import Simulator
 from dreamdrive.envs.nocturne.world import ANCHOR
 from dreamdrive.utils.errors import UserError
@@ -18,6 +19,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.video import VideoWriter, save_png, side_by_side, with_lines
 
 SIDE = 512  # pixels of a picture
+USUAL_STEP = 20  # that is shown
 # of the table
 COLUMNS = ("vehicles", "pedestrians", "cyclists", "moving", "egos", "road points", "lights", "stop signs")
 AROUND = 80.0  # metres that the picture from above shows to each side
@@ -29,8 +31,18 @@ def act(args: argparse.Namespace) -> None:
     {"show": show, "check": check}[args.command](args)
 
 
+def reading_of(args: argparse.Namespace) -> Reading:
+    return Reading(**{name: getattr(args, name) for name in READING})
+
+
 def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
-    """The scene from above and the ego's cone, side by side."""
+    """The scene from above and the ego's cone, side by side; black where the ego is not there."""
+    scene, t = sim.scenes[0], int(sim.time[0])
+    who_text = f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s"
+    names = ["from above", "what the ego sees"]
+    if not sim.there[0, ego]:
+        black = np.zeros((SIDE, SIDE, 3), np.uint8)
+        return with_lines(side_by_side([black, black], names, SIDE), [f"{who_text}   it is not there"])
     learner: dict[str, Any] = {
         "view_dist": VIEW_DIST,
         "goal": True,
@@ -40,17 +52,13 @@ def panels(sim: Simulator, ego: int, style: str) -> np.ndarray:
     who = [(0, ego)]
     above = render_cones(sim, who, SIDE, view_dist=AROUND, view_angle=2 * np.pi, goal=True, occlusion=False)[0].numpy()
     cone = render_cones(sim, who, SIDE, style=style, **learner if style == "legible" else {})[0].numpy()
-    scene, t = sim.scenes[0], int(sim.time[0])
     speed, goal = float(sim.local[0, ego, 3]), float(sim.goal_distance()[0, ego])
-    text = (
-        f"{scene.name}   ego {scene.ids[ego]} ({OBJECTS[scene.type[ego]]})   t {t * DT:.1f} s   speed {speed:.1f} "
-        f"m/s   goal in {goal:.1f} m"
-    )
-    return with_lines(side_by_side([above, cone], ["from above", "what the ego sees"], SIDE), [text])
+    text = f"{who_text}   speed {speed:.1f} m/s   goal in {goal:.1f} m"
+    return with_lines(side_by_side([above, cone], names, SIDE), [text])
 
 
 def choose_ego(scene: Scene, identity: int | None) -> int:
-    """The place of object `identity`, or of the first vehicle that is there all the time and moves."""
+    """The place of object `identity`, or of the first vehicle that can be driven."""
     if identity is not None:
         return scene.index(identity)
     candidates = [*scene.egos.tolist(), *scene.ids[scene.moved].tolist(), *scene.ids.tolist()]
@@ -58,24 +66,25 @@ def choose_ego(scene: Scene, identity: int | None) -> int:
 
 
 def show(args: argparse.Namespace) -> None:
-    scene = load_scene(args.scene, args.kind)
+    scene = reading_of(args).load(args.scene, args.piece)
     sim, ego = Simulator([scene]), choose_ego(scene, args.ego)
     if args.video:
         with VideoWriter(args.video, 1 / DT) as video:
-            for t in Bar(range(STEPS), desc=f"drawing {args.video}", unit="frame"):
+            for t in Bar(range(scene.steps), desc=f"drawing {args.video}", unit="frame"):
                 sim.reset(time=t)
                 video.add(panels(sim, ego, args.style))
-        print(f"{args.video}: {STEPS} steps of {args.scene}, ego {scene.ids[ego]}")
+        print(f"{args.video}: {scene.steps} steps of {args.scene}, ego {scene.ids[ego]}")
         return
-    if not scene.valid[ego, args.t]:
-        there = np.flatnonzero(scene.valid[ego])
+    there = np.flatnonzero(scene.valid[ego])
+    t = int(there[np.abs(there - USUAL_STEP).argmin()]) if args.t is None else args.t
+    if t not in there:
         raise UserError(
-            f"object {scene.ids[ego]} is not in {args.scene} at step {args.t}: choose --t between {there[0]} and "
+            f"object {scene.ids[ego]} is not in {args.scene} at step {t}: choose --t between {there[0]} and "
             f"{there[-1]}, or another --ego"
         )
-    sim.reset(time=args.t)
+    sim.reset(time=t)
     save_png(args.out, panels(sim, ego, args.style))
-    print(f"{args.out}: step {args.t} of {args.scene}, ego {scene.ids[ego]}")
+    print(f"{args.out}: step {t} of {args.scene}, ego {scene.ids[ego]}")
 
 
 def facts(scene: Scene) -> dict[str, int]:
@@ -94,21 +103,29 @@ def facts(scene: Scene) -> dict[str, int]:
     return dict(zip(COLUMNS, counts, strict=True))
 
 
+def long_log(scene: Scene) -> list[str]:
+    """A note on a log that is longer than a scene."""
+    return [f"its log is longer: {STEPS} steps, or {scene.pieces} --long-logs pieces"] if scene.pieces > 1 else []
+
+
 def check(args: argparse.Namespace) -> None:
-    """Print a row a file; UserError if one of them is not a scene."""
-    files = scene_files(args.folder)
+    """Print a row a file, and what was left out of it; UserError if one of them is not a scene."""
+    files, reading = scene_files(args.folder), reading_of(args)
     total: Counter[str] = Counter()
     width, wrong = max(len(path.name) for path in files), 0
     print("  ".join(["scene".ljust(width), *COLUMNS]))
     for path in files:
         try:
-            row = facts(load_scene(path, args.kind))
+            scene = reading.load(path)
+            row = facts(scene)
         except UserError as error:
             wrong += 1
             print(f"{path.name.ljust(width)}  error: {error}")
             continue
         total.update(row)
         print("  ".join([path.name.ljust(width), *(str(row[name]).rjust(len(name)) for name in COLUMNS)]))
+        for note in (*scene.notes, *long_log(scene)):
+            print(f"{' ' * width}  note: {note}")
     print("  ".join(["all".ljust(width), *(str(total[name]).rjust(len(name)) for name in COLUMNS)]))
     if wrong:
         raise UserError(

@@ -157,10 +157,10 @@ class Simulator:
         return torch.where((self.time < LOG_END)[:, None, None], action, torch.nan)
 
     def logged(self, ahead: int = 0) -> tuple[Tensor, Tensor]:
-        """The log `ahead` steps from now, (B, N, 4) like `local`, and (B, N) whether it has the object then; past the
-        end its last step."""
+        """The log `ahead` steps from now, (B, N, 4) like `local`, its gaps bridged, and (B, N) whether it has the
+        object then; past the end its last step."""
         at = (self._copies, slice(None), (self.time + ahead).clamp(max=LOG_END))
-        return self._objects["log"][at], self._objects["valid"][at]
+        return self._objects["track"][at], self._objects["valid"][at]
 
     def goal_distance(self) -> Tensor:
         """(B, N) metres between the centre and the goal."""

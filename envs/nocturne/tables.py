@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs.nocturne.scene import GRID, ROADS, Scene
+from dreamdrive.envs.nocturne.scene import ABSENT, GRID, ROADS, STEPS, Scene
 
 _made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDictionary()
 
@@ -51,20 +51,31 @@ def tables(scene: Scene) -> dict[str, dict[str, np.ndarray]]:
 
 
 def object_table(scene: Scene) -> dict[str, np.ndarray]:
-    """Columns of N objects: log (N, 91, 4) float32 x, y, heading, speed; valid (N, 91); expert (N, 90, 2); goal (N, 4)
-    x, y, heading, speed; length, width, type; present (N,) all True."""
+    """Columns of N objects: log (N, 91, 4) float32 x, y, heading, speed; valid (N, 91); track (N, 91, 4), the log with
+    its gaps bridged; expert (N, 90, 2); goal (N, 4) x, y, heading, speed; length, width, type; present (N,) all True.
+    Past the end of a shorter log nobody is there."""
     log = np.concatenate([scene.position - scene.origin, scene.heading[..., None], scene.speed[..., None]], -1)
+    track = np.concatenate([scene.track[..., :2] - scene.origin, scene.track[..., 2:]], -1)
+    nowhere = np.concatenate([np.full(2, ABSENT) - scene.origin, np.zeros(2)])
     goal = np.concatenate([scene.goal - scene.origin, scene.goal_heading[:, None], scene.goal_speed[:, None]], -1)
     return {
-        "log": log.astype(np.float32),
-        "valid": scene.valid,
-        "expert": scene.expert_action,
+        "log": lengthened(log.astype(np.float32), STEPS, nowhere),
+        "valid": lengthened(scene.valid, STEPS, False),
+        "track": lengthened(track.astype(np.float32), STEPS, track[:, -1:]),
+        "expert": lengthened(scene.expert_action, STEPS - 1, np.nan),
         "goal": goal.astype(np.float32),
         "length": scene.length,
         "width": scene.width,
         "type": scene.type,
         "present": np.ones(len(scene.ids), bool),
     }
+
+
+def lengthened(columns: np.ndarray, steps: int, fill: np.ndarray | float) -> np.ndarray:
+    """Columns (N, T, ...) with `steps` steps, those after T filled."""
+    more = np.empty((len(columns), steps - columns.shape[1], *columns.shape[2:]), columns.dtype)
+    more[:] = fill
+    return np.concatenate([columns, more], 1)
 
 
 def edge_table(scene: Scene) -> dict[str, np.ndarray]:
@@ -112,7 +123,7 @@ def map_table(scene: Scene) -> dict[str, np.ndarray]:
         **relative,
         "road_next": _next_points(scene),
         "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)),
-        "light_state": scene.light_state,
+        "light_state": lengthened(scene.light_state, STEPS, 0),
     }
 
 

@@ -7,8 +7,9 @@ to the speed and heading wanted there, and 8 more at the goal (within 1 m, 1 m/s
 a collision with an object or a road edge, or after `max_steps`.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import NOISE, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
+from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, READING, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
-from dreamdrive.envs.nocturne.scene import DT
+from dreamdrive.envs.nocturne.reading import Reading
+from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.envs.noise import ObservationNoise
@@ -64,19 +66,16 @@ class Nocturne(World):
         drive_on: bool = False,
         observation: str = "cone",
         grid: ActionGrid | None = None,
+        egos: str = "movers",
+        **reading: Any,
     ) -> None:
-        """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
-            the ego's `speed`. `warmup`: steps of the log
-        before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
-        evaluation has it, so that distances to the log are over whole logs."""
+        """`scenes`: a folder, or None for synthetic ones; `reading`: how its files are read (see Reading); `egos`: who
+        is driven in them (see egos.py). `image_size` pixels show `view_dist` metres, the `goal` and the ego's `speed`.
+        `warmup`: steps of the log before an episode begins. `drive_on`: episodes continue after goal and collisions,
+        without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs."""
         check_options(num, max_steps, image_size, view_dist, actions, warmup, observation)
-        self.num, self.device, self.restart, self.warmup, self.drive_on = (
-            num,
-            torch.device(device),
-            restart,
-            warmup,
-            drive_on,
-        )
+        self.num, self.device, self.restart = num, torch.device(device), restart
+        self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
@@ -90,6 +89,8 @@ class Nocturne(World):
             "actions": actions,
             "warmup": warmup,
             "observation": observation,
+            "egos": egos,
+            **asdict(Reading(**reading)),
         }
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
         self.spec = WorldSpec(
@@ -102,12 +103,21 @@ class Nocturne(World):
             options,
         )
         self.seen_apart = self.spec.pictures
-        self.pool = make_pool(scenes, warmup)
-        self.episodes = len(self.pool.episodes) if isinstance(self.pool, FolderPool) else None
+        self.pool = make_pool(scenes, warmup, egos, Reading(**reading))
+        self.episodes = len(self.pool) if isinstance(self.pool, FolderPool) else None
         self._sim: Simulator | None = None
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
         self._noise: ObservationNoise | None = None
+
+    @classmethod
+    def prepare(
+        cls, scenes: str | None = None, warmup: int = WARMUP, egos: str = "movers", **options: Any
+    ) -> Callable[[int], Any]:
+        if not scenes:
+            return super().prepare()
+        reading = Reading(**{name: value for name, value in options.items() if name in READING})
+        return FolderPool(Path(scenes), warmup, egos, reading).which
 
     @property
     def sim(self) -> Simulator:
@@ -136,6 +146,7 @@ class Nocturne(World):
         else:
             self.sim.reset(range(self.num), scenes, self.warmup)
         self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
+        self._limits = np.array([self._limit(scene, ego) for scene, ego in drawn])
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros_like(self._terminated)
         self._start_distance = self._goal_gap()[0]
@@ -161,9 +172,7 @@ class Nocturne(World):
         reward, goal, collision = self._judge(moved & ~self._ended())
         if not self.drive_on:
             self._terminated |= moved & (goal | (collision > 0))
-        self._truncated |= (
-            moved & torch.from_numpy(self.steps >= self.spec.max_steps).to(self.device) & ~self._terminated
-        )
+        self._truncated |= moved & torch.from_numpy(self.steps >= self._limits).to(self.device) & ~self._terminated
         terminated, truncated = self._terminated.clone(), self._truncated.clone()
         self.over = (terminated | truncated).cpu().numpy()
         info = {
@@ -247,10 +256,15 @@ class Nocturne(World):
         self.sim.reset(copies, [scene for scene, _ in drawn], self.warmup)
         self.egos[copies] = torch.tensor([ego for _, ego in drawn], device=self.device)
         self.steps[copies], self.over[copies] = 0, False
+        self._limits[copies] = [self._limit(scene, ego) for scene, ego in drawn]
         for value in (self._terminated, self._truncated, self._away, *self._tally.values()):
             value[copies] = 0
         self._start_distance[copies] = self._goal_gap()[0][copies]
         self._frames[copies] = self._draw(copies)
+
+    def _limit(self, scene: Scene, ego: int) -> int:
+        """Steps of an episode: at most what is left of the ego's log."""
+        return min(self.spec.max_steps, int(scene.last_valid[ego]) - self.warmup)
 
     def _begin_noise(self, copies: Sequence[int]) -> None:
         if self._noise is not None:
