@@ -21,6 +21,7 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 # of Nocturne
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
+TRAFFIC = ("log", "idm")  # what the others do
 WARMUP = 10  # steps of the log before an episode begins
 SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log
 
@@ -107,6 +108,13 @@ OF_NOCTURNE = (
         "acceleration and steering as numbers, or as one of 273 pairs",
         default="continuous",
         choices=NOCTURNE_ACTIONS,
+    ),
+    Option(
+        "traffic",
+        "the others replay the log, or follow their logged ways by a car-following model and give way to the ego",
+        default=TRAFFIC[0],
+        choices=TRAFFIC,
+        varied=True,
     ),
     Option("warmup", default=WARMUP),
     Option("drive_on", default=False),

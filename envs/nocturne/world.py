@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import NOISE, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
+from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, TRAFFIC, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
-from dreamdrive.envs.nocturne.scene import DT
+from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
+from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.envs.noise import ObservationNoise
@@ -64,12 +65,14 @@ class Nocturne(World):
         drive_on: bool = False,
         observation: str = "cone",
         grid: ActionGrid | None = None,
+        traffic: str = "log",
     ) -> None:
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
             the ego's `speed`. `warmup`: steps of the log
         before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
-        evaluation has it, so that distances to the log are over whole logs."""
-        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation)
+        evaluation has it, so that distances to the log are over whole logs. `traffic`: the others replay the "log", or
+        answer, "idm" (envs/nocturne/reactive.py)."""
+        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, traffic)
         self.num, self.device, self.restart, self.warmup, self.drive_on = (
             num,
             torch.device(device),
@@ -90,6 +93,7 @@ class Nocturne(World):
             "actions": actions,
             "warmup": warmup,
             "observation": observation,
+            **({} if traffic == TRAFFIC[0] else {"traffic": traffic}),  # files from before it say nothing
         }
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
         self.spec = WorldSpec(
@@ -105,6 +109,7 @@ class Nocturne(World):
         self.pool = make_pool(scenes, warmup)
         self.episodes = len(self.pool.episodes) if isinstance(self.pool, FolderPool) else None
         self._sim: Simulator | None = None
+        self._answers, self._traffic = traffic == "idm", None  # type: bool, ReactiveTraffic | None
         self._copies = torch.arange(num, device=self.device)
         self._seen = True
         self._noise: ObservationNoise | None = None
@@ -133,8 +138,9 @@ class Nocturne(World):
         if self._sim is None:
             self._sim = Simulator(scenes, self.device)
             self._sim.reset(time=self.warmup)
+            self._traffic = ReactiveTraffic(self._sim) if self._answers else None
         else:
-            self.sim.reset(range(self.num), scenes, self.warmup)
+            self._put(range(self.num), scenes)
         self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros_like(self._terminated)
@@ -155,7 +161,8 @@ class Nocturne(World):
         expert = torch.ones_like(self.sim.present)
         expert[self._copies, self.egos] = False
         going = ~self.over
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going)
+        placed = self._traffic.next(~expert, going) if self._traffic is not None else None
+        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going, placed=placed)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
@@ -244,13 +251,19 @@ class Nocturne(World):
             self._seeds[copy] += self._stride
             drawn.append(self.pool.draw(self._seeds[copy]))
         self._begin_noise(copies)
-        self.sim.reset(copies, [scene for scene, _ in drawn], self.warmup)
+        self._put(copies, [scene for scene, _ in drawn])
         self.egos[copies] = torch.tensor([ego for _, ego in drawn], device=self.device)
         self.steps[copies], self.over[copies] = 0, False
         for value in (self._terminated, self._truncated, self._away, *self._tally.values()):
             value[copies] = 0
         self._start_distance[copies] = self._goal_gap()[0][copies]
         self._frames[copies] = self._draw(copies)
+
+    def _put(self, copies: Sequence[int], scenes: Sequence[Scene]) -> None:
+        """Begin scenes, one a copy."""
+        self.sim.reset(copies, scenes, self.warmup)
+        if self._traffic is not None:
+            self._traffic.reset(copies, scenes)
 
     def _begin_noise(self, copies: Sequence[int]) -> None:
         if self._noise is not None:
@@ -314,7 +327,14 @@ class Nocturne(World):
 
 
 def check_options(
-    num: int, max_steps: int | None, image_size: int, view_dist: float, actions: str, warmup: int, observation: str
+    num: int,
+    max_steps: int | None,
+    image_size: int,
+    view_dist: float,
+    actions: str,
+    warmup: int,
+    observation: str,
+    traffic: str,
 ) -> None:
     """UserError for what `Nocturne` cannot be made with."""
     if num < 1 or (max_steps is not None and max_steps < 1):
@@ -323,6 +343,8 @@ def check_options(
         raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
     if observation not in CONE_OBSERVATIONS:
         raise UserError(f'there is no observation "{observation}": choose {" or ".join(CONE_OBSERVATIONS)}')
+    if traffic not in TRAFFIC:
+        raise UserError(f'there is no traffic "{traffic}": choose {" or ".join(TRAFFIC)}')
     if image_size not in CONE_SIZES or actions not in NOCTURNE_ACTIONS or not 0 <= warmup < LOG_END:
         raise UserError(
             f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
