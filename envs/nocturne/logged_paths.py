@@ -1,4 +1,4 @@
-"""The ways of a scene's vehicles and cyclists, as paths that they can be driven along at another pace than the log's."""
+"""The ways of a scene's vehicles and cyclists, as paths that can be driven along at another pace than the log's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -75,7 +75,7 @@ def paths_of(scene: Scene) -> LoggedPaths:
 
 def _paths(scene: Scene) -> LoggedPaths:
     drives = np.isin(scene.type, [OBJECTS.index("vehicle"), OBJECTS.index("cyclist")]) & (scene.valid.sum(1) > 1)
-    logs = {n: _filled(scene, n) for n in np.flatnonzero(drives)}
+    logs = {n: _filled(scene, n) for n in np.flatnonzero(drives).tolist()}
     arcs = {n: _arc(log) for n, log in logs.items()}
     who = np.array([n for n in logs if arcs[n][-1] > SHORTEST], int)
     log = np.stack([logs[n] for n in who]) if len(who) else np.zeros((0, scene.valid.shape[1], 4))
@@ -128,13 +128,19 @@ def _tables(log: np.ndarray, arc: np.ndarray) -> dict[str, np.ndarray]:
         way = np.stack([np.interp(grid, at[0], states[at[1], axis]) for axis in (0, 1)], 1)
         direction = np.unwrap(np.arctan2(*geo.tangents(way)[:, ::-1].T))
         bent = np.convolve(np.pad(np.gradient(direction, step[r]), 1, mode="edge"), np.ones(3) / 3, mode="valid")
-        fastest = np.minimum(states[:, 3].max(), np.sqrt(LATERAL / np.maximum(np.abs(bent), 1e-4)))
-        for k in range(n - 2, -1, -1):  # brake before a curve, not in it
-            fastest[k] = min(fastest[k], np.sqrt(fastest[k + 1] ** 2 + 2 * BRAKING * step[r]))
+        fastest = possible(bent, step[r], states[:, 3].max())
         fastest = np.maximum(fastest, np.interp(grid, at[0], np.maximum.reduceat(states[:, 3], at[1])))
         for table, row in ((xy, way), (theta, direction), (kappa, bent), (speed, fastest)):
             table[r, :n], table[r, n:] = row, row[-1]
     return {"xy": xy, "theta": theta, "kappa": kappa, "speed": speed, "step": step, "points": points}
+
+
+def possible(kappa: np.ndarray, step: float, top: float) -> np.ndarray:
+    """(S,) m/s that a driver takes along a path of that curvature, `top` where it is straight."""
+    speed = np.minimum(top, np.sqrt(LATERAL / np.maximum(np.abs(kappa), 1e-4)))
+    for k in range(len(speed) - 2, -1, -1):  # brake before a curve, not in it
+        speed[k] = min(speed[k], np.sqrt(speed[k + 1] ** 2 + 2 * BRAKING * step))
+    return speed
 
 
 def _lights(scene: Scene, log: np.ndarray, arc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

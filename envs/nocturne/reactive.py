@@ -1,7 +1,7 @@
 """Traffic that answers: vehicles and cyclists that follow their logged paths, keep their distance and give way.
 
-As long as nothing before it is elsewhere than the log has it, an object is where the log has it. Where something is (the
-ego, or another that had to answer it), its driver follows by the car-following model of the synthetic scenes
+As long as nothing before it is elsewhere than the log has it, an object is where the log has it. Where something is
+(the ego, or another that had to answer it), its driver follows by the car-following model of the synthetic scenes
 (car_following.py) what is on the strip it will sweep, and stops before a place that another is going to be in, if that
 one cannot stop any more, or comes first. It then is behind its log, stops at red lights, lets those pass who are less
 behind, and catches up when it can; it is never ahead. Pedestrians, and what does not go anywhere, replay the log.
@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamdrive.envs.nocturne.car_following import (
     ACROSS,
     GRACE,
-    Circles,
+    HARDEST,
     Followers,
     bounded,
     free_acceleration,
@@ -35,7 +35,8 @@ from dreamdrive.envs.nocturne.synthetic import geometry as geo
 ASTRAY = 0.3, 0.5  # m, m/s: an ego that is so far from its log is elsewhere
 CAUGHT_UP = 0.02  # m behind the log that are none
 AHEAD = np.arange(0.4, 4.1, 0.4)  # s: when is looked where others will be
-STOPS, GIVES_WAY = 3.0, 4.5  # m/s^2: harder braking is expected of nobody, and done for nobody who is not there yet
+STOPS = 2.0  # m/s^2: nobody is expected to brake harder who does not do so already
+HURRIES = 1.1  # times the speed that was usual: who is late
 BEFORE = 0.8  # m before a place that is another's, to stop at
 STANDING = 0.5  # m/s: who is slower will not come
 ROOM, ROOM_PACE = 3.0, 1.3  # m and s that there are before who comes onto the map
@@ -43,8 +44,8 @@ CATCHES_UP = 2.0  # m/s^2: how hard it brakes when it has caught up with a log t
 
 
 class Stack:
-    """LoggedPaths of B scenes as those of one, `paths`: rows copy * F + f, of which `real` (B * F,) says whether they are
-    a path; the others, of scenes with fewer, hold whatever they hold."""
+    """LoggedPaths of B scenes as those of one, `paths`: rows copy * F + f, of which `real` (B * F,) says whether they
+    are a path; the others, of scenes with fewer, hold whatever they hold."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         self._counts = np.zeros(len(scenes), int)
@@ -65,7 +66,9 @@ class Stack:
                 most = np.maximum(column.shape[1:], values.shape)
                 self._columns[field.name] = column = padded(column, (len(column), *most))
                 column[copy] = padded(values, tuple(most))
-        flat = {name: column.reshape(-1, *column.shape[2:]) for name, column in self._columns.items()}
+        flat = {
+            name: column.reshape(len(column) * self.rows, *column.shape[2:]) for name, column in self._columns.items()
+        }
         self.paths = LoggedPaths(**flat)
         self.real = (np.arange(self.rows) < self._counts[:, None]).ravel()
         return self.rows != before
@@ -87,8 +90,9 @@ def padded(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class ReactiveTraffic:
     """The others of B copies of scenes; what they do next, from where all are in a Simulator.
 
-    A copy's objects depend on nothing outside of it. State, one a path (B * F,): arc length `s`, speed `v`, acceleration
-    `a`, whether it is `late` (behind its log), and whether it is `kept_out`: due, and without room to come.
+    A copy's objects depend on nothing outside of it. State, one a path (B * F,): arc length `s`, speed `v`,
+    acceleration `a`, whether it is `late` (behind its log), and whether it is `kept_out`: due, and without room to
+    come.
     """
 
     def __init__(self, sim: Simulator) -> None:
@@ -137,7 +141,7 @@ class ReactiveTraffic:
         pace = moment.log_speed_next[rows]
         s, v = np.where(late, self.s[rows], now), np.where(late, self.v[rows], moment.log_speed[rows])
         before = np.where(late, self.a[rows], moment.log_accel[rows])
-        wanted = paths.speed[rows, paths.index(rows, s + 0.5 * v)]
+        wanted = HURRIES * paths.speed[rows, paths.index(rows, s + 0.5 * v)]
         catching = np.sqrt(pace**2 + 2 * CATCHES_UP * np.maximum(after - s, 0))
         driver = (paths.accelerates[rows], paths.brakes[rows])
         free = free_acceleration(v, np.minimum(wanted, catching), *driver)
@@ -249,15 +253,17 @@ class Moment:
         meets = travel_time(begins - front, v, top) < goes + GRACE
         meets &= comes < travel_time(ends - back, v, top) + 0.35 * GRACE
         left = begins - front - BEFORE
-        yields = meets & (left > v**2 / (2 * GIVES_WAY)) & self.comes_first(rows[i], j, comes)
+        yields = meets & (left > v**2 / (-2 * HARDEST)) & self.comes_first(rows[i], j, comes)
         np.minimum.at(found, i[yields], left[yields])
         return found
 
     def comes_first(self, rows: np.ndarray, j: np.ndarray, comes: np.ndarray) -> np.ndarray:
         """(P,): objects `j`, that will be on the path of `rows` in so many seconds, are not to be expected to wait for
         it: they cannot stop any more, or are less behind their logs."""
-        speed = self.bodies.speed[j]
-        committed = comes * speed < speed**2 / (2 * STOPS) + 0.5
+        speed, braking = self.bodies.speed[j], np.zeros(len(self.state))
+        braking[self.own[self.late]] = -self.traffic.a[self.late]
+        braking = np.where(self.driven, -flat(self.traffic.sim.last_input)[:, 0], braking)[j]
+        committed = comes * speed < speed**2 / (2 * np.maximum(STOPS, braking)) + 0.5
         behind, late = np.zeros(len(self.state)), self.late
         behind[self.own[late]] = (self.arc - self.traffic.s)[late]
         mine = behind[self.own[rows]]
@@ -265,8 +271,8 @@ class Moment:
 
     def coming(self, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(P, K, 3, 2) and (P, K, 3): rear, middle and front of objects `j` (P,) as they will be AHEAD seconds on, and
-        their courses. Those where the log has them go on as it has them, those that are late on their paths at the speed
-        they have, the driven at their speed and in the curve they are in."""
+        their courses. Those where the log has them go on as it has them, those that are late on their paths at the
+        speed they have, the driven at their speed and in the curve they are in."""
         traffic, late = self.traffic, self.late
         copy, n = j // self.objects, j % self.objects
         log = traffic.sim.log[torch.from_numpy(copy), torch.from_numpy(n)].double().cpu().numpy()  # (P, T, 4)

@@ -32,9 +32,10 @@ class Simulator:
         collision (B, N) int8: 0 none, 1 with another object, 2 with a road edge (which outweighs 1), in the state the
         last step led to time (B,) int64: step of the log, 0 to 90
         present (B, N) bool: False for padding; there (B, N) bool: present, and not replaying a step at which the log
-        does not have it length, width (B, N) float32; type (B, N) int64 into scene.OBJECTS; goal (B, N, 4) float32: x,
-        y (local), heading, speed; log (B, N, 91, 4) likewise; last_input (B, N, 2) float32: acceleration and steering that driven objects have had
-        last
+        does not have it
+        length, width (B, N) float32; type (B, N) int64 into scene.OBJECTS; goal (B, N, 4) float32: x, y (local),
+        heading, speed; log (B, N, 91, 4) likewise
+        last_input (B, N, 2) float32: acceleration and steering that driven objects have had last
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from dreamdrive.envs import NOISE, Step, World, WorldSpec
 from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, TRAFFIC, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.must_react import must_react
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
 from dreamdrive.envs.nocturne.scene import DT, Scene
@@ -34,6 +35,7 @@ FURTHEST = 1000.0  # metres that a cone image may reach
 ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
+MUST_REACT = "must_react"
 ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
 
 
@@ -48,6 +50,7 @@ class Nocturne(World):
 
     NUMBERS = "features"
     SCORED_WITH: ClassVar[dict[str, Any]] = {"drive_on": True}
+    SUBSETS: ClassVar[tuple[str, ...]] = (MUST_REACT,)
 
     def __init__(
         self,
@@ -206,7 +209,8 @@ class Nocturne(World):
     def outcome(self) -> dict[str, Tensor]:
         """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any
         object), road_edge_rate: 1 or 0, whether it has happened, before any other of them ended the episode; ade, fde:
-        metres from the log, on average over the steps so far, and now."""
+        metres from the log, on average over the steps so far, and now; must_react: 1 for egos that have to
+        (envs/nocturne/must_react.py)."""
         rates = {f"{name}_rate": value for name, value in self._tally.items() if name != "goal_position"}
         crashed = torch.maximum(self._tally["vehicle_collision"], self._tally["road_edge"])
         steps = torch.from_numpy(self.steps).to(self.device).clamp(min=1)
@@ -216,6 +220,13 @@ class Nocturne(World):
             "collision_rate": crashed,
             "ade": self._away / steps,
             "fde": self._log_distance(),
+            MUST_REACT: torch.tensor(
+                [
+                    float(must_react(self.sim.scenes[copy], ego, self.warmup))
+                    for copy, ego in zip(self._copies.tolist(), self.egos.tolist(), strict=True)
+                ],
+                device=self.device,
+            ),
         }
 
     def places(self) -> list[str]:
