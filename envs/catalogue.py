@@ -118,6 +118,7 @@ OF_NOCTURNE = (
     ),
     Option("warmup", default=WARMUP),
     Option("drive_on", default=False),
+    Option("agents", default=1),
     OBSERVATION_NOISE,
 )
 OF_ATARI = (

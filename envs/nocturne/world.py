@@ -9,6 +9,7 @@ a collision with an object or a road edge, or after `max_steps`.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -21,7 +22,7 @@ from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_AC
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.must_react import must_react
-from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
+from dreamdrive.envs.nocturne.pool import FolderPool, busy_egos, make_pool
 from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
 from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
@@ -44,6 +45,11 @@ class Nocturne(World):
 
     Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one
         of `grid`'s pairs.
+    With `agents` there are as many rows a scene, `num * agents` in all, row b of scene b // agents: B above and below.
+    The first is the ego that the scene's seed chooses, the others follow it in the order of the scene's egos; where
+    there are fewer, `present` (B,) is False, and the row ends with the first step. Who has ended is taken out of its
+    scene, and does not stand in the way of those that go on; a new one begins with `reset`, so `restart` is False.
+
     `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge),
     "off_road" (B,) bool, "log_distance" (B,) metres. Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
@@ -69,20 +75,18 @@ class Nocturne(World):
         observation: str = "cone",
         grid: ActionGrid | None = None,
         traffic: str = "log",
+        agents: int = 1,
     ) -> None:
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
             the ego's `speed`. `warmup`: steps of the log
         before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
         evaluation has it, so that distances to the log are over whole logs. `traffic`: the others replay the "log", or
-        answer, "idm" (envs/nocturne/reactive.py)."""
+        answer, "idm" (envs/nocturne/reactive.py). `agents`: so many egos of each scene are driven at once,
+        as it says above."""
         check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, traffic)
-        self.num, self.device, self.restart, self.warmup, self.drive_on = (
-            num,
-            torch.device(device),
-            restart,
-            warmup,
-            drive_on,
-        )
+        check_agents(agents, restart)
+        self.num, self.agents, self.device, self.restart = num * agents, agents, torch.device(device), restart
+        self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
         bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
@@ -97,6 +101,7 @@ class Nocturne(World):
             "warmup": warmup,
             "observation": observation,
             **({} if traffic == TRAFFIC[0] else {"traffic": traffic}),  # files from before it say nothing
+            **({} if agents == 1 else {"agents": agents}),
         }
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
         self.spec = WorldSpec(
@@ -113,7 +118,7 @@ class Nocturne(World):
         self.episodes = len(self.pool.episodes) if isinstance(self.pool, FolderPool) else None
         self._sim: Simulator | None = None
         self._answers, self._traffic = traffic == "idm", None  # type: bool, ReactiveTraffic | None
-        self._copies = torch.arange(num, device=self.device)
+        self._copies = torch.arange(num, device=self.device).repeat_interleave(agents)  # the scene a row is of
         self._seen = True
         self._noise: ObservationNoise | None = None
 
@@ -132,21 +137,32 @@ class Nocturne(World):
         self._noise = ObservationNoise(std, self.num)
         self.spec = replace(self.spec, options={**self.spec.options, NOISE: std})
 
+    def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
+        """Those of the scenes, each of which may have several rows."""
+        count = self.num // self.agents
+        if isinstance(seed, Integral):
+            return [int(seed) + b for b in range(count)], count
+        if len(seed) != count:
+            raise ValueError(f"one seed a scene is wanted: {len(seed)} seeds for {count} scenes")
+        return [int(s) for s in seed], 1
+
     def reset(self, seed: int | Sequence[int]) -> Tensor:
         self._seeds, self._stride = self.seeds(seed)
         self._begin_noise(range(self.num))
         drawn = [self.pool.draw(s) for s in self._seeds]
         scenes = [scene for scene, _ in drawn]
-        self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
+        egos = [together(scene, ego, self.agents, self.warmup) for scene, ego in drawn]
+        self.egos = torch.tensor(egos, device=self.device).flatten()  # (B,), -1 for nobody
+        self.present, self.egos = self.egos >= 0, self.egos.clamp(min=0)
         if self._sim is None:
             self._sim = Simulator(scenes, self.device)
             self._sim.reset(time=self.warmup)
             self._traffic = ReactiveTraffic(self._sim) if self._answers else None
         else:
-            self._put(range(self.num), scenes)
-        self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
+            self._put(range(len(scenes)), scenes)
+        self.steps, self.over = np.zeros(self.num, np.int64), (~self.present).cpu().numpy()
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
-        self._truncated = torch.zeros_like(self._terminated)
+        self._truncated = ~self.present
         self._start_distance = self._goal_gap()[0]
         self._tally = {
             name: torch.zeros(self.num, device=self.device)
@@ -154,18 +170,24 @@ class Nocturne(World):
         }
         self._away = torch.zeros(self.num, device=self.device)  # metres from the log, added up over the steps
         self._frames = self._draw()
+        self._frames[~self.present] = 0
         return self._frames.clone()
 
     def step(self, action: Tensor) -> Step:
         asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
         pair = self.grid.pair(asked) if self.spec.space.discrete else asked
         driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
-        driven[self._copies, self.egos] = pair
+        who = self._copies[self.present], self.egos[self.present]
+        driven[who] = pair[self.present]
         expert = torch.ones_like(self.sim.present)
-        expert[self._copies, self.egos] = False
+        expert[who] = False
         going = ~self.over
-        placed = self._traffic.next(~expert, going) if self._traffic is not None else None
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going, placed=placed)
+        scenes_going = going.reshape(-1, self.agents).any(1)
+        if self.agents > 1:
+            gone = self.present & torch.from_numpy(self.over).to(self.device)
+            self.sim.there[self._copies[gone], self.egos[gone]] = False
+        placed = self._traffic.next(~expert, scenes_going) if self._traffic is not None else None
+        self.sim.step(driven[..., 0], driven[..., 1], expert, going=scenes_going, placed=placed)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
@@ -231,7 +253,7 @@ class Nocturne(World):
 
     def places(self) -> list[str]:
         """The name of the scene each copy is in."""
-        return [scene.name for scene in self.sim.scenes]
+        return [self.sim.scenes[copy].name for copy in self._copies.tolist()]
 
     def held_out(self, seed: int) -> bool | None:
         return self.pool.held_out(seed)
@@ -242,7 +264,7 @@ class Nocturne(World):
 
         return render_cones(
             self.sim,
-            [(copy, int(self.egos[copy]))],
+            [(int(self._copies[copy]), int(self.egos[copy]))],
             ABOVE,
             view_dist=AROUND,
             view_angle=2 * np.pi,
@@ -279,7 +301,7 @@ class Nocturne(World):
     def _begin_noise(self, copies: Sequence[int]) -> None:
         if self._noise is not None:
             for copy in copies:
-                self._noise.begin(copy, self._seeds[copy])
+                self._noise.begin(copy, self._seeds[copy // self.agents], copy % self.agents)
 
     def _ended(self) -> Tensor:
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
@@ -318,7 +340,8 @@ class Nocturne(World):
 
     def _draw(self, copies: Sequence[int] | None = None) -> Tensor:
         """Frames of copies, by default all, (n, H, W, C) uint8."""
-        which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
+        rows = range(self.num) if copies is None else copies
+        which = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         if not self._seen:
             return torch.zeros(
                 len(which),
@@ -326,7 +349,7 @@ class Nocturne(World):
                 dtype=torch.uint8 if self.spec.pictures else torch.float32,
                 device=self.device,
             )
-        egos = torch.stack([which, self.egos[which]], 1)
+        egos = torch.stack([self._copies[which], self.egos[which]], 1)
         if not self.spec.pictures:
             return features(self.sim, egos, self.view_dist).flat
         from dreamdrive.envs.nocturne.cone import render_cones
@@ -364,6 +387,21 @@ def check_options(
         )
 
 
+def check_agents(agents: int, restart: bool) -> None:
+    """UserError for numbers of agents that are not possible."""
+    if agents < 1:
+        raise UserError(f"{agents} agents are not possible: give 1 or more")
+    if agents > 1 and restart:
+        raise UserError(f"a scene of {agents} agents begins anew when all of them have ended: give restart=False")
+
+
+def together(scene: Scene, first: int, agents: int, warmup: int) -> list[int]:
+    """Places in the scene's arrays of so many egos, `first` and those after it; -1 where there are no more."""
+    egos = [scene.index(ego) for ego, last in busy_egos(scene) if last > warmup] if agents > 1 else [first]
+    at = egos.index(first)
+    return [*egos[at:], *egos[:at], *[-1] * agents][:agents]
+
+
 def traffic_keys(space: ActionSpace) -> Keys:
     """Those of acceleration and steering; headings grow to the left."""
     pushes = {
@@ -373,6 +411,13 @@ def traffic_keys(space: ActionSpace) -> Keys:
         "down": Push(0, -1, "brake"),
     }
     return NumberKeys(space, pushes, names=("accelerate", "steer"), nothing="nothing: roll on")
+
+
+def observation_space(spec: WorldSpec) -> gym.spaces.Box:
+    """Of what `spec.image_shape` says."""
+    if spec.pictures:
+        return gym.spaces.Box(0, 255, spec.image_shape, np.uint8)
+    return gym.spaces.Box(-np.inf, np.inf, spec.image_shape, np.float32)
 
 
 class NocturneEnv(gym.Env):
@@ -385,12 +430,7 @@ class NocturneEnv(gym.Env):
         self.world = Nocturne(1, restart=False, **options)
         self.render_mode = render_mode
         self.action_space = self.world.spec.action_space
-        shape = self.world.spec.image_shape
-        self.observation_space = (
-            gym.spaces.Box(0, 255, shape, np.uint8)
-            if self.world.spec.pictures
-            else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
-        )
+        self.observation_space = observation_space(self.world.spec)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
