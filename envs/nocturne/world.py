@@ -89,8 +89,6 @@ class Nocturne(World):
         self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
-        bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
-        discrete = actions == "discrete"
         options = {
             "scenes": scenes and str(scenes),
             "image_size": image_size,
@@ -103,21 +101,13 @@ class Nocturne(World):
             **({} if traffic == TRAFFIC[0] else {"traffic": traffic}),  # files from before it say nothing
             **({} if agents == 1 else {"agents": agents}),
         }
-        space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
-        self.spec = WorldSpec(
-            "nocturne",
-            (image_size, image_size, 3) if observation == "cone" else (WIDTH,),
-            space,
-            DT,
-            min(max_steps or LOG_END, LOG_END - warmup),
-            None if discrete else SCALE,
-            options,
-        )
+        self.spec = spec_of(options, self.grid, max_steps)
         self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup)
         self.episodes = len(self.pool.episodes) if isinstance(self.pool, FolderPool) else None
         self._sim: Simulator | None = None
-        self._answers, self._traffic = traffic == "idm", None  # type: bool, ReactiveTraffic | None
+        self._answers = traffic == "idm"
+        self._traffic: ReactiveTraffic | None = None
         self._copies = torch.arange(num, device=self.device).repeat_interleave(agents)  # the scene a row is of
         self._seen = True
         self._noise: ObservationNoise | None = None
@@ -140,7 +130,7 @@ class Nocturne(World):
     def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
         """Those of the scenes, each of which may have several rows."""
         count = self.num // self.agents
-        if isinstance(seed, Integral):
+        if isinstance(seed, (int, Integral)):
             return [int(seed) + b for b in range(count)], count
         if len(seed) != count:
             raise ValueError(f"one seed a scene is wanted: {len(seed)} seeds for {count} scenes")
@@ -182,7 +172,7 @@ class Nocturne(World):
         expert = torch.ones_like(self.sim.present)
         expert[who] = False
         going = ~self.over
-        scenes_going = going.reshape(-1, self.agents).any(1)
+        scenes_going = np.logical_or.reduce(going.reshape(-1, self.agents), axis=1)
         if self.agents > 1:
             gone = self.present & torch.from_numpy(self.over).to(self.device)
             self.sim.there[self._copies[gone], self.egos[gone]] = False
@@ -385,6 +375,21 @@ def check_options(
             f"choose {CONE_SIZES[0]} or {CONE_SIZES[1]} pixels, "
             f"{' or '.join(NOCTURNE_ACTIONS)} actions, and 0 to {LOG_END - 1} steps"
         )
+
+
+def spec_of(options: dict[str, Any], grid: ActionGrid, max_steps: int | None) -> WorldSpec:
+    """What a world with these options is."""
+    size, discrete = options["image_size"], options["actions"] == "discrete"
+    bounds = np.array([grid.accel, grid.steer], np.float32)
+    return WorldSpec(
+        "nocturne",
+        (size, size, 3) if options["observation"] == "cone" else (WIDTH,),
+        gym.spaces.Discrete(len(grid)) if discrete else gym.spaces.Box(-bounds, bounds),
+        DT,
+        min(max_steps or LOG_END, LOG_END - options["warmup"]),
+        None if discrete else SCALE,
+        options,
+    )
 
 
 def check_agents(agents: int, restart: bool) -> None:
