@@ -22,7 +22,7 @@ from dreamdrive.utils.errors import UserError
 try:
     from pettingzoo import ParallelEnv
 except ImportError:
-    raise UserError("PettingZoo is not installed: `pip install 'pettingzoo>=1.24,<2'` does it") from None
+    raise UserError("PettingZoo is not installed: `pip install 'dreamdrive[learners]'` does it") from None
 
 
 class NocturneParallelEnv(ParallelEnv):
