@@ -121,7 +121,7 @@ class Simulator:
         expert: Tensor,
         dt: float = DT,
         going: np.ndarray | None = None,
-        placed: tuple[Tensor, Tensor] | None = None,
+        others: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Advance every copy.
 
@@ -131,7 +131,7 @@ class Simulator:
         dt: seconds; the log's clock advances by whole steps only, so with less than 0.1 s it stands. ValueError past
             the log's end.
         going (B,) bool: copies that move; the others stay as they are.
-        placed: (B, N, 4) and (B, N), where those of `expert` are put instead, and whether they are there.
+        others: (B, N, 4) and (B, N), where those of `expert` are put instead, and whether they are there.
         """
         steps = int(np.float32(dt) / np.float32(DT)) * (
             np.ones(len(self.scenes), np.int64) if going is None else going.astype(np.int64)
@@ -147,7 +147,7 @@ class Simulator:
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
         replay = expert & self.present
-        local, there = self.logged() if placed is None else placed
+        local, there = self.logged() if others is None else others
         self.local = torch.where(replay[..., None], local, driven)
         self.there = torch.where(replay, there, self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)

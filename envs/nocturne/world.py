@@ -176,8 +176,8 @@ class Nocturne(World):
         if self.agents > 1:
             gone = self.present & torch.from_numpy(self.over).to(self.device)
             self.sim.there[self._copies[gone], self.egos[gone]] = False
-        placed = self._traffic.next(~expert, scenes_going) if self._traffic is not None else None
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=scenes_going, placed=placed)
+        others = self._traffic.next(~expert, scenes_going) if self._traffic is not None else None
+        self.sim.step(driven[..., 0], driven[..., 1], expert, going=scenes_going, others=others)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
