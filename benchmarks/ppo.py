@@ -21,7 +21,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from torch import Tensor, nn
 
 from dreamdrive.benchmarks.answering import rate
@@ -29,7 +29,6 @@ from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.driving.driver import Driver, drive
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, make, world_class
-from dreamdrive.envs.nocturne.visibility import EGO_WIDTH, MOST, OBJECT_WIDTH, ROAD_WIDTH
 from dreamdrive.envs.stable_baselines import VecWorld
 from dreamdrive.utils.argument_types import positive, positive_float
 from dreamdrive.utils.files import make_folder
@@ -38,7 +37,8 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, parser
 
-ROADS = 200  # of the nearest road points are looked at
+EGO, OBJECTS, ROADS = 10, (16, 13), (1000, 13)  # of a feature vector: numbers, and how many things have how many
+NEAREST = 100  # road points that are looked at
 HIDDEN, ROLLOUT, BATCH, EPOCHS = 64, 64, 512, 5
 TOGETHER = 25  # episodes scored as one batch
 COLUMNS = {"goals, %": "goal_rate", "within 1 m, %": "goal_rate_position", "collisions, %": "collision_rate"}
@@ -51,14 +51,13 @@ class Sets(BaseFeaturesExtractor):
         super().__init__(space, 3 * HIDDEN)
         self.ego, self.objects, self.roads = (
             nn.Sequential(nn.Linear(width, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
-            for width in (EGO_WIDTH, OBJECT_WIDTH, ROAD_WIDTH)
+            for width in (EGO, OBJECTS[1], ROADS[1])
         )
 
     def forward(self, flat: Tensor) -> Tensor:
         flat = flat.sign() * flat.abs().log1p()  # metres and radians alike
-        ends = np.cumsum([0, EGO_WIDTH, MOST[0] * OBJECT_WIDTH, MOST[1] * ROAD_WIDTH])
-        ego, objects, roads = (flat[:, first:last] for first, last in zip(ends[:-1], ends[1:], strict=True))
-        objects, roads = objects.unflatten(1, (-1, OBJECT_WIDTH)), roads.unflatten(1, (-1, ROAD_WIDTH))[:, :ROADS]
+        ego, objects, roads, _ = flat.tensor_split(np.cumsum([EGO, np.prod(OBJECTS), np.prod(ROADS)]).tolist(), 1)
+        objects, roads = objects.unflatten(1, OBJECTS), roads.unflatten(1, ROADS)[:, :NEAREST]
         return torch.cat([self.ego(ego), self.objects(objects).amax(1), self.roads(roads).amax(1)], 1)
 
 
@@ -108,10 +107,11 @@ def train(args: argparse.Namespace) -> tuple[PPO, VecWorld]:
     copies = VecWorld(world_of(args.scenes, args.copies), seed=0)
     model = PPO(
         "MlpPolicy",
-        VecNormalize(copies, norm_obs=False),
+        VecNormalize(VecMonitor(copies), norm_obs=False),
         n_steps=ROLLOUT,
         batch_size=BATCH,
         n_epochs=EPOCHS,
+        learning_rate=5e-4,
         gamma=0.98,
         policy_kwargs={"features_extractor_class": Sets, "net_arch": [HIDDEN], "log_std_init": -1.5},
         device="cpu",

@@ -149,7 +149,11 @@ def report(
         f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
-        told = [*outcomes.items(), *subsets.items(), ("all", overall)]
+        brief = {
+            place: {name: value for name, value in values.items() if name not in world_class(env).DETAILS}
+            for place, values in outcomes.items()
+        }
+        told = [*brief.items(), *subsets.items(), ("all", overall)]
         print("\n".join(line({"scene": place, **values}) for place, values in told))
 
 

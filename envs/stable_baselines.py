@@ -75,7 +75,8 @@ class VecWorld(VecEnv):
         self.world.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self.world, attr_name)] * len(self._chosen(indices))
+        owner = self if attr_name == "render_mode" else self.world
+        return [getattr(owner, attr_name)] * len(self._chosen(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         raise UserError(f"the copies of a world are one: {attr_name} cannot be set of some of them")
@@ -91,4 +92,4 @@ class VecWorld(VecEnv):
 
     def _chosen(self, indices: Any) -> Sequence[int]:
         """Numbers of the copies that are meant."""
-        return list(self._get_indices(indices))
+        return range(self.world.num) if indices is None else list(self._get_indices(indices))

@@ -97,6 +97,7 @@ class Simulator:
     type = property(lambda self: self._objects["type"])
     goal = property(lambda self: self._objects["goal"])
     log = property(lambda self: self._objects["log"])
+    edges = property(lambda self: self._edges)
 
     @property
     def map(self) -> Table:

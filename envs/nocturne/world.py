@@ -24,6 +24,7 @@ from dreamdrive.envs.nocturne.expert import corrective_action
 from dreamdrive.envs.nocturne.must_react import must_react
 from dreamdrive.envs.nocturne.pool import FolderPool, busy_egos, make_pool
 from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
+from dreamdrive.envs.nocturne.realism import NAMES, Realism
 from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
@@ -57,6 +58,7 @@ class Nocturne(World):
     NUMBERS = "features"
     SCORED_WITH: ClassVar[dict[str, Any]] = {"drive_on": True}
     SUBSETS: ClassVar[tuple[str, ...]] = (MUST_REACT,)
+    DETAILS: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(
         self,
@@ -159,6 +161,8 @@ class Nocturne(World):
             for name in ("goal", "goal_position", "vehicle_collision", "road_edge")
         }
         self._away = torch.zeros(self.num, device=self.device)  # metres from the log, added up over the steps
+        self._realism = Realism() if self.drive_on else None
+        self._note(np.ones(self.num, bool))
         self._frames = self._draw()
         self._frames[~self.present] = 0
         return self._frames.clone()
@@ -181,6 +185,7 @@ class Nocturne(World):
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
+        self._note(going)
         if not self.drive_on:
             self._terminated |= moved & (goal | (collision > 0))
         self._truncated |= (
@@ -222,7 +227,8 @@ class Nocturne(World):
         """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any
         object), road_edge_rate: 1 or 0, whether it has happened, before any other of them ended the episode; ade, fde:
         metres from the log, on average over the steps so far, and now; must_react: 1 for egos that have to
-        (envs/nocturne/must_react.py)."""
+        (envs/nocturne/must_react.py). With `drive_on`, of whole drives: realism and likelihood_*
+        (envs/nocturne/realism.py)."""
         rates = {f"{name}_rate": value for name, value in self._tally.items() if name != "goal_position"}
         crashed = torch.maximum(self._tally["vehicle_collision"], self._tally["road_edge"])
         steps = torch.from_numpy(self.steps).to(self.device).clamp(min=1)
@@ -239,6 +245,10 @@ class Nocturne(World):
                 ],
                 device=self.device,
             ),
+            **{
+                name: torch.from_numpy(values).float().to(self.device)
+                for name, values in (self._realism.likelihoods() if self._realism is not None else {}).items()
+            },
         }
 
     def places(self) -> list[str]:
@@ -292,6 +302,10 @@ class Nocturne(World):
         if self._noise is not None:
             for copy in copies:
                 self._noise.begin(copy, self._seeds[copy // self.agents], copy % self.agents)
+
+    def _note(self, going: np.ndarray) -> None:
+        if self._realism is not None:
+            self._realism.note(self.sim, self._copies, self.egos, going)
 
     def _ended(self) -> Tensor:
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
