@@ -115,6 +115,19 @@ def shown(args: EvaluationSettings, who: Cast) -> Iterator[None]:
         yield
 
 
+def by_subset(episodes: list[Driven], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """What came of those episodes, on average, of which each of the outcomes `names` is 1, and how many there are."""
+    found = {name: [e.outcome for e in episodes if e.outcome.get(name)] for name in names}
+    return {
+        name: {
+            "episodes": float(len(some)),
+            **{of: float(np.mean([outcome[of] for outcome in some])) for of in some[0] if of not in names},
+        }
+        for name, some in found.items()
+        if some
+    }
+
+
 def report(
     args: EvaluationSettings,
     env: str,
@@ -142,10 +155,11 @@ def report(
     where += f" ({trial_name(trial)})" if trial else ""
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     outcomes = by_place(episodes)
-    overall = outcomes.pop("")
+    overall, subsets = outcomes.pop(""), by_subset(episodes, world_class(env).SUBSETS)
     detail = (
         {
             "by_scene": outcomes,
+            "by_subset": subsets,
             "outcomes": {str(seed): {"scene": e.place, **e.outcome} for seed, e in zip(seeds, episodes, strict=True)},
         }
         if outcomes
@@ -174,7 +188,12 @@ def report(
         f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
-        print("\n".join(line({"scene": place, **values}) for place, values in [*outcomes.items(), ("all", overall)]))
+        brief = {
+            place: {name: value for name, value in values.items() if name not in world_class(env).DETAILS}
+            for place, values in outcomes.items()
+        }
+        told = [*brief.items(), *subsets.items(), ("all", overall)]
+        print("\n".join(line({"scene": place, **values}) for place, values in told))
 
 
 def with_episodes_there_are(args: EvaluationSettings, who: Cast) -> EvaluationSettings:

@@ -150,6 +150,8 @@ class World(ABC):
     What is known of a world without making one, beside what envs/catalogue.py lists:
         NUMBERS: the value of its option `observation` that shows numbers; None where it is seen as pictures only
         SCORED_WITH: options that it is scored with
+        DETAILS: outcomes that are printed over all episodes only, not place by place
+        SUBSETS: outcomes (see `outcome`) that are 1 or 0 and say which episodes scores are told of apart, too
         keys: what keys do for a person who drives it
         OPPOSED: pairs of numbers of an action that nobody wants at once, as gas and brake
         MIRROR: of a world that is the same with left and right swapped, what each number of an action is multiplied by
@@ -158,6 +160,8 @@ class World(ABC):
 
     NUMBERS: ClassVar[str | None] = None
     SCORED_WITH: ClassVar[dict[str, Any]] = {}
+    SUBSETS: ClassVar[tuple[str, ...]] = ()
+    DETAILS: ClassVar[tuple[str, ...]] = ()
     OPPOSED: ClassVar[tuple[tuple[int, int], ...]] = ()
     MIRROR: ClassVar[tuple[float, ...] | None] = None
 

@@ -22,6 +22,7 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 # of Nocturne
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
+TRAFFIC = ("log", "idm")  # what the others do
 WARMUP = 10  # steps of the log before an episode begins
 SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log, at most
 READING = ("scene_kind", "scene_speeds", "scene_rate", "late_objects", "long_logs")  # options of how files are read
@@ -161,8 +162,16 @@ OF_NOCTURNE = (
         default="continuous",
         choices=NOCTURNE_ACTIONS,
     ),
+    Option(
+        "traffic",
+        "the others replay the log, or follow their logged ways by a car-following model and give way to the ego",
+        default=TRAFFIC[0],
+        choices=TRAFFIC,
+        varied=True,
+    ),
     Option("warmup", "steps of the log before an episode begins", natural, default=WARMUP, place=True),
     Option("drive_on", default=False),
+    Option("agents", default=1),
     OBSERVATION_NOISE,
 )
 OF_ATARI = (

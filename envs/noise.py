@@ -15,9 +15,10 @@ class ObservationNoise:
         self.std = std
         self._generators = [np.random.default_rng(0)] * num
 
-    def begin(self, copy: int, seed: int) -> None:
-        """Before the episode of `seed` begins in one copy."""
-        self._generators[copy] = np.random.default_rng([seed, 4])  # [seed, 1] is the driver's, 2 a dream's
+    def begin(self, copy: int, seed: int, agent: int = 0) -> None:
+        """Before the episode of `seed` begins in one copy; of several that see it each has a number."""
+        # [seed, 1] is the driver's, 2 a dream's
+        self._generators[copy] = np.random.default_rng([seed, 4, agent] if agent else [seed, 4])
 
     def seen(self, copies: Sequence[int], frames: Tensor) -> Tensor:
         """What becomes of the frames uint8 (n, H, W, C) of some copies."""

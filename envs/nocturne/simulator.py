@@ -32,9 +32,10 @@ class Simulator:
         collision (B, N) int8: 0 none, 1 with another object, 2 with a road edge (which outweighs 1), in the state the
         last step led to time (B,) int64: step of the log, 0 to 90
         present (B, N) bool: False for padding; there (B, N) bool: present, and not replaying a step at which the log
-        does not have it length, width (B, N) float32; type (B, N) int64 into scene.OBJECTS; goal (B, N, 4) float32: x,
-        y (local), heading, speed last_input (B, N, 2) float32: acceleration and steering that driven objects have had
-        last
+        does not have it
+        length, width (B, N) float32; type (B, N) int64 into scene.OBJECTS; goal (B, N, 4) float32: x, y (local),
+        heading, speed; log (B, N, 91, 4) likewise
+        last_input (B, N, 2) float32: acceleration and steering that driven objects have had last
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Simulator:
     width = property(lambda self: self._objects["width"])
     type = property(lambda self: self._objects["type"])
     goal = property(lambda self: self._objects["goal"])
+    log = property(lambda self: self._objects["log"])
+    edges = property(lambda self: self._edges)
 
     @property
     def map(self) -> Table:
@@ -113,7 +116,13 @@ class Simulator:
         return state
 
     def step(
-        self, accel: Tensor, steer: Tensor, expert: Tensor, dt: float = DT, going: np.ndarray | None = None
+        self,
+        accel: Tensor,
+        steer: Tensor,
+        expert: Tensor,
+        dt: float = DT,
+        going: np.ndarray | None = None,
+        others: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Advance every copy.
 
@@ -123,6 +132,7 @@ class Simulator:
         dt: seconds; the log's clock advances by whole steps only, so with less than 0.1 s it stands. ValueError past
             the log's end.
         going (B,) bool: copies that move; the others stay as they are.
+        others: (B, N, 4) and (B, N), where those of `expert` are put instead, and whether they are there.
         """
         steps = int(np.float32(dt) / np.float32(DT)) * (
             np.ones(len(self.scenes), np.int64) if going is None else going.astype(np.int64)
@@ -137,10 +147,10 @@ class Simulator:
         asked = torch.stack([accel, steer], -1).to(self.last_input)
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
-        now = (self._copies, slice(None), self.time)
         replay = expert & self.present
-        self.local = torch.where(replay[..., None], self._objects["log"][now], driven)
-        self.there = torch.where(replay, self._objects["valid"][now], self.there)
+        local, there = self.logged() if others is None else others
+        self.local = torch.where(replay[..., None], local, driven)
+        self.there = torch.where(replay, there, self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)
         if going is not None and before is not None:
             move = torch.from_numpy(going).to(self.device)[:, None]

@@ -9,6 +9,7 @@ a collision with an object or a road edge, or after `max_steps`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,11 +19,23 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import NOISE, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, READING, VIEW_DIST, WARMUP
+from dreamdrive.envs.catalogue import (
+    CONE_OBSERVATIONS,
+    CONE_SIZES,
+    NOCTURNE_ACTIONS,
+    READING,
+    TRAFFIC,
+    VIEW_DIST,
+    WARMUP,
+)
 from dreamdrive.envs.nocturne.actions import ActionGrid
+from dreamdrive.envs.nocturne.egos import movers
 from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.must_react import must_react
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
+from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
 from dreamdrive.envs.nocturne.reading import Reading
+from dreamdrive.envs.nocturne.realism import NAMES, Realism
 from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
 from dreamdrive.envs.nocturne.visibility import WIDTH, features
@@ -35,6 +48,7 @@ FURTHEST = 1000.0  # metres that a cone image may reach
 ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
 SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
+MUST_REACT = "must_react"
 ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
 
 
@@ -43,12 +57,19 @@ class Nocturne(World):
 
     Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one
         of `grid`'s pairs.
+    With `agents` there are as many rows a scene, `num * agents` in all, row b of scene b // agents: B above and below.
+    The first is the ego that the scene's seed chooses, the others follow it in the order of the scene's egos; where
+    there are fewer, `present` (B,) is False, and the row ends with the first step. Who has ended is taken out of its
+    scene, and does not stand in the way of those that go on; a new one begins with `reset`, so `restart` is False.
+
     `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge),
     "off_road" (B,) bool, "log_distance" (B,) metres. Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
 
     NUMBERS = "features"
     SCORED_WITH: ClassVar[dict[str, Any]] = {"drive_on": True}
+    SUBSETS: ClassVar[tuple[str, ...]] = (MUST_REACT,)
+    DETAILS: ClassVar[tuple[str, ...]] = NAMES
 
     def __init__(
         self,
@@ -66,20 +87,23 @@ class Nocturne(World):
         drive_on: bool = False,
         observation: str = "cone",
         grid: ActionGrid | None = None,
+        traffic: str = "log",
+        agents: int = 1,
         egos: str = "movers",
         **reading: Any,
     ) -> None:
         """`scenes`: a folder, or None for synthetic ones; `reading`: how its files are read (see Reading); `egos`: who
         is driven in them (see egos.py). `image_size` pixels show `view_dist` metres, the `goal` and the ego's `speed`.
         `warmup`: steps of the log before an episode begins. `drive_on`: episodes continue after goal and collisions,
-        without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs."""
-        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation)
-        self.num, self.device, self.restart = num, torch.device(device), restart
+        without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs. `traffic`:
+        the others replay the "log", or answer, "idm" (envs/nocturne/reactive.py). `agents`: so many egos of each scene
+        are driven at once, as it says above."""
+        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, traffic)
+        check_agents(agents, restart)
+        self.num, self.agents, self.device, self.restart = num * agents, agents, torch.device(device), restart
         self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
-        bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
-        discrete = actions == "discrete"
         options = {
             "scenes": scenes and str(scenes),
             "image_size": image_size,
@@ -91,22 +115,17 @@ class Nocturne(World):
             "observation": observation,
             "egos": egos,
             **asdict(Reading(**reading)),
+            **({} if traffic == TRAFFIC[0] else {"traffic": traffic}),  # files from before it say nothing
+            **({} if agents == 1 else {"agents": agents}),
         }
-        space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
-        self.spec = WorldSpec(
-            "nocturne",
-            (image_size, image_size, 3) if observation == "cone" else (WIDTH,),
-            space,
-            DT,
-            min(max_steps or LOG_END, LOG_END - warmup),
-            None if discrete else SCALE,
-            options,
-        )
+        self.spec = spec_of(options, self.grid, max_steps)
         self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup, egos, Reading(**reading))
         self.episodes = len(self.pool) if isinstance(self.pool, FolderPool) else None
         self._sim: Simulator | None = None
-        self._copies = torch.arange(num, device=self.device)
+        self._answers = traffic == "idm"
+        self._traffic: ReactiveTraffic | None = None
+        self._copies = torch.arange(num, device=self.device).repeat_interleave(agents)  # the scene a row is of
         self._seen = True
         self._noise: ObservationNoise | None = None
 
@@ -134,42 +153,66 @@ class Nocturne(World):
         self._noise = ObservationNoise(std, self.num)
         self.spec = replace(self.spec, options={**self.spec.options, NOISE: std})
 
+    def seeds(self, seed: int | Sequence[int]) -> tuple[list[int], int]:
+        """Those of the scenes, each of which may have several rows."""
+        count = self.num // self.agents
+        if isinstance(seed, (int, Integral)):
+            return [int(seed) + b for b in range(count)], count
+        if len(seed) != count:
+            raise ValueError(f"one seed a scene is wanted: {len(seed)} seeds for {count} scenes")
+        return [int(s) for s in seed], 1
+
     def reset(self, seed: int | Sequence[int]) -> Tensor:
         self._seeds, self._stride = self.seeds(seed)
         self._begin_noise(range(self.num))
         drawn = [self.pool.draw(s) for s in self._seeds]
         scenes = [scene for scene, _ in drawn]
-        self.egos = torch.tensor([ego for _, ego in drawn], device=self.device)  # (B,)
+        egos = [together(scene, ego, self.agents, self.warmup) for scene, ego in drawn]
+        self.egos = torch.tensor(egos, device=self.device).flatten()  # (B,), -1 for nobody
+        self.present, self.egos = self.egos >= 0, self.egos.clamp(min=0)
         if self._sim is None:
             self._sim = Simulator(scenes, self.device)
             self._sim.reset(time=self.warmup)
+            self._traffic = ReactiveTraffic(self._sim) if self._answers else None
         else:
-            self.sim.reset(range(self.num), scenes, self.warmup)
-        self.steps, self.over = np.zeros(self.num, np.int64), np.zeros(self.num, bool)
-        self._limits = np.array([self._limit(scene, ego) for scene, ego in drawn])
+            self._put(range(len(scenes)), scenes)
+        self.steps, self.over = np.zeros(self.num, np.int64), (~self.present).cpu().numpy()
+        self._limits = np.array(
+            [self._limit(scene, max(n, 0)) for scene, those in zip(scenes, egos, strict=True) for n in those]
+        )
         self._terminated = torch.zeros(self.num, dtype=torch.bool, device=self.device)
-        self._truncated = torch.zeros_like(self._terminated)
+        self._truncated = ~self.present
         self._start_distance = self._goal_gap()[0]
         self._tally = {
             name: torch.zeros(self.num, device=self.device)
             for name in ("goal", "goal_position", "vehicle_collision", "road_edge")
         }
         self._away = torch.zeros(self.num, device=self.device)  # metres from the log, added up over the steps
+        self._realism = Realism() if self.drive_on else None
+        self._note(np.ones(self.num, bool))
         self._frames = self._draw()
+        self._frames[~self.present] = 0
         return self._frames.clone()
 
     def step(self, action: Tensor) -> Step:
         asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
         pair = self.grid.pair(asked) if self.spec.space.discrete else asked
         driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
-        driven[self._copies, self.egos] = pair
+        who = self._copies[self.present], self.egos[self.present]
+        driven[who] = pair[self.present]
         expert = torch.ones_like(self.sim.present)
-        expert[self._copies, self.egos] = False
+        expert[who] = False
         going = ~self.over
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going)
+        scenes_going = np.logical_or.reduce(going.reshape(-1, self.agents), axis=1)
+        if self.agents > 1:
+            gone = self.present & torch.from_numpy(self.over).to(self.device)
+            self.sim.there[self._copies[gone], self.egos[gone]] = False
+        others = self._traffic.next(~expert, scenes_going) if self._traffic is not None else None
+        self.sim.step(driven[..., 0], driven[..., 1], expert, going=scenes_going, others=others)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
+        self._note(going)
         if not self.drive_on:
             self._terminated |= moved & (goal | (collision > 0))
         self._truncated |= moved & torch.from_numpy(self.steps >= self._limits).to(self.device) & ~self._terminated
@@ -208,7 +251,9 @@ class Nocturne(World):
     def outcome(self) -> dict[str, Tensor]:
         """goal_rate, goal_rate_position (within 1 m at any speed), collision_rate, vehicle_collision_rate (with any
         object), road_edge_rate: 1 or 0, whether it has happened, before any other of them ended the episode; ade, fde:
-        metres from the log, on average over the steps so far, and now."""
+        metres from the log, on average over the steps so far, and now; must_react: 1 for egos that have to
+        (envs/nocturne/must_react.py). With `drive_on`, of whole drives: realism and likelihood_*
+        (envs/nocturne/realism.py)."""
         rates = {f"{name}_rate": value for name, value in self._tally.items() if name != "goal_position"}
         crashed = torch.maximum(self._tally["vehicle_collision"], self._tally["road_edge"])
         steps = torch.from_numpy(self.steps).to(self.device).clamp(min=1)
@@ -218,11 +263,22 @@ class Nocturne(World):
             "collision_rate": crashed,
             "ade": self._away / steps,
             "fde": self._log_distance(),
+            MUST_REACT: torch.tensor(
+                [
+                    float(must_react(self.sim.scenes[copy], ego, self.warmup))
+                    for copy, ego in zip(self._copies.tolist(), self.egos.tolist(), strict=True)
+                ],
+                device=self.device,
+            ),
+            **{
+                name: torch.from_numpy(values).float().to(self.device)
+                for name, values in (self._realism.likelihoods() if self._realism is not None else {}).items()
+            },
         }
 
     def places(self) -> list[str]:
         """The name of the scene each copy is in."""
-        return [scene.name for scene in self.sim.scenes]
+        return [self.sim.scenes[copy].name for copy in self._copies.tolist()]
 
     def held_out(self, seed: int) -> bool | None:
         return self.pool.held_out(seed)
@@ -233,7 +289,7 @@ class Nocturne(World):
 
         return render_cones(
             self.sim,
-            [(copy, int(self.egos[copy]))],
+            [(int(self._copies[copy]), int(self.egos[copy]))],
             ABOVE,
             view_dist=AROUND,
             view_angle=2 * np.pi,
@@ -253,7 +309,7 @@ class Nocturne(World):
             self._seeds[copy] += self._stride
             drawn.append(self.pool.draw(self._seeds[copy]))
         self._begin_noise(copies)
-        self.sim.reset(copies, [scene for scene, _ in drawn], self.warmup)
+        self._put(copies, [scene for scene, _ in drawn])
         self.egos[copies] = torch.tensor([ego for _, ego in drawn], device=self.device)
         self.steps[copies], self.over[copies] = 0, False
         self._limits[copies] = [self._limit(scene, ego) for scene, ego in drawn]
@@ -266,10 +322,20 @@ class Nocturne(World):
         """Steps of an episode: at most what is left of the ego's log."""
         return min(self.spec.max_steps, int(scene.last_valid[ego]) - self.warmup)
 
+    def _put(self, copies: Sequence[int], scenes: Sequence[Scene]) -> None:
+        """Begin scenes, one a copy."""
+        self.sim.reset(copies, scenes, self.warmup)
+        if self._traffic is not None:
+            self._traffic.reset(copies, scenes)
+
     def _begin_noise(self, copies: Sequence[int]) -> None:
         if self._noise is not None:
             for copy in copies:
-                self._noise.begin(copy, self._seeds[copy])
+                self._noise.begin(copy, self._seeds[copy // self.agents], copy % self.agents)
+
+    def _note(self, going: np.ndarray) -> None:
+        if self._realism is not None:
+            self._realism.note(self.sim, self._copies, self.egos, going)
 
     def _ended(self) -> Tensor:
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
@@ -308,7 +374,8 @@ class Nocturne(World):
 
     def _draw(self, copies: Sequence[int] | None = None) -> Tensor:
         """Frames of copies, by default all, (n, H, W, C) uint8."""
-        which = self._copies if copies is None else torch.as_tensor(copies, dtype=torch.int64, device=self.device)
+        rows = range(self.num) if copies is None else copies
+        which = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         if not self._seen:
             return torch.zeros(
                 len(which),
@@ -316,7 +383,7 @@ class Nocturne(World):
                 dtype=torch.uint8 if self.spec.pictures else torch.float32,
                 device=self.device,
             )
-        egos = torch.stack([which, self.egos[which]], 1)
+        egos = torch.stack([self._copies[which], self.egos[which]], 1)
         if not self.spec.pictures:
             return features(self.sim, egos, self.view_dist).flat
         from dreamdrive.envs.nocturne.cone import render_cones
@@ -328,7 +395,14 @@ class Nocturne(World):
 
 
 def check_options(
-    num: int, max_steps: int | None, image_size: int, view_dist: float, actions: str, warmup: int, observation: str
+    num: int,
+    max_steps: int | None,
+    image_size: int,
+    view_dist: float,
+    actions: str,
+    warmup: int,
+    observation: str,
+    traffic: str,
 ) -> None:
     """UserError for what `Nocturne` cannot be made with."""
     if num < 1 or (max_steps is not None and max_steps < 1):
@@ -337,12 +411,44 @@ def check_options(
         raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
     if observation not in CONE_OBSERVATIONS:
         raise UserError(f'there is no observation "{observation}": choose {" or ".join(CONE_OBSERVATIONS)}')
+    if traffic not in TRAFFIC:
+        raise UserError(f'there is no traffic "{traffic}": choose {" or ".join(TRAFFIC)}')
     if image_size not in CONE_SIZES or actions not in NOCTURNE_ACTIONS or not 0 <= warmup < LOG_END:
         raise UserError(
             f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
             f"choose {CONE_SIZES[0]} or {CONE_SIZES[1]} pixels, "
             f"{' or '.join(NOCTURNE_ACTIONS)} actions, and 0 to {LOG_END - 1} steps"
         )
+
+
+def spec_of(options: dict[str, Any], grid: ActionGrid, max_steps: int | None) -> WorldSpec:
+    """What a world with these options is."""
+    size, discrete = options["image_size"], options["actions"] == "discrete"
+    bounds = np.array([grid.accel, grid.steer], np.float32)
+    return WorldSpec(
+        "nocturne",
+        (size, size, 3) if options["observation"] == "cone" else (WIDTH,),
+        gym.spaces.Discrete(len(grid)) if discrete else gym.spaces.Box(-bounds, bounds),
+        DT,
+        min(max_steps or LOG_END, LOG_END - options["warmup"]),
+        None if discrete else SCALE,
+        options,
+    )
+
+
+def check_agents(agents: int, restart: bool) -> None:
+    """UserError for numbers of agents that are not possible."""
+    if agents < 1:
+        raise UserError(f"{agents} agents are not possible: give 1 or more")
+    if agents > 1 and restart:
+        raise UserError(f"a scene of {agents} agents begins anew when all of them have ended: give restart=False")
+
+
+def together(scene: Scene, first: int, agents: int, warmup: int) -> list[int]:
+    """Places in the scene's arrays of so many egos, `first` and the movers after it; -1 where there are no more."""
+    egos = sorted({first, *movers(scene, warmup)}) if agents > 1 else [first]
+    at = egos.index(first)
+    return [*egos[at:], *egos[:at], *[-1] * agents][:agents]
 
 
 def traffic_keys(space: ActionSpace) -> Keys:
@@ -356,6 +462,13 @@ def traffic_keys(space: ActionSpace) -> Keys:
     return NumberKeys(space, pushes, names=("accelerate", "steer"), nothing="nothing: roll on")
 
 
+def observation_space(spec: WorldSpec) -> gym.spaces.Box:
+    """Of what `spec.image_shape` says."""
+    if spec.pictures:
+        return gym.spaces.Box(0, 255, spec.image_shape, np.uint8)
+    return gym.spaces.Box(-np.inf, np.inf, spec.image_shape, np.float32)
+
+
 class NocturneEnv(gym.Env):
     """`gymnasium.make("dreamdrive/Nocturne-v0", ...)`: one ego; options as of `Nocturne`, `reset(seed=...)` chooses
     scene and ego."""
@@ -366,12 +479,7 @@ class NocturneEnv(gym.Env):
         self.world = Nocturne(1, restart=False, **options)
         self.render_mode = render_mode
         self.action_space = self.world.spec.action_space
-        shape = self.world.spec.image_shape
-        self.observation_space = (
-            gym.spaces.Box(0, 255, shape, np.uint8)
-            if self.world.spec.pictures
-            else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
-        )
+        self.observation_space = observation_space(self.world.spec)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)

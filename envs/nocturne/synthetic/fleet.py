@@ -54,7 +54,7 @@ def draw_size(rng: np.random.Generator) -> tuple[float, float]:
     return float(rng.uniform(7.0, 12.0)), float(rng.uniform(2.35, 2.55))
 
 
-def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+def draw_drivers(rng: "np.random.Generator | Middle", bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters (N,) of the drivers of a fleet; slower for cyclists and lorries.
 
     `factor` of the speed limit a driver keeps to, `top` speed; the IDM's T `headway`, s0 `gap`, a `accelerates` and b
@@ -77,6 +77,21 @@ def draw_drivers(rng: np.random.Generator, bike: np.ndarray, length: np.ndarray)
         "slow_to": spell + rng.uniform(2, 5, n),
         "slow_factor": rng.uniform(0.15, 0.65, n),
     }
+
+
+class Middle:
+    """Draws the middle of every range, and no event that is less likely than certain."""
+
+    def uniform(self, low: float, high: float, n: int) -> np.ndarray:
+        return np.full(n, (low + high) / 2)
+
+    def random(self, n: int) -> np.ndarray:
+        return np.ones(n)
+
+
+def typical_drivers(bike: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters (N,) as of `draw_drivers`, each the middle of its range."""
+    return draw_drivers(Middle(), bike, length)
 
 
 def draw_fleet(rng: np.random.Generator, routes: Routes, start: float, end: float) -> Fleet:

@@ -2,16 +2,16 @@
 
 import numpy as np
 
+from dreamdrive.envs.nocturne.car_following import Paths
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.maps import BIKE_ZONE, CAR_ZONE, MIXED_ZONE, RoadMap
 
 
-class Routes:
+class Routes(Paths):
     """The routes of a map as tables: row r, column k is route r at arc length k STEP.
 
     Fields:
-        xy: (R, S, 2), theta, kappa, speed: (R, S) direction, curvature and the speed a free vehicle has; rows are
-            padded with their last value
+        xy, theta, kappa, speed, step, points: see Paths
         length, line, clear, rank, group, entry, fallback: (R,); control: list
         zone_in, zone_out: (R, R) arc length on route r of the zone it shares with route q, nan without
         follows: (R, R) the two leave their zone in the same direction
@@ -49,13 +49,6 @@ class Routes:
         self.entry = np.array([names.index(r.entry) for r in routes])
         self.within = np.array([self._slowest_within(i) for i in range(count)])
         self._find_zones()
-
-    def index(self, route: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """The table column at or just before arc length `s`."""
-        step, points = self.step[route], self.points[route]
-        if s.ndim > route.ndim:
-            step, points = step[:, None], points[:, None]
-        return np.clip((s / step).astype(int), 0, points - 1)
 
     def place(self, route: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Position (N, 2) at arc length `s` (N,): cubic Hermite curves between the table's points, and straight on

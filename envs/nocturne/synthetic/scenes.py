@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamdrive.envs.nocturne.scene import DT, STEPS
 from dreamdrive.envs.nocturne.synthetic import checks
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.checks import Bodies
@@ -13,7 +14,7 @@ from dreamdrive.envs.nocturne.synthetic.junctions import crossing, roundabout
 from dreamdrive.envs.nocturne.synthetic.maps import RoadMap
 from dreamdrive.envs.nocturne.synthetic.open_roads import merge, road
 from dreamdrive.envs.nocturne.synthetic.routes import Routes
-from dreamdrive.envs.nocturne.synthetic.traffic import DT, STEPS, WARM_UP, Log, Traffic
+from dreamdrive.envs.nocturne.synthetic.traffic import WARM_UP, Log, Traffic
 from dreamdrive.envs.nocturne.synthetic.walkers import Walker, draw_walkers
 from dreamdrive.utils.errors import UserError
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamdrive.envs.nocturne.car_following import free_acceleration
+from dreamdrive.envs.nocturne.scene import DT, STEPS
 from dreamdrive.envs.nocturne.synthetic import checks
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.fleet import Fleet
 from dreamdrive.envs.nocturne.synthetic.scenes import Drawn, draw
-from dreamdrive.envs.nocturne.synthetic.traffic import DT, STEPS, advance, free_acceleration, wanted_speed
+from dreamdrive.envs.nocturne.synthetic.traffic import advance, wanted_speed
 
 RELEASED = 10  # the step at which an ego is on its own
 GOAL_RADIUS = 1.0  # m

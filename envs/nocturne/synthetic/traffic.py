@@ -1,14 +1,10 @@
 """Traffic: vehicles and cyclists that follow routes, keep their distance, and let others go first.
 
-Along a route a driver accelerates by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000, Physical Review
-E 62, 1805; s1 = 0, delta = 4)
-
-    dv/dt = a (1 - (v / v0)^4 - (s* / s)^2),    s* = s0 + max(0, v T + v dv / (2 sqrt(a b)))
-
-behind whatever comes first: a body within the strip the vehicle will sweep, the line where it has to wait, a crosswalk
-with somebody on it. v0 is the speed limit, lowered to what curves allow. Who may pass a line is decided by predicted
-times: a vehicle goes if it would be in no zone that its route shares with another at a time when that other, already
-let in or of higher rank, is in it.
+Along a route a driver accelerates by the Intelligent Driver Model (car_following.py) behind whatever comes first: a
+body within the strip the vehicle will sweep, the line where it has to wait, a crosswalk with somebody on it. v0 is
+the speed limit, lowered to what curves allow. Who may pass a line is decided by predicted times: a vehicle goes if it
+would be in no zone that its route shares with another at a time when that other, already let in or of higher rank, is
+in it.
 
 The centre of the box moves along the route, and the heading follows as a bicycle's does whose box has its centre midway
 between the axles: the course is heading + beta, and over a step of length c the heading turns by 2 c sin(beta) / L.
@@ -21,25 +17,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamdrive.envs.nocturne.car_following import (
+    BODY_POINTS,
+    GRACE,
+    Circles,
+    Followers,
+    bounded,
+    free_acceleration,
+    interaction,
+    leaders,
+    travel_time,
+)
+from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.fleet import Fleet
 from dreamdrive.envs.nocturne.synthetic.maps import RoadMap
 from dreamdrive.envs.nocturne.synthetic.routes import Routes
 from dreamdrive.envs.nocturne.synthetic.walkers import Walker
 
-DT = 0.1  # s
-STEPS = 91
 WARM_UP = 120  # steps before time 0
-HARDEST = -6.0  # m/s^2, the limit of braking
-JERK_DOWN, JERK_UP, JERK_EMERGENCY = 10.0, 5.0, 60.0  # m/s^3
-LOOK_AHEAD = 36  # places along its route at which a driver looks for bodies
-BODY_POINTS = 4  # circles that stand for a body there
-CLEARANCE = 0.25  # m to either side of the swept strip
-ACROSS = np.pi / 4  # radians between two courses that cross
-GRACE = 0.9  # s between leaving a shared zone and another's entering it
 HIGHEST = 9  # rank of who never waits
 SLOW_JUNCTION = 9.0  # m/s within
-SLOPE = 1.2  # m/s^2, acceleration assumed in predictions
 
 
 @dataclass(frozen=True)
@@ -78,39 +76,6 @@ def crossings(m: RoadMap, routes: Routes, walkers: list[Walker], times: np.ndarr
     for r, rows in enumerate(visits):
         table[r, : len(rows)] = np.array(rows).reshape(-1, 4)
     return table
-
-
-# The laws of motion
-
-
-def travel_time(distance: np.ndarray, v: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Seconds to cover `distance` from speed v, accelerating by SLOPE up to `top`; 0 where nothing is left."""
-    d, top = np.maximum(distance, 0), np.maximum(top, v)
-    speeding_up = (top**2 - v**2) / (2 * SLOPE)
-    early = (np.sqrt(v**2 + 2 * SLOPE * d) - v) / SLOPE
-    late = (top - v) / SLOPE + (d - speeding_up) / np.maximum(top, 0.1)
-    return np.where(d < speeding_up, early, late)
-
-
-def free_acceleration(v: np.ndarray, wanted: np.ndarray, accelerates: np.ndarray, brakes: np.ndarray) -> np.ndarray:
-    """The IDM's first two terms; above the wanted speed a braking no harder than comfortable."""
-    return np.where(
-        v <= wanted, accelerates * (1 - (v / np.maximum(wanted, 0.1)) ** 4), -np.minimum(brakes, (v - wanted) / 0.8)
-    )
-
-
-def interaction(
-    v: np.ndarray,
-    gap: np.ndarray,
-    leader: np.ndarray,
-    least: np.ndarray,
-    headway: np.ndarray,
-    driver: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """The IDM's third term, a deceleration in m/s^2, behind something `gap` metres ahead at speed `leader`."""
-    accelerates, brakes = driver
-    wanted = least + np.maximum(0, v * headway + v * (v - leader) / (2 * np.sqrt(accelerates * brakes)))
-    return accelerates * (wanted / np.maximum(gap, 0.1)) ** 2
 
 
 class Traffic:
@@ -324,57 +289,23 @@ class Traffic:
     def _leaders(self, now: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Gap (A,) to the first body on the strip each vehicle will sweep, infinite without one, and that body's speed
         along the strip."""
-        f, routes = self.fleet, self.routes
-        r, s, v = f.route[now], f.s[now], f.v[now]
-        reach = 14 + 4 * v
-        column = routes.index(r, s[:, None] + np.linspace(0, 1, LOOK_AHEAD) * reach[:, None])  # (A, K)
-        strip = routes.xy[r[:, None], column]
-        bodies, radius, speed, course = self._bodies(now, k)
-        away = bodies[None, :, BODY_POINTS // 2] - f.xy[now][:, None]
+        f = self.fleet
+        who = Followers(f.route[now], f.s[now], f.v[now], f.length[now], f.width[now])
+        bodies = self._bodies(now, k)
+        away = bodies.xy[None, :, BODY_POINTS // 2] - f.xy[now][:, None]
         ahead = away[..., 0] * np.cos(f.heading[now])[:, None] + away[..., 1] * np.sin(f.heading[now])[:, None]
-        candidate = (away[..., 0] ** 2 + away[..., 1] ** 2 < (reach + 8)[:, None] ** 2) & (ahead > -7)
+        candidate = (away[..., 0] ** 2 + away[..., 1] ** 2 < (who.reach + 8)[:, None] ** 2) & (ahead > -7)
         candidate[np.arange(len(now)), np.arange(len(now))] = False
-        i, j = np.nonzero(candidate)
-        gaps, leaders = np.full(len(now), np.inf), np.zeros(len(now))
-        if not len(i):
-            return gaps, leaders
-        x, y = (strip[i, None, :, axis] - bodies[j, :, axis, None] for axis in (0, 1))  # (pairs, BODY_POINTS, K)
-        apart = x * x + y * y
-        nearest = column[i[:, None], apart.argmin(-1)]  # (pairs, BODY_POINTS)
-        row = r[i][:, None]
-        theta, offset = routes.theta[row, nearest], bodies[j] - routes.xy[row, nearest]
-        along = offset[..., 0] * np.cos(theta) + offset[..., 1] * np.sin(theta)
-        beside = offset[..., 1] * np.cos(theta) - offset[..., 0] * np.sin(theta)
-        at = nearest * routes.step[row] + along
-        sweep = 0.25 * f.length[now][i][:, None] ** 2 * np.abs(routes.kappa[row, nearest])
-        inside = np.abs(beside) < f.width[now][i][:, None] / 2 + radius[j][:, None] + CLEARANCE + np.minimum(sweep, 0.9)
-        inside &= (at > s[i][:, None]) & (at.mean(1) > s[i])[:, None] & (along < 2 * reach[i][:, None] / LOOK_AHEAD)
-        gap = np.where(inside, at - s[i][:, None] - f.length[now][i][:, None] / 2 - radius[j][:, None], np.inf)
-        which = gap.argmin(1)
-        pair = np.arange(len(i))
-        gap, theta = gap[pair, which], theta[pair, which]
-        turned = np.abs((course[j] - theta + np.pi) % (2 * np.pi) - np.pi)
-        passing = (turned > ACROSS) & (speed[j] > 1.5) & (gap > 3 * v[i] + 2)  # gone by the time one is there
-        gap = np.where(passing, np.inf, gap)
-        forward = speed[j] * np.cos(turned)
-        # The body that asks for the hardest braking counts; behind equal drivers that is the one with the least (gap,
-        # speed).
-        urgency = np.where(
-            np.isfinite(gap), (2 + 1.2 * v[i] + v[i] * np.maximum(v[i] - forward, 0) / 3.5) / np.maximum(gap, 0.1), -1
-        )
-        order = np.argsort(urgency, kind="stable")
-        gaps[i[order]], leaders[i[order]] = gap[order], forward[order]
-        return gaps, leaders
+        return leaders(self.routes, who, bodies, *np.nonzero(candidate))
 
-    def _bodies(self, now: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Circles (B, BODY_POINTS, 2), their radius, speed and course, of the active vehicles (first, in order) and the
-        pedestrians."""
+    def _bodies(self, now: np.ndarray, k: int) -> Circles:
+        """Of the active vehicles (first, in order) and the pedestrians."""
         f = self.fleet
         half = (f.length[now] - f.width[now])[:, None] / 2 * np.linspace(-1, 1, BODY_POINTS)
         vehicles = f.xy[now][:, None] + half[..., None] * geo.unit(f.heading[now])[:, None]
         people = np.repeat(self.walker_xy[:, k][:, None], BODY_POINTS, axis=1)
         count = len(people)
-        return (
+        return Circles(
             np.concatenate([vehicles, people]),
             np.concatenate([f.width[now] / 2, np.full(count, 0.4)]),
             np.concatenate([f.v[now], np.zeros(count)]),
@@ -385,8 +316,7 @@ class Traffic:
         """One step of DT: bounded change of acceleration, trapezoidal motion along the route, the heading drawn
         along."""
         f, routes = self.fleet, self.routes
-        down = np.where(wanted < -3.5, JERK_EMERGENCY, JERK_DOWN) * DT
-        a = np.clip(wanted, f.a[now] - down, f.a[now] + JERK_UP * DT).clip(HARDEST, 3.0)
+        a = bounded(wanted, f.a[now])
         before = f.v[now]
         after = np.maximum(before + a * DT, f.driver["creep"][now])
         f.a[now], f.v[now] = (after - before) / DT, after
