@@ -20,10 +20,10 @@ from dreamdrive.envs import NOISE, Step, World, WorldSpec
 from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
 from dreamdrive.envs.nocturne.actions import ActionGrid
 from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.feature_vector import WIDTH, features
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.scene import DT
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
-from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, NumberKeys, Push, usual_keys
