@@ -21,6 +21,7 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 # of Nocturne
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
+NOCTURNE_DYNAMICS = ("bicycle", "delta-local", "state")
 WARMUP = 10  # steps of the log before an episode begins
 SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log
 
@@ -107,6 +108,13 @@ OF_NOCTURNE = (
         "acceleration and steering as numbers, or as one of 273 pairs",
         default="continuous",
         choices=NOCTURNE_ACTIONS,
+    ),
+    Option(
+        "dynamics",
+        "acceleration and steering of a bicycle, as Nocturne has it; or GPUDrive's: the way and the turn of a step, or "
+        "the state to be put into",
+        default=NOCTURNE_DYNAMICS[0],
+        choices=NOCTURNE_DYNAMICS,
     ),
     Option("warmup", default=WARMUP),
     Option("drive_on", default=False),

@@ -113,7 +113,13 @@ class Simulator:
         return state
 
     def step(
-        self, accel: Tensor, steer: Tensor, expert: Tensor, dt: float = DT, going: np.ndarray | None = None
+        self,
+        accel: Tensor,
+        steer: Tensor,
+        expert: Tensor,
+        dt: float = DT,
+        going: np.ndarray | None = None,
+        placed: Tensor | None = None,
     ) -> None:
         """Advance every copy.
 
@@ -123,6 +129,7 @@ class Simulator:
         dt: seconds; the log's clock advances by whole steps only, so with less than 0.1 s it stands. ValueError past
             the log's end.
         going (B,) bool: copies that move; the others stay as they are.
+        placed (B, N, 4): states, like `local`, that driven objects are put into whatever their inputs; NaN for none.
         """
         steps = int(np.float32(dt) / np.float32(DT)) * (
             np.ones(len(self.scenes), np.int64) if going is None else going.astype(np.int64)
@@ -137,6 +144,8 @@ class Simulator:
         asked = torch.stack([accel, steer], -1).to(self.last_input)
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
+        if placed is not None:
+            driven = torch.where(placed.isnan(), driven, placed)
         now = (self._copies, slice(None), self.time)
         replay = expert & self.present
         self.local = torch.where(replay[..., None], self._objects["log"][now], driven)

@@ -17,9 +17,16 @@ import torch
 from torch import Tensor
 
 from dreamdrive.envs import NOISE, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import CONE_OBSERVATIONS, CONE_SIZES, NOCTURNE_ACTIONS, VIEW_DIST, WARMUP
+from dreamdrive.envs.catalogue import (
+    CONE_OBSERVATIONS,
+    CONE_SIZES,
+    NOCTURNE_ACTIONS,
+    NOCTURNE_DYNAMICS,
+    VIEW_DIST,
+    WARMUP,
+)
 from dreamdrive.envs.nocturne.actions import ActionGrid
-from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.dynamics import make_dynamics
 from dreamdrive.envs.nocturne.feature_vector import WIDTH, features
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.scene import DT
@@ -31,7 +38,6 @@ from dreamdrive.utils.spaces import ActionSpace
 
 FURTHEST = 1000.0  # metres that a cone image may reach
 ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
-SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
 ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
 
@@ -40,7 +46,7 @@ class Nocturne(World):
     """`num` copies; frames uint8 (size, size, 3), or float32 (13470,): see envs/nocturne/visibility.py.
 
     Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one
-        of `grid`'s pairs.
+        of `grid`'s pairs; with other dynamics (B, 3) or (B, 4) float32, see envs/nocturne/dynamics.py.
     `info`, besides "final_obs": "goal" (B,) bool, "collision" (B,) int8 (0 none, 1 an object, 2 a road edge),
     "off_road" (B,) bool, "log_distance" (B,) metres. Seeds choose scene and ego: see envs/nocturne/pool.py.
     """
@@ -64,12 +70,13 @@ class Nocturne(World):
         drive_on: bool = False,
         observation: str = "cone",
         grid: ActionGrid | None = None,
+        dynamics: str = "bicycle",
     ) -> None:
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
             the ego's `speed`. `warmup`: steps of the log
         before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
         evaluation has it, so that distances to the log are over whole logs."""
-        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation)
+        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, dynamics)
         self.num, self.device, self.restart, self.warmup, self.drive_on = (
             num,
             torch.device(device),
@@ -79,7 +86,8 @@ class Nocturne(World):
         )
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
-        bounds = np.array([self.grid.accel, self.grid.steer], np.float32)
+        self.dynamics = make_dynamics(dynamics, self.grid)
+        bounds = np.array(self.dynamics.bounds, np.float32)
         discrete = actions == "discrete"
         options = {
             "scenes": scenes and str(scenes),
@@ -91,6 +99,8 @@ class Nocturne(World):
             "warmup": warmup,
             "observation": observation,
         }
+        if dynamics != NOCTURNE_DYNAMICS[0]:  # files of earlier versions say nothing of it
+            options["dynamics"] = dynamics
         space = gym.spaces.Discrete(len(self.grid)) if discrete else gym.spaces.Box(-bounds, bounds)
         self.spec = WorldSpec(
             "nocturne",
@@ -98,7 +108,7 @@ class Nocturne(World):
             space,
             DT,
             min(max_steps or LOG_END, LOG_END - warmup),
-            None if discrete else SCALE,
+            None if discrete else self.dynamics.scale,
             options,
         )
         self.seen_apart = self.spec.pictures
@@ -150,12 +160,11 @@ class Nocturne(World):
     def step(self, action: Tensor) -> Step:
         asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
         pair = self.grid.pair(asked) if self.spec.space.discrete else asked
-        driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
-        driven[self._copies, self.egos] = pair
+        command = self.dynamics.command(self.sim, self._copies, self.egos, pair)
         expert = torch.ones_like(self.sim.present)
         expert[self._copies, self.egos] = False
         going = ~self.over
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=going)
+        self.sim.step(**command, expert=expert, going=going)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
@@ -183,17 +192,17 @@ class Nocturne(World):
 
     @classmethod
     def keys(cls, space: ActionSpace) -> Keys:
-        return usual_keys(space) if space.discrete else traffic_keys(space)
+        return traffic_keys(space) if not space.discrete and space.size == 2 else usual_keys(space)
 
     def expert_action(self) -> Tensor:
         """What leads the ego back to its logged path and pace, shaped like `action`; on the log, what the log does."""
-        return self._as_action(corrective_action(self.sim, self._copies, self.egos))
+        return self._as_action(self.dynamics.expert(self.sim, self._copies, self.egos))
 
     def reference_action(self, name: str) -> Tensor:
         if name == "log":  # as it is, open loop
-            return self._as_action(self.sim.expert_action()[self._copies, self.egos].nan_to_num(0.0))
+            return self._as_action(self.dynamics.log(self.sim, self._copies, self.egos))
         if name == "constant":
-            return self._as_action(torch.zeros(self.num, 2, device=self.device))
+            return self._as_action(self.dynamics.constant(self.sim, self._copies, self.egos))
         return super().reference_action(name)
 
     def outcome(self) -> dict[str, Tensor]:
@@ -235,7 +244,7 @@ class Nocturne(World):
     def _as_action(self, pair: Tensor) -> Tensor:
         if self.spec.space.discrete:
             return self.grid.index(pair)
-        bounds = torch.tensor([self.grid.accel, self.grid.steer], device=self.device)
+        bounds = torch.tensor(self.dynamics.bounds, device=self.device)
         return torch.minimum(torch.maximum(pair, -bounds), bounds)
 
     def _restart(self, copies: list[int]) -> None:
@@ -314,7 +323,14 @@ class Nocturne(World):
 
 
 def check_options(
-    num: int, max_steps: int | None, image_size: int, view_dist: float, actions: str, warmup: int, observation: str
+    num: int,
+    max_steps: int | None,
+    image_size: int,
+    view_dist: float,
+    actions: str,
+    warmup: int,
+    observation: str,
+    dynamics: str,
 ) -> None:
     """UserError for what `Nocturne` cannot be made with."""
     if num < 1 or (max_steps is not None and max_steps < 1):
@@ -323,6 +339,10 @@ def check_options(
         raise UserError(f"cone images that reach {view_dist:g} m are not possible: choose 1 to {FURTHEST:g} m")
     if observation not in CONE_OBSERVATIONS:
         raise UserError(f'there is no observation "{observation}": choose {" or ".join(CONE_OBSERVATIONS)}')
+    if dynamics not in NOCTURNE_DYNAMICS:
+        raise UserError(f'there are no dynamics "{dynamics}": choose {", ".join(NOCTURNE_DYNAMICS)}')
+    if actions == "discrete" and dynamics != "bicycle":
+        raise UserError(f"discrete actions are pairs of acceleration and steering: with {dynamics} leave them away")
     if image_size not in CONE_SIZES or actions not in NOCTURNE_ACTIONS or not 0 <= warmup < LOG_END:
         raise UserError(
             f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
