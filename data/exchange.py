@@ -7,10 +7,11 @@ on.
     dreamdrive import minari DIR --out datasets/x
     dreamdrive import checkpoint DIR --logdir exp_dir
     dreamdrive export minari DIR --out minari/x-v0
+    dreamdrive export pairs DIR --out x.npz
     dreamdrive export run --logdir exp_dir --out runs/mine --card
 
 or `python -m data.exchange import npz ...`. What is read and written: data/npz.py, data/foreign_run.py,
-data/minari_import.py and minari_export.py, data/halved_run.py; the card is
+data/minari_import.py and minari_export.py, data/pairs.py, data/halved_run.py; the card is
 pages/card.py.
 """
 
@@ -137,6 +138,17 @@ def call_minari_out(args: argparse.Namespace) -> str:
     )
 
 
+def pairs_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="folder of a dataset")
+    p.add_argument("--out", type=Path, required=True, help="what to write: x.npz, x.parquet, or x-v0, one of Minari's")
+
+
+def call_pairs(args: argparse.Namespace) -> str:
+    from dreamdrive.data.pairs import export_pairs
+
+    return f"{args.out}: {counted(export_pairs(args.dir, args.out), 'step')} with what was seen before and after"
+
+
 def checkpoint_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("dir", type=Path, help="that project's --logdir")
     RunFolder.add_flags(p)
@@ -214,6 +226,7 @@ EXCHANGES = {
     "export": {
         "run": Exchange("a run in half precision", run_flags, call_run),
         "minari": Exchange("a dataset to one of Minari's, pictures as they are", minari_out_flags, call_minari_out),
+        "pairs": Exchange("a dataset's steps to npz, Parquet or Minari", pairs_flags, call_pairs),
     },
 }
 
