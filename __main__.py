@@ -49,7 +49,9 @@ COMMANDS = {
         "data.exchange", "run: a run in half precision, to hand on; minari, pairs: a dataset", ("export",)
     ),
     "export web": Command("web.export", "the dream of a run as one page that drives in a browser"),
-    "import": Command("data.exchange", "npz, ncps, minari, checkpoint: others' rollouts and models", ("import",)),
+    "import": Command(
+        "data.exchange", "npz, ncps, minari, scenarionet, checkpoint: others' rollouts, scenes, models", ("import",)
+    ),
     "doctor": Command("utils.doctor", "what this machine has and lacks"),
 }
 
