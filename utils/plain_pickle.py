@@ -113,6 +113,8 @@ class _Machine:
                 self.stack.append(argument)
             elif name in EMPTY:
                 self.stack.append(EMPTY[name]())
+            elif name in TUPLES:
+                self.stack.append(tuple([self.pop() for _ in range(TUPLES[name])][::-1]))
             elif name not in ("PROTO", "FRAME"):
                 followed = getattr(self, f"do_{name.lower()}", None)
                 if followed is None:
@@ -179,24 +181,13 @@ class _Machine:
     def do_frozenset(self, _) -> None:
         self.stack.append(_set(self.marked()))
 
-    def _tuple(self, size: int) -> None:
-        values = [self.pop() for _ in range(size)][::-1]
-        self.stack.append(tuple(values))
-
-    def do_tuple1(self, _) -> None:
-        self._tuple(1)
-
-    def do_tuple2(self, _) -> None:
-        self._tuple(2)
-
-    def do_tuple3(self, _) -> None:
-        self._tuple(3)
-
     def do_append(self, _) -> None:
-        self._extend([self.pop()])
+        value = self.pop()
+        self._top(list).append(value)
 
     def do_appends(self, _) -> None:
-        self._extend(self.marked())
+        values = self.marked()
+        self._top(list).extend(values)
 
     def do_setitem(self, _) -> None:
         value, key = self.pop(), self.pop()
@@ -214,15 +205,9 @@ class _Machine:
             raise NotPlain(f"it is damaged: a {wanted.__name__} was wanted")
         return self.stack[-1]
 
-    def _extend(self, values: list) -> None:
-        self._top(list).extend(values)
-
     def _set(self, values: list) -> None:
         found = self._top(dict)
-        if len(values) % 2:
-            raise NotPlain("it is damaged: a key has no value")
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            found[_simple(key)] = value
+        found.update((_simple(key), value) for key, value in zip(values[::2], values[1::2], strict=True))
 
     # what else may be named
 
@@ -244,18 +229,19 @@ class _Machine:
     do_newobj = do_reduce
 
     def do_build(self, _) -> None:
-        state, built = self.pop(), self.stack[-1]
+        told, built = self.pop(), self.stack[-1]
         if isinstance(built, _Array):
-            _, shape, kind, fortran, content = state
+            _, shape, kind, fortran, content = told
             built.value = _array(content, kind, shape, "F" if fortran else "C")
         elif isinstance(built, _Kind):
-            built.order = state[1] if state[1] in ("<", ">") else "<"
+            built.order = ">" if told[1] == ">" else "<"
         elif not isinstance(built, dict):  # of a dict of a class of its own, the attributes
             raise NotPlain("it gives a state to something that has none")
 
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -276,9 +262,8 @@ def _set(values: Any) -> set:
 
 
 def _dict(*arguments: Any) -> dict:
-    pairs = arguments[0] if arguments and isinstance(arguments[0], list | dict) else []
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs
-    return {_simple(key): value for key, value in pairs}
+    given = arguments[0] if arguments else []
+    return {_simple(key): value for key, value in (given.items() if isinstance(given, dict) else given)}
 
 
 def _kind(text: Any, *_: Any) -> _Kind:

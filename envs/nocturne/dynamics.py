@@ -6,7 +6,7 @@ Each has its expert actions: what leads back to the log, and what the log itself
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Dynamics(ABC):
     scale: tuple[float, ...]
 
     @abstractmethod
-    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Tensor]:
+    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Any]:
         """What `Simulator.step` is to be given for actions."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Bicycle(Dynamics):
     def __init__(self, grid: ActionGrid) -> None:
         self.bounds = (grid.accel, grid.steer)
 
-    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Tensor]:
+    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Any]:
         accel, steer = _spread(sim, copy, who, action, 0.0).unbind(-1)
         return {"accel": accel, "steer": steer}
 
@@ -72,7 +72,7 @@ class Bicycle(Dynamics):
 class Placed(Dynamics):
     """What puts an object where its action says; acceleration and steering, which the feature vector has, stay 0."""
 
-    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Tensor]:
+    def command(self, sim: Simulator, copy: Tensor, who: Tensor, action: Tensor) -> dict[str, Any]:
         zero = torch.zeros_like(sim.length)
         state = self.moved(sim.local[copy, who], action)
         return {"accel": zero, "steer": zero, "placed": _spread(sim, copy, who, state, torch.nan)}
@@ -102,7 +102,7 @@ class DeltaLocal(Placed):
     """How far an object moves forward and to the left, m, and turns, rad, in a step, (Q, 3). Its speed is what the way
     takes, negative where it goes backwards."""
 
-    bounds: ClassVar[tuple[float, ...]] = (6.0, 6.0, torch.pi)  # Waymax's, as GPUDrive's own grid has them
+    bounds: tuple[float, ...] = (6.0, 6.0, torch.pi)  # Waymax's, as GPUDrive's own grid has them
     scale = (1.0, 0.1, 0.05)
 
     def moved(self, state: Tensor, action: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class State(Placed):
     """The state itself that an object is put into, (Q, 4): x, y in m from the scene's origin, heading in rad, speed in
     m/s along it."""
 
-    bounds: ClassVar[tuple[float, ...]] = (FURTHEST, FURTHEST, torch.pi, FASTEST)
+    bounds: tuple[float, ...] = (FURTHEST, FURTHEST, torch.pi, FASTEST)
     scale = (50.0, 50.0, 1.5, 10.0)
 
     def moved(self, state: Tensor, action: Tensor) -> Tensor:

@@ -75,15 +75,10 @@ class Nocturne(World):
         """`scenes`: a folder, or None for synthetic ones. `image_size` pixels show `view_dist` metres, the `goal` and
             the ego's `speed`. `warmup`: steps of the log
         before an episode begins. `drive_on`: episodes continue after goal and collisions, without reward, as Nocturne's
-        evaluation has it, so that distances to the log are over whole logs."""
+        evaluation has it, so that distances to the log are over whole logs. `dynamics`: of NOCTURNE_DYNAMICS."""
         check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, dynamics)
-        self.num, self.device, self.restart, self.warmup, self.drive_on = (
-            num,
-            torch.device(device),
-            restart,
-            warmup,
-            drive_on,
-        )
+        self.num, self.device, self.restart = num, torch.device(device), restart
+        self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
         self.dynamics = make_dynamics(dynamics, self.grid)
