@@ -46,9 +46,13 @@ COMMANDS = {
     "data": Command("data.shards", "info, split: what a dataset is, and another share of it for validation"),
     "scenes": Command("envs.scenes", "show, check: traffic scenes"),
     "scenes synthetic": Command("envs.synthetic_scenes", "make traffic scenes"),
-    "export": Command("data.exchange", "run: a run in half precision, to hand on; minari: a dataset", ("export",)),
+    "export": Command(
+        "data.exchange", "run: a run in half precision, to hand on; minari, pairs: a dataset", ("export",)
+    ),
     "export web": Command("web.export", "the dream of a run as one page that drives in a browser"),
-    "import": Command("data.exchange", "npz, ncps, minari, checkpoint: others' rollouts and models", ("import",)),
+    "import": Command(
+        "data.exchange", "npz, ncps, minari, scenarionet, checkpoint: others' rollouts, scenes, models", ("import",)
+    ),
     "doctor": Command("utils.doctor", "what this machine has and lacks"),
 }
 

@@ -1,16 +1,18 @@
 """Import rollouts and checkpoints of ctallec/world-models, the PyTorch pipeline most people come from, the Atari
-demonstrations of ncps, and datasets of Minari's; export a dataset as one of Minari's, and a run, small enough to hand
-on.
+demonstrations of ncps, datasets of Minari's, and ScenarioNet's traffic; export a dataset as one of Minari's or as
+single steps, and a run, small enough to hand on.
 
     dreamdrive import npz DIR --out datasets/x
     dreamdrive import ncps DIR --out datasets/x
     dreamdrive import minari DIR --out datasets/x
+    dreamdrive import scenarionet DIR --out datasets/scenes
     dreamdrive import checkpoint DIR --logdir exp_dir
     dreamdrive export minari DIR --out minari/x-v0
+    dreamdrive export pairs DIR --out x.npz
     dreamdrive export run --logdir exp_dir --out runs/mine --card
 
 or `python -m data.exchange import npz ...`. What is read and written: data/npz.py, data/foreign_run.py,
-data/minari_import.py and minari_export.py, data/halved_run.py; the card is
+data/minari_import.py and minari_export.py, data/pairs.py, data/halved_run.py; the card is
 pages/card.py.
 """
 
@@ -138,6 +140,36 @@ def call_minari_out(args: argparse.Namespace) -> str:
     )
 
 
+def scenarionet_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="folder with ScenarioNet's sd_*.pkl, at any depth")
+    p.add_argument("--out", type=Path, required=True, help="folder of the scenes, for --scenes")
+
+
+def call_scenarionet(args: argparse.Namespace) -> str:
+    from dreamdrive.envs.nocturne.scenarionet import convert_folder
+    from dreamdrive.utils.progress import Bar
+
+    told = list(Bar(convert_folder(args.dir, args.out), desc="converting", unit="scenario"))
+    bad = [why for _, why in told if why]
+    for why in bad[:10]:
+        print(f"passed over: {why}", file=sys.stderr)
+    if len(bad) == len(told):
+        raise UserError(f"none of {counted(len(bad), 'file')} in {args.dir} could be converted, for the reasons above")
+    passed = f"; {counted(len(bad), 'file')} passed over" if bad else ""
+    return f"{args.out}: {counted(len(told) - len(bad), 'scene')} in GPUDrive's JSON{passed}"
+
+
+def pairs_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("dir", type=Path, help="folder of a dataset")
+    p.add_argument("--out", type=Path, required=True, help="what to write: x.npz, x.parquet, or x-v0, one of Minari's")
+
+
+def call_pairs(args: argparse.Namespace) -> str:
+    from dreamdrive.data.pairs import export_pairs
+
+    return f"{args.out}: {counted(export_pairs(args.dir, args.out), 'step')} with what was seen before and after"
+
+
 def checkpoint_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("dir", type=Path, help="that project's --logdir")
     RunFolder.add_flags(p)
@@ -210,11 +242,13 @@ EXCHANGES = {
         "npz": Exchange("rollouts to a dataset", npz_flags, call_npz),
         "ncps": Exchange("Atari demonstrations of ncps to a dataset", ncps_flags, call_ncps),
         "minari": Exchange("a dataset of Minari's to a dataset", minari_flags, call_minari),
+        "scenarionet": Exchange("scenarios to traffic scenes", scenarionet_flags, call_scenarionet),
         "checkpoint": Exchange("trained models to a run", checkpoint_flags, call_checkpoint),
     },
     "export": {
         "run": Exchange("a run in half precision", run_flags, call_run),
         "minari": Exchange("a dataset to one of Minari's, pictures as they are", minari_out_flags, call_minari_out),
+        "pairs": Exchange("a dataset's steps to npz, Parquet or Minari", pairs_flags, call_pairs),
     },
 }
 

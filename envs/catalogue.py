@@ -23,6 +23,7 @@ GAME_OBSERVATIONS = ("stack", "picture")  # of Atari
 CONE_SIZES, VIEW_DIST = (64, 128), 40.0  # pixels, metres
 CONE_OBSERVATIONS, NOCTURNE_ACTIONS = ("cone", "features"), ("continuous", "discrete")
 TRAFFIC = ("log", "idm")  # what the others do
+NOCTURNE_DYNAMICS = ("bicycle", "delta-local", "state")
 WARMUP = 10  # steps of the log before an episode begins
 SCENE_FORMATS, SCENE_STEPS = ("nocturne", "gpudrive"), 91  # of the files, and of a log, at most
 READING = ("scene_kind", "scene_speeds", "scene_rate", "late_objects", "long_logs")  # options of how files are read
@@ -168,6 +169,13 @@ OF_NOCTURNE = (
         default=TRAFFIC[0],
         choices=TRAFFIC,
         varied=True,
+    ),
+    Option(
+        "dynamics",
+        "acceleration and steering of a bicycle, as Nocturne has it; or GPUDrive's: the way and the turn of a step, or "
+        "the state to be put into",
+        default=NOCTURNE_DYNAMICS[0],
+        choices=NOCTURNE_DYNAMICS,
     ),
     Option("warmup", "steps of the log before an episode begins", natural, default=WARMUP, place=True),
     Option("drive_on", default=False),

@@ -42,7 +42,7 @@ LONG = {
     "envs/nocturne/scene_file.py: Reader": "a file format, checked field by field",
     "envs/nocturne/simulator.py: Simulator": "one state, stepped as a batch",
     "envs/nocturne/synthetic/traffic.py: Traffic": "one state, stepped as a batch",
-    "envs/nocturne/visibility.py: _View": "a port, in the order of the original",
+    "benchmarks/plain_visibility.py: _View": "a port, in the order of the original",
     "envs/nocturne/world.py: Nocturne": "a world: spec, episodes, reward, pictures",
     "playing/session.py: Session": "a protocol: every order of whoever watches",
     "teacher/learner.py: Learner": "a training beside a lesson: its thread and what the thread shares",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamdrive.benchmarks import plain_visibility
 from dreamdrive.envs.nocturne import Simulator, features, load_scene, visible
 from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS
 from dreamdrive.tests.tiny_scene import NAMES, ORACLE, STEPS, car, needs_oracle, road, scene_of, write
@@ -158,3 +159,43 @@ def test_an_empty_street_is_all_zeros_but_for_the_ego(tmp_path):
         and not known.stop_signs.any()
     )
     assert known.ego[0, :4].tolist() == pytest.approx([4, 2, 5, 45])
+
+
+@pytest.mark.parametrize("where", ["numpy", "torch"])
+@pytest.mark.parametrize("angle", [0.3, 2 * np.pi / 3, 5.5, 2 * np.pi])
+def test_what_is_near_is_found_without_a_look_at_the_rest(tmp_path, monkeypatch, where, angle):
+    """To the last bit what the plain computation gives, which looks at everything; also on torch's tensors."""
+    if where == "torch":
+        for module in ("point_index", "visibility", "feature_vector"):
+            monkeypatch.setattr(f"dreamdrive.envs.nocturne.{module}.array", lambda tensor: tensor)
+    rng = np.random.default_rng(0)
+    crowd = [
+        car(*xy, heading=h, size=(5.0 * a, 2.0))
+        for xy, h, a in zip(rng.uniform(-60, 60, (24, 2)), rng.uniform(-3, 3, 24), rng.uniform(1, 3, 24), strict=True)
+    ]
+    crowd += [car(), car(0.5, 0.3), car(0.0, 3.0)]  # some on top of each other
+    square = [(float(x), float(y)) for x in range(-50, 51, 5) for y in range(-50, 51, 5)]  # equally near ones abound
+    roads = [road("lane", *square), road("road_edge", *square[::7]), road("road_line", (900, 900), (900, 905))]
+    roads += [road("stop_sign", tuple(xy)) for xy in rng.uniform(-50, 50, (9, 2))]
+    lights = {
+        str(k): {"state": ["go"] * STEPS, "x": [x] * STEPS, "y": [y] * STEPS, "time_index": list(range(STEPS))}
+        for k, (x, y) in enumerate(rng.uniform(-50, 50, (9, 2)).tolist())
+    }
+    sim = simulator(tmp_path, crowd, roads, lights)
+    egos = [(0, n) for n in range(len(crowd))]
+    for sight in ((40.0, angle, 0.0), (25.0, angle, 2.5)):
+        seen, wanted = visible(sim, egos, *sight), plain_visibility.visible(sim, egos, *sight)
+        for kind in ("objects", "road_points", "lights", "stop_signs"):
+            assert torch.equal(getattr(seen, kind), getattr(wanted, kind)) and getattr(seen, kind).any()
+        for most, first in (((16, 1000, 20, 4), False), ((3, 50, 2, 1), True)):
+            ours = features(sim, egos, *sight, most=most, road_edge_first=first)
+            plain = plain_visibility.features(sim, egos, *sight, most=most, road_edge_first=first)
+            assert torch.equal(ours.flat, plain.flat)
+
+
+def test_a_map_without_points_or_with_one_far_away_costs_nothing(tmp_path):
+    assert not features(simulator(tmp_path, [car()]), [(0, 0)]).road_points.any()
+    far = road("lane", (10.0, 0.0), (1e7, 1e7))
+    sim = simulator(tmp_path, [car()], [far])
+    assert visible(sim, [(0, 0)]).road_points.tolist() == [[True, False]]
+    assert sim.map["point_starts"].shape[1] <= 129 * 129 + 1

@@ -6,9 +6,10 @@ from dreamdrive.envs.nocturne import Simulator, features, load_scene, render_con
 import gymnasium
 
 from dreamdrive.envs.nocturne.cone import render_cones
+from dreamdrive.envs.nocturne.feature_vector import features
 from dreamdrive.envs.nocturne.scene import Scene, load_scene
 from dreamdrive.envs.nocturne.simulator import Simulator
-from dreamdrive.envs.nocturne.visibility import features, visible
+from dreamdrive.envs.nocturne.visibility import visible
 
 __all__ = ["Scene", "Simulator", "features", "load_scene", "render_cones", "visible"]
 

@@ -123,6 +123,7 @@ class Simulator:
         dt: float = DT,
         going: np.ndarray | None = None,
         others: tuple[Tensor, Tensor] | None = None,
+        placed: Tensor | None = None,
     ) -> None:
         """Advance every copy.
 
@@ -133,6 +134,7 @@ class Simulator:
             the log's end.
         going (B,) bool: copies that move; the others stay as they are.
         others: (B, N, 4) and (B, N), where those of `expert` are put instead, and whether they are there.
+        placed (B, N, 4): states, like `local`, that driven objects are put into whatever their inputs; NaN for none.
         """
         steps = int(np.float32(dt) / np.float32(DT)) * (
             np.ones(len(self.scenes), np.int64) if going is None else going.astype(np.int64)
@@ -147,8 +149,11 @@ class Simulator:
         asked = torch.stack([accel, steer], -1).to(self.last_input)
         self.last_input = torch.where(asked.isnan(), self.last_input, asked)
         driven = bicycle(self.local, self.last_input[..., 0], self.last_input[..., 1], self.length, dt)
+        if placed is not None:
+            driven = torch.where(placed.isnan(), driven, placed)
         replay = expert & self.present
-        local, there = self.logged() if others is None else others
+        now = (self._copies, slice(None), self.time)
+        local, there = (self._objects["log"][now], self._objects["valid"][now]) if others is None else others
         self.local = torch.where(replay[..., None], local, driven)
         self.there = torch.where(replay, there, self.there)
         self.collision = self._collisions(self.there if self.all_collide else self.there & ~replay)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamdrive.envs.nocturne.point_index import index_table
 from dreamdrive.envs.nocturne.scene import ABSENT, GRID, ROADS, STEPS, Scene
 
 _made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDictionary()
@@ -110,7 +111,7 @@ def edge_table(scene: Scene) -> dict[str, np.ndarray]:
 def map_table(scene: Scene) -> dict[str, np.ndarray]:
     """Columns of what does not move: road_points, road_next (M, 2) float32, points and the way from each to the next
     one of its element (0 from the last); road_type (M,) int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32;
-    light_state (L, 91) int64 into LIGHTS."""
+    light_state (L, 91) int64 into LIGHTS; and a grid over the road points (point_index.index_table)."""
     relative = {
         name: (points - scene.origin).astype(np.float32)
         for name, points in (
@@ -124,6 +125,7 @@ def map_table(scene: Scene) -> dict[str, np.ndarray]:
         "road_next": _next_points(scene),
         "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)),
         "light_state": lengthened(scene.light_state, STEPS, 0),
+        **index_table(relative["road_points"]),
     }
 
 

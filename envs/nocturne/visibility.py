@@ -1,31 +1,52 @@
-"""What an object sees, and Nocturne's feature vector of it.
+"""What an object sees.
 
 A sector (apex at the object's centre, `view_dist` metres, `view_angle` radians about its heading turned by
 `head_angle`) holds what may be seen; objects hide each other and road points, lights and stop signs are never hidden.
 The rules are Nocturne's (Vinitsky et al. 2022), a sampled test of sight: rays go to the sector's two corners, to every
 corner of a rectangle in it, and to where its sides cross the sector's rim, each with one ray on either side, and the
 first rectangle on a ray is seen.
+
+Work is done for what is near alone: road points are looked up by place, and objects, lights and signs that are wholly
+outside a sector are put aside first. None of that changes a result.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.envs.nocturne.scene import LIGHTS, OBJECTS, ROADS
-from dreamdrive.envs.nocturne.simulator import Simulator, wrap
+from dreamdrive.envs.nocturne.arrays import (
+    Array,
+    array,
+    atan2,
+    cos,
+    count_up,
+    double,
+    least,
+    like,
+    names,
+    quiet,
+    repeated,
+    rows,
+    runs,
+    sin,
+    tensor,
+    true,
+    wrap,
+    zeros,
+)
+from dreamdrive.envs.nocturne.point_index import points_within
+from dreamdrive.envs.nocturne.sector import Sector, Slabs
+from dreamdrive.envs.nocturne.simulator import Simulator
 
 VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
-MOST = (16, 1000, 20, 4)  # nearest objects, road points, lights, stop signs that are kept: Nocturne's config.yaml
-# numbers for one of them
-EGO_WIDTH, OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH = 10, 8 + len(OBJECTS), 5 + len(ROADS), 3 + len(LIGHTS), 3
-# 13,470: the whole vector
-WIDTH = EGO_WIDTH + sum(
-    most * width for most, width in zip(MOST, (OBJECT_WIDTH, ROAD_WIDTH, LIGHT_WIDTH, SIGN_WIDTH), strict=True)
-)
 ASIDE = 1e-4  # rad between a ray and those beside it
+
+TURN = 8.0  # rad, more than a whole one
+ROUNDS = (-2 * np.pi, 0.0, 2 * np.pi)  # the same direction, a turn apart
 LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
 
 
@@ -45,30 +66,30 @@ class Visible:
 
 
 @dataclass
-class Features:
-    """What E egos know, nearest first, padded with zeros; angles are relative to the ego's heading, in [-pi, pi].
+class Sighted:
+    """Things of one kind that E egos see, P in all.
 
     Fields:
-        ego (E, 10): length, width, speed, goal's distance and angle, goal's heading and speed less the ego's,
-            acceleration, steering, head angle
-        objects (E, No, 13): 1, distance, angle, length, width, heading, angle and size of the velocity relative to the
-            ego's, one-hot of OBJECTS
-        road_points (E, Nr, 13): 1, distance, angle, distance and angle to the element's next point, one-hot of ROADS
-        lights (E, Nt, 12): 1, distance, angle, one-hot of LIGHTS; stop_signs (E, Ns, 3): 1, distance, angle
+        ego (P,), which (P,) int64: who sees what, by ego
+        offset (P, 2) float64: from the ego, along the world's axes
     """
 
-    ego: Tensor
-    objects: Tensor
-    road_points: Tensor
-    lights: Tensor
-    stop_signs: Tensor
+    ego: Array
+    which: Array
+    offset: Array
 
-    @property
-    def flat(self) -> Tensor:
-        """(E, 10 + 13 No + 13 Nr + 12 Nt + 3 Ns), in this order."""
-        return torch.cat(
-            [self.ego, *(part.flatten(1) for part in (self.objects, self.road_points, self.lights, self.stop_signs))], 1
-        )
+    def __getitem__(self, index: Array) -> "Sighted":
+        return Sighted(rows(self.ego, index), rows(self.which, index), rows(self.offset, index))
+
+    def where(self, told: Array) -> "Sighted":
+        """Those of which it is told, (P,) bool."""
+        return self[true(told)[0]]
+
+    def mask(self, egos: int, things: int) -> Tensor:
+        """(egos, things) bool."""
+        found = zeros((egos, things), self.ego)
+        found[self.ego, self.which] = True
+        return tensor(found)
 
 
 def visible(
@@ -79,32 +100,15 @@ def visible(
     head_angle: float = 0.0,
 ) -> Visible:
     """What egos [(copy, object), ...] see now."""
-    return _View(sim, egos, view_dist, view_angle, head_angle).visible()
+    with quiet():
+        view = View(sim, egos, view_dist, view_angle, head_angle)
+        objects, lights, signs = view.standing()
+        kinds = objects, view.road_points(objects), lights, signs
+    numbers = [sim.present.shape[1], *(sim.map[name].shape[1] for name in ("road_points", "lights", "stop_signs"))]
+    return Visible(*(kind.mask(len(view.who), number) for kind, number in zip(kinds, numbers, strict=True)))
 
 
-def features(
-    sim: Simulator,
-    egos: Sequence[tuple[int, int]] | Tensor,
-    view_dist: float = VIEW_DIST,
-    view_angle: float = VIEW_ANGLE,
-    head_angle: float = 0.0,
-    most: tuple[int, int, int, int] = MOST,
-    road_edge_first: bool = False,
-) -> Features:
-    """What egos [(copy, object), ...] know now; `most` bounds objects, road points, lights and stop signs;
-    `road_edge_first` keeps road edges before other points."""
-    view = _View(sim, egos, view_dist, view_angle, head_angle)
-    seen = view.visible()
-    return Features(
-        view.ego(head_angle),
-        view.object_features(seen.objects, most[0]),
-        view.road_features(seen.road_points, most[1], road_edge_first),
-        view.light_features(seen.lights, most[2]),
-        view.sign_features(seen.stop_signs, most[3]),
-    )
-
-
-class _View:
+class View:
     """The surroundings of E egos, relative to them: positions less theirs, along the world's axes, float64."""
 
     def __init__(
@@ -115,231 +119,127 @@ class _View:
         view_angle: float,
         head_angle: float,
     ) -> None:
-        egos = torch.as_tensor(egos, device=sim.device).view(-1, 2)
-        self.sim, self.copy, self.who = sim, egos[:, 0], egos[:, 1]
-        self.radius, self.angle, self.disc = view_dist, view_angle, view_angle >= 2 * torch.pi - 1e-6
-        self.own = sim.local[self.copy, self.who].double()  # (E, 4)
+        pairs = array(torch.as_tensor(egos, device=sim.device).view(-1, 2))
+        self.sim, self.copy, self.who = sim, pairs[:, 0], pairs[:, 1]
+        self.sector = Sector(view_dist, view_angle)
+        local = array(sim.local)
+        self.own = double(local[self.copy, self.who])  # (E, 4)
         self.heading = self.own[:, 2]
         self.axis = self.heading + head_angle
-        others = sim.local[self.copy].double()
+        self.ahead = names(self.own).stack([cos(self.axis), sin(self.axis)], -1)
+        others = double(local[self.copy])
         self.centre = others[..., :2] - self.own[:, None, :2]  # (E, N, 2)
-        self.turned = others[..., 2]
-        self.speed = others[..., 3]
-        self.length, self.width = sim.length[self.copy].double(), sim.width[self.copy].double()
-        self.there = sim.there[self.copy].clone()
-        self.there[torch.arange(len(egos), device=sim.device), self.who] = False
+        self.turned, self.speed = others[..., 2], others[..., 3]
+        self.length, self.width = (double(array(side)[self.copy]) for side in (sim.length, sim.width))
+        self.there = array(sim.there)[self.copy]
+        self.there[count_up(len(pairs), pairs), self.who] = False
         self.map = sim.map
 
-    def visible(self) -> Visible:
-        objects = self._objects()
-        lights, signs = (
-            self._polygons(kind, corners) for kind, corners in (("lights", LIGHT_CORNERS), ("stop_signs", SIGN_CORNERS))
+    def standing(self) -> tuple[Sighted, Sighted, Sighted]:
+        """The objects that are the first on some ray; the lights and the stop signs of which any part of the regular
+        polygons that stand for them is in the sector."""
+        xp, objects = names(self.own), self.centre.shape[1]
+        kinds = [double(array(self.map[name])[self.copy]) - self.own[:, None, :2] for name in ("lights", "stop_signs")]
+        signs = objects + kinds[0].shape[1]  # the number of the first sign
+        centre = xp.concatenate([self.centre, *kinds], 1)  # padding is NaN, and never near
+        half = xp.hypot(self.length, self.width) / 2
+        reach = xp.concatenate([half, xp.full_like(centre[:, objects:, 0], RADIUS)], 1)
+        near = self.sector.near(centre, reach, self.axis[:, None])
+        near[:, :objects] &= self.there
+        ego, which = true(near)
+        offset, standing = centre[ego, which], which < objects
+        outline = offset[:, None] + polygons(self.own)[1 * (which >= signs)]  # (P, 6, 2)
+        boxes = Sighted(ego, which, offset).where(standing)
+        slabs = self._slabs(boxes)
+        outline[standing, :4] = slabs.corners
+        outline[standing, 4:] = slabs.corners[:, 3:]
+        axis, ahead = self.axis[ego][:, None], self.ahead[ego][:, None]
+        crossing, crosses = self.sector.crossings(outline, xp.roll(outline, -1, 1), axis, ahead)
+        inside = self.sector.inside(outline, ahead)
+        ways = xp.concatenate([outline[:, :4], crossing.reshape(len(ego), 4 * SIGN_CORNERS, 2)], 1)[standing]
+        inside_ways = xp.concatenate([inside[:, :4], crosses.reshape(len(ego), 4 * SIGN_CORNERS)], 1)[standing]
+        seen = xp.any(inside, -1) | xp.any(xp.any(crosses, -1), -1)
+        seen[standing] = self._first_on_rays(boxes, slabs, ways, inside_ways)
+        found = Sighted(ego, which, offset).where(seen)
+        parts = (
+            found.where(found.which < objects),
+            found.where((found.which >= objects) & (found.which < signs)),
+            found.where(found.which >= signs),
         )
-        return Visible(objects, self._road_points(objects), lights, signs)
+        parts[1].which -= objects
+        parts[2].which -= signs
+        return parts
 
-    def _around(self, kind: str) -> Tensor:
-        """(E, n, 2): the map's "road_points", "lights" or "stop_signs"; padding is NaN."""
-        return self.map[kind][self.copy].double() - self.own[:, None, :2]
+    def _first_on_rays(self, objects: Sighted, slabs: Slabs, ends: Array, there: Array) -> Array:
+        """(Q,) bool: which of `objects` (Q,) are the first on some ray, of those to the sector's corners and to `there`
+        (Q, n) of `ends` (Q, n, 2), and beside the latter."""
+        xp = names(ends)
+        pair, end = true(there)
+        ends, ego, half = ends[pair, end], objects.ego[pair], self.sector.angle / 2
+        angle = atan2(ends[:, 1], ends[:, 0])
+        aside, beside = xp.concatenate([angle - ASIDE, angle + ASIDE]), xp.concatenate([ego, ego])
+        if not self.sector.disc:
+            kept = abs(wrap(aside - self.axis[beside])) <= half
+            aside, beside = aside[kept], beside[kept]
+        sides = self.axis[:, None] + like([-half, half], ends)
+        number = count_up(len(self.who), ends)
+        angle = xp.concatenate([angle, sides.reshape(-1), aside])
+        ego = xp.concatenate([ego, xp.stack([number, number], 1).reshape(-1), beside])
+        rays = xp.stack([cos(angle), sin(angle)], -1) * self.sector.radius
+        ray, object_, enter = self._meetings(ego, rays, objects, slabs)
+        first = least(ray, enter, len(rays))
+        found = zeros(objects.ego.shape, ends)
+        found[object_[enter == first[ray]]] = True
+        return found
 
-    def _inside(self, point: Tensor, axis: Tensor) -> Tensor:
-        """(...,) bool whether points (..., 2) are in the sector about `axis` (...)."""
-        near = (point * point).sum(-1) <= self.radius**2
-        return near if self.disc else near & self._within(point, axis)
+    def _slabs(self, objects: Sighted) -> Slabs:
+        at = objects.ego, objects.which
+        return Slabs(objects.offset, self.turned[at], self.length[at], self.width[at])
 
-    def _within(self, point: Tensor, axis: Tensor) -> Tensor:
-        """The same without the radius."""
-        along = point[..., 0] * torch.cos(axis) + point[..., 1] * torch.sin(axis)
-        return along >= point.norm(dim=-1) * math.cos(self.angle / 2)
+    def _meetings(self, ego: Array, way: Array, objects: Sighted, slabs: Slabs) -> tuple[Array, Array, Array]:
+        """Which of K ways (K, 2) from egos (K,) meet which of `objects` (Q,), which are `slabs`: the ways' numbers, the
+        objects', and how much of the way is gone before. One meeting may be told twice."""
+        # Nearly all pairs are far apart: only ways that go where the object is are looked at, which are neighbours when
+        # sorted by ego and direction.
+        xp = names(way)
+        turned = TURN * double(ego) + atan2(way[:, 1], way[:, 0])
+        order = xp.argsort(turned, stable=True)
+        middle, reach = slabs.directions()
+        sides = (middle[:, None] + like(ROUNDS, way))[:, :, None] + reach[:, None]  # (Q, 3, 2)
+        sides = sides.clip(-TURN / 2, TURN / 2) + TURN * double(objects.ego)[:, None, None]
+        place = xp.searchsorted(rows(turned, order), sides)
+        first, count = place[..., 0], place[..., 1] - place[..., 0]
+        number = rows(order, runs(first.reshape(-1), count.reshape(-1)))
+        pair = repeated(count.sum(1))
+        enter, leave = slabs.meet(pair, rows(way, number))
+        met = true((leave >= enter) & (leave >= 0) & (enter <= 1))[0]
+        return rows(number, met), rows(pair, met), rows(enter, met)
 
-    def _crossings(self, a: Tensor, b: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
-        """Where segments from a to b (..., 2) cross the sector's rim: points (..., 4, 2) and which of them there are
-        (..., 4)."""
-        step = b - a
-        points, found = [], []
-        for side in (-1, 1):  # the two straight sides
-            edge = axis + side * self.angle / 2
-            along = torch.stack([torch.cos(edge), torch.sin(edge)], -1)
-            t = -_cross(along, a) / _cross(along, step)
-            point = a + t[..., None] * step
-            reach = (point * along).sum(-1)
-            points.append(point)
-            found.append((t >= 0) & (t <= 1) & (reach >= 0) & (reach <= self.radius) & (not self.disc))
-        square, half = (step * step).sum(-1), (a * step).sum(-1)
-        root = (half * half - square * ((a * a).sum(-1) - self.radius**2)).sqrt()  # NaN where the circle is missed
-        for sign in (-1, 1):
-            t = (sign * root - half) / square
-            point = a + t[..., None] * step
-            points.append(point)
-            found.append((t >= 0) & (t <= 1) & (self._within(point, axis) | self.disc))
-        return torch.stack(points, -2), torch.stack(found, -1)
-
-    def _objects(self) -> Tensor:
-        """(E, N) bool: those that are the first on some ray."""
-        reach = torch.hypot(self.length, self.width) / 2
-        candidate = self.there & (self.centre.norm(dim=-1) - reach <= self.radius)
-        ego, other = candidate.nonzero(as_tuple=True)
-        axis = self.axis[ego]
-        # (P, 4, 2)
-        corners = _corners(
-            self.centre[ego, other], self.turned[ego, other], self.length[ego, other], self.width[ego, other]
-        )
-        crossing, crosses = self._crossings(corners, corners.roll(-1, 1), axis[:, None])
-        ends = torch.cat([corners, crossing.flatten(1, 2)], 1)
-        ends_there = torch.cat([self._inside(corners, axis[:, None]), crosses.flatten(1)], 1)
-        pair, _ = ends_there.nonzero(as_tuple=True)
-        sides = self.axis[:, None] + torch.tensor([-0.5, 0.5], device=axis.device) * self.angle  # (E, 2)
-        angle = torch.cat([torch.atan2(*ends[ends_there].flip(-1).unbind(-1)), sides.flatten()])
-        ego = torch.cat([ego[pair], torch.arange(len(sides), device=axis.device).repeat_interleave(2)])
-        aside = torch.cat([angle[: len(pair)] - ASIDE, angle[: len(pair)] + ASIDE])
-        beside = ego[: len(pair)].repeat(2)
-        kept = (wrap(aside - self.axis[beside]).abs() <= self.angle / 2) | self.disc
-        angle, ego = torch.cat([angle, aside[kept]]), torch.cat([ego, beside[kept]])
-        ray = torch.stack([torch.cos(angle), torch.sin(angle)], -1) * self.radius
-        number, object_, enter = self._meetings(ego, ray, candidate)
-        first = torch.full((len(ray),), torch.inf, dtype=ray.dtype, device=ray.device).scatter_reduce(
-            0, number, enter, "amin"
-        )
-        nearest = enter == first[number]
-        return torch.zeros_like(candidate).index_put(
-            (ego[number[nearest]], object_[nearest]), torch.tensor(True, device=ray.device)
-        )
-
-    def _meetings(self, ego: Tensor, ray: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which of K ways (K, 2) from egos (K,) meet which objects of `which` (E, N): the ways' numbers, the objects,
-        and how much of the way is gone before."""
-        most = int(which.sum(1).max()) if len(which) else 0
-        place = which.to(torch.int8).topk(most, 1).indices  # (E, V)
-        row = torch.arange(len(which), device=which.device)[:, None]
-        # Nearly all pairs are far apart, which a circle about the object tells in a few operations.
-        reach = torch.hypot(self.length, self.width)[row, place].float() / 2 + 0.01
-        x, y = self.centre[row, place].float().unbind(-1)
-        x = x.masked_fill(~which[row, place], torch.nan)
-        length = ray.norm(dim=-1)
-        ux, uy = (ray / length.clamp(min=1e-9)[:, None]).float()[:, None].unbind(-1)
-        x, y, reach = x[ego], y[ego], reach[ego]
-        along = ux * x + uy * y
-        near = ((ux * y - uy * x).abs() <= reach) & (along >= -reach) & (along <= length.float()[:, None] + reach)
-        number, column = near.nonzero(as_tuple=True)
-        at = ego[number], place[ego[number], column]
-        enter, leave = _slab(ray[number], self.centre[at], self.turned[at], self.length[at], self.width[at])
-        met = (leave >= enter) & (leave >= 0) & (enter <= 1)
-        return number[met], at[1][met], enter[met]
-
-    def _road_points(self, seen: Tensor) -> Tensor:
-        """(E, M) bool: those in the sector that no object of `seen` (E, N) hides."""
-        points = self._around("road_points")
-        inside = self._inside(points, self.axis[:, None])
-        ego, which = inside.nonzero(as_tuple=True)
-        number, _, _ = self._meetings(ego, points[ego, which], seen)
-        return inside.index_put((ego[number], which[number]), torch.tensor(False, device=inside.device))
-
-    def _polygons(self, kind: str, corners: int) -> Tensor:
-        """(E, n) bool: whether any part of the regular polygons that stand for "lights" or "stop_signs" is in the
-        sector."""
-        angle = torch.pi / 2 + torch.arange(corners, device=self.axis.device) * (2 * torch.pi / corners)
-        # (E, n, corners, 2)
-        outline = self._around(kind)[:, :, None] + RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1)
-        axis = self.axis[:, None, None]
-        return (self._inside(outline, axis) | self._crossings(outline, outline.roll(-1, 2), axis)[1].any(-1)).any(-1)
-
-    def _nearest(
-        self, offset: Tensor, which: Tensor, most: int, first: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Places (E, k) of the nearest of `which` (E, n), k at most `most`, whether they are there, and [1, distance,
-        angle] (E, k, 3). Those of `first` come before."""
-        distance = offset.norm(dim=-1)
-        key = (distance if first is None else distance - first * 1e6).masked_fill(~which, torch.inf)
-        place = key.sort(dim=1, stable=True).indices[:, :most]
-        there = which.gather(1, place)
-        offset = offset.gather(1, place[..., None].expand(-1, -1, 2))
-        angle = wrap(torch.atan2(offset[..., 1], offset[..., 0]) - self.heading[:, None])
-        return place, there, torch.stack([torch.ones_like(angle), distance.gather(1, place), angle], -1)
-
-    def _padded(self, columns: list[Tensor], there: Tensor, most: int) -> Tensor:
-        """(E, most, F) float32 of columns (E, k, f), zero where not `there` (E, k)."""
-        table = torch.cat(columns, -1).masked_fill(~there[..., None], 0.0)
-        return torch.nn.functional.pad(table, (0, 0, 0, most - table.shape[1])).float()
-
-    def ego(self, head_angle: float) -> Tensor:
-        sim, at = self.sim, (self.copy, self.who)
-        to_goal = sim.goal[at].double() - self.own
-        columns = [
-            sim.length[at],
-            sim.width[at],
-            self.own[:, 3],
-            to_goal[:, :2].norm(dim=-1),
-            wrap(torch.atan2(to_goal[:, 1], to_goal[:, 0]) - self.heading),
-            wrap(to_goal[:, 2]),
-            to_goal[:, 3],
-            *sim.last_input[at].unbind(-1),
-            torch.full_like(self.heading, head_angle),
-        ]
-        return torch.stack([c.double() for c in columns], -1).float()
-
-    def object_features(self, seen: Tensor, most: int) -> Tensor:
-        place, there, where = self._nearest(self.centre, seen, most)
-        row = torch.arange(len(place), device=place.device)[:, None]
-        velocity = self.speed[..., None] * torch.stack([torch.cos(self.turned), torch.sin(self.turned)], -1)
-        relative = velocity[row, place] - velocity[row[:, 0], self.who][:, None]
-        heading = self.heading[:, None]
-        columns = [
-            self.length[row, place],
-            self.width[row, place],
-            wrap(self.turned[row, place] - heading),
-            wrap(torch.atan2(relative[..., 1], relative[..., 0]) - heading),
-            relative.norm(dim=-1),
-        ]
-        return self._padded(
-            [where, torch.stack(columns, -1), _one_hot(self.sim.type[self.copy][row, place], len(OBJECTS))], there, most
-        )
-
-    def road_features(self, seen: Tensor, most: int, edges_first: bool) -> Tensor:
-        kind = self.map["road_type"][self.copy]
-        place, there, where = self._nearest(
-            self._around("road_points"), seen, most, kind == ROADS.index("road_edge") if edges_first else None
-        )
-        following = self.map["road_next"][self.copy].double().gather(1, place[..., None].expand(-1, -1, 2))
-        columns = [
-            following.norm(dim=-1),
-            wrap(torch.atan2(following[..., 1], following[..., 0]) - self.heading[:, None]),
-        ]
-        return self._padded([where, torch.stack(columns, -1), _one_hot(kind.gather(1, place), len(ROADS))], there, most)
-
-    def light_features(self, seen: Tensor, most: int) -> Tensor:
-        place, there, where = self._nearest(self._around("lights"), seen, most)
-        state = self.map["light_state"][self.copy, :, self.sim.time[self.copy]].gather(1, place)
-        return self._padded([where, _one_hot(state, len(LIGHTS))], there, most)
-
-    def sign_features(self, seen: Tensor, most: int) -> Tensor:
-        _, there, where = self._nearest(self._around("stop_signs"), seen, most)
-        return self._padded([where], there, most)
+    def road_points(self, seen: Sighted) -> Sighted:
+        """Those in the sector that no object of `seen` hides."""
+        low, high = self.sector.box(self.axis)
+        own = self.own[:, :2]
+        ego, place = points_within(self.map, self.copy, own + low, own + high)
+        offset = double(rows(array(self.map["point_place"]).reshape(-1, 2), place)) - rows(own, ego)
+        points = Sighted(ego, place, offset).where(self.sector.inside(offset, rows(self.ahead, ego)))
+        shown = ~zeros(points.ego.shape, ego)
+        shown[self._meetings(points.ego, points.offset, seen, self._slabs(seen))[0]] = False
+        points = points.where(shown)
+        points.which = rows(array(self.map["point_order"]).reshape(-1), points.which)
+        return points
 
 
-def _one_hot(kind: Tensor, kinds: int) -> Tensor:
-    return torch.nn.functional.one_hot(kind, kinds).double()
+@cache
+def _polygons(device: torch.device) -> Tensor:
+    rows = []
+    for count in (LIGHT_CORNERS, SIGN_CORNERS):
+        number = torch.arange(SIGN_CORNERS, device=device).clamp(max=count - 1)
+        angle = torch.pi / 2 + number * (2 * torch.pi / count)
+        rows.append(RADIUS * torch.stack([torch.cos(angle), torch.sin(angle)], -1))
+    return torch.stack(rows).double()
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-def _corners(centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """(..., 4, 2), counter-clockwise from the front left."""
-    cos, sin = torch.cos(heading)[..., None], torch.sin(heading)[..., None]
-    x = length[..., None] / 2 * torch.tensor([1, -1, -1, 1], device=centre.device)
-    y = width[..., None] / 2 * torch.tensor([1, 1, -1, -1], device=centre.device)
-    return centre[..., None, :] + torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
-
-
-def _slab(end: Tensor, centre: Tensor, heading: Tensor, length: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the ray from the origin to `end` (..., 2) enters and leaves rectangles, in units of its length (Kay &
-    Kajiya 1986); it misses them unless enter <= leave."""
-    cos, sin = torch.cos(heading), torch.sin(heading)
-    enter, leave = [], []
-    for axis, half in ((torch.stack([cos, sin], -1), length / 2), (torch.stack([-sin, cos], -1), width / 2)):
-        way, start = (end * axis).sum(-1), -(centre * axis).sum(-1)
-        way = torch.where(way.abs() < 1e-12, 1e-12, way)
-        one, two = (-half - start) / way, (half - start) / way
-        enter.append(torch.minimum(one, two))
-        leave.append(torch.maximum(one, two))
-    return torch.maximum(*enter), torch.minimum(*leave)
+def polygons(where: Array) -> Array:
+    """(2, 6, 2) float64: the corners of what stands for a light and for a stop sign, about its place; the light's last
+    one is there twice."""
+    return array(_polygons(tensor(where).device))

@@ -23,14 +23,16 @@ from dreamdrive.envs.catalogue import (
     CONE_OBSERVATIONS,
     CONE_SIZES,
     NOCTURNE_ACTIONS,
+    NOCTURNE_DYNAMICS,
     READING,
     TRAFFIC,
     VIEW_DIST,
     WARMUP,
 )
 from dreamdrive.envs.nocturne.actions import ActionGrid
+from dreamdrive.envs.nocturne.dynamics import Dynamics, make_dynamics
 from dreamdrive.envs.nocturne.egos import movers
-from dreamdrive.envs.nocturne.expert import corrective_action
+from dreamdrive.envs.nocturne.feature_vector import WIDTH, features
 from dreamdrive.envs.nocturne.must_react import must_react
 from dreamdrive.envs.nocturne.pool import FolderPool, make_pool
 from dreamdrive.envs.nocturne.reactive import ReactiveTraffic
@@ -38,7 +40,6 @@ from dreamdrive.envs.nocturne.reading import Reading
 from dreamdrive.envs.nocturne.realism import NAMES, Realism
 from dreamdrive.envs.nocturne.scene import DT, Scene
 from dreamdrive.envs.nocturne.simulator import GOAL_DISTANCE, LOG_END, ROAD_EDGE, VEHICLE, Simulator, wrap
-from dreamdrive.envs.nocturne.visibility import WIDTH, features
 from dreamdrive.envs.noise import ObservationNoise
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.keys import Keys, NumberKeys, Push, usual_keys
@@ -46,7 +47,6 @@ from dreamdrive.utils.spaces import ActionSpace
 
 FURTHEST = 1000.0  # metres that a cone image may reach
 ANCHOR = 0.75  # of a cone image's height, where the ego is: there is nothing to see behind it
-SCALE = (2.0, 0.1)  # m/s^2, rad: typical actions
 GOAL_REWARD, SHAPING, SPEED_RANGE = 80.0, 0.2, 40.0
 MUST_REACT = "must_react"
 ABOVE, AROUND = 512, 60.0  # pixels of the picture from above, and metres it shows to every side
@@ -56,7 +56,7 @@ class Nocturne(World):
     """`num` copies; frames uint8 (size, size, 3), or float32 (13470,): see envs/nocturne/visibility.py.
 
     Action: (B, 2) float32, acceleration in m/s^2 within [-6, 6] and steering in rad within [-1, 1]; or (B,) int64, one
-        of `grid`'s pairs.
+        of `grid`'s pairs; with other dynamics (B, 3) or (B, 4) float32, see envs/nocturne/dynamics.py.
     With `agents` there are as many rows a scene, `num * agents` in all, row b of scene b // agents: B above and below.
     The first is the ego that the scene's seed chooses, the others follow it in the order of the scene's egos; where
     there are fewer, `present` (B,) is False, and the row ends with the first step. Who has ended is taken out of its
@@ -88,6 +88,7 @@ class Nocturne(World):
         observation: str = "cone",
         grid: ActionGrid | None = None,
         traffic: str = "log",
+        dynamics: str = NOCTURNE_DYNAMICS[0],
         agents: int = 1,
         egos: str = "movers",
         **reading: Any,
@@ -96,14 +97,15 @@ class Nocturne(World):
         is driven in them (see egos.py). `image_size` pixels show `view_dist` metres, the `goal` and the ego's `speed`.
         `warmup`: steps of the log before an episode begins. `drive_on`: episodes continue after goal and collisions,
         without reward, as Nocturne's evaluation has it, so that distances to the log are over whole logs. `traffic`:
-        the others replay the "log", or answer, "idm" (envs/nocturne/reactive.py). `agents`: so many egos of each scene
-        are driven at once, as it says above."""
-        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, traffic)
+        the others replay the "log", or answer, "idm" (envs/nocturne/reactive.py). `dynamics`: of NOCTURNE_DYNAMICS.
+        `agents`: so many egos of each scene are driven at once, as it says above."""
+        check_options(num, max_steps, image_size, view_dist, actions, warmup, observation, traffic, dynamics)
         check_agents(agents, restart)
         self.num, self.agents, self.device, self.restart = num * agents, agents, torch.device(device), restart
         self.warmup, self.drive_on = warmup, drive_on
         self.image_size, self.view_dist, self.marks = image_size, view_dist, (goal, speed)
         self.grid = grid or ActionGrid()
+        self.dynamics = make_dynamics(dynamics, self.grid)
         options = {
             "scenes": scenes and str(scenes),
             "image_size": image_size,
@@ -117,8 +119,9 @@ class Nocturne(World):
             **asdict(Reading(**reading)),
             **({} if traffic == TRAFFIC[0] else {"traffic": traffic}),  # files from before it say nothing
             **({} if agents == 1 else {"agents": agents}),
+            **({} if dynamics == NOCTURNE_DYNAMICS[0] else {"dynamics": dynamics}),
         }
-        self.spec = spec_of(options, self.grid, max_steps)
+        self.spec = spec_of(options, self.grid, self.dynamics, max_steps)
         self.seen_apart = self.spec.pictures
         self.pool = make_pool(scenes, warmup, egos, Reading(**reading))
         self.episodes = len(self.pool) if isinstance(self.pool, FolderPool) else None
@@ -197,9 +200,8 @@ class Nocturne(World):
     def step(self, action: Tensor) -> Step:
         asked = torch.from_numpy(self.spec.space.checked(action, self.num)).to(self.device)
         pair = self.grid.pair(asked) if self.spec.space.discrete else asked
-        driven = torch.zeros(*self.sim.present.shape, 2, device=self.device)
         who = self._copies[self.present], self.egos[self.present]
-        driven[who] = pair[self.present]
+        command = self.dynamics.command(self.sim, *who, pair[self.present])
         expert = torch.ones_like(self.sim.present)
         expert[who] = False
         going = ~self.over
@@ -208,7 +210,7 @@ class Nocturne(World):
             gone = self.present & torch.from_numpy(self.over).to(self.device)
             self.sim.there[self._copies[gone], self.egos[gone]] = False
         others = self._traffic.next(~expert, scenes_going) if self._traffic is not None else None
-        self.sim.step(driven[..., 0], driven[..., 1], expert, going=scenes_going, others=others)
+        self.sim.step(**command, expert=expert, going=scenes_going, others=others)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
         reward, goal, collision = self._judge(moved & ~self._ended())
@@ -235,17 +237,17 @@ class Nocturne(World):
 
     @classmethod
     def keys(cls, space: ActionSpace) -> Keys:
-        return usual_keys(space) if space.discrete else traffic_keys(space)
+        return traffic_keys(space) if not space.discrete and space.size == 2 else usual_keys(space)
 
     def expert_action(self) -> Tensor:
         """What leads the ego back to its logged path and pace, shaped like `action`; on the log, what the log does."""
-        return self._as_action(corrective_action(self.sim, self._copies, self.egos))
+        return self._as_action(self.dynamics.expert(self.sim, self._copies, self.egos))
 
     def reference_action(self, name: str) -> Tensor:
         if name == "log":  # as it is, open loop
-            return self._as_action(self.sim.expert_action()[self._copies, self.egos].nan_to_num(0.0))
+            return self._as_action(self.dynamics.log(self.sim, self._copies, self.egos))
         if name == "constant":
-            return self._as_action(torch.zeros(self.num, 2, device=self.device))
+            return self._as_action(self.dynamics.constant(self.sim, self._copies, self.egos))
         return super().reference_action(name)
 
     def outcome(self) -> dict[str, Tensor]:
@@ -300,7 +302,7 @@ class Nocturne(World):
     def _as_action(self, pair: Tensor) -> Tensor:
         if self.spec.space.discrete:
             return self.grid.index(pair)
-        bounds = torch.tensor([self.grid.accel, self.grid.steer], device=self.device)
+        bounds = torch.tensor(self.dynamics.bounds, device=self.device)
         return torch.minimum(torch.maximum(pair, -bounds), bounds)
 
     def _restart(self, copies: list[int]) -> None:
@@ -403,6 +405,7 @@ def check_options(
     warmup: int,
     observation: str,
     traffic: str,
+    dynamics: str,
 ) -> None:
     """UserError for what `Nocturne` cannot be made with."""
     if num < 1 or (max_steps is not None and max_steps < 1):
@@ -413,6 +416,10 @@ def check_options(
         raise UserError(f'there is no observation "{observation}": choose {" or ".join(CONE_OBSERVATIONS)}')
     if traffic not in TRAFFIC:
         raise UserError(f'there is no traffic "{traffic}": choose {" or ".join(TRAFFIC)}')
+    if dynamics not in NOCTURNE_DYNAMICS:
+        raise UserError(f'there are no dynamics "{dynamics}": choose {", ".join(NOCTURNE_DYNAMICS)}')
+    if actions == "discrete" and dynamics != "bicycle":
+        raise UserError(f"discrete actions are pairs of acceleration and steering: with {dynamics} leave them away")
     if image_size not in CONE_SIZES or actions not in NOCTURNE_ACTIONS or not 0 <= warmup < LOG_END:
         raise UserError(
             f"cone images of {image_size} pixels with {actions} actions after {warmup} steps are not possible: "
@@ -421,17 +428,17 @@ def check_options(
         )
 
 
-def spec_of(options: dict[str, Any], grid: ActionGrid, max_steps: int | None) -> WorldSpec:
+def spec_of(options: dict[str, Any], grid: ActionGrid, dynamics: Dynamics, max_steps: int | None) -> WorldSpec:
     """What a world with these options is."""
     size, discrete = options["image_size"], options["actions"] == "discrete"
-    bounds = np.array([grid.accel, grid.steer], np.float32)
+    bounds = np.array(dynamics.bounds, np.float32)
     return WorldSpec(
         "nocturne",
         (size, size, 3) if options["observation"] == "cone" else (WIDTH,),
         gym.spaces.Discrete(len(grid)) if discrete else gym.spaces.Box(-bounds, bounds),
         DT,
         min(max_steps or LOG_END, LOG_END - options["warmup"]),
-        None if discrete else SCALE,
+        None if discrete else dynamics.scale,
         options,
     )
 
