@@ -29,12 +29,12 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
 RUN = "pretrained/carracing"
-# what is looked at, by a command and by what it says once it is under way
+# what is looked at: a command, and what it says once it is under way; "" where it then has started other programs
 WATCHED = {
     "video": ("test_controller.py --env carracing-fast --logdir {folder}/none --controller random --episodes 1 "
-              "--max-workers 1 --record {folder}/out.mp4", "/1,000"),
+              "--max-workers 1 --record {folder}/out.mp4", ""),
     "scoring": ("test_controller.py --env gym:CartPole-v1 --logdir {folder}/none --controller random --episodes 2000 "
-                "--max-workers 2", "of 2,000"),
+                "--max-workers 2", ""),
     "--render": (f"test_controller.py --logdir {RUN} --render", "viewer"),
     "viewer": (f"play.py --logdir {RUN}", "viewer"),
     "viewer in a browser": (f"play.py --logdir {RUN} --browser --port {{port}}", "play at"),
@@ -151,11 +151,13 @@ def watched(name: str, folder: Path, signals: list[signal.Signals]) -> Ended:
             [sys.executable, *words], cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
         )
     since = time.monotonic()
-    while process.poll() is None and sign not in log.read_text(errors="replace"):
+    while process.poll() is None and not (
+        sign in log.read_text(errors="replace") if sign else descendants(process.pid)
+    ):
         if time.monotonic() - since > LONGEST:
             break
         time.sleep(0.1)
-    time.sleep(1)
+    time.sleep(3)
     return end(process, signals, folder, log)
 
 

@@ -47,7 +47,7 @@ def number(reward: Any, name: str, where: str) -> float:
         values = np.empty(0)
     if values.size != 1:
         raise UserError(f"{name} gave {reward!r} for a reward {where}: it must be a number")
-    if not np.isfinite(np.float32(values[0])):
+    if not abs(values[0]) <= np.finfo(np.float32).max:
         raise UserError(
             f"{name} gave a reward of {values[0]} {where}: look there for what divides by zero or overflows"
         )

@@ -2,11 +2,14 @@
 clean-up."""
 
 import signal
+import subprocess
+import sys
 import time
 import weakref
 
 import pytest
 
+from dreamdrive.tests.tiny_run import ROOT
 from dreamdrive.utils import interrupts, script
 from dreamdrive.utils.errors import UserError
 
@@ -110,3 +113,129 @@ def test_where_it_is_ignored_it_stays_ignored():
         script.run(ctrl_c)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 138}
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_every_signal_ends_a_script_with_its_own_status_and_a_sentence(number, capsys):
+    def main():
+        signal.raise_signal(number)
+        time.sleep(30)
+
+    before = signal.getsignal(number)
+    said = ends(main, capsys, STATUS[number])
+    assert said.startswith("\nstopped") and said.endswith("; run the same command again to resume\n")
+    assert (number.name in said) == (number != signal.SIGINT) and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_one_that_is_put_off_waits_for_the_end_of_a_batch(number, capsys):
+    done = []
+
+    def main():
+        with interrupts.put_off():
+            for batch in range(5):
+                if batch == 2:
+                    signal.raise_signal(number)
+                done.append(batch)
+                interrupts.hear()
+
+    ends(main, capsys, STATUS[number])
+    assert done == [0, 1, 2]
+
+
+def test_one_that_is_put_off_is_heard_at_the_end_of_the_block_and_where_others_work_at_once(capsys):
+    def to_the_end():
+        with interrupts.put_off():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(1)
+        done.append(2)
+
+    def inside():
+        with interrupts.put_off(), interrupts.at_once():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(3)
+
+    done = []
+    ends(to_the_end, capsys, 143)
+    ends(inside, capsys, 143)
+    assert done == [1]
+
+
+def test_patience_has_an_end_and_a_second_ctrl_c_waits_for_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.2)
+
+    def patient():
+        with interrupts.put_off():
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(30)
+
+    def twice():
+        with interrupts.put_off():
+            ctrl_c()
+            ctrl_c()
+            time.sleep(30)
+
+    ends(patient, capsys, 143)
+    monkeypatch.setattr(interrupts, "PATIENCE", 30)
+    ends(twice, capsys, 130)
+
+
+def test_other_signals_are_heard_once(capsys):
+    """A terminal that is closed sends SIGHUP twice, and some schedulers SIGTERM after SIGUSR1."""
+    closed = []
+
+    def main():
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+            closed.append(True)
+
+    ends(main, capsys, 129)
+    assert closed
+
+
+def test_what_answers_a_signal_by_itself_ends_as_it_would_and_with_that_status(capsys):
+    def lesson():
+        stopping = []
+        with interrupts.put_off(lambda: stopping.append(True)):
+            signal.raise_signal(number)
+            while not stopping:
+                time.sleep(0.01)
+        print("what was taught is kept")
+
+    number = signal.SIGTERM
+    ends(lesson, capsys, 143)
+    number = signal.SIGINT
+    script.run(lesson)  # like the page's button
+    assert "what was taught" in capsys.readouterr().out
+
+
+SCRIPT = """
+import sys, time
+from dreamdrive.utils.script import run
+def main():
+    print("here", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+run(main)
+"""
+
+
+def test_a_process_ends_soon_after_two_and_shows_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout.readline() == "here\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130 and time.monotonic() - began < 2 and "Traceback" not in said

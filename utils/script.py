@@ -1,7 +1,9 @@
 """A script's whole life: errors to the user as one sentence, signals, and the status it ends with."""
 
+import atexit
 import contextlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -50,7 +52,7 @@ def run(main: Callable[[], object]) -> None:
         listener.deaf = True
         if asked or isinstance(ended, KeyboardInterrupt):
             listener.end_soon()
-            stopped(asked or signal.SIGINT)
+            stopped(asked or signal.SIGINT, own)
     if isinstance(ended, BrokenPipeError):
         sys.exit(1)
     if isinstance(ended, UserError):
@@ -67,9 +69,15 @@ def show_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def stopped(asked: signal.Signals) -> NoReturn:
-    """Say so, and end."""
+def stopped(asked: signal.Signals, own: bool) -> NoReturn:
+    """Say so, and end; a process of its `own` without taking the interpreter apart, which takes a second or two where
+    torch is in it."""
     by = "" if asked == signal.SIGINT else f" by {asked.name}"
     with contextlib.suppress(OSError):  # a terminal that is gone
         print(f"\nstopped{by}; run the same command again to resume", file=sys.stderr, flush=True)
+    if own:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(interrupts.status(asked))
     sys.exit(interrupts.status(asked))
