@@ -123,7 +123,7 @@ class LatentsFile(Subject):
     def __init__(self, folder: Path) -> None:
         self.path = folder / "latents.h5"
         rng = np.random.default_rng(0)
-        self._before = {name: rng.standard_normal((120, 4)).astype(np.float32) for name in ("mu", "logsigma")}
+        self._before = {name: rng.standard_normal((24, 2)).astype(np.float32) for name in ("mu", "logsigma")}
         write_latents(self.path, self._before, self.VAE, self.SHARD)
         self.content = self.path.read_bytes()
 

@@ -94,7 +94,8 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(request)
             process.stdin.flush()
-        parts, until = [], time.monotonic() + patience
+        parts: list[bytes] = []
+        until = time.monotonic() + patience
         while not (parts and parts[-1].endswith(b"\n")):
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
             if not ready:
