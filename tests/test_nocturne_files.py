@@ -11,6 +11,8 @@ import pytest
 from dreamdrive.envs.nocturne import Simulator, load_scene, render_cones
 from dreamdrive.envs.nocturne.scene import ABSENT
 from dreamdrive.envs.nocturne.scene_checks import REACH
+from dreamdrive.envs.nocturne.simulator import ROAD_EDGE
+from dreamdrive.envs.nocturne.tables import MOST_CELLS, tables
 from dreamdrive.tests.tiny_scene import ORACLE, STEPS, car, gpudrive, road, scene_of, write
 from dreamdrive.utils.errors import UserError
 
@@ -251,6 +253,16 @@ def test_the_roads_of_a_large_map_are_as_sharp_as_those_of_a_small_one(tmp_path)
     content["roads"] = content["roads"] + far
     large = seen(load_scene(write(tmp_path, content))).astype(int)
     assert np.abs(large - near).mean() < 1 and (np.abs(large - near).max(-1) > 60).mean() < 0.01
+
+
+def test_a_large_map_takes_no_more_memory_and_its_edges_are_met_all_the_same(tmp_path):
+    edges = [road("road_edge", (60, -3), (60, 3)), road("road_edge", (-3400, -3400), (3400, 3300))]
+    scene = load_scene(write(tmp_path, scene_of([car(speed=8.0), car(y=30.0)], edges)))
+    columns = tables(scene)["edges"]
+    assert len(columns["starts"]) < MOST_CELLS and len(columns["lists"]) < MOST_CELLS
+    sim = Simulator([scene], collisions="all")
+    sim.reset(time=74)  # the first is 59.2 m on
+    assert sim.collision.tolist() == [[ROAD_EDGE, 0]]
 
 
 @pytest.mark.skipif(not (ORACLE.parent / "cases" / "nocturne").is_dir(), reason="needs ../shared/cases/nocturne")

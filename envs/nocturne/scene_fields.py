@@ -10,6 +10,7 @@ import numpy as np
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, require_file
 
+MOST = 1e9  # of any number, whatever its unit
 LARGEST = 256 << 20  # bytes of a file: Waymo's scenes have one to five million
 
 
@@ -66,10 +67,10 @@ class Fields:
             array = np.asarray(values, np.float64)
         except (TypeError, ValueError, OverflowError):
             raise self.refuse(field, "holds something that is not a number") from None
-        finite = np.isfinite(array)
+        finite = np.abs(array) <= MOST  # and not NaN
         if not finite.all():
             if needed is None or not finite[needed].all():
-                raise self.refuse(field, "holds a number that is not finite")
+                raise self.refuse(field, f"holds a number that is not finite, or beyond {MOST:g}")
             array[~finite] = 0.0
         return array
 

@@ -283,8 +283,9 @@ def named(objects: list, meta: dict, json_index: np.ndarray) -> dict:
     """The self-driving car and Waymo's tracks to predict, as places in the arrays."""
     sdc = [i for i, item in enumerate(objects) if item.get("is_sdc") in (True, 1)]
     sdc += [meta["sdc_track_index"]] if isinstance(meta.get("sdc_track_index"), int) else []
-    tracks = meta.get("tracks_to_predict") or []
-    tracks = [t.get("track_index") if isinstance(t, dict) else t for t in tracks if isinstance(tracks, list)]
+    listed = meta.get("tracks_to_predict")
+    listed = listed if isinstance(listed, list) else []
+    tracks = [track.get("track_index") if isinstance(track, dict) else track for track in listed]
     place = {int(index): n for n, index in enumerate(json_index)}
     return {
         name: tuple(sorted({place[i] for i in wanted if isinstance(i, int) and i in place}))

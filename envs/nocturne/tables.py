@@ -13,6 +13,9 @@ from torch import Tensor
 from dreamdrive.envs.nocturne.point_index import index_table
 from dreamdrive.envs.nocturne.scene import ABSENT, GRID, ROADS, STEPS, Scene
 
+MOST_CELLS = 250_000  # 4 km by 4 km; of a larger map only what is within ASTRAY metres of the traffic is looked up
+ASTRAY = 1000.0
+
 _made: WeakKeyDictionary[Scene, dict[str, dict[str, np.ndarray]]] = WeakKeyDictionary()
 
 
@@ -81,16 +84,22 @@ def lengthened(columns: np.ndarray, steps: int, fill: np.ndarray | float) -> np.
 
 def edge_table(scene: Scene) -> dict[str, np.ndarray]:
     """The road edges' segments by place: every cell of a grid lists those that an object whose centre is in it could
-    touch.
+    touch. Of a map that is too large for that, those that somebody may get to.
 
     segments (S, 4) float32: middle x, y and half of the way from end to end; lists (n,) int32: segments, cell by cell;
     starts (cells + 1,) int32: where in lists a cell's begin, row by row; corner (1, 2) float32, shape (1, 2) int64: the
     grid's corner, and its cells in x and y.
     """
     ends = road_edges(scene)
-    middle, half = (ends[:, 2:] + ends[:, :2]) / 2, (ends[:, 2:] - ends[:, :2]) / 2
     reach = np.hypot(scene.length, scene.width).max() / 2 + 0.01
-    low, high = middle - np.abs(half) - reach, middle + np.abs(half) + reach
+    middle, half, low, high = spans_of(ends, reach)
+    if len(ends) and np.prod((high.max(0) - low.min(0)) / GRID) > MOST_CELLS:
+        traffic = scene.position[scene.valid] - scene.origin
+        corners = traffic.min(0) - ASTRAY, traffic.max(0) + ASTRAY
+        near = ((low < corners[1]) & (high > corners[0])).all(1)
+        middle, half, low, high = spans_of(ends[near], reach)
+        low, high = np.maximum(low, corners[0]), np.minimum(high, corners[1])
+        ends = ends[near]
     corner = low.min(0) if len(ends) else np.zeros(2)
     first, last = (((edge - corner) // GRID).astype(np.int64) for edge in (low, high))
     shape = last.max(0, initial=0) + 1
@@ -106,6 +115,13 @@ def edge_table(scene: Scene) -> dict[str, np.ndarray]:
         "corner": corner[None].astype(np.float32),
         "shape": shape[None],
     }
+
+
+def spans_of(ends: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of segments (S, 4): their middles, half of the way from end to end, and the corners of the boxes `reach` around
+    them, (S, 2) each."""
+    middle, half = (ends[:, 2:] + ends[:, :2]) / 2, (ends[:, 2:] - ends[:, :2]) / 2
+    return middle, half, middle - np.abs(half) - reach, middle + np.abs(half) + reach
 
 
 def map_table(scene: Scene) -> dict[str, np.ndarray]:
