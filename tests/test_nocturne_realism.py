@@ -14,16 +14,15 @@ from dreamdrive.tests.tiny_scene import car, road, scene_of, write
 
 def boxes(rows) -> Boxes:
     """Of rows (x, y, heading, length, width)."""
-    x, y, heading, length, width = torch.tensor(rows, dtype=torch.float64).unbind(-1)
+    x, y, heading, length, width = torch.tensor(np.array(rows), dtype=torch.float64).unbind(-1)
     return Boxes.of(torch.stack([x, y, heading], -1), length, width)
 
 
 def corners(row) -> np.ndarray:
     x, y, heading, length, width = row
     ahead, left = np.array([math.cos(heading), math.sin(heading)]), np.array([-math.sin(heading), math.cos(heading)])
-    return np.array(
-        [(x, y) + a * ahead * length / 2 + b * left * width / 2 for a, b in ((1, 1), (-1, 1), (-1, -1), (1, -1))]
-    )
+    ends = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    return np.array([(x, y) + a * ahead * length / 2 + b * left * width / 2 for a, b in ends])
 
 
 def outline(row) -> np.ndarray:
@@ -34,11 +33,7 @@ def outline(row) -> np.ndarray:
 
 def test_the_distance_of_rectangles_is_that_of_their_outlines_and_below_0_where_they_overlap():
     rng = np.random.default_rng(0)
-    rows = [
-        np.concatenate([rng.uniform(-5, 5, (1, 2)), rng.uniform(-3, 3, (1, 1)), rng.uniform(1, 5, (1, 2))], 1)
-        for _ in range(80)
-    ]
-    one, two = np.concatenate(rows[:40]), np.concatenate(rows[40:])
+    one, two = rng.uniform([-5, -5, -3, 1, 1], [5, 5, 3, 5, 5], (2, 40, 5))
     found = distance(boxes(one), boxes(two))
     assert torch.equal(found < 0, overlap(boxes(one), boxes(two))) and 5 < (found < 0).sum() < 35
     assert torch.allclose(found, distance(boxes(two), boxes(one)), atol=1e-9)
@@ -89,7 +84,7 @@ def world(tmp_path):
 def test_a_drive_that_is_its_log_is_as_likely_as_can_be_and_another_less(world):
     found = []
     for action in (lambda made: made.expert_action(), lambda made: torch.tensor([[-1.0, 0.02]])):
-        made = world(car(), car(x=15.0), car(y=6.0))
+        made = world(car(speed=6.0), car(x=15.0, speed=6.0), car(y=6.0))
         for _ in range(80):
             made.step(action(made))
         found.append({name: float(value) for name, value in made.outcome().items() if name in (*NAMES, "realism")})
