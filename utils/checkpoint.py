@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dreamdrive.utils import runs, stages
+from dreamdrive.utils import ranks, runs, stages
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
 from dreamdrive.utils.locks import workplace
@@ -210,9 +210,13 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
 @contextlib.contextmanager
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
-    the process, however it ends. UserError for a run that came with dreamdrive."""
+    the process, however it ends. The first rank locks it for all. UserError for a run that came with dreamdrive."""
     runs.require_own(logdir)
     folder = Path(logdir) / stage
+    if not ranks.first():
+        ranks.together()
+        yield folder
+        return
     with workplace(
         folder,
         f"another {SCRIPTS[stages.kind_of(stage)]} is running in {folder}: wait for it, stop it, or use another "
@@ -220,4 +224,5 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     ):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        ranks.together()
         yield folder

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreamdrive.utils import interrupts
+from dreamdrive.utils import interrupts, ranks
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.settings import Training
 from dreamdrive.utils.trackers import TRACKERS
@@ -26,7 +26,7 @@ def track(args: Training, folder: Path, counter: str = "epoch") -> Iterator[None
     Only at its end it waits for that process to send the rest and how it ended: finished, failed or killed. `counter`
     is the column of metrics.csv that numbers its rows, from 1.
     """
-    if args.track == "none":
+    if args.track == "none" or not ranks.first():
         yield
         return
     try:
