@@ -1,12 +1,13 @@
 """Ranks as torchrun starts them, but as forks of one process, which has loaded torch for all of them.
 
-python -m dreamdrive.tests.tiny_ranks '[[2, "trainvae", "--epochs", "1"], [4, "trainmdrnn"]]'
+python -m dreamdrive.tests.tiny_ranks '[[2, "trainvae", "--epochs", "1"], ["4 1:USR1@3", "trainmdrnn"]]'
 
-runs one command after another, each in so many ranks, and ends with the highest status. What ranks say is what they
-print; `ranks` says it to a test.
+runs one command after another, each in so many ranks, of which one may be sent a signal before it looks for one at the
+end of a batch, that of this number since it began. How each command ended is printed after it.
 """
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import traceback
 from datetime import timedelta
 
 from dreamdrive.tests.tiny_run import ROOT, Done, variables
+from dreamdrive.utils import interrupts
 
 # what ranks would load each for itself; the last one is what DistributedDataParallel loads
 LOADED = (
@@ -28,12 +30,12 @@ LOADED = (
 
 
 def ranks(*commands: tuple, timeout: float = 240) -> Done:
-    """Commands, each of how many ranks there are, the script's name, and its options."""
+    """Run commands, each of how many ranks there are, the script's name, and its options."""
     words = json.dumps([[str(word) for word in command] for command in commands])
     done = subprocess.run(
         [sys.executable, "-m", "dreamdrive.tests.tiny_ranks", words],
         cwd=ROOT,
-        env=variables(),
+        env=variables(TORCH_CPP_LOG_LEVEL="ERROR"),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -41,7 +43,7 @@ def ranks(*commands: tuple, timeout: float = 240) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def be_rank(number: int, count: str, port: int, restart: int, script: str, options: list[str]) -> None:
+def be_rank(number: int, count: str, sent: str, port: int, restart: int, script: str, options: list[str]) -> None:
     """A rank's whole life."""
     os.environ |= {
         "TORCHELASTIC_RUN_ID": "tiny",
@@ -55,7 +57,9 @@ def be_rank(number: int, count: str, port: int, restart: int, script: str, optio
     }
     from dreamdrive.utils.script import run
 
-    sys.argv = [script, *options]
+    sys.argv = [f"{script}.py", *options]
+    if sent.startswith(f"{number}:"):
+        signalled(*sent.partition(":")[2].split("@"))
     status = 1
     try:
         run(importlib.import_module(f"dreamdrive.{script}").main, in_ranks=script in ("trainvae", "trainmdrnn"))
@@ -67,6 +71,18 @@ def be_rank(number: int, count: str, port: int, restart: int, script: str, optio
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+def signalled(name: str, at: str) -> None:
+    """Have this process sent a signal in its batch number `at`."""
+    hear, batches = interrupts.hear, itertools.count(1)
+
+    def heard() -> None:
+        if next(batches) == int(at):
+            os.kill(os.getpid(), signal.Signals[f"SIG{name}"])
+        hear()
+
+    interrupts.hear = heard
 
 
 def keep_store(told: int) -> None:
@@ -85,17 +101,18 @@ def main() -> None:
     keeper = os.fork()
     if not keeper:
         keep_store(told)
-    port, worst = int(os.read(heard, 9)), 0
-    for restart, (count, script, *options) in enumerate(json.loads(sys.argv[1])):
+    port = int(os.read(heard, 9))
+    for restart, (who, script, *options) in enumerate(json.loads(sys.argv[1])):
+        count, _, sent = who.partition(" ")
         children = []
         for number in range(int(count)):
             child = os.fork()
             if not child:
-                be_rank(number, count, port, restart, script, options)
+                be_rank(number, count, sent, port, restart, script, options)
             children.append(child)
-        worst = max(worst, *(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(f"{script} in {count} ranks: {ended}", flush=True)
     os.kill(keeper, signal.SIGKILL)
-    sys.exit(worst)
 
 
 if __name__ == "__main__":
