@@ -81,7 +81,7 @@ def call(name: str, words: list[str]) -> None:
         sys.exit(script.main())
     from dreamdrive.utils.script import run
 
-    run(script.main)
+    run(script.main, in_ranks=name in ("vae", "mdrnn"))
 
 
 def usage() -> str:

@@ -5,6 +5,7 @@ A file (data/latents_file.py) names the V and the shard it was made from by dige
 another V is made again, and a dataset that has grown costs only its new shards.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dreamdrive.data.loaders import Sequences
 from dreamdrive.data.manifest import ShardEntry
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Latents, Vision, joined_latents
+from dreamdrive.utils import ranks
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.locks import locked
@@ -32,20 +34,27 @@ def cache_latents(
 ) -> None:
     """Encode every frame that is not in the cache yet, and remove what another V has left there."""
     folder = make_folder(Path(logdir) / LATENTS)
-    with locked(folder, None):  # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
+    # stages 3 and 4b may run side by side: one encodes, the other waits and finds it done
+    with locked(folder, None) if ranks.first() else contextlib.nullcontext():
         _complete(folder, vision, vae_digest, datasets, device)
 
 
 def _complete(folder: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset], device: torch.device) -> None:
     wanted = {_file(folder, d, s): (d, s) for d in datasets for s in d.shards}
-    todo = {path: (d, s) for path, (d, s) in wanted.items() if _read(path, vision, vae_digest, s) is None}
-    for leftover in set(folder.iterdir()) - set(wanted):
-        if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not is_of(leftover, vae_digest)):
-            leftover.unlink(missing_ok=True)
+
+    def missing() -> list[Path]:
+        for leftover in set(folder.iterdir()) - set(wanted):
+            if leftover.suffix == ".tmp" or (leftover.suffix == ".h5" and not is_of(leftover, vae_digest)):
+                leftover.unlink(missing_ok=True)
+        return [path for path, (_, s) in wanted.items() if _read(path, vision, vae_digest, s) is None]
+
+    # each rank encodes its shards
+    todo = {path: wanted[path] for path in ranks.of_first(missing)[ranks.number() :: ranks.count()]}
     with Bar(total=sum(s.frames for _, s in todo.values()), desc="latents", unit="frame", disable=not todo) as bar:
         for path, (dataset, entry) in todo.items():
             latents = _encode(vision, dataset, entry, device, bar)
             write_latents(path, {n: v.numpy() for n, v in latents.items()}, vae_digest, entry.sha256)
+    ranks.together()
 
 
 def load_sequences(logdir: Path, vision: Vision, vae_digest: str, datasets: Sequence[Dataset]) -> Sequences:

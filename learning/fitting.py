@@ -2,15 +2,18 @@
 and how it is resumed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from dreamdrive.data.loaders import origin_of, splits_of
 from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Memory, Vision
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, ranks
 from dreamdrive.utils.metrics import line, write_csv
 from dreamdrive.utils.resumed import load_optimizer, load_scheduler, load_weights
 
@@ -22,6 +25,7 @@ class Fit:
 
     Attributes:
         optimizer: Adam, whose learning rate is halved after some epochs without progress, unless it is annealed
+        learner: what works out losses that the model learns by
         history: rows of metrics.csv
         best, best_epoch: lowest validation loss, and its epoch; 0 before there is one on the datasets of now
         began: the epochs that were over when training on the datasets and parents of now began
@@ -48,6 +52,7 @@ class Fit:
         self.datasets = self.origin["datasets"]
         model.load_state_dict(model.from_config(model.config_dict()).state_dict())
         self.optimizer = adam(model, learning_rate, decay)
+        self.learner = Learner(model)
         self._scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.5, patience=halved_after)
         self.history: list[dict] = []
         self.best, self.best_epoch, self.began = math.inf, 0, 0
@@ -148,3 +153,32 @@ def adam(model: torch.nn.Module, rate: float, decay: float) -> torch.optim.Adam:
     others = [weight for weight in model.parameters() if id(weight) not in layers]
     groups: list[dict] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, rate, weight_decay=decay, fused=True)
+
+
+class Learner:
+    """Calls what works out losses of a model; after `backward` the gradients are then, where there are ranks, the mean
+    over all of them."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._parallel: torch.nn.Module | None = None
+
+    def __call__(self, work: Callable[..., dict[str, Tensor]], *given: Any) -> dict[str, Tensor]:
+        """What `work` gives of what it is given."""
+        if not ranks.several():
+            return work(*given)
+        if self._parallel is None:
+            # With it, gradients stay in the same order as in the first batch, and what is resumed has the same bytes.
+            self._parallel = DistributedDataParallel(Working(self._model), find_unused_parameters=True)
+        return self._parallel(work, *given)
+
+
+class Working(torch.nn.Module):
+    """What calls a function as if it were the model."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[..., dict[str, Tensor]], *given: Any) -> dict[str, Tensor]:
+        return work(*given)

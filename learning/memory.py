@@ -15,13 +15,13 @@ from dreamdrive.driving.dreaming import dream_on
 from dreamdrive.envs import make
 from dreamdrive.envs.dream import Dream
 from dreamdrive.envs.flags import check_env
-from dreamdrive.learning.fitting import Fit
+from dreamdrive.learning.fitting import Fit, Learner
 from dreamdrive.learning.memory_settings import HALVED_AFTER, SIMULATOR, MDRNNSettings, told
 from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.models.attention import load_gpt2
 from dreamdrive.models.attention_cores import AttentionCore
 from dreamdrive.models.world_model import Memory, Starts, Vision, build, latents_at, load_vision
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, ranks, split_batch
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
@@ -50,9 +50,10 @@ def run_epoch(
     optimizer: torch.optim.Optimizer | None,
     bar: Bar,
     begun: Pass | None = None,
+    learner: Learner | None = None,
 ) -> dict[str, float]:
     """One pass over the windows at `cuts`; trains with an optimizer, else measures. Mean of the losses over steps.
-    `begun`: the pass to go on with."""
+    `begun`: the pass to go on with. `learner`: of M, where ranks train it."""
     where = next(model.parameters()).device
     begun = begun or Pass()
     mean = begun.mean
@@ -61,11 +62,18 @@ def run_epoch(
     for number, first in begun.of(range(0, len(cuts), args.batch_size), generator):
         chosen = cuts[first : first + args.batch_size]
         batch = data.windows(chosen, args.seq_len, generator)
-        batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in vars(batch).items()})
-        with torch.set_grad_enabled(optimizer is not None):
-            with autocast(args.precision, where):
-                losses = model.loss(batch)
-        loss = losses["loss"].item()
+        if learner and args.dropout and ranks.several():  # each leaves out something else, the same whoever goes on
+            seed_everything(generator.initial_seed(), number, ranks.number())
+        with (
+            split_batch.split(len(chosen)),
+            torch.set_grad_enabled(optimizer is not None),
+            autocast(args.precision, where),
+        ):
+            parts = {name: split_batch.own(value) for name, value in vars(batch).items()}
+            batch = type(batch)(**{name: value.to(where, non_blocking=True) for name, value in parts.items()})
+            losses = learner(model.loss, batch) if learner else model.loss(batch)
+            objective, losses, steps = split_batch.shared(losses, batch.mask.sum().item())
+        loss = float(losses["loss"])
         if not math.isfinite(loss):
             files = "; ".join(sorted({data.source[e] for e in chosen[:, 0]})[:3])
             raise UserError(
@@ -74,10 +82,9 @@ def run_epoch(
             )
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            objective.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        steps = batch.mask.sum().item()
         mean.add(losses, steps)
         bar.update(int(steps))
         bar.set_postfix(loss=f"{mean.result()['loss']:.3f}")
@@ -139,10 +146,11 @@ def train_memory(args: MDRNNSettings) -> tuple[float, bool]:
     owner = str(checkpoint.path(args.logdir, "vae"))
     datasets = open_datasets(args.dataset or saved["datasets"], saved["world"], owner)
     require_validation(datasets)
+    ranks.require_shares(args.batch_size)
     with checkpoint.stage_folder(args.logdir, "mdrnn") as folder:
         parents = {"vae": saved["digest"]}
         # before the long work, in case it refuses
-        state = checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt)
+        state = ranks.of_first(lambda: checkpoint.resume(args.logdir, "mdrnn", parents, args.noreload, args.adopt))
         args, inherited = args.resume(state and told(state))
         if args.preset == "gpt2" and not (state or args.gpt2):
             raise UserError("--preset gpt2 begins with GPT-2's weights: give their folder with --gpt2")
@@ -157,8 +165,9 @@ def train_memory(args: MDRNNSettings) -> tuple[float, bool]:
         cache_latents(args.logdir, vision, saved["digest"], datasets, where)
         data = load_sequences(args.logdir, vision, saved["digest"], datasets)
         if args.core == SIMULATOR:
-            best = keep_simulator(args, folder, vision, saved["world"], data, parents, datasets)
-            return best, bool(data.known.any())
+            if ranks.first():
+                keep_simulator(args, folder, vision, saved["world"], data, parents, datasets)
+            return 0.0, bool(data.known.any())
         # in other units the losses of latents and end would drown in those of large rewards, or small ones in them
         scale = state["config"].get("reward_scale", 1.0) if state else data.reward_spread()
         config = args.config(vision, ActionSpace.from_dict(saved["world"]["action_space"]).size, scale)
@@ -176,7 +185,7 @@ def keep_simulator(
     data: Sequences,
     parents: dict[str, str],
     datasets: Sequence[Dataset],
-) -> float:
+) -> None:
     """best.tar of an M that is the simulator: dreams begin where episodes did, or up to WARM_UP steps later. Its
     episodes are as long as the world's own, wherever recordings stopped."""
     if args.mirror:
@@ -193,7 +202,6 @@ def keep_simulator(
     more = {"kind": SIMULATOR, "epoch": 0, **origin_of(datasets), "best": 0.0, "starts": starts}
     checkpoint.save(folder / "best.tar", "mdrnn", config, model, parents, **more)
     args.write(folder)
-    return 0.0
 
 
 def train(
@@ -218,8 +226,9 @@ def train(
     elif args.gpt2:
         load_gpt2(cast(AttentionCore, model).blocks, args.gpt2)
     model.meet(vision)
-    args.write(folder)
-    (folder / "dreams").mkdir(exist_ok=True)
+    if ranks.first():
+        args.write(folder)
+        (folder / "dreams").mkdir(exist_ok=True)
     validation = data.cut("val", args.seq_len, None)
     if args.epochs == 0 and not state:
         keep_untrained(args, fit, model, data, validation)
@@ -233,14 +242,17 @@ def train(
         steps = args.seq_len * (len(cuts) + len(validation))
         with unfinished.epoch() as begun:
             with Bar(total=steps, desc=f"epoch {epoch} of {args.epochs}", unit="step") as bar:
-                learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar, begun)
+                learnt = run_epoch(model, data, cuts, args, draw, fit.optimizer, bar, begun, fit.learner)
                 measured = measure(model, data, validation, args, bar)
-            if fit.add(learnt, measured):
+            if fit.add(learnt, measured) and ranks.first():
                 fit.keep_best(starts=dream_starts(model, data, rng).to_dict())
-            save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
-            fit.keep()
-        panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
-        curves(folder / "loss.png", fit.history, "epoch", panels, "M")
+            if ranks.first():
+                save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
+                fit.keep()
+            ranks.together()
+        if ranks.first():
+            panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
+            curves(folder / "loss.png", fit.history, "epoch", panels, "M")
     return fit.best
 
 
@@ -263,4 +275,5 @@ def measure(model: Memory, data: Sequences, validation: np.ndarray, args: MDRNNS
 def keep_untrained(args: MDRNNSettings, fit: Fit, model: Memory, data: Sequences, validation: np.ndarray) -> None:
     """best.tar of an M with the weights it was made with, for the ablation."""
     fit.best = measure(model, data, validation, args, Bar(desc="untrained", unit="step"))["loss"]
-    fit.keep_best(starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())
+    if ranks.first():
+        fit.keep_best(starts=dream_starts(model, data, np.random.default_rng(args.seed)).to_dict())

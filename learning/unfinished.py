@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from dreamdrive.driving.evaluation import Evaluator
-from dreamdrive.utils import checkpoint, interrupts
+from dreamdrive.utils import checkpoint, interrupts, ranks
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
 from dreamdrive.utils.settings import Training
@@ -55,7 +55,7 @@ class Unfinished:
         self._kind, self._learning, self._evaluator = kind, learning, evaluator
         self._path = learning.folder / FILE
         self._settings = {name: value for name, value in args.recorded().items() if name not in APART}
-        if args.noreload:
+        if args.noreload and ranks.first():
             self._path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -73,7 +73,8 @@ class Unfinished:
             if len(self._learning.history) == number and (whole or self._driven()):
                 self._keep(begun if whole else None)
             raise
-        self._path.unlink(missing_ok=True)
+        if ranks.first():
+            self._path.unlink(missing_ok=True)
 
     def _driven(self) -> dict[str, Any]:
         return self._evaluator.driven if self._evaluator is not None else {}
@@ -85,18 +86,22 @@ class Unfinished:
         return json.dumps([self._settings, same, self._learning.history], sort_keys=True, default=str)
 
     def _keep(self, begun: Pass | None) -> None:
+        if not ranks.first():
+            ranks.together()
+            return
         learnt = {"learnt": self._learning.learnt(), "pass": begun.state()} if begun else {}
         checkpoint.save(
             self._path, self._kind, **self._learning.described(), about=self._about(), driven=self._driven(), **learnt
         )
         print(f"{self._path}: what there is of this epoch", flush=True)
+        ranks.together()
 
     def _resumed(self) -> Pass:
         """The pass to go on with, and what is learnt where it stands; a new one where there is none."""
-        if not self._path.exists():
+        there = ranks.of_first(self._there)
+        if there is None:
             return Pass()
         try:
-            there = checkpoint.load(self._path, self._kind)
             if there.get("about") != self._about():
                 return Pass()
             if self._evaluator is not None:
@@ -106,11 +111,21 @@ class Unfinished:
             require_alike(there["learnt"], self._learning.learnt())
             self._learning.learn_on(there["learnt"])
             return Pass(there["pass"])
-        except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{self._path} cannot be gone on from ({(str(error) or type(error).__name__).splitlines()[0]}): delete "
-                "it, and the epoch that was stopped begins again"
-            ) from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise self._useless(error) from None
+
+    def _there(self) -> dict | None:
+        """What the file holds."""
+        try:
+            return checkpoint.load(self._path, self._kind) if self._path.exists() else None
+        except UserError as error:
+            raise self._useless(error) from None
+
+    def _useless(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self._path} cannot be gone on from ({(str(error) or type(error).__name__).splitlines()[0]}): delete it, "
+            "and the epoch that was stopped begins again"
+        )
 
 
 def require_alike(saved: Any, ours: Any, where: str = "learnt") -> None:

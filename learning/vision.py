@@ -18,15 +18,15 @@ from dreamdrive.data.loaders import (
 )
 from dreamdrive.data.shards import Dataset
 from dreamdrive.learning.augmentation import changed
-from dreamdrive.learning.fitting import Fit
-from dreamdrive.learning.moving import Pairs
+from dreamdrive.learning.fitting import Fit, Learner
+from dreamdrive.learning.moving import Kept, Pairs
 from dreamdrive.learning.unfinished import Unfinished
 from dreamdrive.learning.vision_settings import HALVED_AFTER, KIND_NAMES, VAESettings
 from dreamdrive.models.catalogue import BOOKS, COMMITMENT, FREE_BITS, SIZES
 from dreamdrive.models.reconstruction import Perceptual, Weights
 from dreamdrive.models.vae import colour_weights, to_float
 from dreamdrive.models.world_model import Vision, build
-from dreamdrive.utils import checkpoint
+from dreamdrive.utils import checkpoint, ranks, split_batch
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
@@ -88,22 +88,31 @@ def run_epoch(
     bar: Bar,
     augment: bool = False,
     begun: Pass | None = None,
+    learner: Learner | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` of uint8 frames, alone or with their returns; trains with an optimizer, else measures.
     Mean of the losses. `augment`: frames are changed before V sees them, not where they are compared with what it makes
-    of them. `begun`: the pass to go on with."""
+    of them. `begun`: the pass to go on with. `learner`: of V, where ranks train it."""
     where = next(model.parameters()).device
     begun = begun or Pass()
     mean = begun.mean
     bar.update(int(mean.weight))
     model.train(optimizer is not None)
+
+    def work(frames: torch.Tensor, seen: torch.Tensor, returns: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        with autocast(precision, where):
+            output = model(seen)
+        return model.loss(frames, output, returns)
+
     for number, batch in begun.of(batches):
         batch, returns = (part.to(where) for part in batch) if isinstance(batch, tuple) else (batch.to(where), None)
-        with torch.set_grad_enabled(optimizer is not None), autocast(precision, where):
-            output = model(changed(batch) if augment else batch)
-        with torch.set_grad_enabled(optimizer is not None):
-            losses = model.loss(batch, output, returns)
-        loss = losses["loss"].item()
+        with autocast(precision, where):
+            seen = changed(batch) if augment else batch
+        with split_batch.split(len(batch)), torch.set_grad_enabled(optimizer is not None):
+            given = [split_batch.own(rows) for rows in (batch, seen, returns)]
+            losses = learner(work, *given) if learner else work(*given)
+            objective, losses, weight = split_batch.shared(losses, len(given[0]))
+        loss = float(losses["loss"])
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss became {loss} in batch {number} of {bar.desc}: lower --learning-rate, or use --precision "
@@ -111,9 +120,9 @@ def run_epoch(
             )
         if optimizer:
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            objective.backward()
             optimizer.step()
-        mean.add(losses, len(batch))
+        mean.add(losses, weight)
         bar.update(len(batch))
         bar.set_postfix(loss=f"{mean.result()['loss']:.1f}")
     return mean.result()
@@ -223,6 +232,11 @@ def say_what_is_kept(args: VAESettings, model: Vision, pairs: Pairs) -> None:
         print(f"that is little, and M and controllers see no more than V: try {', '.join(help_with)}, or more --epochs")
 
 
+def in_row(kept: Kept) -> dict[str, float]:
+    """What V keeps, for metrics.csv."""
+    return {"kept": kept.share, **kept.usage}
+
+
 def train_vision(args: VAESettings) -> dict:
     """The whole stage; the content of best.tar."""
     args.check()
@@ -242,8 +256,9 @@ def train_vision(args: VAESettings) -> dict:
             f"{datasets[0].root} has frames of {height}x{width} pixels: V takes squares of "
             f"{' or '.join(map(str, SIZES))}"
         )
+    ranks.require_shares(args.batch_size)
     with checkpoint.stage_folder(args.logdir, "vae") as folder:
-        state = checkpoint.resume(args.logdir, "vae", {}, args.noreload)
+        state = ranks.of_first(lambda: checkpoint.resume(args.logdir, "vae", {}, args.noreload))
         args, inherited = args.resume(state and told(state))
         say_inherited({folder / "checkpoint.tar": inherited})
         model = build("vae", args.config(channels, height), KIND_NAMES[args.kind])
@@ -254,9 +269,12 @@ def train_vision(args: VAESettings) -> dict:
             train(args, folder, model, datasets, world, state)
             best = checkpoint.load_parent(args.logdir, "vae")
             model.load_state_dict(best["model"])
-            say_what_is_kept(args, model.eval(), Pairs.of(datasets))
-            if not args.nosamples:
-                film(model, datasets, args.logdir / RECONSTRUCTION)
+            model.eval()
+            if ranks.first():
+                say_what_is_kept(args, model, Pairs.of(datasets))
+                if not args.nosamples:
+                    film(model, datasets, args.logdir / RECONSTRUCTION)
+            ranks.together()
         cache_latents(args.logdir, model, best["digest"], datasets, where)
     return best
 
@@ -277,7 +295,8 @@ def train(
         begin_as(args, model)
     if args.freeze:
         model.freeze()
-    args.write(folder)
+    if ranks.first():
+        args.write(folder)
     stream, validation = streams(datasets, args)
     pairs = Pairs.of(datasets)
     candidates = next(FrameStream(datasets, "val", CANDIDATES, args.seed).epoch(0, CANDIDATES))
@@ -287,8 +306,9 @@ def train(
     if args.freeze == "all" and not state:
         with Bar(total=min(VALIDATION_FRAMES, validation.frames), desc="as it was", unit="frame") as bar:
             fit.best = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)["loss"]
-        fit.keep_best()
-        fit.keep(settings=settings)
+        if ranks.first():
+            fit.keep_best()
+            fit.keep(settings=settings)
     unfinished = Unfinished("vae", fit, args)
     for epoch in fit.epochs(0 if args.freeze == "all" else args.epochs, args.patience):
         seed_everything(args.seed, STAGE, epoch)
@@ -298,16 +318,18 @@ def train(
         with unfinished.epoch() as begun:
             with Bar(total=total, desc=f"epoch {epoch} of {args.epochs}", unit="frame") as bar:
                 frames = stream.epoch(epoch, args.epoch_frames)
-                learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment, begun)
+                learnt = run_epoch(model, frames, fit.optimizer, args.precision, bar, args.augment, begun, fit.learner)
                 measured = run_epoch(model, validation.epoch(0, VALIDATION_FRAMES), None, args.precision, bar)
-                kept = pairs.kept(model)
-                measured |= {"kept": kept.share, **kept.usage}
-            if fit.add(learnt, measured):
+                measured |= ranks.of_first(lambda: in_row(pairs.kept(model)))
+            if fit.add(learnt, measured) and ranks.first():
                 fit.keep_best()
-            if not args.nosamples:
+            if not args.nosamples and ranks.first():
                 (folder / "samples").mkdir(exist_ok=True)
                 save_samples(model, samples, folder / "samples" / f"epoch_{epoch:03d}.png")
-            fit.keep(settings=settings)
+            if ranks.first():
+                fit.keep(settings=settings)
+            ranks.together()
         panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
         panels += [("returns", "val_returns")] if args.returns else []
-        curves(folder / "loss.png", fit.history, "epoch", panels, "V")
+        if ranks.first():
+            curves(folder / "loss.png", fit.history, "epoch", panels, "V")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamdrive.models.catalogue import COMMITMENT, FREE_BITS
+from dreamdrive.utils import split_batch
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable
 
@@ -123,7 +124,7 @@ class Weights:
         if self.usual is None:
             return None
         away = (obs - self.usual).abs().mean(1, keepdim=True)
-        return 1 - self.moving + self.moving * away / away.mean().clamp_min(LEAST_AWAY)
+        return 1 - self.moving + self.moving * away / split_batch.averaged(away.mean()).clamp_min(LEAST_AWAY)
 
     def error(self, obs: Tensor, made: Tensor, weight: Tensor | None = None) -> Tensor:
         """A mean over frames (B, C, H, W) in [0, 1] of their error; pixels times `weight` (B, 1, H, W), if there is

@@ -37,6 +37,7 @@ from dreamdrive.models.vae import (
     with_returns,
 )
 from dreamdrive.models.world_model import Latents, Vision
+from dreamdrive.utils import split_batch
 from dreamdrive.utils.errors import UserError
 
 KEPT = 0.99  # of a code's running means, at each batch
@@ -143,7 +144,11 @@ class Tokens(Vision):
 
     def encode(self, obs: Tensor) -> Tensor:
         """obs (B, C, size, size) in [0, 1] -> numbers (B, D, side, side), before they become codes."""
-        return self.numbers(self.encoder(with_fine_shades(obs) if self.config.fine_shades else obs))
+        narrowed, normalised = self.numbers
+        seen = narrowed(self.encoder(with_fine_shades(obs) if self.config.fine_shades else obs))
+        if not normalised.training:
+            return normalised(seen)
+        return split_batch.own(normalised(split_batch.whole(seen)))
 
     def forward(self, frames: Tensor) -> Seen:
         """Of frames uint8 (B, H, W, C)."""
@@ -345,7 +350,8 @@ class VQ(Tokens):
         tokens = self.nearest(before.detach())
         code = self.looked_up(tokens)
         if self.config.follows and self.training and torch.is_grad_enabled() and not self.frozen:
-            self.follow(before.detach().flatten(0, -2), tokens.flatten())
+            seen, near = split_batch.whole(before.detach()), split_batch.whole(tokens)
+            self.follow(seen.flatten(0, -2), near.flatten())
         return before + (code - before).detach()
 
     @torch.no_grad()

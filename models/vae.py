@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dreamdrive.models.catalogue import FREE_BITS, GRID, SIZES
 from dreamdrive.models.reconstruction import Weights
 from dreamdrive.models.world_model import Latents, Vision
+from dreamdrive.utils import split_batch
 
 COLOUR_BITS = 3  # of each channel
 COLOURS = 1 << 3 * COLOUR_BITS
@@ -76,7 +77,8 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """z = mu + sigma * noise, (..., Z)."""
-        noise = torch.randn(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
+        how = {"generator": generator, "device": self.mu.device, "dtype": self.mu.dtype}
+        noise = split_batch.drawn(torch.randn, self.mu.shape, **how)
         return torch.addcmul(self.mu, self.logsigma.exp(), noise)
 
 
@@ -245,7 +247,7 @@ def with_returns(
         return losses
     known = ~returns.isnan()
     missed = (guess.float() - returns.nan_to_num()).square() * known
-    error = missed.sum() / known.sum().clamp_min(1)
+    error = missed.sum() / split_batch.share(split_batch.total(known.sum()).clamp_min(1))
     return {**losses, "returns": error, "loss": losses["loss"] + weight * error}
 
 

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dreamdrive.utils import locks, runs, stages
+from dreamdrive.utils import locks, ranks, runs, stages
 from dreamdrive.utils.archive import Archive, Foreign, checksum
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import raise_if_unreadable, write_atomically
@@ -239,17 +239,25 @@ def check_config(checkpoint: dict, config: dict, flags: dict[str, str]) -> None:
 @contextlib.contextmanager
 def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
     """The stage's folder, made if need be and locked, so that two runs never write to it at once; the lock goes with
-    the process, however it ends. UserError for a run that came with dreamdrive."""
+    the process, however it ends. The first rank locks it for all. UserError for a run that came with dreamdrive."""
     runs.require_own(logdir)
     folder = Path(logdir) / stage
+    if not ranks.first():
+        ranks.together()
+        yield folder
+        return
     with workplace(folder, _busy(folder, stage)):
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        ranks.together()
         yield folder
 
 
 def require_free(logdir: Path, stage: str) -> None:
-    """UserError where another process is at work in the stage's folder; before anything that takes long."""
+    """UserError where another process is at work in the stage's folder; before anything that takes long. Of several
+    ranks the first asks, which will be at work there itself."""
+    if not ranks.first():
+        return
     folder = Path(logdir) / stage
     locks.require_free(folder, _busy(folder, stage))
 

@@ -82,6 +82,7 @@ class Listener:
 
 
 _listener = Listener()  # of a process that does not listen
+_agreed: Callable[[signal.Signals | None], signal.Signals | None] | None = None  # of ranks, by which they were asked
 
 
 def status(asked: signal.Signals | None) -> int:
@@ -155,8 +156,22 @@ def at_once() -> Iterator[None]:
 
 def hear() -> None:
     """Stopped if a signal has come."""
+    if _agreed is not None:
+        _listener.asked = _agreed(_listener.asked) or _listener.asked
     if _listener.asked is not None:
         raise Stopped
+
+
+@contextlib.contextmanager
+def agreeing(how: Callable[[signal.Signals | None], signal.Signals | None]) -> Iterator[None]:
+    """Several processes hear a signal at the same place, whichever of them it came to: `how` tells all of them which
+    one that was, of what each was asked by."""
+    global _agreed
+    _agreed = how
+    try:
+        yield
+    finally:
+        _agreed = None
 
 
 @contextlib.contextmanager

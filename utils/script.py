@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dreamdrive.utils import interrupts, modules
+from dreamdrive.utils import interrupts, modules, ranks
 from dreamdrive.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,11 +26,12 @@ def leave_script_folder() -> None:
             main.__spec__ = None  # after `python -m data.shards`, a spawned worker looks for the file, not for the name
 
 
-def run(main: Callable[[], object]) -> None:
+def run(main: Callable[[], object], in_ranks: bool = False) -> None:
     """Call `main()` as a script's whole life: a UserError becomes one sentence and status 1, a signal that asks it to
     end (utils/interrupts.py) one sentence and 128 and its number: Ctrl-C 130, SIGTERM 143.
 
-    What ends `main` after such a signal counts as its end, whatever that is.
+    What ends `main` after such a signal counts as its end, whatever that is. `in_ranks`: it may be started by torchrun
+    (utils/ranks.py).
     """
     leave_script_folder()
     show_anything()
@@ -40,7 +41,7 @@ def run(main: Callable[[], object]) -> None:
     with interrupts.listening(own) as listener:
         try:
             try:
-                with modules.only_named():
+                with modules.only_named(), ranks.joined(in_ranks):
                     main()
             except BaseException as error:
                 listener.deaf, ended = True, error
@@ -50,7 +51,7 @@ def run(main: Callable[[], object]) -> None:
         if ended is None and asked in (None, signal.SIGINT):  # a lesson, which Ctrl-C ends like its button
             return
         listener.deaf = True
-        if asked or isinstance(ended, KeyboardInterrupt):
+        if (asked or isinstance(ended, KeyboardInterrupt)) and not isinstance(ended, ranks.Lost):
             listener.end_soon()
             stopped(asked or signal.SIGINT, own)
     if isinstance(ended, BrokenPipeError):

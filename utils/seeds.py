@@ -11,6 +11,7 @@ it learnt from; nor do those of two values of --seed.
 import random
 from typing import TYPE_CHECKING
 
+from dreamdrive.utils import ranks
 from dreamdrive.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,8 +116,10 @@ def set_luck(state: dict, *sources: "Generator") -> None:
     import torch
 
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if ranks.several() and state["cuda"]:  # all draw what the first one would, which kept them
+        torch.cuda.set_rng_state(state["cuda"][0])
+    elif state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     python, numbers, gauss = state["python"]

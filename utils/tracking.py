@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dreamdrive.utils import interrupts, runs
+from dreamdrive.utils import interrupts, ranks, runs
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.settings import Tracked, Training
 from dreamdrive.utils.trackers import TRACKERS
@@ -27,7 +27,7 @@ def track(args: Tracked, folder: Path, counter: str = "epoch", films: Sequence[P
     is the column of metrics.csv that numbers its rows, from 1. `films` are files, mp4, that are shown at the end where
     the block has made them.
     """
-    if args.track == "none":
+    if args.track == "none" or not ranks.first():
         yield
         return
     try:
