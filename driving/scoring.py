@@ -142,13 +142,8 @@ def report(
     simulator were driven for it, and `trial` are options that it was not trained with."""
     returns = [e.score for e in episodes]
     values = np.array(returns)
-    summary = {
-        "mean": values.mean(),
-        "std": values.std(),
-        "min": values.min(),
-        "median": np.median(values),
-        "max": values.max(),
-    }
+    summary = {"mean": values.mean(), "std": values.std(), "min": values.min()}
+    summary |= {"median": np.median(values), "max": values.max()}
     summary = {name: float(value) for name, value in summary.items()}
     where = args.world if args.world == "dream" or env == official(env) else env
     assert args.controller, "parse_args has chosen one"
@@ -188,12 +183,16 @@ def report(
         f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
-        brief = {
-            place: {name: value for name, value in values.items() if name not in world_class(env).DETAILS}
-            for place, values in outcomes.items()
-        }
-        told = [*brief.items(), *subsets.items(), ("all", overall)]
-        print("\n".join(line({"scene": place, **values}) for place, values in told))
+        print(told_by_place(env, {**outcomes, **subsets, "all": overall}))
+
+
+def told_by_place(env: str, outcomes: dict[str, dict[str, float]]) -> str:
+    """A line for each place, and of the places that are no scene, what is told in full."""
+    details, scenes = world_class(env).DETAILS, len(outcomes) - 1
+    rows = []
+    for number, (place, values) in enumerate(outcomes.items()):
+        rows.append({"scene": place, **{k: v for k, v in values.items() if number >= scenes or k not in details}})
+    return "\n".join(map(line, rows))
 
 
 def with_episodes_there_are(args: EvaluationSettings, who: Cast) -> EvaluationSettings:
