@@ -36,7 +36,9 @@ class Learning(Protocol):
 
     folder: Path
     history: list[dict]
-    best: float
+
+    @property
+    def best(self) -> float: ...
 
     def described(self) -> dict:
         """What its checkpoints say: config, model, parents, and of what data it is."""
