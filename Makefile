@@ -5,6 +5,7 @@
 # make extra   setup, and the packages of --track mlflow and --track wandb
 # make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
+# make soak    half an hour each of recording, training, scoring, drawing and a lesson: docs/soak.md
 # make docs    setup, and docs/ as a site in build/site; make docs-serve shows it on http://127.0.0.1:8000 while it is edited
 #
 # GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
@@ -17,7 +18,7 @@ DONE := .venv/.complete
 EXTRA := .venv/.extra
 BROWSER := .venv/.browser
 
-.PHONY: setup extra demo demo-nocturne reproduce test lint docs docs-serve
+.PHONY: setup extra demo demo-nocturne reproduce soak test lint docs docs-serve
 
 setup: $(DONE)
 
@@ -39,6 +40,9 @@ demo-nocturne: setup
 
 reproduce: setup
 	.venv/bin/python -m scripts.reproduce $(if $(GPU),--gpu)
+
+soak: setup
+	.venv/bin/python -m benchmarks.soak
 
 $(BROWSER): scripts/setup.sh $(DONE)
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh $@ browser

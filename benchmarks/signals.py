@@ -104,10 +104,14 @@ def end(process: subprocess.Popen, signals: list[signal.Signals], folder: Path, 
 def disturbed(
     stage: Stage, live: Path, seconds: float, number: signal.Signals, rng: random.Random
 ) -> tuple[Ended, str]:
-    """A stage that gets a signal at a random moment, and then runs to its end; and what it wrote within 10 s."""
+    """A stage that gets a signal at a random moment after it has written down its settings, and then runs to its end;
+    and what it wrote after the signal."""
+    begun = live / stage.writes[0] / "args.json"
     for _ in range(20):
         process = start(stage, live)
-        time.sleep(seconds * rng.uniform(0.3, 0.9))
+        while process.poll() is None and not begun.exists():
+            time.sleep(0.05)
+        time.sleep(seconds * rng.uniform(0.05, 0.5))
         if process.poll() is None:
             break
         for where in stage.writes:

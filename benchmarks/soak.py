@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM_UP = 0.25  # share of the time that growth is not counted in: caches fill, workers import
+WARM_UP = 0.5  # share of the time that growth is not counted in: caches fill, workers import
 SAID = {"rss": "memory, MB", "files": "open files", "threads": "threads"}
 RECORD = "data/generation_script.py --env gym:CartPole-v1 --threads 2 --val-fraction 0.2 --rootdir"
 LOADS = {
@@ -166,7 +167,7 @@ def report(found: dict[str, Soaked], minutes: float, picture: Path) -> str:
     return (
         "# Soak\n\n"
         f"`python -m benchmarks.soak --minutes {minutes:g}`: {minutes:g} minutes of each load, of which the first "
-        f"{100 * WARM_UP:.0f} % are the warm-up;\n{circumstances()}.\n\n"
+        f"{100 * WARM_UP:.0f} % are the warm-up;\n{textwrap.fill(circumstances(), 119)}.\n\n"
         f"{table(head, rows)}\n\n"
         "The straight line that the last column but one comes from goes through everything after the warm-up: of short "
         "runs\nit tells little. A recording and a training keep a row of every episode and epoch, some hundred bytes "

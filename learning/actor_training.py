@@ -118,7 +118,7 @@ class ActorRun:
         with Bar(
             total=max(left, 0), desc="actor-critic", unit="update", disable=not args.display, dynamic_ncols=True
         ) as bar:
-            unfinished = Unfinished("ctrl", self, args, evaluator)
+            unfinished = Unfinished("ctrl", ActorEpoch(self), args, evaluator)
             while self.updates < args.updates:
                 with unfinished.epoch() as begun:
                     row = self._learn(bar, begun)
@@ -130,21 +130,6 @@ class ActorRun:
                     self._keep()
                 if due:
                     bar.write(line(row))
-
-    def described(self) -> dict:
-        return {
-            "config": self.learner.actor.config_dict(),
-            "model": self.driver.state_dict(),
-            "parents": self.model.parents,
-            "settings": self.args.fixed(),
-        }
-
-    def learnt(self) -> dict:
-        return {
-            "actor": self.actor.state_dict(),
-            "learner": self.learner.state_dict(),
-            "average": self.average.state_dict(),
-        }
 
     def learn_on(self, learnt: dict) -> None:
         load_weights(self.actor, learnt["actor"])
@@ -220,6 +205,28 @@ class ActorRun:
         """fitness.png."""
         shown = [("reward",), ("critic_loss",), *([("simulator",)] if self.args.evaluate_every else [])]
         curves(self.folder / "fitness.png", self.history, "updates", shown, "actor and critic in the dream")
+
+
+class ActorEpoch:
+    """ROW updates of a run, as learning/unfinished.py keeps them."""
+
+    def __init__(self, run: ActorRun) -> None:
+        self.run, self.folder, self.history, self.learn_on = run, run.folder, run.history, run.learn_on
+
+    @property
+    def best(self) -> float:
+        return self.run.best
+
+    def described(self) -> dict:
+        run = self.run
+        config, weights = run.learner.actor.config_dict(), run.driver.state_dict()
+        return {"config": config, "model": weights, "parents": run.model.parents, "settings": run.args.fixed()}
+
+    def learnt(self) -> dict:
+        """What `learn_on` takes."""
+        run = self.run
+        parts = {"actor": run.actor, "learner": run.learner, "average": run.average}
+        return {name: part.state_dict() for name, part in parts.items()}
 
 
 def moments_of(args: ActorSettings, model: WorldModel) -> tuple[Moments, float]:

@@ -29,6 +29,8 @@ from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import quoted
 
 STAGE = 5
+# files have all of them, whatever the method
+OF_METHODS: dict[str, Any] = {"cloned": None, "drifted": None, "ditto": None}
 NAMES = {False: "numbers", True: "choices"}  # of actions, by whether they are discrete
 FLAGS = {
     "features": "--features or --model",
@@ -90,7 +92,7 @@ class Cloning:
         with Evaluator(
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
-            self._unfinished = Unfinished("bc", self, args, self.evaluator)
+            self._unfinished = Unfinished("bc", CloningEpoch(self), args, self.evaluator)
             self.seeds = self.evaluator.different(selection_seeds(args.seed, args.n_samples))
             if self.init and not self.history:
                 self._score_first()
@@ -117,32 +119,19 @@ class Cloning:
 
     def _epoch(self, method: Method, number: int, bar: Bar) -> None:
         args = self.args
-        rng = seed_everything(args.seed, STAGE, number)
-        left = share_left(number - 1 - method.first, method.epochs) if args.anneal else 1.0
-        self.head.set_rate(args.learning_rate * left)
-        self._method = method
+        rng, done = seed_everything(args.seed, STAGE, number), number - 1 - method.first
+        self.head.set_rate(args.learning_rate * (share_left(done, method.epochs) if args.anneal else 1.0))
+        self.method = method
         with self._unfinished.epoch() as begun:
-            learnt = method.learn(Epoch(number, rng, bar, self._about(number), begun))
+            learnt = method.learn(Epoch(number, rng, bar, self.about(number), begun))
             measured = self.head.measure(self.recorded.val.batches(number, None), bar)
-            row = {"epoch": number, "method": method.name, **learnt}
-            row |= {f"val_{name}": value for name, value in measured.items()}
-            row |= {"return_mean": None, "return_std": None}
+            on_val = {f"val_{name}": value for name, value in measured.items()}
+            row = {"epoch": number, "method": method.name, **learnt, **on_val, "return_mean": None, "return_std": None}
             if number % args.evaluate_every == 0 or number == method.end:
                 row |= self._score(method, number)
             self.history.append(row)
             self.generator = torch.get_rng_state()
             self._keep()
-
-    def described(self) -> dict:
-        return {**self._about(len(self.history)), "model": self.head.model.state_dict()}
-
-    def learnt(self) -> dict:
-        return {**self.head.state_dict(), "ditto": self._method.state().get("ditto")}
-
-    def learn_on(self, learnt: dict) -> None:
-        self.head.load_state_dict(learnt, self._method.averaged_steps)
-        if learnt["ditto"]:
-            self._method.resume(learnt)
 
     def _score_first(self) -> None:
         """Score the clone of --init, which may be better than all that comes of it."""
@@ -169,21 +158,20 @@ class Cloning:
         method.scored(mean)
         if mean > self.best:
             self.best = mean
-            checkpoint.save(self.folder / "best.tar", "bc", **self._about(number), model=deployed.state_dict())
+            checkpoint.save(self.folder / "best.tar", "bc", **self.about(number), model=deployed.state_dict())
             Bar.write(f"best.tar is now of epoch {number} ({method.name})")
         return row
 
     def _keep(self) -> None:
         """Write what has been done."""
         Bar.write(line(self.history[-1]))
-        # files have all of them, whatever the method
-        of_methods: dict[str, Any] = {"cloned": None, "drifted": None, "ditto": None}
+        of_methods = dict(OF_METHODS)
         for method in self.methods:
             of_methods |= method.state()
         checkpoint.save(
             self.folder / "checkpoint.tar",
             "bc",
-            **self._about(len(self.history)),
+            **self.about(len(self.history)),
             history=self.history,
             **self.head.state_dict(),
             settings=unchanging(self.args, self.init),
@@ -193,7 +181,7 @@ class Cloning:
         )
         write_csv(self.folder / "metrics.csv", self.history)
 
-    def _about(self, epoch: int) -> dict:
+    def about(self, epoch: int) -> dict:
         """What a checkpoint says of the clone beside its weights."""
         return {
             "config": self.head.model.config_dict(),
@@ -204,6 +192,28 @@ class Cloning:
             "best": self.best,
             **({"init": self.init} if self.init else {}),
         }
+
+
+class CloningEpoch:
+    """An epoch of a run, as learning/unfinished.py keeps it."""
+
+    def __init__(self, run: Cloning) -> None:
+        self.run, self.folder, self.history = run, run.folder, run.history
+
+    @property
+    def best(self) -> float:
+        return self.run.best
+
+    def described(self) -> dict:
+        return {**self.run.about(len(self.history)), "model": self.run.head.model.state_dict()}
+
+    def learnt(self) -> dict:
+        return {**self.run.head.state_dict(), "ditto": self.run.method.state().get("ditto")}
+
+    def learn_on(self, learnt: dict) -> None:
+        self.run.head.load_state_dict(learnt, self.run.method.averaged_steps)
+        if learnt["ditto"]:
+            self.run.method.resume(learnt)
 
 
 def plot(folder: Path, history: list[dict]) -> None:

@@ -31,11 +31,14 @@ class Learning(Protocol):
     """What learns in a stage.
 
     Attributes:
-        folder: the stage's        history: rows of the epochs that are over
+        folder: the stage's        history: rows of the epochs that are over        best: score or loss of best.tar
     """
 
     folder: Path
     history: list[dict]
+
+    @property
+    def best(self) -> float: ...
 
     def described(self) -> dict:
         """What its checkpoints say: config, model, parents, and of what data it is."""
@@ -90,9 +93,8 @@ class Unfinished:
             ranks.together()
             return
         learnt = {"learnt": self._learning.learnt(), "pass": begun.state()} if begun else {}
-        checkpoint.save(
-            self._path, self._kind, **self._learning.described(), about=self._about(), driven=self._driven(), **learnt
-        )
+        said = {**self._learning.described(), "history": self._learning.history, "best": self._learning.best}
+        checkpoint.save(self._path, self._kind, **said, about=self._about(), driven=self._driven(), **learnt)
         print(f"{self._path}: what there is of this epoch", flush=True)
         ranks.together()
 

@@ -81,9 +81,9 @@ def test_a_stopped_worker_is_told_by_its_heartbeat_and_its_task_done_again(tmp_p
 
 @pytest.mark.timeout(60)
 def test_a_long_task_that_says_nothing_but_computes_is_not_taken_for_a_hung_one(tmp_path, capsys):
-    with WorkerPool(set_up, (tmp_path,), 1, retries=0, silence=1.5, unheard=2.0) as pool:
+    with WorkerPool(set_up, (tmp_path,), 1, retries=0, silence=1.0, unheard=2.0) as pool:
         results = {}
-        pool.run([("compute", 5)], results.__setitem__)
+        pool.run([("compute", 3)], results.__setitem__)
     assert results == {0: "computed"} and capsys.readouterr().err == ""
 
 

@@ -176,18 +176,9 @@ class WorkerPool:
         speaking = {id(sources[source]): sources[source] for source in connection.wait(list(sources), glance)}
         waited = min(time.monotonic() - since, glance)  # no more, however long the whole program was suspended
         for worker in [w for w in self.workers if w is not None and w.task is not None]:
-            worker.silent, worker.unheard = worker.silent + waited, worker.unheard + waited
-            if id(worker) in speaking:
-                continue
-            if worker.unheard > self.unheard:
-                yield (
-                    worker,
-                    "failure",
-                    f"worker {worker.pid} was not heard of for {self.unheard:g} seconds: "
-                    + ("it has been stopped, by SIGSTOP or a debugger" if worker.is_stopped() else "it hangs"),
-                )
-            elif worker.silent > self.silence:
-                yield worker, "failure", f"worker {worker.pid} said nothing for {self.silence:g} seconds: it hangs"
+            complaint = worker.wait(waited, self.silence, self.unheard)
+            if complaint and id(worker) not in speaking:
+                yield worker, "failure", complaint
         for worker in speaking.values():
             try:
                 while worker.pipe.poll():  # what it said before it died counts
@@ -212,18 +203,12 @@ class WorkerPool:
         self.workers[self.workers.index(worker)] = None
         if worker.task is None:
             return
-        failures[worker.task] += 1
-        count = failures[worker.task]
+        count = failures[worker.task] = failures[worker.task] + 1
         verdict = f"doing it again ({count} of {self.retries})" if count <= self.retries else "giving up"
-        # a traceback is worth reading once
-        said = f"the same again: {cause.splitlines()[-1]}" if cause == self._last_cause else cause
+        _say(f"{told_once(cause, self._last_cause)}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
         self._last_cause = cause
-        _say(f"{said}\nworker {worker.pid} failed on task {worker.task}; {verdict}")
         if count > self.retries:
-            raise UserError(
-                f"task {worker.task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
-                "mend the cause shown above, then run the same command again"
-            )
+            raise given_up(worker.task, count, cause)
 
 
 class _Worker:
@@ -265,11 +250,14 @@ class _Worker:
         elif value - self._computed > BUSY * self._beat:
             self.silent, self._computed = 0.0, value
 
-    def is_stopped(self) -> bool:
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-        except OSError:  # it is gone, or there is no /proc
-            return False
+    def wait(self, seconds: float, silence: float, unheard: float) -> str:
+        """So much time has gone; what is wrong with a worker that was not heard of, or only that it is there, for too
+        long, "" for nothing."""
+        self.silent, self.unheard = self.silent + seconds, self.unheard + seconds
+        if self.unheard > unheard:
+            cause = "it has been stopped, by SIGSTOP or a debugger" if is_stopped(self.pid) else "it hangs"
+            return f"worker {self.pid} was not heard of for {unheard:g} seconds: {cause}"
+        return f"worker {self.pid} said nothing for {silence:g} seconds: it hangs" if self.silent > silence else ""
 
     def cause_of_death(self) -> str:
         code = self.process.exitcode
@@ -287,6 +275,27 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+def told_once(cause: str, last: str) -> str:
+    """What is said of a failure, after the `last` one: a traceback is worth reading once."""
+    return f"the same again: {cause.splitlines()[-1]}" if cause == last else cause
+
+
+def given_up(task: int, count: int, cause: str) -> UserError:
+    """What is said of a task that has failed so often."""
+    return UserError(
+        f"task {task} failed {count} times, the last time so: {cause.splitlines()[-1]}; "
+        "mend the cause shown above, then run the same command again"
+    )
+
+
+def is_stopped(pid: int | None) -> bool:
+    """Whether a process is, as by Ctrl-Z."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:  # it is gone, or there is no /proc
+        return False
 
 
 @contextmanager
