@@ -31,7 +31,7 @@ def is_plain(name: str, value: Any) -> None:
 
 
 def is_mapping(name: str, value: Any) -> None:
-    require(isinstance(value, dict), f"has {type(value).__name__} as {name}, not a dict")
+    require(isinstance(value, dict), f"has {brief(value)} as {name}, not a dict")
 
 
 def is_settings(name: str, value: Any) -> None:
@@ -104,7 +104,9 @@ def is_tensor(*shape: int | None, dtypes: Collection[str] = FLOATS) -> Test:
 
 
 def brief(value: Any) -> str:
-    return f"{value!r:.60}" if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return f"{value!r:.60}"
+    return "a tensor" if isinstance(value, Stored) else type(value).__name__
 
 
 def is_space(name: str, value: Any) -> ActionSpace:

@@ -9,7 +9,7 @@ import torch
 from dreamdrive.data.latents import load_sequences
 from dreamdrive.data.loaders import open_datasets
 from dreamdrive.data.shards import Dataset
-from dreamdrive.driving.agent import load_agent, make_head
+from dreamdrive.driving.agent import load_agent
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.learning import anchor
 from dreamdrive.learning.actor_critic import ActorCritic, How
@@ -19,6 +19,7 @@ from dreamdrive.learning.anchor import Anchor
 from dreamdrive.learning.moments import EARLY, recorded_moments
 from dreamdrive.models.actor import Actor, ActorConfig, Critic
 from dreamdrive.models.controller import Controller, ControllerConfig
+from dreamdrive.models.heads import make_head
 from dreamdrive.models.lanes import LANES
 from dreamdrive.models.world_model import load_world_model
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, TINY, Done, TinyRun, call, complaint, copy_run
