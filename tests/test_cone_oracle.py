@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 
 from dreamdrive.envs.nocturne import cone
 from dreamdrive.envs.nocturne.cone import render_cones
@@ -121,3 +122,18 @@ print(cone.renderer().styles["nocturne"].roads > 0)
 """,
     )
     assert out.strip() == "True"
+
+
+@needs_oracle
+@pytest.mark.parametrize("name", NAMES)
+def test_before_late_objects_come_pictures_are_the_same_by_either_rule(name):
+    scene, _, info, _ = oracle(name)
+    late = load_scene(ORACLE / "scenes" / f"{name}.json")
+    assert len(late.ids) > len(scene.ids) == (late.valid[:, 0]).sum() and np.array_equal(
+        late.ids[: len(scene.ids)], scene.ids
+    )
+    pictures = [
+        render_cones(replay([s], [0]), [(0, s.index(e)) for e in info["egos"] if s.valid[s.index(e), 0]], 128, 80)
+        for s in (scene, late)
+    ]
+    assert len(pictures[0]) and torch.equal(*pictures)

@@ -173,8 +173,9 @@ def test_radians_are_told_by_any_of_gpudrives_fields(tmp_path, lacks, heading):
 
 
 @pytest.mark.parametrize("headings", [(0.0, math.pi / 2, math.pi), (0.2, 0.3), (-math.pi / 2,), (0.0, math.pi)])
-def test_slow_scenes_in_radians_without_a_field_are_told_by_the_way_cars_go(tmp_path, headings):
-    content = scene_of([car(y=20.0 * k, heading=h, speed=0.5) for k, h in enumerate(headings)])
+@pytest.mark.parametrize("speed", [0.2, 1.5])
+def test_slow_scenes_in_radians_without_a_field_are_told_by_the_way_cars_go(tmp_path, headings, speed):
+    content = scene_of([car(y=20.0 * k, heading=h, speed=speed) for k, h in enumerate(headings)])
     in_degrees = load_scene(write(tmp_path, content))
     for o in content["objects"]:
         o["heading"] = [math.radians(h) for h in o["heading"]]

@@ -35,29 +35,28 @@ class Motion:
         """Steps, at least 1."""
         return max(min(WINDOW, self.valid.shape[1] - 1), 1)
 
-    def ways(self) -> tuple[np.ndarray, np.ndarray]:
-        """The way over each window (O, F - window, 2), and whether the log has both of its ends."""
-        k = self.window
+    def ways(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The way over each window of k steps (O, F - k, 2), and whether the log has both of its ends."""
         return self.position[:, k:] - self.position[:, :-k], self.valid[:, k:] & self.valid[:, :-k]
 
     def courses(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) each: headings of vehicles (or, without one that moves, of cyclists) in the middle of windows, and the
-        directions that they move in there."""
-        way, there = self.ways()
-        k = self.window
-        middle = slice(k // 2, k // 2 + way.shape[1])
-        telling = there & self.valid[:, middle] & (np.hypot(way[..., 0], way[..., 1]) > TELLING_WAY)
+        directions that they move in there. Where nobody is that fast, the windows are half the log."""
         for kind in ("vehicle", "cyclist"):
-            chosen = telling & (self.kind == kind)[:, None]
-            if chosen.any():
-                return self.heading[:, middle][chosen], np.arctan2(way[..., 1], way[..., 0])[chosen]
+            for k in (self.window, max(self.window, self.valid.shape[1] // 2)):
+                way, there = self.ways(k)
+                middle = slice(k // 2, k // 2 + way.shape[1])
+                telling = there & self.valid[:, middle] & (np.hypot(way[..., 0], way[..., 1]) > TELLING_WAY)
+                telling &= (self.kind == kind)[:, None]
+                if telling.any():
+                    return self.heading[:, middle][telling], np.arctan2(way[..., 1], way[..., 0])[telling]
         return np.empty(0), np.empty(0)
 
     def pace(self, dt: float) -> float:
         """How far objects go, in shares of how far their velocities would take them in steps of `dt` seconds: the
         median, an object counting by its way; NaN where nobody moves."""
         k = self.window
-        way, there = self.ways()
+        way, there = self.ways(k)
         gone = np.hypot(way[..., 0], way[..., 1])
         speed = np.hypot(self.velocity[..., 0], self.velocity[..., 1]) * self.valid
         summed = np.cumsum(np.pad((speed[:, 1:] + speed[:, :-1]) / 2 * dt, ((0, 0), (1, 0))), 1)
