@@ -91,6 +91,21 @@ def by_subset(episodes: list[Driven], names: tuple[str, ...]) -> dict[str, dict[
     }
 
 
+def told(
+    places: dict[str, dict[str, float]],
+    subsets: dict[str, dict[str, float]],
+    overall: dict[str, float],
+    details: tuple[str, ...],
+) -> str:
+    """A line a place, without `details`, one a subset, and one for all."""
+    brief = {
+        place: {name: value for name, value in values.items() if name not in details}
+        for place, values in places.items()
+    }
+    rows = [*brief.items(), *subsets.items(), ("all", overall)]
+    return "\n".join(line({"scene": place, **values}) for place, values in rows)
+
+
 def report(
     args: EvaluationSettings,
     env: str,
@@ -149,12 +164,7 @@ def report(
         f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
-        brief = {
-            place: {name: value for name, value in values.items() if name not in world_class(env).DETAILS}
-            for place, values in outcomes.items()
-        }
-        told = [*brief.items(), *subsets.items(), ("all", overall)]
-        print("\n".join(line({"scene": place, **values}) for place, values in told))
+        print(told(outcomes, subsets, overall, world_class(env).DETAILS))
 
 
 def drive_for_score(args: EvaluationSettings, who: Cast) -> None:
