@@ -38,8 +38,8 @@ from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.settings import RunFolder, command_line, parser
 
 EGO, OBJECTS, ROADS = 10, (16, 13), (1000, 13)  # of a feature vector: numbers, and how many things have how many
-NEAREST = 100  # road points that are looked at
-HIDDEN, ROLLOUT, BATCH, EPOCHS = 64, 64, 512, 5
+NEAREST = 32  # road points that are looked at
+HIDDEN, ROLLOUT, BATCH, EPOCHS = 64, 64, 256, 4
 TOGETHER = 25  # episodes scored as one batch
 COLUMNS = {"goals, %": "goal_rate", "within 1 m, %": "goal_rate_position", "collisions, %": "collision_rate"}
 
@@ -113,7 +113,7 @@ def train(args: argparse.Namespace) -> tuple[PPO, VecWorld]:
         n_epochs=EPOCHS,
         learning_rate=5e-4,
         gamma=0.98,
-        policy_kwargs={"features_extractor_class": Sets, "net_arch": [HIDDEN], "log_std_init": -1.5},
+        policy_kwargs={"features_extractor_class": Sets, "net_arch": [HIDDEN], "log_std_init": -2.0},
         device="cpu",
         seed=0,
         verbose=1,

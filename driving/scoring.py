@@ -128,6 +128,21 @@ def by_subset(episodes: list[Driven], names: tuple[str, ...]) -> dict[str, dict[
     }
 
 
+def told(
+    places: dict[str, dict[str, float]],
+    subsets: dict[str, dict[str, float]],
+    overall: dict[str, float],
+    details: tuple[str, ...],
+) -> str:
+    """A line a place, without `details`, one a subset, and one for all."""
+    brief = {
+        place: {name: value for name, value in values.items() if name not in details}
+        for place, values in places.items()
+    }
+    rows = [*brief.items(), *subsets.items(), ("all", overall)]
+    return "\n".join(line({"scene": place, **values}) for place, values in rows)
+
+
 def report(
     args: EvaluationSettings,
     env: str,
@@ -183,16 +198,7 @@ def report(
         f"{counted(len(seeds), 'episode')}{among if len(seeds) > 1 else ''}; {target}"
     )
     if overall:
-        print(told_by_place(env, {**outcomes, **subsets, "all": overall}))
-
-
-def told_by_place(env: str, outcomes: dict[str, dict[str, float]]) -> str:
-    """A line for each place, and of the places that are no scene, what is told in full."""
-    details, scenes = world_class(env).DETAILS, len(outcomes) - 1
-    rows = []
-    for number, (place, values) in enumerate(outcomes.items()):
-        rows.append({"scene": place, **{k: v for k, v in values.items() if number >= scenes or k not in details}})
-    return "\n".join(map(line, rows))
+        print(told(outcomes, subsets, overall, world_class(env).DETAILS))
 
 
 def with_episodes_there_are(args: EvaluationSettings, who: Cast) -> EvaluationSettings:
