@@ -59,7 +59,7 @@ def measured(job: tuple[str, int, float, int]) -> list[dict[str, tuple[float, fl
                 driven.reset(0)
                 start, start_cpu, made = time.perf_counter(), time.process_time(), 0
                 while time.perf_counter() - start < seconds:
-                    driven.step(driven.expert_action())
+                    driven.step(driven.reference_action("constant"))
                     made += copies
                 rates[kind] = made / (time.perf_counter() - start), made / (time.process_time() - start_cpu)
         turns += [rates] if turn else []  # the first one warms up
@@ -93,9 +93,10 @@ def main() -> None:
     with get_context("spawn").Pool(args.workers) as workers:
         found = workers.map(measured, [job] * args.workers, chunksize=1)
     text = (
-        f"## Feature vectors\n\nEnvironment steps a second with the expert at the wheel, episodes and their restarts, "
+        f"## Feature vectors\n\nEnvironment steps a second at constant velocity, restarts and all, "
         f"{args.workers} processes of {args.copies} copies, on the scenes of {args.scenes.name}/; median of "
-        f"{args.repetitions} turns of {args.seconds:g} s, ratios of CPU time (range). Wanted of two free cores: "
+        f"{args.repetitions} turns of {args.seconds:g} s, ratios of CPU time (range). Where other work shares the "
+        f"cores, only ratios tell anything. Wanted of two free cores: "
         f"{WANTED:,}. The numbers are the same to the last bit either way (tests/test_nocturne_visibility.py).\n\n"
         f"{report(found)}\n\nMeasured by `python -m benchmarks.features --seconds {args.seconds:g}` on: "
         f"{circumstances()}"

@@ -84,8 +84,10 @@ def features(
         points = view.road_points(objects)
         fill_objects(known, view, objects)
         fill_road_points(known, view, points, road_edge_first)
-        fill_lights(known, view, lights)
-        nearest(known, "stop_signs", view, signs)
+        if len(lights.ego):
+            fill_lights(known, view, lights)
+        if len(signs.ego):
+            nearest(known, "stop_signs", view, signs)
     return known
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from dreamdrive.envs.nocturne.arrays import Array, atan2, cos, ends, length_of, like, names, rows, sin, wrap
+from dreamdrive.envs.nocturne.arrays import Array, cos, ends, length_of, like, names, rows, sin, wrap
 
 MARGIN = 0.01  # metres by which a quick test lets pass more than the exact one
 
@@ -35,7 +35,7 @@ class Sector:
     def near(self, centre: Array, reach: Array | float, axis: Array) -> Array:
         """(...,) bool: False only where circles of radius `reach` (...) about `centre` (..., 2) are certainly outside
         the sector about `axis` (...)."""
-        near = length_of(centre) - (reach + MARGIN) <= self.radius
+        near = dot(centre, centre) <= (self.radius + reach + MARGIN) ** 2
         if self.disc:
             return near
         middle, half = seen_from_origin(centre, reach)
@@ -101,7 +101,7 @@ class Slabs:
         """Directions (Q,) from the origin to the rectangles' centres, and (Q, 2) from where to where they reach, as
         differences from that: all around where the origin may be within."""
         middle, half = seen_from_origin(self._centre, self._reach)
-        turned = wrap(atan2(self.corners[..., 1], self.corners[..., 0]) - middle[:, None])
+        turned = wrap(names(middle).arctan2(self.corners[..., 1], self.corners[..., 0]) - middle[:, None])
         reach = names(turned).stack(ends(turned), -1) + like([-1e-6, 1e-6], half)
         return middle, names(turned).where(half[:, None] < 2.0, reach, like([-4.0, 4.0], half))
 
@@ -109,10 +109,10 @@ class Slabs:
 def seen_from_origin(centre: Array, reach: Array | float) -> tuple[Array, Array]:
     """The direction of circles of radius `reach` + MARGIN about `centre` (..., 2), and to how many radians to either
     side of it they are: more than pi where they are around the origin."""
-    xp, distance = names(centre), length_of(centre)
-    share = (reach + MARGIN) / distance
-    half = xp.where(share < 1.0, xp.arcsin(share.clip(0.0, 1.0)), 4.0)
-    return atan2(centre[..., 1], centre[..., 0]), half
+    xp = names(centre)
+    share = (reach + MARGIN) / xp.sqrt(dot(centre, centre))
+    half = xp.where(share < 1.0, xp.arcsin(share), 4.0)
+    return xp.arctan2(centre[..., 1], centre[..., 0]), half
 
 
 def cross(a: Array, b: Array) -> Array:

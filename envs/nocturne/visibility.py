@@ -202,7 +202,7 @@ class View:
         # Nearly all pairs are far apart: only ways that go where the object is are looked at, which are neighbours when
         # sorted by ego and direction.
         xp = names(way)
-        turned = TURN * double(ego) + atan2(way[:, 1], way[:, 0])
+        turned = TURN * double(ego) + xp.arctan2(way[:, 1], way[:, 0])
         order = xp.argsort(turned, stable=True)
         middle, reach = slabs.directions()
         sides = (middle[:, None] + like(ROUNDS, way))[:, :, None] + reach[:, None]  # (Q, 3, 2)

@@ -226,7 +226,10 @@ class Nocturne(World):
             "off_road": collision == ROAD_EDGE,
             "log_distance": self._log_distance(),
         }
-        self._frames[moved] = self._draw(np.flatnonzero(going).tolist())  # those that have ended need no new picture
+        if going.all():
+            self._frames = self._draw()
+        else:
+            self._frames[moved] = self._draw(np.flatnonzero(going).tolist())  # those that ended need no new picture
         info["final_obs"] = self._frames.clone()
         if self.restart and self.over.any():
             self._restart(np.flatnonzero(self.over).tolist())
