@@ -109,9 +109,10 @@ def run_epoch(
         with autocast(precision, where):
             seen = changed(batch) if augment else batch
         with split_batch.split(len(batch)), torch.set_grad_enabled(optimizer is not None):
-            given = [split_batch.own(rows) for rows in (batch, seen, returns)]
+            frames, seen = split_batch.own(batch), split_batch.own(seen)
+            given = (frames, seen, returns if returns is None else split_batch.own(returns))
             losses = learner(work, *given) if learner else work(*given)
-            objective, losses, weight = split_batch.shared(losses, len(given[0]))
+            objective, losses, weight = split_batch.shared(losses, len(frames))
         loss = float(losses["loss"])
         if not math.isfinite(loss):
             raise UserError(

@@ -26,7 +26,7 @@ submit() {
         own=${stage^^}_OPTIONS before=$done
         for ((try = 1; try <= TRIES; try++)); do
             job=$(sbatch --parsable --job-name="$NAME-$stage" --signal=USR1@120 --requeue --open-mode=append \
-                --kill-on-invalid-dep=yes --output="$LOGDIR/jobs/$stage-%A-%a.log" \
+                --kill-on-invalid-dep=yes --output="$LOGDIR/jobs/$stage-$([ $stage = record ] && echo %A-%a || echo %j).log" \
                 $([ $stage = record ] && echo --array=0-$((PARTS - 1))) \
                 $([ $stage = vae -o $stage = mdrnn ] && echo --nodes=$NODES --ntasks-per-node=1) \
                 $([ -n "$before" ] && echo --dependency=$before) \

@@ -55,7 +55,7 @@ def sbatch(*words: str) -> int:
     given = dict(re.fullmatch("--([a-z-]+)=?(.*)", word).groups() for word in words if word.startswith("--"))
     script, *others = [word for word in words if not word.startswith("--")]
     assert given["signal"] == "USR1@120" and "requeue" in given and given["kill-on-invalid-dep"] == "yes"
-    output = Path(given["output"].replace("%A", "1").replace("%a", "1"))
+    output = Path(re.sub("%[Aaj]", "1", given["output"]))
     names = {"job": "SLURM_JOB_ID", "place": "SLURM_SUBMIT_DIR", "index": "SLURM_ARRAY_TASK_ID"}
     print(run(script, others, given.get("dependency"), given.get("array"), output, **names))
     return 0

@@ -25,6 +25,7 @@ LOADED = (
     "dreamdrive.trainmdrnn",
     "dreamdrive.learning.vision",
     "dreamdrive.learning.memory",
+    "dreamdrive.tests.one_step",
     "torch._dynamo",
 )
 
@@ -62,7 +63,7 @@ def be_rank(number: int, count: str, sent: str, port: int, restart: int, script:
         signalled(*sent.partition(":")[2].split("@"))
     status = 1
     try:
-        run(importlib.import_module(f"dreamdrive.{script}").main, in_ranks=script in ("trainvae", "trainmdrnn"))
+        run(importlib.import_module(f"dreamdrive.{script}").main, in_ranks=True)
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

@@ -56,7 +56,8 @@ class Group:
         self.count, self.number, self.local, self._store = count, number, local, store
         self._meetings, self._over = 0, threading.Event()
         self._beats: dict[int, tuple[bytes, float]] = {}  # of each rank: the last sign of life, and when it came
-        self._own = store.clone()  # a wait in one thread would keep the other one waiting, too
+        # a wait in one thread would keep the other one waiting, too; torch's stubs lack it
+        self._own = store.clone()  # type: ignore[attr-defined]
         self._beat(0)
         self.together(watched=False)
         threading.Thread(target=self._live, name="beats", daemon=True).start()

@@ -11,15 +11,13 @@ function gives back what it was given.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dreamdrive.utils import ranks
-
-Rows = TypeVar("Rows", Tensor, None)
 
 _cuts: list[int] | None = None  # where the rows of each rank begin, and the end; None where all have all of them
 
@@ -36,11 +34,9 @@ def split(rows: int) -> Iterator[None]:
         _cuts = None
 
 
-def own(rows: Rows) -> Rows:
+def own(rows: Tensor) -> Tensor:
     """This rank's of (B, ...)."""
-    if rows is None or _cuts is None:
-        return rows
-    return rows[_cuts[ranks.number()] : _cuts[ranks.number() + 1]]
+    return rows if _cuts is None else rows[_cuts[ranks.number()] : _cuts[ranks.number() + 1]]
 
 
 def whole(rows: Tensor) -> Tensor:
