@@ -195,7 +195,7 @@ def test_what_is_near_is_found_without_a_look_at_the_rest(tmp_path, monkeypatch,
 
 def test_a_map_without_points_or_with_one_far_away_costs_nothing(tmp_path):
     assert not features(simulator(tmp_path, [car()]), [(0, 0)]).road_points.any()
-    far = road("lane", (10.0, 0.0), (1e7, 1e7))
+    far = road("lane", (10.0, 0.0), (3e3, 3e3))
     sim = simulator(tmp_path, [car()], [far])
     assert visible(sim, [(0, 0)]).road_points.tolist() == [[True, False]]
     assert sim.map["point_starts"].shape[1] <= 129 * 129 + 1

@@ -4,18 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from dreamdrive.envs.nocturne.scene import GRID, LIGHTS, ROADS
-from dreamdrive.envs.nocturne.scene_checks import LARGEST_BOX, placed, stray_point
+from dreamdrive.envs.nocturne.scene import LIGHTS, ROADS
+from dreamdrive.envs.nocturne.scene_checks import placed, stray_point
 from dreamdrive.envs.nocturne.scene_fields import Fields
 
-MOST_CELLS = 1 << 24  # squares of the grid that road edges are looked up in that they touch, in all
 # Waymo's types of road elements, up to ...
 ELEMENTS = ((3, "lane"), (13, "road_line"), (16, "road_edge"), (17, "stop_sign"), (18, "crosswalk"), (19, "speed_bump"))
 
 
 def road_columns(of: Fields, roads: list, middle: np.ndarray) -> tuple[dict, list[str]]:
     """The road columns of Scene, whose traffic is around `middle` (2,), and what was left out."""
-    notes, cells = [], 0.0
+    notes = []
     points, kinds, signs = [np.empty((0, 2))], [], [np.empty((0, 2))]
     for i, road in enumerate(roads):
         kind = road_kind(of.field(road, "type", f"roads[{i}]", (str, int)), road.get("map_element_id"))
@@ -40,10 +39,6 @@ def road_columns(of: Fields, roads: list, middle: np.ndarray) -> tuple[dict, lis
             raise of.refuse(
                 f"roads[{i}].geometry[{stray[0]}]", f"lies {stray[1] / 1000:,.1f} km from {stray[2]}: take it away"
             )
-        if kind == "road_edge":
-            cells += (abs(np.diff(line, axis=0)) / GRID + LARGEST_BOX / GRID).prod(1).sum()
-        if cells > MOST_CELLS:
-            raise of.refuse("roads", "has road edges that are too long and too many to be looked up")
         points.append(line)
         kinds.append(ROADS.index(kind))
     columns = {
