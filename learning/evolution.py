@@ -1,7 +1,9 @@
 """What evolves a controller: the search by CMA-ES, how candidates are scored in the dream and in the simulator, and how
 large a search is."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -194,17 +196,26 @@ class Search:
 
     def ask(self) -> Tensor:
         """The candidates of the next generation, all their weights, float64 (P, N)."""
-        asked = torch.from_numpy(np.stack(self.es.ask()))
+        with self._going_on():
+            asked = torch.from_numpy(np.stack(self.es.ask()))
+            if self._loaded and not torch.isfinite(asked).all():
+                raise ValueError("it asks for candidates that are not finite")
         return torch.cat([self.fixed.expand(len(asked), -1), asked], 1)
 
     def tell(self, candidates: Tensor, scores: Tensor) -> None:
         """scores (P,) of the candidates just asked for: the higher the better; the sign flips here."""
-        try:
+        with self._going_on():
             self.es.tell(list(candidates[:, len(self.fixed) :].numpy()), (-scores.double()).tolist())
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What is wrong with the state that a search was loaded with shows in here, anywhere in pycma: a UserError."""
+        try:
+            yield
         except Exception as error:
-            if self._loaded:  # what it was told by a file shows here
-                raise not_possible(error) from None
-            raise
+            if not self._loaded:
+                raise
+            raise not_possible(error) from None
 
     def state(self) -> dict:
         """What `load` brings another search of the same settings here with: tensors and plain values."""
