@@ -92,7 +92,12 @@ def chunks_of(dataset: h5py.Dataset) -> list:
     """The records of a dataset's chunks; ValueError unless they are as many as its shape asks for."""
     found: list = []
     wanted = math.prod(-(-n // m) for n, m in zip(dataset.shape, dataset.chunks, strict=True))
-    dataset.id.chunk_iter(lambda info: found.append(info) or (len(found) > wanted or None))
+
+    def note(info: Any) -> bool | None:
+        found.append(info)
+        return len(found) > wanted or None  # anything but None ends it
+
+    dataset.id.chunk_iter(note)
     if len(found) != wanted:
         raise ValueError(f"{dataset.name} has other pieces than its shape asks for")
     return found

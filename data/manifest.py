@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
+DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
 LATER = ("give_up", "skip")  # fields that are in the file where they are not 0
 SHARD_NAME = re.compile(r"shard_\d{5,7}\.h5")
 CHECKSUM = "checksum"  # field of the file
@@ -31,7 +32,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LARGEST_FILE = 1 << 31  # bytes of a manifest
 MOST_EPISODES = 10_000_000
 MOST = 1 << 50  # of bytes, frames, steps: what any disk holds
-LARGEST_SEED = 1 << 63
+LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)

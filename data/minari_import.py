@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.data.episode import TAUGHT_COLUMNS, Episode, unknown_action
-from dreamdrive.data.manifest import EpisodeEntry, Manifest, least_share, reason
+from dreamdrive.data.manifest import LARGEST_SEED, EpisodeEntry, Manifest, least_share, reason
 from dreamdrive.data.minari_export import OURS
 from dreamdrive.data.minari_file import MinariFile, Recorded, made_jpeg
 from dreamdrive.data.shards import pieces, write_dataset
@@ -30,7 +30,6 @@ from dreamdrive.utils.words import counted
 
 SHARD_EPISODES = 10
 VAL_FRACTION = 0.1
-LARGEST_SEED = 2**63 - 1
 ID = re.compile(r"[\w./-]+")  # of an environment, without a module in it
 
 V_TAKES = f"squares of {' or '.join(map(str, SIZES))}"
@@ -75,8 +74,6 @@ def import_ours(file: MinariFile, source: Path, out: Path) -> tuple[Manifest, st
     """The dataset that was exported."""
     try:
         before = Manifest.from_json(file.metadata[OURS])
-        if not all(isinstance(e.seed, int) and 0 <= e.seed <= LARGEST_SEED for e in before.episodes):
-            raise ValueError("its seeds are not possible")
         files = {shard.file: range(shard.first, shard.last) for shard in before.shards}
         if len(files) < len(before.shards):
             raise ValueError("two of its shards have one name")

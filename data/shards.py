@@ -33,6 +33,7 @@ from dreamdrive.data import trust
 from dreamdrive.data.episode import EPISODE_COLUMNS, Episode, episode_entry, known_actions
 from dreamdrive.data.examination import examine
 from dreamdrive.data.manifest import (
+    DAMAGED,
     MANIFEST,
     SCHEMA,
     SHARD_NAME,
@@ -55,7 +56,6 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.words import counted, mean_and_spread
 
-DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
 OURS = {MANIFEST, "args.json", LOCK, DAMAGED}
 TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.data.manifest import Manifest, read_manifest, write_manifest
-from dreamdrive.data.shards import DAMAGED, damaged_shards, say_verified
+from dreamdrive.data.manifest import DAMAGED, Manifest, read_manifest, write_manifest
 from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.utils.argument_types import positive
@@ -44,6 +43,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from dreamdrive.data.shards import say_verified  # brings HDF5, which --help does without
+
     if args.repair:
         print("\n".join(repair(args.folder, args.threads, args.logdir)))
     sys.exit(say_verified(args.folder))
@@ -52,6 +53,8 @@ def main() -> None:
 def repair(folder: Path, threads: int, logdir: Path | None) -> list[str]:
     """Set damaged shards aside and record them and missing ones again; what was done, a line each. UserError where that
     cannot be, and the dataset is as it was."""
+    from dreamdrive.data.shards import damaged_shards
+
     before = read_manifest(folder)
     damaged = damaged_shards(folder, before)
     if not damaged and before.complete:

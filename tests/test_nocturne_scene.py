@@ -211,7 +211,7 @@ def test_what_is_not_a_scene_at_all_is_refused(tmp_path, content, complaint):
 def test_a_missing_a_binary_and_an_enormous_file_are_refused_without_being_read(tmp_path):
     with pytest.raises(UserError, match="is missing"):
         load_scene(tmp_path / "none.json")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_scene(tmp_path)
     (tmp_path / "b.json").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match="is not JSON"):

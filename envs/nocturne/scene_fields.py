@@ -27,9 +27,15 @@ class Fields:
             "through a folder)"
         )
 
-    def parse(self) -> dict:
+    def require_file(self) -> None:
         try:
             require_file(self.path)
+        except ValueError as error:
+            raise self.refuse("", f"cannot be read ({error})") from None
+
+    def parse(self) -> dict:
+        try:
+            self.require_file()
             size = self.path.stat().st_size
             if size > LARGEST:
                 raise self.refuse("", f"has {size:,} bytes, and no scene has more than {LARGEST:,}")
