@@ -40,7 +40,7 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM_UP = 0.5  # share of the time that growth is not counted in: caches fill, workers import
+WARM_UP = 0.25  # share of the time that growth is not counted in: caches fill, workers import
 SAID = {"rss": "memory, MB", "files": "open files", "threads": "threads"}
 RECORD = "data/generation_script.py --env gym:CartPole-v1 --threads 2 --val-fraction 0.2 --rootdir"
 LOADS = {
@@ -90,15 +90,16 @@ def soak(name: str, folder: Path, seconds: float) -> Soaked:
     """Put a load on for so long."""
     port, found = 20_000 + os.getpid() % 20_000, Soaked()
     words = shlex.split(LOADS[name].format(folder=folder, port=port))
-    with open(folder / f"{name}.log", "w") as log:
-        process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=log, stderr=log)
+    process = begin(words, folder / f"{name}.log")
     teacher = None
     if name == "lesson":
         teacher = subprocess.Popen([sys.executable, "-m", "benchmarks.soak", "--teach", str(port)], cwd=ROOT)
     began = time.monotonic()
     try:
         while (since := time.monotonic() - began) < seconds:
-            if process.poll() is not None:
+            if process.poll() == 0:  # it is through: once more
+                process = begin(words, folder / f"{name}.log")
+            elif process.poll() is not None:
                 raise UserError(f"{name} ended by itself: {(folder / f'{name}.log').read_text()[-1500:]}")
             found.look(process.pid, since / 60)
             time.sleep(1)
@@ -110,6 +111,11 @@ def soak(name: str, folder: Path, seconds: float) -> Soaked:
                 one.kill()
                 one.wait()
     return found
+
+
+def begin(words: list[str], log: Path) -> subprocess.Popen:
+    with open(log, "w") as said:
+        return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=said, stderr=said)
 
 
 def draw(scenes: Path) -> None:
@@ -166,7 +172,7 @@ def report(found: dict[str, Soaked], minutes: float, picture: Path) -> str:
     head = ["load", "of all its processes", "after the warm-up", "at the end", "more in an hour", "status on SIGTERM"]
     return (
         "# Soak\n\n"
-        f"`python -m benchmarks.soak --minutes {minutes:g}`: {minutes:g} minutes of each load, of which the first "
+        f"`python -m benchmarks.soak --minutes {minutes:g}`: {minutes:g} min of each load, of which the first "
         f"{100 * WARM_UP:.0f} % are the warm-up;\n{textwrap.fill(circumstances(), 119)}.\n\n"
         f"{table(head, rows)}\n\n"
         "The straight line that the last column but one comes from goes through everything after the warm-up: of short "
