@@ -74,7 +74,7 @@ def early(runs):
     data = ("--dataset", runs / "data")
     done = ranks(
         ("2 1:USR1@9", *V, *data, "--logdir", runs / "asked"),
-        (3, "trainvae", "--epochs", 3, "--device", "cpu", *data, "--logdir", runs / "asked", "--nosamples"),
+        (3, *V, *data, "--logdir", runs / "asked"),
         ("3 2:KILL@2", *V, *data, "--logdir", runs / "killed"),
         *((count, *M, "--logdir", runs / f"M-{count}") for count in (2, 4)),
         (2, *V, *data, "--logdir", runs / "narrow", "--batch-size", 1),
@@ -122,7 +122,7 @@ def test_one_rank_says_in_one_sentence_why_all_end(runs, early):
             "stopped by SIGUSR1; run the same command again to resume",
             "error: rank 2 of 3 was lost: ",
             "error: --batch-size 1 cannot be shared by 2 ranks: ",
-            f"error: {runs / 'nowhere'} ",
+            f"error: {runs / 'nowhere'}",
         ),
         strict=True,
     ):

@@ -30,7 +30,7 @@ LOADED = (
 )
 
 
-def ranks(*commands: tuple, timeout: float = 240) -> Done:
+def ranks(*commands: tuple, timeout: float = 600) -> Done:
     """Run commands, each of how many ranks there are, the script's name, and its options."""
     words = json.dumps([[str(word) for word in command] for command in commands])
     done = subprocess.run(
