@@ -80,7 +80,7 @@ class RolloutFile(Subject):
 
     def __init__(self, folder: Path) -> None:
         self._folder, rng = folder, np.random.default_rng(0)
-        self._members = {
+        self._members: dict[str, np.ndarray] = {
             "observations": rng.integers(0, 256, (STEPS, 64, 64, 3), dtype=np.uint8),
             "rewards": rng.random(STEPS),
             "actions": rng.random((STEPS + 3, 3)),
@@ -123,7 +123,7 @@ class SequenceFile(Subject):
 
     def __init__(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
-        self._members = {
+        self._members: dict[str, np.ndarray] = {
             "obs": rng.integers(0, 256, (32, 84, 84, 4), dtype=np.uint8),
             "actions": rng.integers(0, 4, 32),
         }

@@ -63,6 +63,10 @@ class Subject(ABC):
     content: bytes
 
     @abstractmethod
+    def __init__(self, folder: Path) -> None:
+        """One that is made in `folder`."""
+
+    @abstractmethod
     def mutants(self, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
         """Without end: how, and what the file has become."""
 

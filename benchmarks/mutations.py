@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -95,7 +96,7 @@ def tally(kind: str, count: int | None, seed: int, kept: Path) -> Tally:
                 kept.mkdir(parents=True, exist_ok=True)
                 return Path(shutil.copy(subject.path, kept / f"{kind}-{seed}-{number}{subject.path.suffix}"))
 
-            found.add(way, lambda way=way: subject.read(way), keep)
+            found.add(way, partial(subject.read, way), keep)
     return found
 
 

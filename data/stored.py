@@ -164,6 +164,6 @@ def _fits(option: Option, value: Any) -> bool:
         return value is None or value in (option.choices or ())
     if option.type is bool or isinstance(option.default, bool):
         return type(value) is bool
-    if option.place or option.type in (None, str) and not isinstance(option.default, int):
+    if (option.place or option.type in (None, str)) and not isinstance(option.default, int):
         return type(value) is str
     return type(value) in (int, float) and 0 <= value < math.inf

@@ -96,7 +96,9 @@ def settings_of(folder: Path, manifest: Manifest, threads: int, logdir: Path | N
             f"{folder} is of {manifest.env}, whose module no file may choose: move the shards away that `dreamdrive "
             "data verify` names, and run the command that recorded it again"
         )
-    driven = {"logdir": logdir or Path(told.get("logdir", "exp_dir"))} if any(map(trained, drivers)) else {}
+    driven: dict[str, Any] = (
+        {"logdir": logdir or Path(told.get("logdir", "exp_dir"))} if any(map(trained, drivers)) else {}
+    )
     if driven and "checkpoint" in told:
         driven["checkpoint"] = told["checkpoint"]
     return RecordingSettings(

@@ -255,7 +255,9 @@ class GymWorld(World):
         image = is_image(observation)
         if not image and isinstance(observation, (np.ndarray, np.number, float, int)):
             wanted = None if self.spec.pictures else self.spec.image_shape[0]
-            self._states[copy] = numbers(observation, wanted, self.spec.name, self._where(copy))
+            self._states[copy] = numbers(
+                observation, wanted, self.spec.name, f"after {self._steps[copy]} steps of seed {self._seeds[copy]}"
+            )
         if not self.spec.pictures:
             return self._states[copy]
         if not self._seen and self._frames is not None:

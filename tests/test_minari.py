@@ -404,7 +404,7 @@ def test_what_was_changed_since_it_was_exported_is_told(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda m: m["episodes"][0].update(seed=2**70), "seed of an episode .* is not possible"),
+        (lambda m: m["episodes"][0].update(seed=2**70), "seed of an episode"),
         (lambda m: m["shards"][1].update(file=m["shards"][0]["file"]), "two of its shards have one name"),
         (lambda m: m["episodes"].pop(), "are not listed"),
         (lambda m: m.update(action_space={"type": "discrete", "n": 4}), "is not the one that was exported"),

@@ -57,11 +57,11 @@ gym.register("Odd-v0", Odd)
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ({"reward": math.nan}, "the reward nan"),
-        ({"reward": math.inf}, "the reward inf"),
-        ({"reward": -1e39}, r"the reward -1e\+39"),
-        ({"seen": math.nan}, r"the observation \[0.0, nan\]"),
-        ({"seen": 1e300}, r"the observation \[0.0, 1e\+300\]"),
+        ({"reward": math.nan}, "gave a reward of nan in step 3"),
+        ({"reward": math.inf}, "gave a reward of inf in step 3"),
+        ({"reward": -1e39}, r"gave a reward of -1e\+39 in step 3"),
+        ({"seen": math.nan}, "showed nan after 3 steps"),
+        ({"seen": 1e300}, r"showed 1e\+300 after 3 steps"),
     ],
 )
 def test_what_an_environment_gives_is_refused_with_the_seed_and_the_step(what, words):
@@ -70,7 +70,7 @@ def test_what_an_environment_gives_is_refused_with_the_seed_and_the_step(what, w
     action = torch.zeros(2, dtype=torch.int64)
     world.step(action)
     world.step(action)
-    with np.errstate(all="raise"), pytest.raises(UserError, match=rf"gym:Odd-v0 gave {words} at step 3 .* with seed 7"):
+    with np.errstate(all="raise"), pytest.raises(UserError, match=rf"gym:Odd-v0 {words} of seed 7"):
         world.step(action)
     world.reset([4, 6])
     for _ in range(5):

@@ -42,8 +42,13 @@ def locked(folder: Path, sentence: str | None) -> Iterator[None]:
                     raise UserError(_told(sentence or "", _holder(descriptor)))
                 time.sleep(PATIENCE / 10)
             elif _is_that(descriptor, path):
-                _sign(descriptor)
-                yield
+                signed = _sign(descriptor)
+                try:
+                    yield
+                finally:
+                    if signed:
+                        with contextlib.suppress(OSError):
+                            os.ftruncate(descriptor, 0)
                 return
         finally:
             os.close(descriptor)
@@ -112,15 +117,16 @@ def _is_that(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _sign(descriptor: int) -> None:
-    """Say in the lock who has it, unless there is something else in it."""
+def _sign(descriptor: int) -> bool:
+    """Say in the lock who has it, unless there is something else in it; whether that was done."""
     if os.fstat(descriptor).st_size and not _said(descriptor):
-        return
+        return False
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     content = json.dumps(dict(zip(OURS, (os.getpid(), socket.gethostname(), since), strict=True)))
     with contextlib.suppress(OSError):  # a disk that is full; the lock holds all the same
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content.encode() + b"\n", 0)
+    return True
 
 
 def _said(descriptor: int) -> dict:
