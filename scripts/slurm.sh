@@ -43,22 +43,34 @@ submit() {
 
 # The job of a stage. Everything goes through srun, which is what --signal sends signals to.
 job() {
-    local words launcher=() status=0 head=
+    local words launcher=() through=() status=0 head=
     cd "$SLURM_SUBMIT_DIR"
     stage "$1" "${SLURM_ARRAY_TASK_ID:-0}"
     if in_ranks "$1"; then
         ((NODES > 1)) && head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
         torchrun "$head"
+        through=(bash "$HERE/scripts/slurm.sh" ranks)
     fi
     echo "$ $PYTHON ${launcher[*]} ${words[*]}"
     trap : TERM USR1 # the command hears them, and this waits for it
-    srun --kill-on-bad-exit=1 "$PYTHON" "${launcher[@]}" "${words[@]}" &
+    srun --kill-on-bad-exit=1 "${through[@]}" "$PYTHON" "${launcher[@]}" "${words[@]}" &
     wait_for $! || status=$?
-    # torchrun has one status for all that ends its ranks; SLURM ends what is over time, whether it is queued again or not
-    if wanted_back $status || { ((${#launcher[@]})) && ((status)) && grep -qs . "$LOGDIR/${1}/stopped.tar"; }; then
+    if wanted_back $status; then
         echo "the machine is wanted back: queued again"
         scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue it again: the next job of the stage goes on"
     fi
+    exit $status
+}
+
+# What srun starts where there are ranks: torchrun, which has one status for whatever ends them, and 138 or 143 where
+# that was a signal; it came to both.
+ranks() {
+    local asked=0 status=0
+    trap 'asked=138' USR1
+    trap 'asked=143' TERM
+    "$@" &
+    wait_for $! || status=$?
+    ((status && asked)) && exit $asked
     exit $status
 }
 
@@ -72,4 +84,8 @@ wait_for() {
     done
 }
 
-if [ $# = 0 ]; then submit; else job "$1"; fi
+case ${1-} in
+'') submit ;;
+ranks) "$@" ;;
+*) job "$1" ;;
+esac

@@ -1,9 +1,10 @@
 """What `sbatch`, `srun`, `scontrol`, `qsub` and the python that they start are in tests: jobs run here and now, one
 after another, and what python is given is written down in $FAKE/called; $FAKE/statuses says what scripts end with, each
-"SCRIPT STATUS" once, and 0 afterwards."""
+"SCRIPT STATUS", or "SCRIPT SIGNAL" in ranks, once, and 0 afterwards."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,11 @@ def python(*words: str) -> int:
         return 0
     statuses.remove(found)
     (FAKE / "statuses").write_text("\n".join(statuses))
-    return int(found.split()[1])
+    ending = found.split()[1]
+    if not ending.isdigit():  # a signal to all that a step consists of, where this is torchrun
+        os.kill(os.getppid(), signal.Signals[f"SIG{ending}"])
+        return 1
+    return int(ending)
 
 
 def run(script: str, words: list[str], dependency: str | None, array: str | None, output: Path, **names: str) -> str:

@@ -62,6 +62,12 @@ def test_what_is_preempted_is_queued_again_and_goes_on(submit):
     assert said.count("wanted back: queued again") == 2
 
 
+def test_ranks_that_are_preempted_are_queued_again(submit):
+    called, said = submit("slurm", "trainvae.py USR1\ntrainmdrnn.py TERM\n", RANKS="4", FROM="vae")
+    assert scripts(called) == ["trainvae.py"] * 2 + ["trainmdrnn.py"] * 2 + ["trainbc.py", "test_controller.py"]
+    assert said.count("wanted back: queued again") == 2
+
+
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_where_jobs_are_cancelled_the_next_one_goes_on(scheduler, submit):
     called, said = submit(scheduler, "trainmdrnn.py 138\n", NEVER_AGAIN="1", TRIES="2", FROM="mdrnn")

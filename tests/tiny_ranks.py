@@ -56,8 +56,10 @@ def be_rank(number: int, count: str, sent: str, port: int, restart: int, script:
         "RANK": str(number),
         "LOCAL_RANK": str(number),
     }
+    from dreamdrive.utils import ranks
     from dreamdrive.utils.script import run
 
+    ranks.BEAT, ranks.DEAF, ranks.FIRST_SAYS = 0.2, 1.5, 1.5  # who was lost is seen sooner
     sys.argv = [f"{script}.py", *options]
     if sent.startswith(f"{number}:"):
         signalled(*sent.partition(":")[2].split("@"))
