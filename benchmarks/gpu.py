@@ -34,6 +34,7 @@ from dreamdrive.driving.policies import Brown
 from dreamdrive.driving.recording import generate
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.envs import make
+from dreamdrive.envs.catalogue import WARMUP
 from dreamdrive.envs.nocturne import Scene, Simulator, load_scene
 from dreamdrive.envs.nocturne.cone import render_cones, renderer
 from dreamdrive.envs.nocturne.synthetic import write_scenes
@@ -131,6 +132,7 @@ def traffic(scene: Scene, where: torch.device) -> Racer:
 def cones(scene: Scene) -> Racer:
     """Pictures of what egos see; OpenGL decides where."""
     sim = Simulator([scene] * EGOS)
+    sim.reset(time=WARMUP)
     egos = [(copy, scene.index(int(scene.egos[copy % len(scene.egos)]))) for copy in range(EGOS)]
     return lambda seconds: timed(lambda: len(render_cones(sim, egos, PIXELS)), seconds)
 

@@ -65,6 +65,7 @@ class Cloning:
         check_settings(args, recorded)
         self.args, self.folder, self.recorded = args, folder, recorded
         self.init: str | None = begun["digest"] if begun else None
+        self.seeds = selection_seeds(args.seed, args.n_samples)  # before anything is written, in case it refuses
         seed_everything(args.seed, STAGE)
         self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
@@ -93,7 +94,7 @@ class Cloning:
             fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
         ) as self.evaluator:
             self._unfinished = Unfinished("bc", CloningEpoch(self), args, self.evaluator)
-            self.seeds = self.evaluator.different(selection_seeds(args.seed, args.n_samples))
+            self.seeds = self.evaluator.different(self.seeds)
             if self.init and not self.history:
                 self._score_first()
             for method in (method for method in self.methods if method.epochs):

@@ -91,7 +91,6 @@ def test_losses_of_another_kind_of_action_are_refused(trained, options, reason):
         (("--teacher", "--anneal"), "--anneal is for cloning without --teacher"),
         (("--method", "ditto", "--passes", 3), "--passes is for --method dagger"),
         (("--method", "dagger", "--rollouts", 3), "--rollouts is for --method dagger --world simulator"),
-        (("--env", "carracing"), "--env is for --teacher"),
         (("--method", "dagger", "--world", "simulator", "--dreams", 3), "--dreams is for --method ditto, or dagger in"),
         (("--teacher", "--horizon", 9), "--horizon is for --world dream"),
         (("--teacher", "--model", "cfc", "--hidden", 9), "--hidden is for a lesson without --model"),

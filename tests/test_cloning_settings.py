@@ -31,7 +31,6 @@ def test_a_command_and_its_older_spelling_are_the_same(words, older, kind, hidde
         (["ditto", "--passes=3"], "--passes is for --method dagger"),
         (["--dream-epochs", "3"], "--dream-epochs is for --method dagger or ditto"),
         (["teach", "--epochs", "3"], "--epochs is for cloning without --teacher"),
-        (["dagger", "--env", "carracing"], "--env is for --teacher"),
         (["--no-goal"], "--no-goal is for --teacher"),
         (["dagger", "--method", "ditto"], "unrecognized arguments"),
         (["--teacher", "--method", "ditto"], "--method is for cloning without --teacher"),

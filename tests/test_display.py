@@ -72,7 +72,7 @@ def test_a_display_that_does_not_answer_is_replaced():
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "group"), [(signal.SIGINT, 130, True), (signal.SIGKILL, -9, False), (signal.SIGTERM, -15, False)]
+    ("sent", "status", "group"), [(signal.SIGINT, 130, True), (signal.SIGKILL, -9, False), (signal.SIGTERM, 143, False)]
 )
 def test_the_virtual_screen_ends_with_its_script_however_that_ends(sent, status, group):
     process = start(

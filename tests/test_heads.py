@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+from dreamdrive.models.catalogue import HEADS
 from dreamdrive.tests.tiny_run import ROOT, TINY, call, command, complaint, copy_run, variables
 from dreamdrive.utils import checkpoint
 
@@ -21,7 +22,8 @@ def toy(*words) -> str:
     return done.stdout
 
 
-def test_a_head_is_one_class_and_one_line(trained, tmp_path):
+def test_a_head_is_one_class_and_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(HEADS, "squares", ("dreamdrive.tests.toy_head", "Squares"))  # to read what its scripts write
     run = copy_run(trained, tmp_path)
     where = ("--logdir", run.logdir)
     toy("trainbc", *TINY["trainbc"], *where, "--noreload", "--features", "squares", "--hidden", 4)
@@ -34,5 +36,6 @@ def test_a_head_is_one_class_and_one_line(trained, tmp_path):
     toy("test_controller", *where, "--controller", "ctrl", "--world", "dream", "--horizon", 5, "--episodes", 2)
     for name in ("bc-gym:CartPole-v1-simulator", "ctrl-gym:CartPole-v1-dream"):
         assert json.loads((run.logdir / "scores" / f"{name}.json").read_text())["episodes"] == 2
+    monkeypatch.delitem(HEADS, "squares")
     said = complaint(call("test_controller", *where, "--controller", "bc", "--episodes", 1))
     assert said == 'error: there is no head that sees "squares": there are those that see z, zh, state, frames'

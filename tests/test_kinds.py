@@ -49,7 +49,7 @@ SMALL = {
 }
 TOKENS = {"tokens": 16, "channels": 3, "size": 64, "fine_shades": True, "guesses": True}
 SMALL["vae", "fsq"] = {**TOKENS, "levels": (4, 3)}
-SMALL["vae", "vq"] = {**TOKENS, "codes": 20, "numbers": 3}
+SMALL["vae", "vq"] = {**TOKENS, "codes": 20, "numbers": 3, "book": "averages"}
 FORESEEN = {
     "latent": 4,
     "action": 3,

@@ -31,7 +31,7 @@ def world(folder, agents: int, num: int = 1, **options):
 def test_rows_are_the_egos_of_a_scene_and_each_has_an_end_of_its_own(folder):
     made = world(folder, 3, num=2)
     made.reset([1, 3])  # the second ego of a.json comes first; b.json has but one
-    assert made.num == 6 and made.places() == ["tiny.json"] * 6 and made.egos[:4].tolist() == [1, 2, 0, 0]
+    assert made.num == 6 and made.places() == ["a.json"] * 3 + ["b.json"] * 3 and made.egos[:4].tolist() == [1, 2, 0, 0]
     assert made.present.tolist() == [True] * 3 + [True, False, False]
     steps = [made.step(made.expert_action()) for _ in range(80)]
     ended = [next(t for t, s in enumerate(steps, 1) if s.terminated[b] or s.truncated[b]) for b in range(6)]

@@ -15,7 +15,7 @@ from dreamdrive.data.steps import NumberSteps
 from dreamdrive.driving import evaluation
 from dreamdrive.driving.agent import Agent, Head, load_agent
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
-from dreamdrive.envs.nocturne.visibility import WIDTH, features
+from dreamdrive.envs.nocturne.feature_vector import WIDTH, features
 from dreamdrive.models.controller import Controller, ControllerConfig, parameter_vector
 from dreamdrive.tests.tiny_run import BOX, DISCRETE, call, complaint, contents, record_nocturne, write_dataset
 from dreamdrive.tests.tiny_scene import car, scene_of, write

@@ -40,10 +40,11 @@ def test_a_round_tells_each_stage_what_it_means_to_and_nothing_else():
     """Settings are passed on by name: one of M's that is called as one of the actor's would change both."""
     args = RoundsSettings()
     common = {"anneal", "keep", "dataset", "mirror", "epochs"}
+    world = {"env"}  # which is that of what was recorded
     meant = {
         VAESettings: common | {"fine_shades", "returns"},
-        MDRNNSettings: common | {"batch_size", "learning_rate", "updates", "adopt"},
-        ActorSettings: {"adopt", "updates", "evaluate_every"},
+        MDRNNSettings: common | world | {"batch_size", "learning_rate", "updates", "adopt"},
+        ActorSettings: world | {"adopt", "updates", "evaluate_every"},
     }
     for told in (args.vision(12, ()), args.memory(0, ()), args.actor(0)):
         kind = type(told)

@@ -98,7 +98,7 @@ def test_ports_that_are_in_use_are_left_alone(monkeypatch):
         assert port < made.port < port + 20
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_it_is_as_large_as_the_window_and_ends_with_the_script_however_that_ends(sent, status, tmp_path):
     process = start(WAIT, seen=SIZE)
     said = process.stdout.readline() + process.stdout.readline()

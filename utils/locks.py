@@ -81,6 +81,10 @@ def _open(path: Path, flags: int) -> int:
     except OSError as error:
         if path.is_symlink():
             raise UserError(f"{path} is a link, which a lock never is: remove it") from None
+        if isinstance(error, NotADirectoryError):
+            raise UserError(
+                f"{path.parent} cannot be written to ({error.strerror}): choose a folder that can be"
+            ) from None
         raise_if_unreadable(path, error)
         raise UserError(f"{path} cannot be used as a lock ({error.strerror}): remove it") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

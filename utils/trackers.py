@@ -216,7 +216,7 @@ class WandB(Tracker):
             settings=quiet,
         )
         self.run.config.update(job["parameters"], allow_val_change=True)
-        self.counter, self.image, self.video = job["counter"], wandb.Image, wandb.Video
+        self.counter, self.image = job["counter"], wandb.Image
         # steps of its own cannot go back, as pictures of a resumed run would; that axis has no chart of its own
         self.run.define_metric("*", step_metric=self.counter)
         self.run.define_metric(self.counter, hidden=True)
@@ -229,7 +229,9 @@ class WandB(Tracker):
         self.run.log({name: self.image(str(path)), self.counter: step})
 
     def film(self, name: str, path: Path, step: int) -> None:
-        self.run.log({name: self.video(str(path), format="mp4"), self.counter: step})
+        from wandb import Video
+
+        self.run.log({name: Video(str(path), format="mp4"), self.counter: step})
 
     def end(self, status: str, step: int) -> None:
         self.run.finish({"finished": 0, "failed": 1, "killed": 255}[status])
