@@ -98,8 +98,8 @@ def make_run(folder: Path, env, space, vision, memory, head) -> Path:
     world = {"env": env, "image_shape": list(frames.shape[1:]), "action_space": space, "dt": 0.05, "max_steps": 400}
     parents: dict[str, str] = {}
     for stage, model, more in (
-        ("vae", seen, {"world": world}),
-        ("mdrnn", foreseen, {"starts": starts}),
+        ("vae", seen, {"world": world, "datasets": []}),
+        ("mdrnn", foreseen, {"starts": starts, "datasets": []}),
         ("ctrl", drives, {}),
     ):
         kind = {"kind": model.kind} if stage != "ctrl" else {}
@@ -372,12 +372,16 @@ def test_a_head_that_watches_frames_is_refused_and_a_page_without_it_is_not(tmp_
     exported(run, tmp_path / "dream.html", "--controller", "none")
 
 
+def changed(run: Path, stage: str, **changes) -> None:
+    """Let a stage's checkpoint say something else."""
+    said = {**checkpoint.load_parent(run, stage), **changes}
+    known = {name: value for name, value in said.items() if name not in ("stage", "schema", "digest")}
+    checkpoint.save(run / stage / "best.tar", stage, **known)
+
+
 def test_a_run_that_does_not_say_where_dreams_begin_is_refused(made, tmp_path):
     run = shutil.copytree(made("fsq")[0], tmp_path / "run")
-    m = checkpoint.load_parent(run, "mdrnn")
-    checkpoint.save(
-        run / "mdrnn" / "best.tar", "mdrnn", m["config"], m["model"], m["parents"], kind=m["kind"], starts=None
-    )
+    changed(run, "mdrnn", starts=None)
     assert "no starting latents" in refused(run, tmp_path / "dream.html", "--controller", "none")
 
 
