@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dreamdrive.pages.html import Html, join, tag
+from dreamdrive.tests.tiny_checkpoint import world, write_checkpoint
 from dreamdrive.tests.tiny_run import call, complaint, contents
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.intervals import mean_interval, t_quantile
@@ -23,17 +23,15 @@ EVIL = "<script>alert('x')</script>"
 def stage(logdir: Path, name: str, parents: dict[str, str], rows: list[dict], **settings) -> str:
     """A stage as a command would leave it; gives its digest."""
     folder = logdir / name
-    folder.mkdir(parents=True)
-    world = {"env": "cartpole", "options": {"repeat": 2}}
-    checkpoint.save(
-        folder / "best.tar", name, {}, {"w": torch.zeros(2)}, parents, world=world, datasets=["datasets/gone"]
-    )
+    cartpole = world(env="cartpole", options={"repeat": 2})
+    about = {"epoch": len(rows), "datasets": ["datasets/gone"]}
+    digest = write_checkpoint(logdir, name, parents=parents, world=cartpole, **about)
     (folder / "args.json").write_text(json.dumps({"command": f"python {name}.py --seed 0", "seed": 0, **settings}))
     with open(folder / "metrics.csv", "w") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return checkpoint.load(folder / "best.tar", name)["digest"]
+    return digest
 
 
 def score(logdir: Path, controller: str, returns: list[float], digests: dict[str, str]) -> Path:
@@ -169,7 +167,7 @@ def test_text_from_files_is_escaped(logdir):
 
 def test_a_score_of_an_earlier_checkpoint_and_a_foreign_parent_are_told(logdir):
     shutil.rmtree(logdir / "vae")
-    stage(logdir, "vae", {"other": "x"}, [{"epoch": 1, "loss": 1.0}])
+    stage(logdir, "vae", {}, [{"epoch": 1, "loss": 1.0}])
     text = written(logdir)
     assert "an earlier checkpoint" in text and "trained on vae" in text
 
