@@ -56,7 +56,7 @@ def test_a_clone_is_of_the_experts_episodes_and_not_chosen_between():
     told = RoundsSettings(expert=2, clone=4, logdir=Path("run")).cloning(Path("experts"))
     others = {name: getattr(told, name) for name, field in told.flags().items() if getattr(told, name) != field.default}
     meant = {"dataset": (Path("experts"),), "hidden": 256, "epochs": 4, "evaluate_every": 4, "n_samples": 1}
-    assert others == {**meant, "logdir": Path("run")}
+    assert others == {**meant, "env": "carracing", "logdir": Path("run")}
 
 
 @pytest.mark.slow
