@@ -3,7 +3,7 @@ resumed. The methods are in learning/cloning_methods.py."""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,8 +70,7 @@ class Cloning:
         self.head = HeadTraining(config, args, begun)
         self.methods = methods(args, recorded, self.head, folder)
         self.history: list[dict] = []
-        self.best = -math.inf
-        self.generator: torch.Tensor | None = None
+        self.best, self.generator = -math.inf, cast(torch.Tensor | None, None)
         if state:
             self._resume(state)
         args.write(folder)

@@ -38,4 +38,4 @@ def test_a_head_is_one_class_and_one_line(trained, tmp_path, monkeypatch):
         assert json.loads((run.logdir / "scores" / f"{name}.json").read_text())["episodes"] == 2
     monkeypatch.delitem(HEADS, "squares")
     said = complaint(call("test_controller", *where, "--controller", "bc", "--episodes", 1))
-    assert said == 'error: there is no head that sees "squares": there are those that see z, zh, state, frames'
+    assert "it has a head that sees 'squares', of which there is none" in said
