@@ -10,7 +10,6 @@ What was scored already is not scored again. Intervals are 95 %, by bootstrap ov
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from dreamdrive.benchmarks.report import circumstances, scored, table, write_sec
 from dreamdrive.envs.catalogue import TRAFFIC
 from dreamdrive.scripts.demo import call
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.scores import score_file
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import RunFolder, parser
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     RunFolder.add_flags(p)
     p.add_argument("--scenes", type=Path, required=True, help="folder of scenes")
     p.add_argument("--episodes", type=positive, default=200, help="episodes in it")
-    p.add_argument("--max-workers", type=positive, default=os.cpu_count(), help="processes that drive")
+    p.add_argument("--max-workers", type=positive, default=usable(), help="processes that drive")
     p.add_argument("--out", type=Path, default=Path("docs/results/nocturne.md"), help="document to write into")
     return p.parse_args()
 

@@ -1,7 +1,7 @@
 """One small dataset and run of a version, which later versions must read: tests/golden/<version>.tar.xz.
 
     python -m benchmarks.golden 0.3.0
-    git archive 1188186^ | tar -x -C /tmp/tree && python -m benchmarks.golden 0.2.0 --tree /tmp/tree
+    git worktree add ../before 1188186^ && python -m benchmarks.golden 0.2.0 --tree ../before
 
 The tree's own scripts record, train and score; of V's weights all but the largest are set to 0 before M learns from its
 latents, since millions of random numbers take megabytes, and what there is to be read is the same.

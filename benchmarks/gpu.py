@@ -10,7 +10,6 @@ drawn by OpenGL, which has a device of its own: it is named in the table.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -40,6 +39,7 @@ from dreamdrive.envs.nocturne.cone import render_cones, renderer
 from dreamdrive.envs.nocturne.synthetic import write_scenes
 from dreamdrive.models.vae import VAE, VAEConfig
 from dreamdrive.utils.argument_types import positive, positive_float
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.device import device
 from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.script import run
@@ -190,7 +190,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        generate(replace(RECORDED, rootdir=folder / "data", rollouts=args.rollouts, threads=os.cpu_count() or 1))
+        generate(replace(RECORDED, rootdir=folder / "data", rollouts=args.rollouts, threads=usable()))
         for what, work in racers(args, Dataset.open(folder / "data"), folder).items():
             rates = measured(work, args)
             rows.append(row(what, rates))

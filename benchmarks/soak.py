@@ -40,6 +40,7 @@ from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 
 ROOT = Path(__file__).resolve().parent.parent
+TELLING = 10  # minutes, from which on growth is told
 WARM_UP = 0.25  # share of the time that growth is not counted in: caches fill, workers import
 SAID = {"rss": "memory, MB", "files": "open files", "threads": "threads"}
 RECORD = "data/generation_script.py --env gym:CartPole-v1 --threads 2 --val-fraction 0.2 --rootdir"
@@ -162,7 +163,8 @@ def report(found: dict[str, Soaked], minutes: float, picture: Path) -> str:
     for name, soaked in found.items():
         for what, said in SAID.items():
             first, last, hour = soaked.growth(what)
-            rows.append([name, said, f"{first:.0f}", f"{last:.0f}", f"{hour:+.1f}", str(soaked.status)])
+            more = f"{hour:+.1f}" if minutes >= TELLING else ""
+            rows.append([name, said, f"{first:.0f}", f"{last:.0f}", more, str(soaked.status)])
     with figure(picture, 15, 3.4 * len(found)) as drawn:
         for row, (name, soaked) in enumerate(found.items()):
             for column, (what, said) in enumerate(SAID.items()):
@@ -175,9 +177,9 @@ def report(found: dict[str, Soaked], minutes: float, picture: Path) -> str:
         f"`python -m benchmarks.soak --minutes {minutes:g}`: {minutes:g} min of each load, of which the first "
         f"{100 * WARM_UP:.0f} % are the warm-up;\n{textwrap.fill(circumstances(), 119)}.\n\n"
         f"{table(head, rows)}\n\n"
-        "The straight line that the last column but one comes from goes through everything after the warm-up: of short "
-        "runs\nit tells little. A recording and a training keep a row of every episode and epoch, some hundred bytes "
-        "each.\n\n"
+        "The straight line that the last column but one comes from goes through everything after the warm-up; of "
+        f"runs of\nless than {TELLING:g} minutes it tells nothing, and is left out. A recording and a training keep a "
+        "row of every episode and\nepoch, some hundred bytes each.\n\n"
         f"![memory, open files and threads over the minutes](images/{picture.name})\n"
     )
 

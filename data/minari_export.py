@@ -4,9 +4,11 @@ of a clone that was taught, are in infos. The whole manifest goes with it, so th
 dataset of it again, to the byte.
 """
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +67,20 @@ def require_space(folder: Path, size: int) -> None:
 
 def write_episodes(path: Path, dataset: Dataset) -> None:
     """All episodes of a dataset, under another name until they are whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     space = ActionSpace.from_dict(dataset.manifest.action_space)
+    with exported(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        for entry in Bar(dataset.episodes, desc="exporting", unit="episode"):
+            group = file.create_group(f"episode_{entry.index}")
+            write_episode(group, dataset.episode(entry.index), entry, space)
+
+
+@contextlib.contextmanager
+def exported(path: Path) -> Iterator[Path]:
+    """Where the block is to write a file that becomes `path` when it is whole, and else goes; UserError where the disk
+    does not take it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            for entry in Bar(dataset.episodes, desc="exporting", unit="episode"):
-                group = file.create_group(f"episode_{entry.index}")
-                write_episode(group, dataset.episode(entry.index), entry, space)
+        yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -80,6 +89,8 @@ def write_episodes(path: Path, dataset: Dataset) -> None:
             f"{path} could not be written ({error.strerror or error}): free some space or choose another --out, then "
             "run the same command again"
         ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
 
 

@@ -9,7 +9,6 @@ One episode at a time is in memory, however many there are.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.data.manifest import EpisodeEntry
-from dreamdrive.data.minari_export import export_minari, require_space
+from dreamdrive.data.minari_export import export_minari, exported, require_space
 from dreamdrive.data.minari_file import NAME
 from dreamdrive.data.shards import Dataset
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import fsync_folder, make_folder
+from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -55,20 +54,8 @@ def export_pairs(source: Path, out: Path) -> int:
     dataset = Dataset.open(source)
     make_folder(out.parent)
     require_space(out.parent, 2 * sum(shard.bytes for shard in dataset.shards))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with exported(out) as temporary:
         write(temporary, dataset)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(
-            f"{out} could not be written ({error.strerror or error}): free some space or choose another --out, then "
-            "run the same command again"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(out.parent)
     return sum(entry.steps for entry in dataset.episodes)
 
 

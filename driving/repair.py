@@ -22,11 +22,12 @@ from dreamdrive.data.manifest import DAMAGED, Manifest, read_manifest, write_man
 from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import fsync_folder, write_atomically
 from dreamdrive.utils.locks import locked
 from dreamdrive.utils.script import run
-from dreamdrive.utils.settings import parser
+from dreamdrive.utils.settings import WORKERS, parser
 from dreamdrive.utils.words import counted
 
 ARGS = "args.json"
@@ -36,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("folder", type=Path, help="folder of a dataset")
     p.add_argument("--repair", action="store_true", help="record again what is damaged or missing")
-    p.add_argument("--threads", type=positive, default=os.cpu_count(), help="processes that drive the simulator")
+    p.add_argument(*WORKERS[::-1], type=positive, default=usable(), help="processes that drive the simulator")
     p.add_argument("--logdir", type=Path, help="run that drove (default: where it was then)")
     return p.parse_args()
 

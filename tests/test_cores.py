@@ -1,4 +1,4 @@
-"""How many cores this process may use; what cannot be shown as text."""
+"""How many cores this process may use."""
 
 import os
 import subprocess
@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from dreamdrive.tests.tiny_run import ROOT, variables
+from dreamdrive.tests.tiny_run import ROOT
 from dreamdrive.utils import cores
-from dreamdrive.utils.files import Unnamed
 
 
 def test_the_cores_of_taskset_are_those_of_the_flags_default():
@@ -34,25 +33,3 @@ def test_control_groups_are_read(own, files, found, tmp_path):
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text + "\n")
     assert cores.quotas(tmp_path / "groups", tmp_path / "own") == found
-
-
-def test_what_a_log_cannot_show_is_written_with_replacements():
-    code = "from dreamdrive.utils.script import run; run(lambda: print('\\u00e9 \\udcff \\u2026'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=variables(PYTHONIOENCODING="ascii")
-    )
-    assert done.returncode == 0 and done.stdout == b"\\xe9 \\udcff \\u2026\n", done.stderr
-
-
-def test_a_file_has_no_name_until_it_is_whole(tmp_path):
-    path = tmp_path / "12:30.mp4"
-    path.write_bytes(b"old")
-    file = Unnamed(path)
-    if not file.passed:
-        pytest.skip("this filesystem knows no files without a name")
-    file.place.write_bytes(b"half of it")
-    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
-    file.name()
-    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"half of it"
-    Unnamed(path).discard()
-    assert path.read_bytes() == b"half of it"

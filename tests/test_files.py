@@ -1,4 +1,5 @@
-"""What the system refuses is told apart from what is damaged, whoever reads."""
+"""What the system refuses is told apart from what is damaged, whoever reads; files that have no name until they are
+whole."""
 
 import errno
 
@@ -10,7 +11,7 @@ from dreamdrive.data.npz import read_rollout
 from dreamdrive.envs.nocturne.scene import load_scene
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import raise_if_unreadable
+from dreamdrive.utils.files import Unnamed, raise_if_unreadable
 
 READERS = {
     "manifest.json": lambda path: read_manifest(path.parent),
@@ -53,3 +54,17 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(name, number, reme
 def test_what_a_file_may_have_caused_itself_is_left_to_its_reader(number, tmp_path):
     raise_if_unreadable(tmp_path, OSError(number, "no") if number else OSError("no HDF5 file"))
     raise_if_unreadable(tmp_path, ValueError("no number"))
+
+
+def test_a_file_has_no_name_until_it_is_whole(tmp_path):
+    path = tmp_path / "12:30.mp4"
+    path.write_bytes(b"old")
+    file = Unnamed(path)
+    if not file.passed:
+        pytest.skip("this filesystem knows no files without a name")
+    file.place.write_bytes(b"half of it")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
+    file.name()
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"half of it"
+    Unnamed(path).discard()
+    assert path.read_bytes() == b"half of it"

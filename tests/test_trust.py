@@ -51,8 +51,9 @@ def test_sentences_and_what_the_system_says_come_through_as_they_are(tmp_path):
     with pytest.raises(UserError, match="do something else"):
         sandbox.call(dies, ("a sentence",), 64 << 20, 1.0)
     with pytest.raises(OSError, match="File too large|signal") as error:
-        sandbox.call(dies, ("a write",), 64 << 20, 1.0)
+        sandbox.call(dies, (f"a write to {tmp_path / 'written'}",), 64 << 20, 1.0)
     assert not isinstance(error.value, UserError)
+    assert not (tmp_path / "written").exists() or not (tmp_path / "written").read_bytes()
 
 
 def test_threads_ask_one_after_another():
