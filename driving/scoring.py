@@ -15,7 +15,7 @@ from dreamdrive.driving.agent import Head
 from dreamdrive.driving.cast import Cast, cast
 from dreamdrive.driving.catalogue import PLAN, UNTRAINED
 from dreamdrive.driving.evaluation import Driven, DriverSpec, Evaluator, dream_returns
-from dreamdrive.driving.scoring_settings import EvaluationSettings
+from dreamdrive.driving.scoring_settings import WORST, EvaluationSettings
 from dreamdrive.envs import REPEAT, flags, official, world_class
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.controller import parameter_vector
@@ -32,6 +32,7 @@ from dreamdrive.utils.stages import is_controller
 from dreamdrive.utils.tracking import track
 from dreamdrive.utils.words import counted, mean_and_spread
 
+FILMS = 3  # of the episodes that went worst
 PACKAGES = ("torch", "numpy", "gymnasium", "box2d", "h5py", "cma")
 
 
@@ -111,8 +112,16 @@ def shown(args: EvaluationSettings, who: Cast) -> Iterator[None]:
     folder = file_of(args, who).with_suffix("")
     if args.track != "none":
         make_folder(folder)
-    with track(args, folder, "scoring", [args.record] if args.record else []):
+    with track(args, folder, "scoring", films(args, who)):
         yield
+
+
+def films(args: EvaluationSettings, who: Cast) -> list[Path]:
+    """Where those of --record go; of the worst episodes beside the score, the worst first."""
+    if args.record != Path(WORST):
+        return [args.record] if args.record else []
+    score = file_of(args, who)
+    return [score.with_name(f"{score.stem}-worst-{place}.mp4") for place in range(1, FILMS + 1)]
 
 
 def by_subset(episodes: list[Driven], names: tuple[str, ...]) -> dict[str, dict[str, float]]:

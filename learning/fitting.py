@@ -81,8 +81,8 @@ class Fit:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def learn_on(self, learnt: dict) -> None:
-        self.model.load_state_dict(learnt["model"])
-        self.optimizer.load_state_dict(learnt["optimizer"])
+        load_weights(self.model, learnt["model"])
+        load_optimizer(self.optimizer, learnt["optimizer"])
 
     def anneal(self, rate: float, epoch: int, last: int) -> None:
         """Set the learning rate of an epoch: `rate` in the first one on the datasets of now, and evenly less in each

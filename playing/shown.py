@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dreamdrive.driving.cast import Cast
 from dreamdrive.driving.evaluation import Driven
-from dreamdrive.driving.scoring import file_of, worst
+from dreamdrive.driving.scoring import FILMS, films, worst
 from dreamdrive.driving.scoring_settings import EvaluationSettings
 from dreamdrive.playing.drive import Drive, dream_of, make_drive, simulator_of
 from dreamdrive.playing.recording import RECORDINGS
@@ -14,8 +14,6 @@ from dreamdrive.utils import runs
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import evaluation_seeds
 from dreamdrive.utils.video import VideoWriter, side_by_side, with_lines
-
-FILMS = 3  # of the episodes that went worst
 
 
 def show_of(args: EvaluationSettings, who: Cast) -> Drive:
@@ -52,6 +50,5 @@ def record(path: Path, show: Drive, number: int = 0) -> None:
 
 def record_worst(args: EvaluationSettings, who: Cast, episodes: list[Driven]) -> None:
     """The episodes that went worst as videos beside the score."""
-    score = file_of(args, who)
-    for place, number in enumerate(worst(episodes, FILMS), 1):
-        record(score.with_name(f"{score.stem}-worst-{place}.mp4"), show_of(args, who), number)
+    for path, number in zip(films(args, who), worst(episodes, FILMS), strict=False):  # there may be fewer episodes
+        record(path, show_of(args, who), number)

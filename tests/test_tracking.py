@@ -385,6 +385,10 @@ def test_a_score_is_a_step_of_its_own_chart_with_its_film(trained, tmp_path):
     ]
     assert f"{name}/films/a" in found.Tags()["images"]
     assert b"--controller bc" in found.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0]
+    done = call(*command, "--episodes", 2, "--track", "tensorboard", "--record", "worst")
+    assert done.returncode == 0, done.stderr
+    found = EventAccumulator(str(run.logdir / "tensorboard" / name)).Reload()
+    assert {f"{name}/films/{Path(name).name}-worst-{place}" for place in (1, 2)} <= set(found.Tags()["images"])
     assert "--track is for scores" in complaint(call(*command, "--render", "--track", "tensorboard"))
 
 
