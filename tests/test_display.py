@@ -47,12 +47,13 @@ def start(then="pass", seen=None, **environment):
     )
 
 
-def ended(name, seconds=5):
-    """Whether the X server `name` goes within so many seconds."""
+def ended(name, seconds=30):
+    """Whether the X server `name` goes within so many seconds. It removes its socket first and its lock after that."""
+    left = [Path(f"/tmp/.X11-unix/X{name[1:]}"), Path(f"/tmp/.X{name[1:]}-lock")]
     until = time.monotonic() + seconds
-    while time.monotonic() < until and Path(f"/tmp/.X11-unix/X{name[1:]}").exists():
+    while time.monotonic() < until and any(path.exists() for path in left):
         time.sleep(0.05)
-    return not Path(f"/tmp/.X11-unix/X{name[1:]}").exists() and not Path(f"/tmp/.X{name[1:]}-lock").exists()
+    return not any(path.exists() for path in left)
 
 
 def test_without_a_display_a_virtual_screen_is_started_said_and_ended():
