@@ -24,6 +24,7 @@ from dreamdrive.learning.evolution import (
     evolved_weights,
     finite,
     samples_now,
+    simulator_scores,
 )
 from dreamdrive.learning.evolution_settings import EvolutionSettings
 from dreamdrive.learning.unfinished import Unfinished
@@ -320,7 +321,8 @@ def drive_mean(args: EvolutionSettings, search: Search, evaluator: Evaluator) ->
     """The score of the search's mean in the simulator, always on the same seeds."""
     seeds = evaluator.different(selection_seeds(args.seed, args.selection_episodes))
     with progress(args, len(seeds), "its mean in the simulator") as bar:
-        return float(np.mean(evaluator.returns([(search.mean, seed) for seed in seeds], bar)))
+        tasks = [(search.mean, seed) for seed in seeds]
+        return float(np.mean(simulator_scores(evaluator, tasks, args.collision_cost, bar)))
 
 
 def progress(args: EvolutionSettings, episodes: int, what: str) -> Bar:

@@ -3,7 +3,7 @@ large a search is."""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from dreamdrive.utils.seeds import recording_seed, selection_seeds
 
 STAGE = 4
 RESCORE_DREAMS = 128  # dreams the search's mean is scored on
+COLLISIONS = "collision_rate"  # of an episode's outcome
 APART = 8  # every so manyth frame that dreams may start from is kept for scoring the search's mean
 MOST_CORRELATED = 10_000  # weights: their covariance matrix takes 0.8 GB
 
@@ -110,12 +111,27 @@ class SimulatorFitness:
         )
         # candidates on one track follow each other
         tasks = [(candidate, seed) for seed in seeds for candidate in parameters.float()]
-        returns = self.evaluator.returns(tasks, bar, 0 if fresh else self.args.give_up)
-        return torch.tensor(returns).view(samples, len(parameters)).mean(0)
+        patience = 0 if fresh else self.args.give_up
+        counted = simulator_scores(self.evaluator, tasks, self.args.collision_cost, bar, patience)
+        return torch.tensor(counted).view(samples, len(parameters)).mean(0)
 
     @property
     def steps(self) -> int:
         return self.evaluator.steps
+
+
+def simulator_scores(
+    evaluator: Evaluator,
+    tasks: Sequence[tuple[Tensor | None, int]],
+    collision_cost: float,
+    bar: Bar | None = None,
+    patience: int = 0,
+) -> list[float]:
+    """The return of each task (see `Evaluator.episodes`), less `collision_cost` points where it collided."""
+    driven = evaluator.episodes(tasks, bar, patience)
+    if collision_cost and COLLISIONS not in driven[0].outcome:
+        raise UserError(f"--collision-cost {collision_cost:g} needs a world that counts collisions, as nocturne does")
+    return [episode.score - collision_cost * episode.outcome.get(COLLISIONS, 0.0) for episode in driven]
 
 
 def finite(scores: Tensor) -> Tensor:

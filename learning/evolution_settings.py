@@ -28,7 +28,8 @@ class EvolutionSettings(ControllerTraining, OfWorld):
 
     GROUPS: ClassVar[dict[str, str]] = {
         "controller": "features init evolve",
-        "search": "world generations target_return pop_size n_samples most_samples give_up sigma diagonal",
+        "search": "world generations target_return pop_size n_samples most_samples give_up collision_cost sigma "
+        "diagonal",
         "dream": "temperature horizon",
         "scores in the simulator": "evaluate_every selection_episodes max_workers",
         "run": "display",
@@ -72,6 +73,13 @@ class EvolutionSettings(ControllerTraining, OfWorld):
         natural,
         "in the simulator a candidate's episode ends after so many steps without a reward above 0, the rest counting "
         "like its last step; 0: never",
+        fixed=True,
+        where=SIMULATOR,
+    )
+    collision_cost: float = flag(
+        0.0,
+        natural_float,
+        "in the simulator points that a collision takes from an episode's return, for candidates and for choosing",
         fixed=True,
         where=SIMULATOR,
     )

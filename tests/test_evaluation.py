@@ -5,6 +5,7 @@ import torch
 
 from dreamdrive import envs
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator, _driving
+from dreamdrive.learning.evolution import simulator_scores
 from dreamdrive.utils.errors import UserError
 
 
@@ -19,6 +20,24 @@ def test_what_is_left_of_an_episode_that_is_given_up_counts_like_its_last_step()
     """MountainCar gives -1 a step, always."""
     assert drive("gym:MountainCar-v0", 0) == ([-200.0] * 3, 600)
     assert drive("gym:MountainCar-v0", 25) == ([-200.0] * 3, 75)
+
+
+def test_a_collision_costs_a_candidate_what_is_said():
+    """In Nocturne's first synthetic scenes whoever drives at random collides with something in most."""
+    tasks = [(None, seed) for seed in range(6)]
+    with Evaluator("nocturne", DriverSpec("white"), 1) as evaluator:
+        driven = evaluator.episodes(tasks)
+        counted = simulator_scores(evaluator, tasks, collision_cost=5.0)
+    collided = [episode.outcome["collision_rate"] for episode in driven]
+    assert 0 < sum(collided) < 6 and set(collided) == {0.0, 1.0}
+    assert counted == [episode.score - 5 * now for episode, now in zip(driven, collided, strict=True)]
+
+
+def test_a_world_without_collisions_has_no_cost_of_them():
+    with Evaluator("gym:CartPole-v1", DriverSpec("white"), 1) as evaluator:
+        assert simulator_scores(evaluator, [(None, 1)], collision_cost=0.0) == evaluator.returns([(None, 1)])
+        with pytest.raises(UserError, match="--collision-cost 5 needs a world that counts collisions"):
+            simulator_scores(evaluator, [(None, 1)], collision_cost=5.0)
 
 
 def test_an_episode_with_rewards_is_not_given_up():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamdrive.envs.nocturne.synthetic import make_scene, scene_bytes
-from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, kind_of
+from dreamdrive.envs.nocturne.synthetic.scenes import KINDS, draw, is_jam, kind_of
 from dreamdrive.envs.nocturne.synthetic.statistics import expert_motion, interactions_of, replayed
 from dreamdrive.envs.synthetic_scenes import main
 from dreamdrive.utils.script import run
@@ -35,10 +35,12 @@ STATES = {
 
 @pytest.fixture(scope="module")
 def few():
-    """Scenes of seed 0 by index: the first three, and the first three of every kind."""
+    """Scenes of seed 0 by index: the first three, and the first three of every kind; and by ("jam", index) one of every
+    kind with a jam."""
     kinds = [kind_of(0, i) for i in range(100)]
     indices = {0, 1, 2}.union(*([i for i in range(100) if kinds[i] == kind][:3] for kind in KINDS))
-    return {i: draw(0, i) for i in sorted(indices)}
+    jams = {("jam", i): draw(0, i, jams=1.0) for i in (kinds.index(kind) for kind in KINDS)}
+    return {i: draw(0, i) for i in sorted(indices)} | jams
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def numbers(value):
 
 
 def test_files_have_nocturnes_layout_and_every_number_is_a_finite_float(few, files):
-    for i, scene in zip(few, files, strict=True):
+    indices = [i[1] if isinstance(i, tuple) else i for i in few]
+    for i, scene in zip(indices, files, strict=True):
         assert list(scene) == ["name", "objects", "roads", "tl_states"] and scene["name"] == f"synthetic_{i:06d}.json"
         for thing in scene["objects"]:
             assert set(thing) == {"position", "width", "length", "heading", "velocity", "valid", "goalPosition", "type"}
@@ -142,6 +145,14 @@ def test_a_scene_depends_on_seed_and_index_alone(few):
     assert scene_bytes(make_scene(0, 3)) == scene_bytes(few[3].scene)
     assert scene_bytes(make_scene(1, 3)) != scene_bytes(few[3].scene)
     assert scene_bytes(make_scene(5)) == scene_bytes(make_scene(5, 0))
+
+
+def test_a_share_of_scenes_has_a_jam_and_the_others_are_as_they_were(few):
+    jams = {share: {i for i in range(1000) if is_jam(1, i, share)} for share in (0.0, 0.3, 0.6, 1.0)}
+    assert [len(jams[share]) for share in (0.0, 1.0)] == [0, 1000] and jams[0.3] < jams[0.6]
+    assert 250 < len(jams[0.3]) < 350 and 550 < len(jams[0.6]) < 650
+    other = next(i for i in few if isinstance(i, int) and not is_jam(0, i, 0.3))
+    assert scene_bytes(make_scene(0, other, jams=0.3)) == scene_bytes(few[other].scene)
 
 
 # Nobody in anybody's way. The tests by crossing sides and contained corners are independent of the separating axes that
@@ -306,6 +317,16 @@ def test_many_drivers_have_to_react_to_others(few):
     assert all(one.must_yield <= one.must_react <= one.egos for one in found)
 
 
+def test_in_a_jam_there_are_more_vehicles_and_they_are_slower(few):
+    def vehicles(drawn):
+        there = drawn.bodies.valid[drawn.member >= 0]
+        return len(there), np.hypot(*np.moveaxis(drawn.velocity[drawn.member >= 0], -1, 0))[there].mean()
+
+    pairs = [(vehicles(few[i[1]]), vehicles(drawn)) for i, drawn in few.items() if isinstance(i, tuple)]
+    assert len(pairs) == len(KINDS) and all(jam[0] > usual[0] for usual, jam in pairs)
+    assert np.mean([jam[1] for _, jam in pairs]) < 0.75 * np.mean([usual[1] for usual, _ in pairs])
+
+
 @pytest.mark.slow
 def test_a_hundred_scenes_keep_every_promise_and_are_rarely_drawn_twice():
     tries, egos, react, drifts, overlapping = 0, 0, 0, [], 0
@@ -363,7 +384,9 @@ def refusal(monkeypatch, capsys):
     return refused
 
 
-@pytest.mark.parametrize("options", [("--scenes", "0"), ("--scenes", "few"), ("--seed", "-1"), ("--kinds", "all")])
+@pytest.mark.parametrize(
+    "options", [("--scenes", "0"), ("--scenes", "few"), ("--seed", "-1"), ("--jams", "1.5"), ("--kinds", "all")]
+)
 def test_a_bad_argument_is_refused_in_one_sentence(options, tmp_path, refusal):
     status, said = refusal("--out", tmp_path / "scenes", *options)
     assert status != 0 and said.startswith("error: ") and said.count("\n") == 1 and not (tmp_path / "scenes").exists()
@@ -375,9 +398,18 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_one_sentence(tmp_path,
     assert status == 1 and said.startswith("error: ") and said.count("\n") == 1
 
 
-def test_a_folder_of_another_seed_is_refused_in_one_sentence(tmp_path, refusal):
+@pytest.mark.parametrize(
+    ("before", "asked", "named"),
+    [
+        ('{"seed": 0}', ("--seed", 1), "--seed 0"),
+        ('{"seed": 0}', ("--jams", 0.5), "--jams 0.0"),
+        ('{"seed": 0, "jams": 0.5}', (), "--jams 0.5"),
+    ],
+    ids=["another seed", "jams where there were none", "none where there were"],
+)
+def test_a_folder_of_other_scenes_is_refused_in_one_sentence(before, asked, named, tmp_path, refusal):
     (tmp_path / "command").mkdir()
-    (tmp_path / "command" / "args.json").write_text('{"seed": 0}')
-    status, said = refusal("--scenes", 1, "--out", tmp_path, "--seed", 1)
-    assert status == 1 and said.count("\n") == 1 and "--seed 0" in said and "choose another --out" in said
+    (tmp_path / "command" / "args.json").write_text(before)
+    status, said = refusal("--scenes", 1, "--out", tmp_path, *asked)
+    assert status == 1 and said.count("\n") == 1 and named in said and "choose another --out" in said
     assert not list(tmp_path.glob("*.json"))

@@ -61,6 +61,14 @@ def share(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    """0 to 1, both of them included."""
+    value = natural_float(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1, not {text}")
+    return value
+
+
 def learning_rate(text: str) -> float:
     """Above 0, and at most 1, where Adam's steps are as large as weights are."""
     value = positive_float(text)

@@ -9,7 +9,7 @@ from dreamdrive.envs.nocturne.scene import DT, STEPS
 from dreamdrive.envs.nocturne.synthetic import checks
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.checks import Bodies
-from dreamdrive.envs.nocturne.synthetic.fleet import Fleet, draw_fleet, draw_size
+from dreamdrive.envs.nocturne.synthetic.fleet import JAM, USUAL, Density, Fleet, draw_fleet, draw_size
 from dreamdrive.envs.nocturne.synthetic.junctions import crossing, roundabout
 from dreamdrive.envs.nocturne.synthetic.maps import RoadMap
 from dreamdrive.envs.nocturne.synthetic.open_roads import merge, road
@@ -61,12 +61,18 @@ def kind_of(seed: int, index: int = 0) -> str:
     return str(np.random.default_rng([seed, index]).choice(list(KINDS), p=list(KINDS.values())))
 
 
-def draw(seed: int, index: int = 0) -> Drawn:
+def is_jam(seed: int, index: int, jams: float) -> bool:
+    """Whether there is a jam in scene `index` of `seed`, of whose scenes a share of `jams` have one."""
+    return bool(np.random.default_rng([seed, index, 1]).random() < jams)
+
+
+def draw(seed: int, index: int = 0, jams: float = 0.0) -> Drawn:
     """Scene `index` of `seed`: the first draw of its stream that keeps every promise."""
     stream, kind = np.random.SeedSequence([seed, index]), kind_of(seed, index)
+    density = JAM if is_jam(seed, index, jams) else USUAL
     complaints: list[str] = []
     for number, child in enumerate(stream.spawn(MOST_TRIES), 1):
-        result = _attempt(np.random.default_rng(child), kind, f"synthetic_{index:06d}.json")
+        result = _attempt(np.random.default_rng(child), kind, density, f"synthetic_{index:06d}.json")
         if isinstance(result, str):
             complaints.append(result)
             continue
@@ -86,13 +92,13 @@ def draw_map(rng: np.random.Generator, kind: str) -> RoadMap:
     return roundabout(rng) if kind == "roundabout" else crossing(rng, kind)
 
 
-def _attempt(rng: np.random.Generator, kind: str, name: str) -> dict | str:
+def _attempt(rng: np.random.Generator, kind: str, density: Density, name: str) -> dict | str:
     """The parts of a Drawn, or what is wrong with them."""
     m = draw_map(rng, kind)
     times = (np.arange(WARM_UP + STEPS) - WARM_UP) * DT
     walkers = draw_walkers(rng, m, times)
     routes = Routes(m, float(rng.uniform(1.8, 2.8)), float(rng.uniform(1.3, 2.0)))
-    fleet = draw_fleet(rng, routes, float(times[0]), float(times[-1]))
+    fleet = draw_fleet(rng, routes, float(times[0]), float(times[-1]), density)
     log = Traffic(m, routes, fleet, walkers, times).run()
     bodies, types, member, velocity = _gather(rng, m, fleet, log, walkers)
     driving = np.flatnonzero((member >= 0) & bodies.valid.all(1) & (np.array(types) == "vehicle"))
