@@ -15,7 +15,7 @@ from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
-from dreamdrive.envs import World, make, world_class
+from dreamdrive.envs import World, fast, make, world_class
 from dreamdrive.envs.catalogue import require_module
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
@@ -56,6 +56,14 @@ class Driven:
     score: float
     outcome: dict[str, float]
     place: str
+
+
+def require_drivable(world: dict) -> None:
+    """UserError where the world of a run ("env", "options") cannot be driven here and now, for want of its module or of
+    its scenes: for stages that drive it after long work."""
+    env = fast(world["env"])
+    require_module(env)
+    world_class(env).prepare(**(world.get("options") or {}))
 
 
 class Evaluator:

@@ -7,6 +7,7 @@ from dreamdrive.data.loaders import check_world, open_datasets, require_validati
 from dreamdrive.data.sequences import FrameSequences
 from dreamdrive.data.shards import Dataset
 from dreamdrive.data.steps import NumberSteps
+from dreamdrive.driving.evaluation import require_drivable
 from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.cloning import FLAGS, Cloning
 from dreamdrive.learning.cloning_methods import Recorded
@@ -78,6 +79,7 @@ def clone_latents(args: CloneSettings, datasets: list[Dataset] | None) -> float:
     model = load_world_model(args.logdir, where)
     world, parents = model.world, model.parents
     check_env(args.logdir, world, args.env)
+    require_drivable(world)
     datasets = datasets or open_datasets(checkpoint.load_parent(args.logdir, "mdrnn")["datasets"])
     datasets = [check_world(dataset, world, str(checkpoint.path(args.logdir, "vae"))) for dataset in datasets]
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamdrive.driving.evaluation import DriverSpec, Evaluator
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator, require_drivable
 from dreamdrive.envs import fast, world_class
 from dreamdrive.envs.flags import check_env
 from dreamdrive.learning.actor_settings import ActorSettings
@@ -162,6 +162,7 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
     model = load_world_model(args.logdir, where)
     world = model.world
     check_env(args.logdir, world, args.env)
+    require_drivable(world)
     with checkpoint.stage_folder(args.logdir, args.stage) as folder:
         state = resumable(args, model.parents)
         args, inherited = args.resume(state and state["settings"])

@@ -225,13 +225,12 @@ class Choice:
         args, where = self.args, device(self.args.device)
         agent = load_agent(own, "ctrl")
         spec = DriverSpec("agent", own, agent.controller.config_dict())
-        parameters, seeds = parameter_vector(agent.controller), selection_seeds(args.seed, args.selection_episodes)
-        options = agent.world.get("options", {})
-        with (
-            Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
-            Bar(total=len(seeds), desc=f"{called(own.name)} on tracks for choosing", unit="episode") as bar,
-        ):
-            return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps
+        parameters, options = parameter_vector(agent.controller), agent.world.get("options", {})
+        evaluator = Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options)
+        seeds = evaluator.different(selection_seeds(args.seed, args.selection_episodes))
+        with evaluator, Bar(total=len(seeds), desc=f"{called(own.name)} on tracks for choosing", unit="episode") as bar:
+            returns = evaluator.returns([(parameters, seed) for seed in seeds], bar)
+        return returns, evaluator.steps
 
 
 def called(name: str) -> str:

@@ -1,6 +1,7 @@
 """All five stages run on Nocturne's scenes, each reading what the one before it wrote."""
 
 import json
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.envs.nocturne.folder_index import scene_files
 from dreamdrive.envs.nocturne.pool import FolderPool
 from dreamdrive.envs.nocturne.synthetic import write_scenes
-from dreamdrive.tests.tiny_run import call, record_nocturne, tiny
+from dreamdrive.tests.tiny_run import call, complaint, record_nocturne, tiny
 from dreamdrive.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -121,3 +122,16 @@ def test_a_run_drives_in_scenes_made_for_it_and_its_worst_episodes_are_filmed(ru
     for place in (1, 2):
         film = run / "run" / "scores" / f"bc-nocturne-simulator-worst-{place}.mp4"
         assert film.stat().st_size > 5_000 and str(film) in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"), [("trainbc", ()), ("traincontroller", ("--method", "actor-critic", "--updates", 2))]
+)
+def test_scenes_that_are_gone_are_told_before_the_long_work(stage, options, run, tmp_path):
+    shutil.copytree(run / "run", tmp_path / "run", ignore=shutil.ignore_patterns("latents", "bc", "ctrl"))
+    (run / "scenes").rename(run / "elsewhere")
+    try:
+        said = complaint(call(stage, "--logdir", tmp_path / "run", "--max-workers", 1, "--device", "cpu", *options))
+    finally:
+        (run / "elsewhere").rename(run / "scenes")
+    assert f"{run / 'scenes'} is not a folder" in said and not (tmp_path / "run" / "latents").exists()

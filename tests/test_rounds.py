@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from dreamdrive.data.manifest import read_manifest
+from dreamdrive.driving.evaluation import Evaluator
+from dreamdrive.learning import rounds
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.learning.vision_settings import VAESettings
 from dreamdrive.tests.tiny_run import call, complaint, user
 from dreamdrive.utils import checkpoint
+from dreamdrive.utils.seeds import selection_seeds
 
 TINY = (
     *("--env", "cartpole", "--repeat", 2, "--random", 10, "--episodes", 4, "--latent", 8, "--vision-epochs", 1),
@@ -124,6 +127,25 @@ def test_the_best_of_the_rounds_that_recorded_best_and_the_last_is_chosen(run):
     scored = call("test_controller", "--logdir", run / "rounds/best", "--episodes", 2, "--max-workers", 1)
     assert scored.returncode == 0 and "ctrl in the simulator" in scored.stdout
     assert (run / "rounds/curve.png").stat().st_size > 5000
+
+
+def test_no_episode_counts_twice_in_the_choice(run, monkeypatch):
+    """Of the seeds that lead to one ego in one scene, where a world has few of them, the first is driven."""
+    driven = []
+
+    class Few(Evaluator):
+        def different(self, seeds):
+            return list(seeds)[::2]
+
+        def returns(self, tasks, bar=None, patience=0):
+            driven.extend(seed for _, seed in tasks)
+            return [0.0] * len(tasks)
+
+    monkeypatch.setattr(rounds, "Evaluator", Few)
+    args = RoundsSettings(env="cartpole", selection_episodes=6, seed=0, max_workers=1)
+    history = [{"frames": 0}, {"round": 1, "frames": 1, "recorded": {"clean": [1.0]}}]
+    returns, _ = rounds.Choice(args, run / "rounds", history)._drive(run / "rounds/best")
+    assert driven == selection_seeds(0, 6)[::2] and len(returns) == 3
 
 
 def test_m_and_the_actor_settle_after_the_last_round_beside_it(run):
