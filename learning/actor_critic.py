@@ -190,8 +190,9 @@ class ActorCritic:
             load_optimizer(optimizer, saved)
         self.slow_down(1.0)  # rates may be others than before
 
-    def slow_down(self, share: float) -> None:
-        """Learn on at this share of the learning rates."""
-        for optimizer, rate in zip(self.optimizers, (self.how.actor_rate, self.how.critic_rate), strict=True):
+    def slow_down(self, share: float, critic_alone: bool = False) -> None:
+        """Learn on at this share of the learning rates; `critic_alone`: the actor stays as it is."""
+        rates = 0.0 if critic_alone else self.how.actor_rate, self.how.critic_rate
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = share * rate

@@ -30,7 +30,7 @@ class ActorSettings(ControllerTraining, OfWorld):
     GROUPS: ClassVar[dict[str, str]] = {
         "actor": "features hidden layers memory burn_in init anchor",
         "dream": "dataset dreams horizon temperature early",
-        "learning": "updates settle discount mix spread penalty entropy actor_rate critic_rate",
+        "learning": "updates critic_first settle discount mix spread penalty entropy actor_rate critic_rate",
         "scores in the simulator": "evaluate_every selection_episodes max_workers",
         "run": "adopt display",
     }
@@ -63,6 +63,13 @@ class ActorSettings(ControllerTraining, OfWorld):
         where=("an actor that begins as a clone, with --init", lambda args: args.init is not None),
     )
     updates: int = flag(4000, positive, f"learn up to this update, in rows of {ROW}; more than before resumes")
+    critic_first: int = flag(
+        0,
+        natural,
+        f"of them the first, in rows of {ROW}, in which the critic learns what the clone is worth, and the actor stays "
+        "as it is",
+        where=("--init", lambda args: args.init is not None),
+    )
     settle: int = flag(0, natural, "of them the last, over which the learning rates fall evenly to a tenth")
     dreams: int = flag(64, positive, "dreams of an update")
     horizon: int = flag(12, positive, "steps of a dream")

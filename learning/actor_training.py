@@ -147,7 +147,7 @@ class ActorRun:
         args, mean = self.args, begun.mean
         rng = seed_everything(args.seed, STAGE, len(self.history) + 1)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**31)))
-        self.learner.slow_down(args.share_left(self.updates))
+        self.learner.slow_down(args.share_left(self.updates), self.updates < args.critic_first)
         bar.update(begun.done)
         for _ in begun.of(range(ROW), generator):
             mean.add(self._update(generator), 1)

@@ -35,7 +35,7 @@ class Flags(RunFolder, flags.WorldSettings):
         "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
         "vision_every vision_last vision_more vision_updates",
         "M": "core head members window memory_updates memory_more",
-        "actor": "clone anchor actor_updates actor_more actor_settles horizon temperature discount",
+        "actor": "clone actor_updates actor_more actor_settles horizon temperature discount",
         "run": "seed device max_workers",
     }
 
@@ -83,13 +83,6 @@ class Flags(RunFolder, flags.WorldSettings):
         natural,
         "epochs of a clone of the expert's episodes, as which the actor begins; 0: it begins as nothing",
         fixed=True,
-    )
-    anchor: float = flag(
-        0.3,
-        natural_float,
-        "what it costs the actor in the first round to act otherwise than the clone of --clone does",
-        fixed=True,
-        where=("an actor that begins as a clone, with --clone", lambda args: bool(args.clone)),
     )
     actor_updates: int = flag(500, positive, "of the actor in rounds in which V learns", fixed=True)
     actor_more: int = flag(350, positive, "of the actor in every other", fixed=True)
@@ -189,13 +182,14 @@ class RoundsSettings(Flags):
         )
 
     def actor(self, number: int) -> ActorSettings:
-        """Later than in the first round there is no clone: V is another one."""
+        """In the first round the actor drives as the clone does, while the critic learns: by a critic that knows
+        nothing yet it would only forget. Later there is no clone: V is another one."""
         cloned = self.clone and not number
         return self.into(
             ActorSettings,
             adopt=True,
             init=self.logdir / "bc" / "best.tar" if cloned else None,
-            anchor=self.anchor if cloned else 0.0,
+            critic_first=self.updates(0)[1] if cloned else 0,
             actor_rate=ACTOR_RATE * settled(number),
             updates=sum(self.updates(k)[1] for k in range(number + 1)),
             evaluate_every=0,

@@ -262,6 +262,22 @@ def test_the_actor_begins_as_a_clone_and_is_held_to_it(trained, tmp_path, monkey
     assert "best.tar" in complaint(other)
 
 
+def test_the_actor_stays_a_clone_while_the_critic_learns_first(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(anchor, "UPDATES", 40)
+    run = without_ctrl(trained, tmp_path / "run")
+    flags = ("--init", run.logdir / "bc" / "best.tar", "--critic-first", 60)
+    actors, critics = [], []
+    for updates in (50, 100, 150):
+        tiny_actor(run.logdir, "--updates", updates, *flags)
+        learnt = checkpoint.load(run.logdir / "ctrl" / "checkpoint.tar", "ctrl")
+        actors.append(torch.cat([weight.flatten() for weight in learnt["actor"].values()]))
+        critics.append(torch.cat([weight.flatten() for weight in learnt["learner"]["critic"].values()]))
+    assert torch.equal(actors[0], actors[1]) and not torch.equal(actors[1], actors[2]), "60 of 50 in a row: 100"
+    assert not torch.equal(critics[0], critics[1])
+    refused = tiny_actor(run.logdir, "--critic-first", 1, "--noreload", fails=True)
+    assert "--critic-first is for" in complaint(refused)
+
+
 @pytest.mark.parametrize(
     "flags, said",
     [

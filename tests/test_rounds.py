@@ -62,6 +62,13 @@ def test_a_clone_is_of_the_experts_episodes_and_not_chosen_between():
     assert others == {**meant, "env": "carracing", "logdir": Path("run")}
 
 
+def test_the_actor_drives_as_its_clone_until_the_critic_has_learnt():
+    told = RoundsSettings(expert=2, clone=4, actor_updates=300, logdir=Path("run"))
+    first, later = told.actor(0), told.actor(1)
+    assert first.critic_first == first.updates == 300 and first.init == Path("run/bc/best.tar")
+    assert later.critic_first == 0 and later.updates > 300 and later.init is None
+
+
 @pytest.mark.slow
 def test_an_actor_begins_as_the_clone_of_an_expert(tmp_path):
     flags = (*TINY, "--random", 2, "--expert", 3, "--expert-noise", 0.6, "--clone", 2, "--rounds", 0)
