@@ -265,6 +265,7 @@ class DrivenDagger(Dagger):
                 max_steps=world["max_steps"],
                 seed=(args.seed + epoch.number) % SEEDS,
                 options=world.get("options", {}),
+                **args.elsewhere(),
             )
         )
 

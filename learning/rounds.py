@@ -138,7 +138,12 @@ class Rounds:
         """The episodes of a round, by kind. What is whole stays as it is: who drove it may have learnt on since."""
         args, recorded = self.args, {}
         common = RecordingSettings(
-            env=args.env, options=args.options, seed=args.seed, give_up=args.give_up, threads=args.max_workers
+            env=args.env,
+            options=args.options,
+            seed=args.seed,
+            give_up=args.give_up,
+            threads=args.max_workers,
+            **args.elsewhere(),
         )
         for kind, plan in self._plans(number).items():
             folder = self._own(number) / kind
@@ -228,7 +233,7 @@ class Choice:
         parameters, seeds = parameter_vector(agent.controller), selection_seeds(args.seed, args.selection_episodes)
         options = agent.world.get("options", {})
         with (
-            Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options) as evaluator,
+            Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options, args.cluster) as evaluator,
             Bar(total=len(seeds), desc=f"{called(own.name)} on tracks for choosing", unit="episode") as bar,
         ):
             return evaluator.returns([(parameters, seed) for seed in seeds], bar), evaluator.steps

@@ -1,0 +1,141 @@
+"""A Ray cluster on this computer: a head and other nodes, each with one core, for tests and measurements.
+
+python -m tests.tiny_cluster --port 6379 --nodes 2     until Ctrl-C; says which processes are each node's raylet
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Cluster:
+    """Nodes, the first of which is the head; a context manager, after which nothing of them is left."""
+
+    def __init__(self, nodes: int = 2, port: int = 0, cores: int = 1) -> None:
+        self.port = port or free_port()
+        self.address, self.cores = f"127.0.0.1:{self.port}", cores
+        self.folder = tempfile.TemporaryDirectory(
+            prefix="ray", dir="/tmp", ignore_cleanup_errors=True
+        )  # short: sockets
+        self.nodes: list[subprocess.Popen] = []
+        try:
+            self.add("--head", f"--port={self.port}", f"--temp-dir={self.folder.name}", "--include-dashboard=false")
+            for _ in range(nodes - 1):
+                self.add(f"--address={self.address}")
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, *flags: str, env: dict[str, str] | None = None) -> None:
+        """Another node."""
+        words = [
+            *flags,
+            f"--num-cpus={self.cores}",
+            "--object-store-memory=200000000",
+            "--disable-usage-stats",
+            "--block",
+        ]
+        node = subprocess.Popen(
+            [str(Path(sys.executable).with_name("ray")), "start", *words],
+            env={**os.environ, **SETTINGS, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.nodes.append(node)
+        assert node.stdout is not None
+        said = ""
+        while "runtime started" not in said:
+            line = node.stdout.readline()
+            said += line
+            if not line:
+                raise RuntimeError(f"a Ray node did not start: {said}")
+        threading.Thread(target=node.stdout.read, daemon=True).start()
+
+    def processes(self, *words: str) -> list[int]:
+        """Processes of these nodes with all of the words in their command lines, oldest first."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if all(word in line for word in words):
+                found.append(int(path.parent.name))
+        return sorted(found)
+
+    def raylets(self) -> list[int]:
+        """One a node, in the order of the nodes."""
+        return self.processes("--raylet_socket_name=", self.folder.name)
+
+    def kill(self, node: int) -> None:
+        """kill -9 a node's raylet."""
+        os.kill(self.raylets()[node], signal.SIGKILL)
+
+    def kill_head(self) -> None:
+        """kill -9 all that the head runs."""
+        for pid in [*self.processes("gcs_server", self.folder.name), self.raylets()[0]]:
+            os.kill(pid, signal.SIGKILL)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            node.terminate()
+        for node in self.nodes:
+            try:
+                node.wait(10)
+            except subprocess.TimeoutExpired:
+                node.kill()
+        for node in self.nodes:  # what they started is of their sessions
+            for pid in sessions_of(node.pid):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        self.folder.cleanup()
+
+
+def sessions_of(session: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--port", type=int, default=6379)
+    p.add_argument("--nodes", type=int, default=2)
+    args = p.parse_args(argv)
+    with Cluster(args.nodes, args.port) as cluster:
+        print(f"--ray {cluster.address}, raylets {' '.join(map(str, cluster.raylets()))}", flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()
