@@ -26,6 +26,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # gymnasium's
+
 from dreamdrive.utils import modules
 from dreamdrive.utils.cluster import Carried, Cluster, require_ray
 from dreamdrive.utils.errors import UserError
@@ -134,7 +136,7 @@ class Actors(Crew):
     def give(self, number: int, setup: Callable, setup_args: tuple) -> None:
         """Have a worker set up by what all are."""
         if self._given is None:
-            self._given = pickle.dumps((setup, setup_args))
+            self._given = cloudpickle.dumps((setup, setup_args))  # also what a user's own script has defined
             self.tell("keep", number, self._given)
         self.tell("begin", number)
 
