@@ -1,10 +1,9 @@
-"""Workers on two real Ray nodes of this computer: the same bytes as here, whoever is killed. What of utils/ray_workers.py
-needs no Ray is in test_cluster.py."""
+"""Workers on two real Ray nodes of this computer: the same bytes as here, whoever is killed. What needs no Ray is in
+test_cluster.py."""
 
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrive.benchmarks.ray_nodes import Nodes, free_port
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
-from dreamdrive.tests import tiny_cluster
 from dreamdrive.tests.test_generation import command
 from dreamdrive.tests.tiny_run import ROOT, TINY, copy_run, user, variables
 from dreamdrive.tests.tiny_work import set_up, wait_until
@@ -38,7 +37,7 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def cluster():
-    with tiny_cluster.Cluster() as found:
+    with Nodes() as found:
         yield found
 
 
@@ -158,7 +157,7 @@ def test_scenes_travel(cluster, tmp_path):
 
 @pytest.mark.slow
 def test_whatever_is_killed_is_reported_and_the_recording_has_the_same_bytes(recorded, tmp_path):
-    with tiny_cluster.Cluster() as cluster:
+    with Nodes() as cluster:
         recording = Recording(tmp_path / "data", cluster.address)
         recording.until(shards=2)
         os.kill(cluster.processes("ray::Hand")[0], signal.SIGKILL)
@@ -181,7 +180,7 @@ def test_whatever_is_killed_is_reported_and_the_recording_has_the_same_bytes(rec
 
 
 def test_nodes_that_compute_differently_are_named_and_may_be_allowed(tmp_path):
-    with tiny_cluster.Cluster(1) as cluster:
+    with Nodes(1) as cluster:
         cluster.add(f"--address={cluster.address}", env={"ATEN_CPU_CAPABILITY": "default"})
         recording = Recording(tmp_path / "data", cluster.address)
         assert recording.ended() == 1
@@ -192,7 +191,7 @@ def test_nodes_that_compute_differently_are_named_and_may_be_allowed(tmp_path):
 
 
 def test_without_a_cluster_that_is_one_sentence(tmp_path):
-    port = tiny_cluster.free_port()
+    port = free_port()
     done = subprocess.run(
         command(tmp_path / "data", "--ray", f"127.0.0.1:{port}", **SLOW),
         cwd=ROOT,

@@ -97,7 +97,7 @@ class Hand:
         try:
             cache = Cache()
             lacks = cache.lacks(digest for _, listing in self._reads for digest in listing.values())
-            self._say("listening", {**about(), "lacks": lacks})
+            self._say("listening", {**self.about(), "lacks": lacks})
             setup, sent = self._told.get()
             cache.take(map(_fetched, sent))
             do, arguments = pickle.loads(setup)
@@ -109,6 +109,13 @@ class Hand:
             self._say("user error", str(error))
         except BaseException:
             self._say("failure", traceback.format_exc().rstrip())
+
+    def about(self) -> dict[str, Any]:
+        """What this process and its machine are: pid, host, node, code and packages, and what it computes."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return {"pid": os.getpid(), "host": socket.gethostname(), "node": node[:6], **installed(), "product": product()}
 
     def _report(self, value: Any) -> None:
         self._say("progress", pickle.dumps(value))
@@ -166,15 +173,6 @@ def _scratch() -> Path:
         if pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(other, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-"))
-
-
-def about() -> dict[str, Any]:
-    """What this process and its machine are: pid, host, node, code and packages, and what it computes (see
-    `product`)."""
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()
-    return {"pid": os.getpid(), "host": socket.gethostname(), "node": node[:6], **installed(), "product": product()}
 
 
 def installed() -> dict[str, str]:

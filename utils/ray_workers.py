@@ -82,14 +82,20 @@ class Actors(Crew):
     def _connect(self) -> None:
         if self._pipe is not None:
             return
-        self._pipe, theirs = SPAWN.Pipe()
-        self._process = spawned(_broker, theirs, os.getpid(), self._cluster, self._carried)
-        theirs.close()
+        ours, theirs = SPAWN.Pipe()
+        self._process = self._started(theirs)
+        self._pipe = ours
         _, kind, value = self._received()
         if kind != "connected":
             self.close([])
             raise UserError(value)
         self._cores = value
+
+    def _started(self, theirs: connection.Connection) -> Any:
+        """The broker's process, which has the other end of the pipe."""
+        process = spawned(broker, theirs, os.getpid(), self._cluster, self._carried)
+        theirs.close()
+        return process
 
     def hire(self, beat: float) -> "Actor":
         self._connect()
@@ -242,7 +248,7 @@ class Tell:
             self._pipe.send((number, kind, value))
 
 
-def _broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried: Carried) -> None:
+def broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried: Carried) -> None:
     """Life of the broker."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -254,11 +260,11 @@ def _broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried:
         late.start()
         ray, cores, head = connected(cluster)
         late.cancel()
-        broker = Broker(ray, tell, cluster, carried)
+        own = Broker(ray, tell, cluster, carried)
         tell(None, "connected", cores)
-        for part in (partial(watch, tell, cluster.address, head), partial(broker.obey, pipe)):
+        for part in (partial(watch, tell, cluster.address, head), partial(own.obey, pipe)):
             threading.Thread(target=_told, args=(tell, part), daemon=True).start()
-        _told(tell, broker.attend)
+        _told(tell, own.attend)
     except UserError as error:
         tell(None, "user error", str(error))
     finally:
@@ -328,8 +334,11 @@ class Broker:
     """Hands on what the pool and its workers say to each other.
 
     Attributes:
+        HAND: what they are
         hands: actors by their numbers        hearing: what each of them is to answer
     """
+
+    HAND: type[Hand] = Hand
 
     def __init__(self, ray: Any, tell: Tell, cluster: Cluster, carried: Carried) -> None:
         self._ray, self._tell, self._writes = ray, tell, carried.writes
@@ -340,7 +349,7 @@ class Broker:
             for name, digest in listing.items()
         }
         how = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": METHODS_AT_ONCE}
-        self._actor = ray.remote(num_cpus=1, num_gpus=cluster.gpu, **how)(Hand)
+        self._actor = ray.remote(num_cpus=1, num_gpus=cluster.gpu, **how)(self.HAND)
         self.hands: dict[int, Any] = {}
         self.hearing: dict[Any, int] = {}
         self._lacks: dict[int, tuple[str, ...]] = {}

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -84,7 +85,7 @@ class Cache:
 
     def take(self, found: Iterable[Piece]) -> None:
         """Keep files that come in pieces; UserError for one that is not what it was said to be."""
-        of, temporary = "", self.folder / f".{os.getpid()}.tmp"
+        of, temporary = "", self.folder / f".{secrets.token_hex(8)}.tmp"  # machines may share a home
         for piece in found:
             for digest, part in piece:
                 if digest != of:
@@ -114,7 +115,7 @@ class Cache:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or not path.samefile(self.folder / of):
-                temporary = path.with_name(f".{path.name}.{os.getpid()}")
+                temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
                 try:
                     os.link(self.folder / of, temporary)
                 except OSError:  # a disk without links

@@ -3,7 +3,6 @@
 python -m tests.tiny_cluster --port 6379 --nodes 2     until Ctrl-C; says which processes are each node's raylet
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -14,8 +13,14 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
+
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def free_port() -> int:
@@ -23,7 +28,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-class Cluster:
+class Nodes:
     """Nodes, the first of which is the head; a context manager, after which nothing of them is left."""
 
     def __init__(self, nodes: int = 2, port: int = 0, cores: int = 1) -> None:
@@ -93,7 +98,7 @@ class Cluster:
         for pid in [*self.processes("gcs_server", self.folder.name), self.raylets()[0]]:
             os.kill(pid, signal.SIGKILL)
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "Nodes":
         return self
 
     def __exit__(self, *exception) -> None:
@@ -128,14 +133,15 @@ def sessions_of(session: int) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--port", type=int, default=6379)
-    p.add_argument("--nodes", type=int, default=2)
+    p = parser(__doc__)
+    p.add_argument("--port", type=positive, default=6379, help="of the head")
+    p.add_argument("--nodes", type=positive, default=2, help="how many there are, the head included")
+    p.add_argument("--cores", type=positive, default=1, help="that each of them says it has")
     args = p.parse_args(argv)
-    with Cluster(args.nodes, args.port) as cluster:
+    with Nodes(args.nodes, args.port, args.cores) as cluster:
         print(f"--ray {cluster.address}, raylets {' '.join(map(str, cluster.raylets()))}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
