@@ -1,6 +1,8 @@
-"""A Ray cluster on this computer: a head and other nodes, each with one core, for tests and measurements.
+"""A Ray cluster on this computer: a head and other nodes, each with a core, for tests and measurements.
 
-python -m tests.tiny_cluster --port 6379 --nodes 2     until Ctrl-C; says which processes are each node's raylet
+    python -m benchmarks.ray_nodes --port 6379 --nodes 2
+
+It is there until Ctrl-C, and nothing of it afterwards.
 """
 
 import os
@@ -140,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = p.parse_args(argv)
     with Nodes(args.nodes, args.port, args.cores) as cluster:
         print(f"--ray {cluster.address}, raylets {' '.join(map(str, cluster.raylets()))}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

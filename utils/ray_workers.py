@@ -38,6 +38,7 @@ from dreamdrive.utils.workers import GRACE, SPAWN, THREAD_VARIABLES, Crew, Worke
 
 GLANCE = 0.2  # seconds after which the broker looks for new workers
 PULSE = 1.0  # seconds between two looks whether the head is there
+COUNTED = 2.0  # seconds between two looks how many cores there are
 MISSED = 3  # of them in a row after which it is not
 PATIENCE = 15.0  # seconds that workers may wait for a core before that is said
 METHODS_AT_ONCE = 4  # of an actor
@@ -111,6 +112,8 @@ class Actors(Crew):
                 number, kind, value = self._received()
                 if number in self._actors:
                     self._actors[number].inbox.append((kind, value))
+                elif kind == "cores":
+                    self._cores = value
                 elif number is None:
                     raise Lost(value) if kind == "lost" else RuntimeError(value)
         self._say_waiting(workers)
@@ -262,7 +265,11 @@ def broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried: 
         late.cancel()
         own = Broker(ray, tell, cluster, carried)
         tell(None, "connected", cores)
-        for part in (partial(watch, tell, cluster.address, head), partial(own.obey, pipe)):
+        for part in (
+            partial(watch, tell, cluster.address, head),
+            partial(count, ray, tell, cores),
+            partial(own.obey, pipe),
+        ):
             threading.Thread(target=_told, args=(tell, part), daemon=True).start()
         _told(tell, own.attend)
     except UserError as error:
@@ -300,10 +307,23 @@ def connected(cluster: Cluster) -> tuple[Any, int, tuple[str, int]]:
     except Exception as error:  # as of another version of Python on its head
         said = " ".join(str(error).split())[:300]
         raise UserError(f"the Ray cluster {cluster.address} cannot be used ({said}): {START}") from None
-    cores = int(ray.cluster_resources().get("CPU", 0))
+    cores = cores_of(ray)
     if not cores:
         raise UserError(f"the Ray cluster {cluster.address} has no cores: start its nodes with --num-cpus")
     return ray, cores, place_of(ray.get_runtime_context().gcs_address)
+
+
+def cores_of(ray: Any) -> int:
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def count(ray: Any, tell: Tell, cores: int) -> None:
+    """Say how many cores there are when that has changed: nodes come, and go."""
+    while True:
+        time.sleep(COUNTED)
+        before, cores = cores, cores_of(ray)
+        if cores != before:
+            tell(None, "cores", cores)
 
 
 def place_of(address: str) -> tuple[str, int]:

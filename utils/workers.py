@@ -153,8 +153,8 @@ class WorkerPool:
 
     def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
         """A task for every worker without one; one that is not ready is sent it when it says that it is."""
-        if waiting and not self.workers:
-            self.workers = [None] * self.size
+        if waiting:
+            self.workers += [None] * (self.size - len(self.workers))  # a cluster may have grown
         for slot, worker in enumerate(self.workers):
             if not waiting and worker is not None and worker.ready and worker.task is None:
                 self._take_over(waiting)
