@@ -12,14 +12,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.ray_actor import Hand, installed
+from dreamdrive.utils.ray_workers import Actors, Broker, broker
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
+from dreamdrive.utils.workers import spawned
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -121,6 +127,44 @@ class Nodes:
                 except ProcessLookupError:
                     pass
         self.folder.cleanup()
+
+
+def sleeper():
+    """The set-up of a worker that sleeps for as many seconds as a task says, and answers with so many bytes."""
+
+    def do(task: tuple[float, int], report: Any) -> bytes:
+        seconds, answer = task
+        time.sleep(seconds)
+        return bytes(answer)
+
+    return do
+
+
+class Sleeper(Hand):
+    """An actor that does not look at what it computes, for which it would import torch: so many fit into memory."""
+
+    def about(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "host": socket.gethostname(), "node": "", **installed(), "product": ""}
+
+
+def sleeping_broker(*arguments: Any) -> None:
+    """The broker's process, of sleeping actors."""
+    Broker.HAND = Sleeper
+    broker(*arguments)
+
+
+class Sleepers(Actors):
+    """Workers of a cluster that sleep."""
+
+    def _started(self, theirs: connection.Connection) -> Any:
+        process = spawned(sleeping_broker, theirs, os.getpid(), self._cluster, self._carried)
+        theirs.close()
+        return process
+
+    def computed(self) -> float:
+        """Seconds that the broker has computed."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def sessions_of(session: int) -> list[int]:

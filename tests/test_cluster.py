@@ -393,7 +393,7 @@ def test_without_ray_or_with_another_version_that_is_one_sentence(monkeypatch, t
         (missing, r"needs the package ray 2.60.0.*dreamdrive\[ray\]"),
         (lambda name: "2.9.3", "and 2.9.3 is"),
     ):
-        monkeypatch.setattr(clusters.metadata, "version", found)
+        monkeypatch.setattr(metadata, "version", found)
         with pytest.raises(UserError, match=said):
             require_ray()
         with pytest.raises(UserError, match="--ray needs"):

@@ -5,7 +5,6 @@ Nothing of Ray is imported here: utils/ray_workers.py does that, in a process of
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,8 @@ class Carried:
 
 def require_ray() -> None:
     """UserError unless Ray is installed, in the version that is tested; it is not imported."""
+    from importlib import metadata  # takes a while, and few need it
+
     try:
         found = metadata.version("ray")
     except metadata.PackageNotFoundError:

@@ -1,0 +1,162 @@
+"""What workers of a Ray cluster cost, on two nodes of this computer with a core each, against workers of this computer.
+
+Writes  docs/scale.md, its section "ray"
+
+    python -m benchmarks.cluster
+
+Recording: whole commands take turns, and their datasets are compared. A task: the time from one to the next, where
+there is nothing to do. Many: actors that sleep, whose tasks last as long as they say; what that takes longer is the
+dispatcher's part. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import dreamdrive.utils.idle_threads  # noqa: F401  before torch
+
+import numpy as np
+
+from dreamdrive.benchmarks.racing import spread
+from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, sleeper
+from dreamdrive.benchmarks.report import circumstances, table, write_section
+from dreamdrive.data.manifest import read_manifest
+from dreamdrive.driving.evaluation import Driven
+from dreamdrive.utils.argument_types import positive
+from dreamdrive.utils.cluster import ALL, Carried, Cluster
+from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.script import run
+from dreamdrive.utils.settings import parser
+from dreamdrive.utils.workers import WorkerPool
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDING = ("--env", "carracing-fast", "--policy", "brown", "--max-steps", "500", "--quiet")
+WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for 3 of an action
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument("--turns", type=positive, default=3, help="recordings of each kind")
+    p.add_argument("--episodes", type=positive, default=48, help="of a recording")
+    p.add_argument("--tasks", type=positive, default=1000, help="of the measurement of a task")
+    p.add_argument("--actors", type=positive, default=200, help="that sleep")
+    return p.parse_args()
+
+
+def recorded(folder: Path, episodes: int, *how: str) -> float:
+    """Frames a second of a whole command of stage 1."""
+    words = [
+        str(ROOT / "data" / "generation_script.py"),
+        *RECORDING,
+        "--rollouts",
+        str(episodes),
+        "--rootdir",
+        str(folder),
+    ]
+    began = time.monotonic()
+    subprocess.run([sys.executable, *words, *how], check=True, stdout=subprocess.DEVNULL, cwd=folder.parent)
+    return sum(shard.frames for shard in read_manifest(folder).shards) / (time.monotonic() - began)
+
+
+def race_recordings(args: argparse.Namespace, address: str) -> list[str]:
+    """A row: frames a second by two workers of the cluster, by two here, and the ratio; UserError where the datasets
+    differ."""
+    here, there = [], []
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(args.turns):
+            folders = [Path(place, f"{name}-{turn}") for name in ("here", "there")]
+            here.append(recorded(folders[0], args.episodes, "--threads", "2"))
+            there.append(recorded(folders[1], args.episodes, "--ray", address))
+            print(f"  turn {turn + 1}: {there[-1]:.0f} frames a second on Ray, {here[-1]:.0f} here", flush=True)
+            files = [{p.name: p.read_bytes() for p in f.iterdir() if p.name != "args.json"} for f in folders]
+            if files[0] != files[1]:
+                raise UserError(f"the datasets of {address} and of this machine differ")
+    ratios = [a / b for a, b in zip(there, here, strict=True)]
+    return [
+        "frames recorded a second, whole commands",
+        spread(there, ",.0f"),
+        spread(here, ",.0f"),
+        spread(ratios, ".2f"),
+    ]
+
+
+def per_task(pool: WorkerPool, tasks: Sequence) -> float:
+    """Milliseconds from one task to the next."""
+    pool.run(tasks[:10], lambda *result: None)  # everybody is there
+    began = time.monotonic()
+    pool.run(tasks, lambda *result: None)
+    return 1000 * (time.monotonic() - began) / len(tasks)
+
+
+def cost_of_tasks(args: argparse.Namespace, address: str) -> list[list[str]]:
+    """Rows: milliseconds a task, by one worker of the cluster and by one here."""
+    rows = []
+    for what, answer in (("nothing", 0), ("an answer of 1 MB", 1_000_000)):
+        tasks = [(0.0, answer)] * (args.tasks if not answer else args.tasks // 10)
+        took = []
+        for cluster in (Cluster(address), None):
+            with WorkerPool(sleeper, (), 1, cluster=cluster) as pool:
+                took.append(per_task(pool, tasks))
+        rows.append([f"ms a task, {what}", *(f"{ms:.2f}" for ms in took), f"{took[0] - took[1]:.2f} more"])
+        print(f"  {rows[-1]}", flush=True)
+    return rows
+
+
+def many(args: argparse.Namespace) -> str:
+    """What a dispatcher does with many actors that sleep."""
+    drawn = random.Random(0)
+    lines = []
+    with Nodes(1, cores=args.actors) as nodes:
+        pool = WorkerPool(sleeper, (), ALL, cluster=Cluster(nodes.address))
+        crew = pool._crew = Sleepers(ALL, Cluster(nodes.address), Carried())
+        with pool:
+            began = time.monotonic()
+            pool.run([(20.0, 0)] * args.actors, lambda *result: None)
+            there = sum(worker is not None and worker.placed for worker in pool.workers)
+            print(f"  {there} actors after {time.monotonic() - began:.0f} s", flush=True)
+            for seconds, rounds in ((5.0, 4), (1.0, 10)):
+                tasks = [(seconds * drawn.uniform(0.9, 1.1), 2000) for _ in range(rounds * args.actors)]
+                used, since, began = crew.computed(), time.process_time(), time.monotonic()
+                pool.run(tasks, lambda *result: None)
+                took = time.monotonic() - began
+                best = sum(nap for nap, _ in tasks) / there
+                cpu = (crew.computed() - used, time.process_time() - since)
+                lines.append(
+                    f"{there} actors, {len(tasks)} tasks of {seconds:g} s: {took:.1f} s where {best:.1f} would be the "
+                    f"least, {best / took:.0%}; a task takes {1000 * cpu[0] / len(tasks):.1f} ms of the broker's core "
+                    f"and {1000 * cpu[1] / len(tasks):.1f} ms of the command's"
+                )
+                print(f"  {lines[-1]}", flush=True)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def moved() -> str:
+    """Bytes of a generation of evolution in the simulator."""
+    population, samples = 64, 16
+    group = [np.zeros(WEIGHTS, np.float32)] * 64
+    task = len(pickle.dumps(([vector.copy() for vector in group], list(range(64)), 60)))
+    result = len(pickle.dumps(([Driven(0.5, {}, "") for _ in range(64)], 64_000)))
+    groups = population * samples // 64
+    return (
+        f"A generation of {population} candidates of {WEIGHTS} weights, {samples} episodes each, is {groups} tasks of "
+        f"64 episodes: {groups * task / 1e6:.1f} MB to the workers, {groups * result / 1e3:.0f} kB back."
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    with Nodes(2) as nodes:
+        rows = [race_recordings(args, nodes.address), *cost_of_tasks(args, nodes.address)]
+    head = ["two workers", "on two Ray nodes of one core", "here", "ratio, or difference"]
+    text = "\n\n".join([f"{circumstances()}.", table(head, rows), many(args), moved()])
+    write_section(ROOT / "docs" / "scale.md", "ray", text)
+
+
+if __name__ == "__main__":
+    run(main)
