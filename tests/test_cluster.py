@@ -16,9 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 from dreamdrive.data.manifest import Manifest
+from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.driving.needed import needed
 from dreamdrive.driving.recording_settings import RecordingSettings
 from dreamdrive.learning.rounds_settings import RoundsSettings
+from dreamdrive.models.lanes import LANES
 from dreamdrive.tests.tiny_run import ROOT, variables, write_dataset
 from dreamdrive.tests.tiny_work import set_up
 from dreamdrive.utils import cluster as clusters
@@ -223,6 +225,18 @@ def test_a_broker_that_ends_is_one_sentence(fake, monkeypatch):
 )
 def test_the_cause_of_a_death_is_told_in_a_few_words(error, said):
     assert said in ray_workers.cause_of(error) and "\n" not in ray_workers.cause_of(error)
+
+
+def test_episodes_are_handed_out_in_small_groups_and_are_those_of_one_worker_here(fake):
+    tasks = [(None, seed) for seed in range(200)]
+    found, options = [], {"observation": "state", "max_steps": 3}
+    for where in (None, ANYWHERE):
+        with Evaluator("cartpole", DriverSpec("white"), 1 if where is None else 5, "cpu", options, where) as evaluator:
+            found.append(evaluator.episodes(tasks))
+            assert evaluator.workers == (1 if where is None else 3)
+            groups = len(evaluator.driven)
+    assert found[0] == found[1] and len(found[0]) == 200
+    assert groups == -(-200 // max(9, min(34, LANES))), "a fourth of what one drives at once"
 
 
 # Machines that differ

@@ -86,10 +86,15 @@ class Actors(Crew):
         ours, theirs = SPAWN.Pipe()
         self._process = self._started(theirs)
         self._pipe = ours
-        _, kind, value = self._received()
-        if kind != "connected":
+        try:
+            _, kind, value = self._received()
+            if kind == "failure":
+                raise RuntimeError(value)
+            if kind != "connected":
+                raise UserError(value)
+        except BaseException:
             self.close([])
-            raise UserError(value)
+            raise
         self._cores = value
 
     def _started(self, theirs: connection.Connection) -> Any:
@@ -265,26 +270,26 @@ def broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried: 
         late.cancel()
         own = Broker(ray, tell, cluster, carried)
         tell(None, "connected", cores)
-        for part in (
-            partial(watch, tell, cluster.address, head),
-            partial(count, ray, tell, cores),
-            partial(own.obey, pipe),
-        ):
-            threading.Thread(target=_told, args=(tell, part), daemon=True).start()
-        _told(tell, own.attend)
+        parts = (partial(watch, cluster.address, head), partial(count, ray, tell, cores), partial(own.obey, pipe))
+        for part in parts:
+            threading.Thread(target=_told, args=(tell, part, cluster.address, head), daemon=True).start()
+        _told(tell, own.attend, cluster.address, head)
     except UserError as error:
         tell(None, "user error", str(error))
+    except BaseException:
+        tell(None, "failure", traceback.format_exc())
     finally:
         os._exit(0)  # Ray's own end waits for a head that may be gone
 
 
-def _told(tell: Tell, part: Callable[[], None]) -> None:
+def _told(tell: Tell, part: Callable[[], None], address: str, head: tuple[str, int]) -> None:
     """Do a part of the broker's work, for ever; what is wrong with it is told, and ends the broker."""
     try:
         part()
-    except BaseException:
+    except BaseException as error:
+        gone = isinstance(error, Lost) or not answers(head)
         with contextlib.suppress(OSError):
-            tell(None, "failure", traceback.format_exc())
+            tell(None, *(("lost", str(lost(address))) if gone else ("failure", traceback.format_exc())))
     os._exit(0)
 
 
@@ -321,7 +326,9 @@ def count(ray: Any, tell: Tell, cores: int) -> None:
     """Say how many cores there are when that has changed: nodes come, and go."""
     while True:
         time.sleep(COUNTED)
-        before, cores = cores, cores_of(ray)
+        before = cores
+        with contextlib.suppress(Exception):  # who watches the head knows more
+            cores = cores_of(ray)
         if cores != before:
             tell(None, "cores", cores)
 
@@ -341,13 +348,13 @@ def answers(place: tuple[str, int]) -> bool:
         return False
 
 
-def watch(tell: Tell, address: str, head: tuple[str, int]) -> None:
-    """Look whether the head is there, and say when it is not: Ray itself waits for a minute, and aborts."""
+def watch(address: str, head: tuple[str, int]) -> None:
+    """Look whether the head is there; Lost when it is not: Ray itself waits for a minute, and aborts."""
     missed = 0
     while missed < MISSED:
         time.sleep(PULSE)
         missed = 0 if answers(head) else missed + 1
-    tell(None, "lost", str(lost(address)))
+    raise lost(address)
 
 
 class Broker:
