@@ -114,7 +114,7 @@ def many(args: argparse.Namespace) -> str:
     lines = []
     with Nodes(1, cores=args.actors) as nodes:
         pool = WorkerPool(sleeper, (), ALL, cluster=Cluster(nodes.address))
-        crew = pool._crew = Sleepers(ALL, Cluster(nodes.address), Carried())
+        crew = pool.crew = Sleepers(ALL, Cluster(nodes.address), Carried())
         with pool:
             began = time.monotonic()
             pool.run([(20.0, 0)] * args.actors, lambda *result: None)

@@ -100,7 +100,7 @@ class Evaluator:
     @property
     def workers(self) -> int:
         """How many there are at most."""
-        return self._pool.size
+        return self._pool.crew.size
 
     def __enter__(self) -> "Evaluator":
         self._pool.__enter__()

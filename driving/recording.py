@@ -275,7 +275,9 @@ def record_dataset(
             nonlocal manifest
             temporary, entry, entries = result
             shards.publish_shard(temporary, folder / entry.file, entry.sha256)
-            manifest = replace(with_shard(manifest, entry, entries), mixed_nodes=manifest.mixed_nodes or pool.mixed)
+            manifest = replace(
+                with_shard(manifest, entry, entries), mixed_nodes=manifest.mixed_nodes or pool.crew.mixed
+            )
             write_manifest(folder, manifest)
 
         controllers = sorted(filter(None, map(trained, recipe.mixture)))

@@ -138,12 +138,7 @@ class Rounds:
         """The episodes of a round, by kind. What is whole stays as it is: who drove it may have learnt on since."""
         args, recorded = self.args, {}
         common = RecordingSettings(
-            env=args.env,
-            options=args.options,
-            seed=args.seed,
-            give_up=args.give_up,
-            threads=args.max_workers,
-            **args.elsewhere(),
+            env=args.env, options=args.options, seed=args.seed, give_up=args.give_up, **args.crew()
         )
         for kind, plan in self._plans(number).items():
             folder = self._own(number) / kind

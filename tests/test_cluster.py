@@ -161,7 +161,7 @@ def test_tasks_are_done_by_actors_that_ray_leaves_alone_and_the_set_up_is_put_on
         results, progress = {}, []
         pool.run(list(range(30)), results.__setitem__, lambda *p: progress.append(p))
         assert results == {i: i * i for i in range(30)} and sorted(progress) == [(i, 1) for i in range(30)]
-        assert pool.size == len(pool.workers) == 3, "no more than there are cores"
+        assert pool.crew.size == len(pool.workers) == 3, "no more than there are cores"
         before = [worker.pid for worker in pool.workers if worker.pid]
         pool.run([7], results.__setitem__)
         assert results[0] == 49 and {worker.pid for worker in pool.workers if worker.pid} >= set(before)
@@ -263,7 +263,7 @@ def test_nodes_that_compute_differently_are_refused_by_name_unless_they_are_allo
         run([("compute", 0.2)] * 4)
     with WorkerPool(set_up, (None,), 2, cluster=Cluster("head:6379", mixed=True)) as pool:
         pool.run([("compute", 0.2)] * 4, lambda *result: None)
-        assert pool.mixed
+        assert pool.crew.mixed
     assert capsys.readouterr().err.count("which --mixed-nodes allows") == 1
 
 

@@ -89,7 +89,7 @@ def test_every_task_is_done_once_and_actors_are_kept(pool):
     results, progress = {}, []
     pool.run(list(range(20)), results.__setitem__, lambda *p: progress.append(p))
     assert results == {i: i * i for i in range(20)} and sorted(progress) == [(i, 1) for i in range(20)]
-    assert pool.size == 2
+    assert pool.crew.size == 2
     before = {worker.pid for worker in pool.workers}
     pool.run([("threads", 0)] * 6, results.__setitem__)
     assert {results[i][2] for i in range(6)} <= before and len(before) == 2

@@ -308,12 +308,16 @@ class Spread(Settings):
 
     @classmethod
     def of(cls, found: argparse.Namespace) -> Self:
-        settings = super().of(found)
-        (workers,) = (name for name, mark in cls.flags().items() if set(spellings(mark)) == set(WORKERS))
+        settings, workers = super().of(found), cls._workers()
         if settings.ray is None or settings.was_given(workers):
             return settings
         more: dict[str, Any] = {workers: ALL}
         return replace(settings, **more)
+
+    @classmethod
+    def _workers(cls) -> str:
+        """The field that says how many there are."""
+        return next(name for name, mark in cls.flags().items() if set(spellings(mark)) == set(WORKERS))
 
     def check(self) -> None:
         super().check()
@@ -325,9 +329,10 @@ class Spread(Settings):
         """Where workers are, if not on this machine."""
         return None if self.ray is None else Cluster(self.ray, self.mixed_nodes, self.gpu_share)
 
-    def elsewhere(self) -> dict[str, Any]:
-        """The same for the settings of what is called from here."""
-        return {name: getattr(self, name) for name in ("ray", "mixed_nodes", "gpu_share")}
+    def crew(self) -> dict[str, Any]:
+        """The same workers, as stage 1 is told of them."""
+        same = {name: getattr(self, name) for name in ("ray", "mixed_nodes", "gpu_share")}
+        return {"threads": getattr(self, self._workers()), **same}
 
 
 KEPT = ("best", "last")

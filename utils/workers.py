@@ -75,18 +75,8 @@ class WorkerPool:
         self.setup, self.setup_args, self.retries = setup, setup_args, retries
         self.silence, self.unheard = silence, unheard
         self._last_cause = ""  # of a failure
-        self._crew = _crew(workers, cluster, carried)
+        self.crew = _crew(workers, cluster, carried)
         self.workers: list[Worker | None] = []
-
-    @property
-    def size(self) -> int:
-        """How many workers there are at most; a cluster is asked."""
-        return self._crew.size
-
-    @property
-    def mixed(self) -> bool:
-        """Whether workers have been found to compute differently in the last bit."""
-        return self._crew.mixed
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -148,20 +138,20 @@ class WorkerPool:
 
     def close(self) -> None:
         """End every worker, also one in the middle of a task."""
-        self._crew.close([worker for worker in self.workers if worker is not None])
+        self.crew.close([worker for worker in self.workers if worker is not None])
         self.workers = []
 
     def _hand_out(self, tasks: Sequence, waiting: deque) -> None:
         """A task for every worker without one; one that is not ready is sent it when it says that it is."""
         if waiting:
-            self.workers += [None] * (self.size - len(self.workers))  # a cluster may have grown
+            self.workers += [None] * (self.crew.size - len(self.workers))  # a cluster may have grown
         for slot, worker in enumerate(self.workers):
             if not waiting and worker is not None and worker.ready and worker.task is None:
                 self._take_over(waiting)
             if not waiting:
                 continue
             if worker is None:
-                worker = self.workers[slot] = self._crew.hire(min(BEAT, self.unheard / 4))
+                worker = self.workers[slot] = self.crew.hire(min(BEAT, self.unheard / 4))
             if worker.task is None:
                 worker.task, worker.silent, worker.unheard = waiting.popleft(), 0.0, 0.0
                 if worker.ready:
@@ -181,7 +171,7 @@ class WorkerPool:
         glance = min(GLANCE, self.silence / 2, self.unheard / 2)
         since = time.monotonic()
         hired = [worker for worker in self.workers if worker is not None]
-        speaking = self._crew.speaking(hired, glance)
+        speaking = self.crew.speaking(hired, glance)
         waited = min(time.monotonic() - since, glance)  # no more, however long the whole program was suspended
         for worker in [w for w in hired if w.task is not None]:
             complaint = worker.wait(waited, self.silence, self.unheard)
@@ -332,7 +322,8 @@ class Crew(ABC):
     """Where workers come from.
 
     Attributes:
-        size: how many there may be        mixed: whether some compute differently in the last bit
+        size: how many there may be; a cluster is asked
+        mixed: whether some have been found to compute differently in the last bit
     """
 
     size: int
