@@ -10,6 +10,7 @@ dispatcher's part. Leave the machine alone meanwhile.
 """
 
 import argparse
+import hashlib
 import pickle
 import random
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
@@ -26,17 +28,20 @@ import numpy as np
 from dreamdrive.benchmarks.racing import spread
 from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, sleeper
 from dreamdrive.benchmarks.report import circumstances, table, write_section
-from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data import shards
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, read_manifest, split, write_manifest
 from dreamdrive.driving.evaluation import Driven
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.cluster import ALL, Carried, Cluster
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.ray_workers import Broker
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
 from dreamdrive.utils.workers import WorkerPool
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ("--env", "carracing-fast", "--policy", "brown", "--max-steps", "500", "--quiet")
+SHARD = 10_000_000  # bytes of a shard of CarRacing, ten episodes
 WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for 3 of an action
 
 
@@ -108,7 +113,7 @@ def cost_of_tasks(args: argparse.Namespace, address: str) -> list[list[str]]:
     return rows
 
 
-def many(args: argparse.Namespace) -> str:
+def many(args: argparse.Namespace) -> list[str]:
     """What a dispatcher does with many actors that sleep."""
     drawn = random.Random(0)
     lines = []
@@ -133,7 +138,48 @@ def many(args: argparse.Namespace) -> str:
                     f"and {1000 * cpu[1] / len(tasks):.1f} ms of the command's"
                 )
                 print(f"  {lines[-1]}", flush=True)
-    return "\n".join(f"- {line}" for line in lines)
+    return lines
+
+
+def cost_of_shards() -> list[str]:
+    """Rows: what a shard of SHARD bytes takes of the broker, and of the command in datasets of different sizes."""
+    lines = []
+    with tempfile.TemporaryDirectory(dir=ROOT) as place:  # a disk, where /tmp may be memory
+        folder, content = Path(place), np.random.default_rng(0).bytes(SHARD)
+        own = object.__new__(Broker)  # of which only this is wanted
+        own._writes, own._coming = folder, {}
+        digest = hashlib.sha256(content).hexdigest()
+        took = []
+        for k in range(20):
+            began = time.monotonic()
+            assert own._part(0, f"part-{k}", content) is None and own._whole(0, f"part-{k}", digest) is None
+            took.append(1000 * (time.monotonic() - began))
+        lines.append(f"a shard of {SHARD / 1e6:g} MB takes {spread(took, '.0f')} ms of the broker")
+        for episodes in (1_000, 10_000, 100_000):
+            manifest, took = dataset_of(episodes), []
+            for k in range(5):
+                temporary = folder / f".shard_{k}"
+                temporary.write_bytes(b"")
+                began = time.monotonic()
+                shards.publish_shard(temporary, folder / f"shard_0000{k}.h5", "0" * 64)
+                write_manifest(folder, manifest)
+                took.append(1000 * (time.monotonic() - began))
+            size = f"in a dataset of {episodes:,} episodes"
+            lines.append(f"to publish a shard {size} takes {spread(took, '.0f')} ms of the command")
+    for line in lines:
+        print(f"  {line}", flush=True)
+    return lines
+
+
+def dataset_of(episodes: int) -> Manifest:
+    """A manifest of so many episodes, ten in a shard."""
+    action = {"type": "box", "low": [-1.0, 0.0, 0.0], "high": [1.0, 1.0, 1.0]}
+    whole = Manifest("carracing", (64, 64, 3), action, 0.02, 1000, 0, "brown", 0.0, 0.1, episodes, ("brown",))
+    files = []
+    for k in range(episodes // 10):
+        files.append(ShardEntry(f"shard_{k:05d}.h5", "0" * 64, SHARD, 10 * k, 10 * k + 10, 10_010, 10_000))
+    entries = (EpisodeEntry(i, i, "brown", 1000, 512.3456789, split(i, 0.1)) for i in range(episodes))
+    return replace(whole, shards=tuple(files), episodes=tuple(entries))
 
 
 def moved() -> str:
@@ -144,8 +190,8 @@ def moved() -> str:
     result = len(pickle.dumps(([Driven(0.5, {}, "") for _ in range(64)], 64_000)))
     groups = population * samples // 64
     return (
-        f"A generation of {population} candidates of {WEIGHTS} weights, {samples} episodes each, is {groups} tasks of "
-        f"64 episodes: {groups * task / 1e6:.1f} MB to the workers, {groups * result / 1e3:.0f} kB back."
+        f"a generation of {population} candidates of {WEIGHTS} weights, {samples} episodes each, is {groups} tasks of "
+        f"64 episodes: {groups * task / 1e6:.1f} MB to the workers, {groups * result / 1e3:.0f} kB back"
     )
 
 
@@ -154,7 +200,8 @@ def main() -> None:
     with Nodes(2) as nodes:
         rows = [race_recordings(args, nodes.address), *cost_of_tasks(args, nodes.address)]
     head = ["two workers", "on two Ray nodes of one core", "here", "ratio, or difference"]
-    text = "\n\n".join([f"{circumstances()}.", table(head, rows), many(args), moved()])
+    lines = [*cost_of_shards(), *many(args), moved()]
+    text = "\n\n".join([f"{circumstances()}.", table(head, rows), "\n".join(f"- {line}" for line in lines)])
     write_section(ROOT / "docs" / "scale.md", "ray", text)
 
 
