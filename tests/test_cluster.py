@@ -41,12 +41,12 @@ class FakeRay:
     they were made, have died, or wait for a core.
 
     Attributes:
-        options: of the actors        puts: everything that was put
+        options: of the actors        puts: everything that was put        there: whether its head is
     """
 
     def __init__(self, late=()) -> None:
         self.options, self.puts, self.made, self.late = {}, [], 0, set(late)
-        self.threads, self.over = ThreadPoolExecutor(32), False
+        self.threads, self.over, self.there = ThreadPoolExecutor(32), False, True
         self.hands: list[FakeHand] = []
 
     def remote(self, **options):
@@ -115,9 +115,13 @@ class PlainHand(Hand):
         return {"pid": id(self), "host": "here", "node": "abc", "product": "1", **installed(), **self.said}
 
 
-def until_it_ends(part) -> None:
-    with contextlib.suppress(SystemExit, OSError):
+def until_it_ends(part, tell) -> None:
+    try:
         part()
+    except ray_workers.Lost as error:
+        tell(None, "lost", str(error))
+    except (SystemExit, OSError):
+        pass
 
 
 @pytest.fixture
@@ -126,10 +130,11 @@ def fake(monkeypatch, tmp_path):
     ray = FakeRay()
 
     def started(crew, theirs):
-        broker = ray_workers.Broker(ray, ray_workers.Tell(theirs), crew._cluster, crew._carried)
-        broker._tell(None, "connected", 3)
+        tell = ray_workers.Tell(theirs)
+        broker = ray_workers.Broker(ray, tell, crew._cluster, crew._carried, lambda: ray.there)
+        tell(None, "connected", 3)
         for part in (lambda: broker.obey(theirs), broker.attend):
-            threading.Thread(target=until_it_ends, args=(part,), daemon=True).start()
+            threading.Thread(target=until_it_ends, args=(part, tell), daemon=True).start()
         return SimpleNamespace(join=lambda seconds=0: None, kill=lambda: None)
 
     monkeypatch.setattr(ray_workers.Actors, "_started", started)
@@ -186,6 +191,17 @@ def test_an_actor_that_dies_is_reported_and_its_task_done_by_another(fake, tmp_p
     assert results == ["done at last"] and progress == [(0, None)] and len(fake.hands) == 2
     said = capsys.readouterr().err
     assert "is gone, with its node or the network to it" in said and "failed on task 0; doing it again (1 of 1)" in said
+
+
+def test_where_actors_die_with_the_head_it_is_told_of_the_head_alone(fake, tmp_path, capsys):
+    def kill():
+        fake.there = False
+        fake.hands[0].die("The actor is dead because its node has died.")
+
+    threading.Timer(1.0, kill).start()
+    with pytest.raises(UserError, match="^the Ray cluster head:6379 is gone"):
+        run([("sleep", 10)], arguments=(tmp_path,), workers=1, retries=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_an_actor_without_a_core_was_to_do_is_done_by_others_and_that_is_said_once(fake, monkeypatch, capsys):

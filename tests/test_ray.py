@@ -15,14 +15,14 @@ from dreamdrive.benchmarks.ray_nodes import Nodes, free_port
 from dreamdrive.data.manifest import read_manifest
 from dreamdrive.driving.evaluation import DriverSpec, Evaluator
 from dreamdrive.tests.test_generation import command
-from dreamdrive.tests.tiny_run import ROOT, TINY, copy_run, user, variables
+from dreamdrive.tests.tiny_run import ROOT, TINY, call, copy_run, variables
 from dreamdrive.tests.tiny_work import set_up, wait_until
 from dreamdrive.utils.cluster import Cluster
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.workers import WorkerPool
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: make extra")
-SLOW = {"env": "tiny-slow", "rollouts": 96}  # some 16 seconds of it
+SLOW = {"env": "tiny-slow", "rollouts": 64}  # some 10 seconds of it
 
 
 def same(one: Path, other: Path) -> bool:
@@ -133,11 +133,13 @@ def test_a_search_and_a_recording_by_what_it_found_are_those_of_this_machine(clu
         run = copy_run(trained, tmp_path / name).logdir
         evolution = [*TINY["traincontroller"][2:-4], *TINY["traincontroller"][-2:]]  # --max-workers is in `how`
         evolution += ["--world", "simulator", "--noreload", "--logdir", run, *how]
-        user("traincontroller.py", *evolution)
+        done = call("traincontroller", *evolution)
+        assert done.returncode == 0, done.stderr
         rows[name] = (run / "ctrl" / "metrics.csv").read_bytes()
         data[name] = tmp_path / name / "driven"
         record = ("--env", "gym:CartPole-v1", "--rollouts", 16, "--policy", "controller", "--logdir", run)
-        user("data/generation_script.py", *record, "--rootdir", data[name], *how)
+        done = call("data.generation_script", *record, "--rootdir", data[name], *how)
+        assert done.returncode == 0, done.stderr
     assert rows["here"] == rows["there"] and same(data["here"], data["there"])
 
 
@@ -179,17 +181,6 @@ def test_whatever_is_killed_is_reported_and_the_recording_has_the_same_bytes(rec
     assert same(tmp_path / "other", recorded)
 
 
-def test_nodes_that_compute_differently_are_named_and_may_be_allowed(tmp_path):
-    with Nodes(1) as cluster:
-        cluster.add(f"--address={cluster.address}", env={"ATEN_CPU_CAPABILITY": "default"})
-        recording = Recording(tmp_path / "data", cluster.address)
-        assert recording.ended() == 1
-        (line,) = (line for _, line in recording.said)
-        assert line.count("(node ") == 2 and "computes otherwise in the last bit" in line and "--mixed-nodes" in line
-        recording = Recording(tmp_path / "data", cluster.address, "--mixed-nodes", "--rollouts", "8")
-        assert recording.ended() == 0 and read_manifest(tmp_path / "data").mixed_nodes
-
-
 def test_without_a_cluster_that_is_one_sentence(tmp_path):
     port = free_port()
     done = subprocess.run(
@@ -202,3 +193,15 @@ def test_without_a_cluster_that_is_one_sentence(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: nobody answers at --ray 127.0.0.1:{port}: `ray start")
     assert done.stderr.count("\n") == 1
+
+
+def test_nodes_that_compute_differently_are_named_and_may_be_allowed(cluster, tmp_path, capsys):
+    """The last test: the node stays."""
+    cluster.add(f"--address={cluster.address}", env={"ATEN_CPU_CAPABILITY": "default"})
+    naps = [("sleep", 3)] * 3
+    with pytest.raises(UserError, match=r"\(node .*computes otherwise in the last bit than .*\(node .*--mixed-nodes"):
+        WorkerPool(set_up, (tmp_path,), cluster=Cluster(cluster.address), workers=3).run(naps, print)
+    with WorkerPool(set_up, (tmp_path,), cluster=Cluster(cluster.address, mixed=True), workers=3) as pool:
+        pool.run(naps, lambda *result: None)
+        assert pool.crew.mixed
+    assert "which --mixed-nodes allows" in capsys.readouterr().err

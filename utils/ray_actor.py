@@ -193,11 +193,16 @@ def product() -> str:
     line = torch.arange(19200, dtype=torch.float64).mul(0.37).sin()
     a, b = line.float().reshape(64, 300), line.flip(0).float().reshape(300, 64)
     pictures, kernels = line[:12288].float().reshape(4, 3, 32, 32), line[:384].float().reshape(8, 3, 4, 4)
+    functions = torch.nn.functional
     with torch.inference_mode():
         found = [
             a @ b,
             (a[:4] @ b).tanh(),
-            torch.nn.functional.conv2d(pictures, kernels, stride=2),
+            functions.conv2d(pictures, kernels, stride=2),
+            functions.layer_norm(a, (300,)),
+            functions.grid_sample(pictures, line[:8192].float().reshape(4, 32, 32, 2), align_corners=False),
+            (3 * a).sigmoid(),
+            a.softmax(1),
             a.exp().sum(1),
             (line * 1e3).sin(),
         ]

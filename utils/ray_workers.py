@@ -268,7 +268,7 @@ def broker(pipe: connection.Connection, parent: int, cluster: Cluster, carried: 
         late.start()
         ray, cores, head = connected(cluster)
         late.cancel()
-        own = Broker(ray, tell, cluster, carried)
+        own = Broker(ray, tell, cluster, carried, partial(answers, head))
         tell(None, "connected", cores)
         parts = (partial(watch, cluster.address, head), partial(count, ray, tell, cores), partial(own.obey, pipe))
         for part in parts:
@@ -367,8 +367,12 @@ class Broker:
 
     HAND: type[Hand] = Hand
 
-    def __init__(self, ray: Any, tell: Tell, cluster: Cluster, carried: Carried) -> None:
+    def __init__(
+        self, ray: Any, tell: Tell, cluster: Cluster, carried: Carried, there: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`there`: whether the head is."""
         self._ray, self._tell, self._writes = ray, tell, carried.writes
+        self._address, self._there = cluster.address, there
         self._reads: list[tuple[str | Path, Listing]] = [(read.name, listing_of(read)) for read in carried.reads]
         self._files = {
             digest: read.folder / name
@@ -446,6 +450,8 @@ class Broker:
         try:
             said = self._ray.get(answer)
         except Exception as error:
+            if not self._there():
+                raise lost(self._address) from None
             if (hand := self.hands.pop(number, None)) is not None:
                 self._tell(number, "died", cause_of(error))
                 self._ray.kill(hand)  # it may only be out of reach
