@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import pickle
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 import numpy as np
 
 from dreamdrive.benchmarks.racing import spread
-from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, sleeper
+from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, computed, nodes_beside, sleeper
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data import shards
 from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, read_manifest, split, write_manifest
@@ -42,6 +43,7 @@ from dreamdrive.utils.workers import WorkerPool
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ("--env", "carracing-fast", "--policy", "brown", "--max-steps", "500", "--quiet")
 SHARD = 10_000_000  # bytes of a shard of CarRacing, ten episodes
+STARTED = 600.0  # seconds that sleeping actors may take to be there
 WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for 3 of an action
 
 
@@ -54,41 +56,47 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def recorded(folder: Path, episodes: int, *how: str) -> float:
-    """Frames a second of a whole command of stage 1."""
-    words = [
-        str(ROOT / "data" / "generation_script.py"),
-        *RECORDING,
-        "--rollouts",
-        str(episodes),
-        "--rootdir",
-        str(folder),
-    ]
-    began = time.monotonic()
-    subprocess.run([sys.executable, *words, *how], check=True, stdout=subprocess.DEVNULL, cwd=folder.parent)
-    return sum(shard.frames for shard in read_manifest(folder).shards) / (time.monotonic() - began)
+def recorded(folder: Path, episodes: int, session: int, *how: str) -> tuple[float, float]:
+    """Frames a second of a whole command of stage 1, and frames a second that it and what is of `session` computed."""
+    words = [str(ROOT / "data" / "generation_script.py"), *RECORDING, "--rollouts", str(episodes)]
+    began, used = time.monotonic(), used_by(session)
+    subprocess.run(
+        [sys.executable, *words, "--rootdir", str(folder), *how],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=folder.parent,
+    )
+    frames = sum(shard.frames for shard in read_manifest(folder).shards)
+    return frames / (time.monotonic() - began), frames / (used_by(session) - used)
 
 
-def race_recordings(args: argparse.Namespace, address: str) -> list[str]:
-    """A row: frames a second by two workers of the cluster, by two here, and the ratio; UserError where the datasets
-    differ."""
+def used_by(session: int) -> float:
+    """Seconds that the commands so far, and what is of a session, have computed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime + computed(session)
+
+
+def race_recordings(args: argparse.Namespace, address: str, session: int) -> list[list[str]]:
+    """Rows: frames by two workers of the cluster, by two here, and the ratio; UserError where the datasets differ.
+    What is of the cluster is of a `session`."""
     here, there = [], []
     with tempfile.TemporaryDirectory() as place:
         for turn in range(args.turns):
             folders = [Path(place, f"{name}-{turn}") for name in ("here", "there")]
-            here.append(recorded(folders[0], args.episodes, "--threads", "2"))
-            there.append(recorded(folders[1], args.episodes, "--ray", address))
-            print(f"  turn {turn + 1}: {there[-1]:.0f} frames a second on Ray, {here[-1]:.0f} here", flush=True)
+            here.append(recorded(folders[0], args.episodes, session, "--threads", "2"))
+            there.append(recorded(folders[1], args.episodes, session, "--ray", address))
+            print(
+                f"  turn {turn + 1}: {there[-1]} frames a second, and of computing, on Ray, {here[-1]} here", flush=True
+            )
             files = [{p.name: p.read_bytes() for p in f.iterdir() if p.name != "args.json"} for f in folders]
             if files[0] != files[1]:
                 raise UserError(f"the datasets of {address} and of this machine differ")
-    ratios = [a / b for a, b in zip(there, here, strict=True)]
-    return [
-        "frames recorded a second, whole commands",
-        spread(there, ",.0f"),
-        spread(here, ",.0f"),
-        spread(ratios, ".2f"),
-    ]
+    rows = []
+    for k, name in enumerate(("frames recorded a second, whole commands", "the same, a second of computing")):
+        pair = [[rates[k] for rates in kind] for kind in (there, here)]
+        ratios = [a / b for a, b in zip(*pair, strict=True)]
+        rows.append([name, *(spread(rates, ",.0f") for rates in pair), spread(ratios, ".2f")])
+    return rows
 
 
 def per_task(pool: WorkerPool, tasks: Sequence) -> float:
@@ -121,9 +129,10 @@ def many(args: argparse.Namespace) -> list[str]:
         pool = WorkerPool(sleeper, (), ALL, cluster=Cluster(nodes.address))
         crew = pool.crew = Sleepers(ALL, Cluster(nodes.address), Carried())
         with pool:
-            began = time.monotonic()
-            pool.run([(20.0, 0)] * args.actors, lambda *result: None)
-            there = sum(worker is not None and worker.placed for worker in pool.workers)
+            began, there = time.monotonic(), 0
+            while there < args.actors and time.monotonic() - began < STARTED:
+                pool.run([(5.0, 0)] * args.actors, lambda *result: None)
+                there = sum(worker is not None and worker.placed for worker in pool.workers)
             print(f"  {there} actors after {time.monotonic() - began:.0f} s", flush=True)
             for seconds, rounds in ((5.0, 4), (1.0, 10)):
                 tasks = [(seconds * drawn.uniform(0.9, 1.1), 2000) for _ in range(rounds * args.actors)]
@@ -197,8 +206,8 @@ def moved() -> str:
 
 def main() -> None:
     args = parse_args()
-    with Nodes(2) as nodes:
-        rows = [race_recordings(args, nodes.address), *cost_of_tasks(args, nodes.address)]
+    with nodes_beside() as (address, session):
+        rows = [*race_recordings(args, address, session), *cost_of_tasks(args, address)]
     head = ["two workers", "on two Ray nodes of one core", "here", "ratio, or difference"]
     lines = [*cost_of_shards(), *many(args), moved()]
     text = "\n\n".join([f"{circumstances()}.", table(head, rows), "\n".join(f"- {line}" for line in lines)])

@@ -5,6 +5,7 @@
 It is there until Ctrl-C, and nothing of it afterwards.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Nodes:
     """Nodes, the first of which is the head; a context manager, after which nothing of them is left."""
 
     def __init__(self, nodes: int = 2, port: int = 0, cores: int = 1) -> None:
+        self._leads = os.getsid(0) == os.getpid()  # a session, which then is theirs, too
         self.port = port or free_port()
         self.address, self.cores = f"127.0.0.1:{self.port}", cores
         self.folder = tempfile.TemporaryDirectory(
@@ -69,7 +71,7 @@ class Nodes:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            start_new_session=not self._leads,
         )
         self.nodes.append(node)
         assert node.stdout is not None
@@ -120,12 +122,10 @@ class Nodes:
                 node.wait(10)
             except subprocess.TimeoutExpired:
                 node.kill()
-        for node in self.nodes:  # what they started is of their sessions
-            for pid in sessions_of(node.pid):
-                try:
+        for session in [os.getpid()] if self._leads else [node.pid for node in self.nodes]:
+            for pid in sessions_of(session) - {os.getpid()}:  # what they started
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
         self.folder.cleanup()
 
 
@@ -167,12 +167,37 @@ class Sleepers(Actors):
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def sessions_of(session: int) -> list[int]:
-    found = []
+@contextlib.contextmanager
+def nodes_beside(nodes: int = 2) -> Iterator[tuple[str, int]]:
+    """The address of nodes, and the session that they are, which is not this process's."""
+    words = ["-m", "dreamdrive.benchmarks.ray_nodes", "--nodes", str(nodes), "--port", str(free_port())]
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[1].rstrip(","), process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def computed(session: int) -> float:
+    """Seconds that the processes of a session, and those that they have seen the end of, have computed."""
+    ticks = 0
+    for pid in sessions_of(session):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def sessions_of(session: int) -> set[int]:
+    """Processes of a session."""
+    found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(path.read_text().rpartition(")")[2].split()[3]) == session:
-                found.append(int(path.parent.name))
+                found.add(int(path.parent.name))
         except OSError:
             continue
     return found
