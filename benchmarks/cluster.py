@@ -60,12 +60,9 @@ def recorded(folder: Path, episodes: int, session: int, *how: str) -> tuple[floa
     """Frames a second of a whole command of stage 1, and frames a second that it and what is of `session` computed."""
     words = [str(ROOT / "data" / "generation_script.py"), *RECORDING, "--rollouts", str(episodes)]
     began, used = time.monotonic(), used_by(session)
-    subprocess.run(
-        [sys.executable, *words, "--rootdir", str(folder), *how],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=folder.parent,
-    )
+    command = [sys.executable, *words, "--rootdir", str(folder), *how]
+    # a session by itself, as the nodes are: on a busy machine each gets its share of the cores
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder.parent, start_new_session=True)
     frames = sum(shard.frames for shard in read_manifest(folder).shards)
     return frames / (time.monotonic() - began), frames / (used_by(session) - used)
 
