@@ -4,7 +4,7 @@ Writes  docs/scale.md, its section "ray"
 
     python -m benchmarks.cluster
 
-Recording: whole commands take turns, and their datasets are compared. A task: the time from one to the next, where
+Recording: workers of both kinds take turns, and their shards are compared. A task: the time from one to the next, where
 there is nothing to do. Many: actors that sleep, whose tasks last as long as they say; what that takes longer is the
 dispatcher's part. Leave the machine alone meanwhile.
 """
@@ -13,9 +13,6 @@ import argparse
 import hashlib
 import pickle
 import random
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,8 +27,11 @@ from dreamdrive.benchmarks.racing import spread
 from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, computed, nodes_beside, sleeper
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data import shards
-from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, read_manifest, split, write_manifest
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
 from dreamdrive.driving.evaluation import Driven
+from dreamdrive.driving.recorder import Recipe
+from dreamdrive.driving.recording import set_up
+from dreamdrive.envs import make
 from dreamdrive.utils.argument_types import positive
 from dreamdrive.utils.cluster import ALL, Carried, Cluster
 from dreamdrive.utils.errors import UserError
@@ -41,7 +41,8 @@ from dreamdrive.utils.settings import parser
 from dreamdrive.utils.workers import WorkerPool
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDING = ("--env", "carracing-fast", "--policy", "brown", "--max-steps", "500", "--quiet")
+EPISODES, STEPS = 5, 300  # of a shard, and of an episode
+SHARDS: dict[str, set[str]] = {}  # digests by name
 SHARD = 10_000_000  # bytes of a shard of CarRacing, ten episodes
 STARTED = 600.0  # seconds that sleeping actors may take to be there
 WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for 3 of an action
@@ -49,50 +50,60 @@ WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for
 
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
-    p.add_argument("--turns", type=positive, default=3, help="recordings of each kind")
-    p.add_argument("--episodes", type=positive, default=48, help="of a recording")
+    p.add_argument("--turns", type=positive, default=5, help="recordings of each kind")
+    p.add_argument("--shards", type=positive, default=4, help="that each worker records in a turn")
     p.add_argument("--tasks", type=positive, default=1000, help="of the measurement of a task")
     p.add_argument("--actors", type=positive, default=200, help="that sleep")
     return p.parse_args()
 
 
-def recorded(folder: Path, episodes: int, session: int, *how: str) -> tuple[float, float]:
-    """Frames a second of a whole command of stage 1, and frames a second that it and what is of `session` computed."""
-    words = [str(ROOT / "data" / "generation_script.py"), *RECORDING, "--rollouts", str(episodes)]
-    began, used = time.monotonic(), used_by(session)
-    command = [sys.executable, *words, "--rootdir", str(folder), *how]
-    # a session by itself, as the nodes are: on a busy machine each gets its share of the cores
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder.parent, start_new_session=True)
-    frames = sum(shard.frames for shard in read_manifest(folder).shards)
-    return frames / (time.monotonic() - began), frames / (used_by(session) - used)
+def recorded(pool: WorkerPool, first: int, shards_each: int) -> tuple[float, float]:
+    """Frames a second that a pool records, and frames a second that its workers compute."""
+    tasks = [(f"shard_{k:05d}.h5", k * EPISODES, (k + 1) * EPISODES) for k in range(first, first + 2 * shards_each)]
+    frames = 0
+    used, began = cpu_of(pool), time.monotonic()
+
+    def add(index: int, result: tuple[Path, ShardEntry, list]) -> None:
+        nonlocal frames
+        frames += result[1].frames
+        SHARDS.setdefault(tasks[index][0], set()).add(hashlib.sha256(result[0].read_bytes()).hexdigest())
+        result[0].unlink()
+
+    pool.run(tasks, add)
+    return frames / (time.monotonic() - began), frames / (cpu_of(pool) - used)
 
 
-def used_by(session: int) -> float:
-    """Seconds that the commands so far, and what is of a session, have computed."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime + computed(session)
+def cpu_of(pool: WorkerPool) -> float:
+    return sum(computed(worker.pid) for worker in pool.workers if worker is not None)
 
 
-def race_recordings(args: argparse.Namespace, address: str, session: int) -> list[list[str]]:
-    """Rows: frames by two workers of the cluster, by two here, and the ratio; UserError where the datasets differ.
-    What is of the cluster is of a `session`."""
-    here, there = [], []
+def race_recordings(args: argparse.Namespace, address: str) -> list[list[str]]:
+    """Rows: frames by two workers of the cluster, by two here, and the ratio; UserError where shards differ."""
+    recipe = Recipe(make, "carracing-fast", STEPS, 0, {"brown": 1.0}, 0.0, Path("none"))
+    rates: dict[str, list[tuple[float, float]]] = {"there": [], "here": []}
     with tempfile.TemporaryDirectory() as place:
-        for turn in range(args.turns):
-            folders = [Path(place, f"{name}-{turn}") for name in ("here", "there")]
-            here.append(recorded(folders[0], args.episodes, session, "--threads", "2"))
-            there.append(recorded(folders[1], args.episodes, session, "--ray", address))
-            print(
-                f"  turn {turn + 1}: {there[-1]} frames a second, and of computing, on Ray, {here[-1]} here", flush=True
-            )
-            files = [{p.name: p.read_bytes() for p in f.iterdir() if p.name != "args.json"} for f in folders]
-            if files[0] != files[1]:
-                raise UserError(f"the datasets of {address} and of this machine differ")
+        setup = (recipe, dataset_of(0), Path(place))
+        carried = Carried(writes=Path(place))
+        with (
+            WorkerPool(set_up, setup, 2, cluster=Cluster(address), carried=carried) as there,
+            WorkerPool(set_up, setup, 2) as here,
+        ):
+            for turn in range(args.turns + 1):
+                for name, pool in (("there", there), ("here", here)):
+                    found = recorded(pool, 2 * args.shards * turn, args.shards)
+                    if turn:  # everybody has been there once
+                        rates[name].append(found)
+                        print(
+                            f"  turn {turn}: {found[0]:.0f} frames a second, {found[1]:.0f} of computing, {name}",
+                            flush=True,
+                        )
+    if any(len(found) != 1 for found in SHARDS.values()):
+        raise UserError(f"shards of {address} and of this machine differ")
     rows = []
-    for k, name in enumerate(("frames recorded a second, whole commands", "the same, a second of computing")):
-        pair = [[rates[k] for rates in kind] for kind in (there, here)]
+    for k, name in enumerate(("frames recorded a second", "frames a second that workers compute")):
+        pair = [[found[k] for found in rates[kind]] for kind in ("there", "here")]
         ratios = [a / b for a, b in zip(*pair, strict=True)]
-        rows.append([name, *(spread(rates, ",.0f") for rates in pair), spread(ratios, ".2f")])
+        rows.append([name, *(spread(found, ",.0f") for found in pair), spread(ratios, ".2f")])
     return rows
 
 
@@ -133,11 +144,11 @@ def many(args: argparse.Namespace) -> list[str]:
             print(f"  {there} actors after {time.monotonic() - began:.0f} s", flush=True)
             for seconds, rounds in ((5.0, 4), (1.0, 10)):
                 tasks = [(seconds * drawn.uniform(0.9, 1.1), 2000) for _ in range(rounds * args.actors)]
-                used, since, began = crew.computed(), time.process_time(), time.monotonic()
+                used, since, began = computed(crew.broker), time.process_time(), time.monotonic()
                 pool.run(tasks, lambda *result: None)
                 took = time.monotonic() - began
                 best = sum(nap for nap, _ in tasks) / there
-                cpu = (crew.computed() - used, time.process_time() - since)
+                cpu = (computed(crew.broker) - used, time.process_time() - since)
                 lines.append(
                     f"{there} actors, {len(tasks)} tasks of {seconds:g} s: {took:.1f} s where {best:.1f} would be the "
                     f"least, {best / took:.0%}; a task takes {1000 * cpu[0] / len(tasks):.1f} ms of the broker's core "
@@ -190,21 +201,21 @@ def dataset_of(episodes: int) -> Manifest:
 
 def moved() -> str:
     """Bytes of a generation of evolution in the simulator."""
-    population, samples = 64, 16
-    group = [np.zeros(WEIGHTS, np.float32)] * 64
-    task = len(pickle.dumps(([vector.copy() for vector in group], list(range(64)), 60)))
-    result = len(pickle.dumps(([Driven(0.5, {}, "") for _ in range(64)], 64_000)))
-    groups = population * samples // 64
+    population, samples, together = 64, 16, 16
+    weights = [np.zeros(WEIGHTS, np.float32) for _ in range(together)]
+    task = len(pickle.dumps((weights, list(range(together)), 60)))
+    result = len(pickle.dumps(([Driven(0.5, {}, "") for _ in range(together)], 1000 * together)))
+    groups = population * samples // together
     return (
         f"a generation of {population} candidates of {WEIGHTS} weights, {samples} episodes each, is {groups} tasks of "
-        f"64 episodes: {groups * task / 1e6:.1f} MB to the workers, {groups * result / 1e3:.0f} kB back"
+        f"{together} episodes: {groups * task / 1e6:.1f} MB to the workers, {groups * result / 1e3:.0f} kB back"
     )
 
 
 def main() -> None:
     args = parse_args()
-    with nodes_beside() as (address, session):
-        rows = [*race_recordings(args, address, session), *cost_of_tasks(args, address)]
+    with nodes_beside() as address:
+        rows = [*race_recordings(args, address), *cost_of_tasks(args, address)]
     head = ["two workers", "on two Ray nodes of one core", "here", "ratio, or difference"]
     lines = [*cost_of_shards(), *many(args), moved()]
     text = "\n\n".join([f"{circumstances()}.", table(head, rows), "\n".join(f"- {line}" for line in lines)])

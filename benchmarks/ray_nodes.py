@@ -161,34 +161,32 @@ class Sleepers(Actors):
         theirs.close()
         return process
 
-    def computed(self) -> float:
-        """Seconds that the broker has computed."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    @property
+    def broker(self) -> int:
+        """Its process."""
+        return self._process.pid
 
 
 @contextlib.contextmanager
-def nodes_beside(nodes: int = 2) -> Iterator[tuple[str, int]]:
-    """The address of nodes, and the session that they are, which is not this process's."""
+def nodes_beside(nodes: int = 2) -> Iterator[str]:
+    """The address of nodes that are one session, and not this process's: on a busy machine each session gets its share
+    of the cores."""
     words = ["-m", "dreamdrive.benchmarks.ray_nodes", "--nodes", str(nodes), "--port", str(free_port())]
     process = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().split()[1].rstrip(","), process.pid
+        yield process.stdout.readline().split()[1].rstrip(",")
     finally:
         process.terminate()
         process.wait(30)
 
 
-def computed(session: int) -> float:
-    """Seconds that the processes of a session, and those that they have seen the end of, have computed."""
-    ticks = 0
-    for pid in sessions_of(session):
-        with contextlib.suppress(OSError):
-            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+def computed(pid: int | None) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def sessions_of(session: int) -> set[int]:
