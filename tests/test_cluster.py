@@ -214,7 +214,7 @@ def test_what_an_actor_without_a_core_was_to_do_is_done_by_others_and_that_is_sa
     threading.Timer(1.5, lambda: fake.hands[0].die("its worker process has died")).start()
     with pytest.raises(UserError, match="failed 1 times"):
         run([1], workers=1)
-    assert capsys.readouterr().err.count("1 of 1 workers wait for a core of the Ray cluster head:6379\n") == 1
+    assert capsys.readouterr().err.count("1 of 1 workers wait for the Ray cluster head:6379 to start them\n") == 1
 
 
 def test_errors_are_told_as_those_of_workers_here(fake, tmp_path, capsys):

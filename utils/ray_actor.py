@@ -32,7 +32,7 @@ from dreamdrive.utils.source import modules_digest
 from dreamdrive.utils.travelling import PIECE, Cache, Listing
 
 PACKAGES = ("torch", "numpy", "h5py", "gymnasium", "box2d", "ale-py", "cma", "ncps")  # that results depend on
-GATHER = 0.1  # seconds in which reports of progress are gathered into one answer
+GATHER = 1.0  # seconds in which reports of progress are gathered into one answer: whoever hears it hears many
 
 
 class Hand:

@@ -185,7 +185,7 @@ class Actors(Crew):
         since = min((worker.hired for worker in late), default=time.monotonic())
         if self._waited == 0.0 and time.monotonic() - since > PATIENCE:
             self._waited = PATIENCE
-            say(f"{len(late)} of {len(workers)} workers wait for a core of the Ray cluster {self._cluster.address}")
+            say(f"{len(late)} of {len(workers)} workers wait for the Ray cluster {self._cluster.address} to start them")
 
 
 class Actor(Worker):
