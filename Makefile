@@ -2,7 +2,7 @@
 # make demo    the same, then all five stages on CarRacing with small budgets
 # make demo-nocturne   the same in traffic: synthetic scenes to a driving clone
 # make reproduce   the same, then the scores of docs/results/carracing.md from nothing: many hours; run again, it resumes
-# make extra   setup, and the packages of --track mlflow and --track wandb
+# make extra   setup, and the packages of --ray, --track mlflow and --track wandb
 # make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
 # make soak    half an hour each of recording, training, scoring, drawing and a lesson: docs/soak.md

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
 DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
-LATER = ("give_up", "skip")  # fields that are in the file where they are not 0
+LATER = ("give_up", "skip", "mixed_nodes")  # fields that are in the file where they are not 0, or False
 SHARD_NAME = re.compile(r"shard_\d{5,7}\.h5")
 CHECKSUM = "checksum"  # field of the file
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -74,6 +74,8 @@ class Manifest:
         options: what else `envs.make` needs to build the world, as plain values
         give_up: steps without a reward above 0 after which an episode was ended; 0 for never
         skip: episodes of the seed that were left out
+        mixed_nodes: whether machines recorded it that differ in the last bit of what they compute: none of them alone
+            would have made the same bytes
         by_place: whether validation has places of its own (`World.held_out`), instead of every n-th episode
         shards, episodes: what is there, sorted
     """
@@ -95,6 +97,7 @@ class Manifest:
     by_place: bool = False
     give_up: int = 0
     skip: int = 0
+    mixed_nodes: bool = False
     shards: tuple[ShardEntry, ...] = ()
     episodes: tuple[EpisodeEntry, ...] = ()
 
@@ -112,7 +115,11 @@ class Manifest:
         value = dict(value)
         if value.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
-        for name, before in (("options", {}), ("by_place", False), *((later, 0) for later in LATER)):
+        for name, before in (
+            ("options", {}),
+            ("by_place", False),
+            *((later, False if later == "mixed_nodes" else 0) for later in LATER),
+        ):
             value.setdefault(name, before)  # in older manifests
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")
@@ -170,8 +177,9 @@ class Manifest:
             raise ValueError(f"policies {self.policies!r} are no names")
         if not isinstance(self.options, dict) or not isinstance(self.controller, dict | None):
             raise ValueError("options and controller must be objects")
-        if not isinstance(self.by_place, bool):
-            raise ValueError(f"by_place {self.by_place!r} is neither true nor false")
+        for name in ("by_place", "mixed_nodes"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r} is neither true nor false")
         for name in ("dt", "action_noise", "val_fraction"):
             _require_number(name, getattr(self, name), 1.0 if name == "val_fraction" else math.inf)
         if not self.dt:

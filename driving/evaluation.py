@@ -13,6 +13,7 @@ import torch
 from dreamdrive.driving.agent import ALONE, Head, agent_of, in_dreams
 from dreamdrive.driving.catalogue import PLAN
 from dreamdrive.driving.driver import drive
+from dreamdrive.driving.needed import needed
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, fast, make, world_class
@@ -21,13 +22,16 @@ from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
 from dreamdrive.models.heads import make_head
+from dreamdrive.models.lanes import LANES
 from dreamdrive.models.world_model import load_world_model
+from dreamdrive.utils.cluster import Carried, Cluster
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.workers import WorkerPool
 
 REPORT_EVERY = 20  # steps between two reports of a worker
 TOGETHER = 64  # episodes driven as one batch, at most
+GROUPS = 4  # batches that a worker of a cluster drives, one after another: nobody waits long for the slowest
 LARGE = 100_000  # parameters of a head that is sent and held once, where all episodes have the same
 
 
@@ -78,7 +82,13 @@ class Evaluator:
     """
 
     def __init__(
-        self, env: str, spec: DriverSpec, workers: int, device: str | torch.device = "cpu", options: dict | None = None
+        self,
+        env: str,
+        spec: DriverSpec,
+        workers: int,
+        device: str | torch.device = "cpu",
+        options: dict | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         require_module(env)  # before workers start
         self._which = world_class(env).prepare(**(options or {}))
@@ -86,12 +96,19 @@ class Evaluator:
         self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
         self.known: dict[str, list] = {}  # the same of another process: those need not be driven
         self._world = repr((env, spec, str(device), sorted((options or {}).items())))
-        self.workers = workers
         # of a head of these kinds copies cannot have parameters of their own
         self._shared = spec.head is not None and (
             spec.head["features"] == FRAMES or spec.head.get("head") in OF_ACTOR_CRITIC
         )
-        self._pool = WorkerPool(_driving, (env, spec, str(device), options or {}), workers)
+        self._groups = GROUPS if cluster else 1
+        where = str(device) if cluster is None else "cuda" if cluster.gpu else "cpu"
+        carried = Carried(needed(env, options or {}, spec.logdir, ("ctrl",) if spec.name == PLAN else ()))
+        self._pool = WorkerPool(_driving, (env, spec, where, options or {}), workers, cluster=cluster, carried=carried)
+
+    @property
+    def workers(self) -> int:
+        """How many there are at most."""
+        return self._pool.crew.size
 
     def __enter__(self) -> "Evaluator":
         self._pool.__enter__()
@@ -119,8 +136,7 @@ class Evaluator:
         patience: after so many steps without a reward above 0 an episode ends, and what is left counts like its last
             step; 0 for never.
         """
-        rounds = -(-len(tasks) // (TOGETHER * self.workers))  # for every worker, batches of much the same size
-        size = -(-len(tasks) // (rounds * self.workers))
+        size = self._together(len(tasks))
         groups = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         head = tasks[0][0]
         large = head is not None and (self._shared or head.numel() >= LARGE)
@@ -157,6 +173,13 @@ class Evaluator:
             lambda k, episodes: progress(left[k], episodes),
         )
         return [driven for group in found for driven in group]
+
+    def _together(self, tasks: int) -> int:
+        """How many of so many tasks are driven as one batch: of every worker much the same, and on a cluster a part of
+        that, as far as networks do not mind."""
+        rounds = -(-tasks // (TOGETHER * self.workers))
+        size = -(-tasks // (rounds * self.workers))
+        return max(-(-size // self._groups), min(size, LANES))
 
     def _name(self, group: Sequence[tuple[torch.Tensor | None, int]], patience: int) -> str:
         """A digest of all that comes of a group of tasks depends on."""

@@ -33,16 +33,18 @@ from dreamdrive.driving import policies
 from dreamdrive.driving.agent import Head, load_agent
 from dreamdrive.driving.catalogue import parse_mixture, trained
 from dreamdrive.driving.driver import drive
+from dreamdrive.driving.needed import needed
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
 from dreamdrive.envs import World, WorldSpec, defaults, flags, official
+from dreamdrive.utils.cluster import Carried, Cluster
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import recording_seed, require_seeds
 from dreamdrive.utils.spaces import ActionSpace
 from dreamdrive.utils.words import counted, quoted
-from dreamdrive.utils.workers import run_tasks
+from dreamdrive.utils.workers import WorkerPool
 
 # of frames that are recorded as one batch: ten episodes of CarRacing
 SHARD_BYTES, MOST_EPISODES_A_SHARD = 10_000 * 64 * 64 * 3, 125
@@ -245,7 +247,9 @@ def say_no_validation(manifest: Manifest, folder: Path) -> None:
     )
 
 
-def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: int) -> Manifest:
+def record_dataset(
+    recipe: Recipe, manifest: Manifest, folder: Path, threads: int, cluster: Cluster | None = None
+) -> Manifest:
     """Record the shards that are missing from `manifest`; returns it with all of them."""
     there = {s.file for s in manifest.shards}
     tasks = [task for task in plan(manifest) if task[0] not in there]
@@ -271,10 +275,16 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
             nonlocal manifest
             temporary, entry, entries = result
             shards.publish_shard(temporary, folder / entry.file, entry.sha256)
-            manifest = with_shard(manifest, entry, entries)
+            manifest = replace(
+                with_shard(manifest, entry, entries), mixed_nodes=manifest.mixed_nodes or pool.crew.mixed
+            )
             write_manifest(folder, manifest)
 
-        run_tasks(set_up, (recipe, manifest, folder), tasks, threads, publish, progress)
+        controllers = sorted(filter(None, map(trained, recipe.mixture)))
+        run = recipe.logdir if controllers else None
+        carried = Carried(needed(recipe.env, recipe.options, run, controllers, recipe.checkpoint), folder)
+        with WorkerPool(set_up, (recipe, manifest, folder), threads, cluster=cluster, carried=carried) as pool:
+            pool.run(tasks, publish, progress)
     return manifest
 
 
@@ -310,7 +320,7 @@ def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.ma
         args.write(folder)
         shards.remove_leftovers(folder, manifest)
         try:
-            manifest = record_dataset(recipe, manifest, folder, args.threads)
+            manifest = record_dataset(recipe, manifest, folder, args.threads, args.cluster)
         finally:
             shards.remove_leftovers(folder, read_manifest(folder))
     return manifest

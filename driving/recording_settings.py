@@ -10,7 +10,7 @@ from dreamdrive.utils import checkpoint
 from dreamdrive.utils.argument_types import natural, natural_float, positive, share
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import WORKERS, flag
+from dreamdrive.utils.settings import WORKERS, Spread, flag
 from dreamdrive.utils.words import counted
 
 ROLLOUTS = 1000  # where a world has no number of its own
@@ -24,7 +24,7 @@ TRAINED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordingSettings(flags.WorldSettings):
+class RecordingSettings(flags.WorldSettings, Spread):
     """What stage 1 can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {

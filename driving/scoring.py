@@ -69,7 +69,11 @@ def score(
     parameters = parameter_vector(controller) if controller else None
     with (
         Evaluator(
-            env, driver, min(args.max_workers, len(seeds)), options={**options, **world_class(env).SCORED_WITH}
+            env,
+            driver,
+            min(args.max_workers, len(seeds)),
+            options={**options, **world_class(env).SCORED_WITH},
+            cluster=args.cluster,
         ) as evaluator,
         Bar(total=len(seeds), desc=f"{args.controller} in the {args.world}", unit="episode") as bar,
     ):

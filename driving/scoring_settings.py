@@ -10,7 +10,7 @@ from dreamdrive.envs.catalogue import DREAM_STEPS
 from dreamdrive.utils.argument_types import natural, natural_float, positive
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, Tracked, flag
+from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, Spread, Tracked, flag
 
 if TYPE_CHECKING:
     from dreamdrive.driving.planning import Plan
@@ -20,7 +20,7 @@ PLANNED = (f"--controller {PLAN}", lambda args: args.controller == PLAN)  # what
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(Tracked, flags.WorldSettings):
+class EvaluationSettings(Tracked, flags.WorldSettings, Spread):
     """What stage 5 can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {

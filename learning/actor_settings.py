@@ -10,7 +10,7 @@ from dreamdrive.utils.argument_types import learning_rate, natural, natural_floa
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
+from dreamdrive.utils.settings import WORKERS, ControllerTraining, Spread, flag
 
 if TYPE_CHECKING:
     from dreamdrive.learning.actor_critic import How
@@ -22,7 +22,7 @@ ROW = 50  # updates between two rows of metrics.csv, from each of which a run re
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorSettings(ControllerTraining, OfWorld):
+class ActorSettings(ControllerTraining, OfWorld, Spread):
     """What stage 4a by actor-critic can be told."""
 
     KIND: ClassVar[str] = "ctrl"

@@ -90,7 +90,7 @@ class Cloning:
         args, world = self.args, self.recorded.world
         driver = DriverSpec("agent", args.logdir, self.head.model.config_dict())
         with Evaluator(
-            fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options")
+            fast(world["env"]), driver, args.max_workers, device(args.device), world.get("options"), args.cluster
         ) as self.evaluator:
             self._unfinished = Unfinished("bc", CloningEpoch(self), args, self.evaluator)
             self.seeds = self.evaluator.different(self.seeds)

@@ -261,10 +261,10 @@ class DrivenDagger(Dagger):
                 rollouts=args.rollouts,
                 val_fraction=0.0,
                 action_noise=max(dataset.manifest.action_noise for dataset in self.recorded.datasets),
-                threads=args.max_workers,
                 max_steps=world["max_steps"],
                 seed=(args.seed + epoch.number) % SEEDS,
                 options=world.get("options", {}),
+                **args.crew(),
             )
         )
 

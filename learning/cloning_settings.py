@@ -9,7 +9,7 @@ from dreamdrive.models.catalogue import MEMORIES, latent_features
 from dreamdrive.utils.argument_types import learning_rate, natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import WORKERS, ControllerTraining, flag
+from dreamdrive.utils.settings import WORKERS, ControllerTraining, Spread, flag
 
 LOSSES = ("squared", "gaussian")
 # training steps that weights are averaged over: of --model, and in ditto's dream
@@ -50,7 +50,7 @@ class HeadSettings(ControllerTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloneSettings(HeadSettings, OfWorld):
+class CloneSettings(HeadSettings, OfWorld, Spread):
     """Of cloning what experts did."""
 
     GROUPS: ClassVar[dict[str, str]] = {

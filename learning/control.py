@@ -171,7 +171,7 @@ def train_actor(args: ActorSettings) -> tuple[float, str]:
         clone = load_clone(args.init, args.features, model) if args.init else None
         actors = ActorRun(args, folder, model, moments, world_class(world["env"]).OPPOSED, unit, state, clone)
         driver = DriverSpec("agent", args.logdir, actors.driver.config_dict())
-        workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"))
+        workers = Evaluator(fast(world["env"]), driver, args.max_workers, where, world.get("options"), args.cluster)
         with track(args, folder, "updates"), workers as evaluator:
             actors.run(evaluator)
             actors.plot()
@@ -199,6 +199,7 @@ def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
             args.max_workers,
             where,
             world.get("options"),
+            args.cluster,
         )  # starts workers when first asked
         fitness: DreamFitness | SimulatorFitness
         if args.world == "dream":

@@ -11,7 +11,7 @@ from dreamdrive.utils.argument_types import natural, natural_float, number, posi
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.seeds import require_seeds
-from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, ControllerTraining, flag
+from dreamdrive.utils.settings import DREAM, SIMULATOR, WORKERS, ControllerTraining, Spread, flag
 
 # P and S: the paper's, and what reaches most with a million frames (docs/results/carracing.md)
 SIZES = {"dream": {"pop_size": 64, "n_samples": 16}, "simulator": {"pop_size": 16, "n_samples": 2}}
@@ -21,7 +21,7 @@ STALE = 3  # evaluations without a better mean after which candidates drive more
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionSettings(ControllerTraining, OfWorld):
+class EvolutionSettings(ControllerTraining, OfWorld, Spread):
     """What stage 4a can be told."""
 
     KIND: ClassVar[str] = "ctrl"

@@ -138,7 +138,7 @@ class Rounds:
         """The episodes of a round, by kind. What is whole stays as it is: who drove it may have learnt on since."""
         args, recorded = self.args, {}
         common = RecordingSettings(
-            env=args.env, options=args.options, seed=args.seed, give_up=args.give_up, threads=args.max_workers
+            env=args.env, options=args.options, seed=args.seed, give_up=args.give_up, **args.crew()
         )
         for kind, plan in self._plans(number).items():
             folder = self._own(number) / kind
@@ -226,7 +226,7 @@ class Choice:
         agent = load_agent(own, "ctrl")
         spec = DriverSpec("agent", own, agent.controller.config_dict())
         parameters, options = parameter_vector(agent.controller), agent.world.get("options", {})
-        evaluator = Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options)
+        evaluator = Evaluator(official(agent.world["env"]), spec, args.max_workers, where, options, args.cluster)
         seeds = evaluator.different(selection_seeds(args.seed, args.selection_episodes))
         with evaluator, Bar(total=len(seeds), desc=f"{called(own.name)} on tracks for choosing", unit="episode") as bar:
             returns = evaluator.returns([(parameters, seed) for seed in seeds], bar)

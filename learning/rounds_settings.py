@@ -13,7 +13,7 @@ from dreamdrive.models.catalogue import TOKENS
 from dreamdrive.utils.argument_types import natural, natural_float, positive, positive_float, share
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.settings import WORKERS, RunFolder, flag
+from dreamdrive.utils.settings import WORKERS, RunFolder, Spread, flag
 
 VISION_BATCH = 64
 PARTS = 3  # epochs that M's updates of a round are counted in, each with a lower learning rate
@@ -26,7 +26,7 @@ SETTLING = 8  # rounds after which the actor's learning rate is half of what it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(RunFolder, flags.WorldSettings):
+class Flags(RunFolder, flags.WorldSettings, Spread):
     """What it can be told."""
 
     GROUPS: ClassVar[dict[str, str]] = {

@@ -23,7 +23,7 @@ FILE = "stopped.tar"
 # settings that no epoch depends on
 APART = {
     *("command", "logdir", "name", "dataset", "noreload", "adopt", "track", "patience", "max_workers", "display"),
-    "nosamples",
+    *("nosamples", "ray", "mixed_nodes", "gpu_share"),
 }
 
 

@@ -55,10 +55,7 @@ job() {
     trap : TERM USR1 # the command hears them, and this waits for it
     srun --kill-on-bad-exit=1 "${through[@]}" "$PYTHON" "${launcher[@]}" "${words[@]}" &
     wait_for $! || status=$?
-    if wanted_back $status; then
-        echo "the machine is wanted back: queued again"
-        scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue it again: the next job of the stage goes on"
-    fi
+    if wanted_back $status; then queue_again; fi
     exit $status
 }
 
@@ -72,16 +69,6 @@ ranks() {
     wait_for $! || status=$?
     ((status && asked)) && exit $asked
     exit $status
-}
-
-# wait_for PROCESS: its status, however many signals come
-wait_for() {
-    local status
-    while :; do
-        status=0
-        wait "$1" || status=$?
-        kill -0 "$1" 2>/dev/null || return $status
-    done
 }
 
 case ${1-} in

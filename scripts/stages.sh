@@ -1,4 +1,4 @@
-# Sourced by scripts/slurm.sh and scripts/pbs.sh: what is run, and what each of its jobs does. All of it may be set in
+# Sourced by scripts/slurm.sh, scripts/pbs.sh and scripts/ray_slurm.sh: what is run, and what each of its jobs does. All of it may be set in
 # the environment; paths are relative to the folder that the script is called in, which all machines see.
 NAME=${NAME:-carracing}                      # of the run, and of its jobs
 DATA=${DATA:-datasets/$NAME}                 # DATA-0, DATA-1, ... are recorded
@@ -55,3 +55,19 @@ torchrun() {
 # wanted_back STATUS: whether a command ended because the machine was wanted back: HUP, TERM, USR1, and it goes on when
 # it is run again
 wanted_back() { [[ $1 == 129 || $1 == 143 || $1 == 138 ]]; }
+
+# wait_for PROCESS: its status, however many signals come
+wait_for() {
+    local status
+    while :; do
+        status=0
+        wait "$1" || status=$?
+        kill -0 "$1" 2>/dev/null || return $status
+    done
+}
+
+# queue_again: of a job of SLURM that goes on later
+queue_again() {
+    echo "the machine is wanted back: queued again"
+    scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue it again: the next job of the stage goes on"
+}

@@ -1,12 +1,15 @@
-"""What `sbatch`, `srun`, `scontrol`, `qsub` and the python that they start are in tests: jobs run here and now, one
-after another, and what python is given is written down in $FAKE/called; $FAKE/statuses says what scripts end with, each
-"SCRIPT STATUS", or "SCRIPT SIGNAL" in ranks, once, and 0 afterwards."""
+"""What `sbatch`, `srun`, `scontrol`, `qsub` and the python and the ray that they start are in tests: jobs run here and
+now, one after another, and what python is given is written down in $FAKE/called, and what ray is in $FAKE/nodes;
+$FAKE/statuses says what scripts end with, each "SCRIPT STATUS", or "SCRIPT SIGNAL" in ranks, once, and 0 afterwards."""
 
+import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FAKE = Path(os.environ["FAKE"])
@@ -14,6 +17,8 @@ FAKE = Path(os.environ["FAKE"])
 
 def python(*words: str) -> int:
     script = next(Path(word).name for word in words if word.endswith(".py"))
+    while "--ray" in words and len((FAKE / "nodes").read_text().splitlines()) < min(int(os.environ["NODES"]), 2):
+        time.sleep(0.05)
     with open(FAKE / "called", "a") as file:
         print(*words, file=file)
     statuses = (FAKE / "statuses").read_text().splitlines() if (FAKE / "statuses").exists() else []
@@ -57,11 +62,13 @@ def run(script: str, words: list[str], dependency: str | None, array: str | None
 
 
 def sbatch(*words: str) -> int:
-    given = dict(re.fullmatch("--([a-z-]+)=?(.*)", word).groups() for word in words if word.startswith("--"))
-    script, *others = [word for word in words if not word.startswith("--")]
+    options = list(itertools.takewhile(lambda word: word.startswith("--"), words))
+    given = dict(re.fullmatch("--([a-z-]+)=?(.*)", word).groups() for word in options)
+    script, *others = words[len(options) :]
     assert given["signal"] == "USR1@120" and "requeue" in given and given["kill-on-invalid-dep"] == "yes"
     output = Path(re.sub("%[Aaj]", "1", given["output"]))
     names = {"job": "SLURM_JOB_ID", "place": "SLURM_SUBMIT_DIR", "index": "SLURM_ARRAY_TASK_ID"}
+    os.environ["SLURM_JOB_NODELIST"] = f"node[1-{given.get('nodes', 1)}]"
     print(run(script, others, given.get("dependency"), given.get("array"), output, **names))
     return 0
 
@@ -76,10 +83,25 @@ def qsub(*words: str) -> int:
 
 
 def srun(*words: str) -> int:
-    return subprocess.run([word for word in words if not word.startswith("--kill")]).returncode
+    command = list(itertools.dropwhile(lambda word: word.startswith("--"), words))
+    os.execvp(command[0], command)
 
 
-def scontrol(word: str, number: str) -> int:
+def ray(*words: str) -> int:
+    """A node, until it is killed; the head answers."""
+    with open(FAKE / "nodes", "a") as file:
+        print(*words, file=file)
+    given = dict(word.split("=") for word in words if "=" in word)
+    with socket.create_server(("", int(given.get("--port", 0)))):
+        signal.pause()
+    return 1
+
+
+def scontrol(word: str, number: str, nodes: str = "") -> int:
+    if word == "show":
+        first, last = map(int, re.findall(r"\d+", nodes))
+        print(*(f"node{k}" for k in range(first, last + 1)), sep="\n")
+        return 0
     if word != "requeue" or "NEVER_AGAIN" in os.environ:
         print("scontrol: error: Requested operation is presently disabled", file=sys.stderr)
         return 1

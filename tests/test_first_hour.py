@@ -68,7 +68,7 @@ def test_an_interrupted_recording_without_an_episode_can_be_begun_anew_with_othe
     code = (
         "import sys; from dreamdrive.driving import recording; from dreamdrive.utils.script import run\n"
         "def stop(*_): raise KeyboardInterrupt\n"
-        "recording.run_tasks = stop\n"
+        "recording.WorkerPool.run = stop\n"
         "from dreamdrive.data.generation_script import main; run(main)"
     )
     words = [*map(str, QUICK), "--rollouts", "4", "--rootdir", str(tmp_path / "data")]

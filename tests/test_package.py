@@ -39,7 +39,7 @@ def test_every_script_tells_the_version(script):
     assert (done.returncode, done.stdout) == (0, f"dreamdrive {dreamdrive.__version__}\n")
 
 
-@pytest.mark.parametrize("extra, file", [(None, ""), ("track parquet", "-extra"), ("test", "-dev")])
+@pytest.mark.parametrize("extra, file", [(None, ""), ("ray track parquet", "-extra"), ("test", "-dev")])
 def test_what_is_pinned_is_within_the_ranges(extra, file):
     optional = PROJECT["optional-dependencies"]
     ranges = [text for name in extra.split() for text in optional[name]] if extra else PROJECT["dependencies"]

@@ -1,5 +1,7 @@
-"""scripts/slurm.sh and scripts/pbs.sh: which commands their jobs run, in which order, and which again."""
+"""scripts/slurm.sh, scripts/pbs.sh and scripts/ray_slurm.sh: which commands their jobs run, in which order, and which
+again."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from dreamdrive.tests.tiny_run import ROOT, variables
 
-FAKES = ("sbatch", "srun", "scontrol", "qsub", "python")
+FAKES = ("sbatch", "srun", "scontrol", "qsub", "python", "ray")
 STAGES = ["generation_script.py", "generation_script.py", "trainvae.py", "trainmdrnn.py", "trainbc.py"]
 
 
@@ -22,11 +24,11 @@ def submit(tmp_path):
         script.write_text(f"#!{sys.executable} -SE\n" + (ROOT / "tests" / "fake_scheduler.py").read_text())
         script.chmod(0o755)
 
-    def submitted(scheduler, statuses="", **more):
+    def submitted(scheduler, statuses="", command=(), **more):
         (tmp_path / "statuses").write_text(statuses)
         paths = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "FAKE": str(tmp_path)}
         done = subprocess.run(
-            ["bash", str(ROOT / "scripts" / f"{scheduler}.sh")],
+            ["bash", str(ROOT / "scripts" / f"{scheduler}.sh"), *command],
             cwd=tmp_path / "work",
             env=variables(**paths, **{"NAME": "tiny", "PARTS": "2", "TRIES": "1", **more}),
             capture_output=True,
@@ -90,3 +92,26 @@ def test_ranks_train_v_and_m_alone(scheduler, submit):
     assert in_ranks == {"trainvae.py", "trainmdrnn.py"} and "generation_script.py" not in scripts(called)
     assert all("--nproc-per-node 4" in line and "SIGUSR1" in line for line in called if "-m" in line)
     assert called[-1].endswith("--controller ctrl --episodes 100")
+
+
+RECORDING = ("data/generation_script.py", "--env", "cartpole", "--rootdir", "datasets/tiny")
+
+
+def test_a_command_is_run_beside_ray_on_all_nodes_of_a_job(submit, tmp_path):
+    called, said = submit("ray_slurm", command=RECORDING, NODES="3", SLURM_CPUS_PER_TASK="8", RAY_PORT="23456")
+    (line,) = called
+    head, others = (tmp_path / "nodes").read_text().splitlines()
+    place = line.rpartition(" --ray ")[2]
+    assert line == f"{ROOT}/{' '.join(RECORDING)} --ray {place}" and place.endswith(":23456")
+    assert f"--head --node-ip-address={place.partition(':')[0]} --port=23456 --include-dashboard=false" in head
+    assert others.endswith(f"--address={place}") and head.startswith("start --block --num-cpus=8")
+    assert "error" not in said
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("localhost", 23456))
+
+
+def test_a_command_on_ray_that_is_preempted_is_queued_again_and_what_it_fails_with_is_its_jobs_status(submit, tmp_path):
+    called, said = submit("ray_slurm", "generation_script.py 138\n", RECORDING, NODES="1", RAY_PORT="23457")
+    assert len(called) == 2 and said.count("wanted back: queued again") == 1
+    submit("ray_slurm", "generation_script.py 3\n", RECORDING, NODES="1", RAY_PORT="23458")
+    assert (tmp_path / "job-2").read_text() == "3"

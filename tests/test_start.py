@@ -20,7 +20,7 @@ SCRIPTS = {
     "train": "train",
     "test_controller": "test",
 }
-HEAVY = ("torch", "numpy", "gymnasium", "h5py", "matplotlib")
+HEAVY = ("torch", "numpy", "gymnasium", "h5py", "matplotlib", "ray", "cloudpickle")
 # what reads datasets and runs, and is a script and a library at once, imports what takes 0.2 s
 OF_THEIR_OWN = dict.fromkeys(("data", "data page", "report", "compare"), ("numpy", "h5py"))
 

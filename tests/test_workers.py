@@ -11,7 +11,7 @@ import pytest
 
 from dreamdrive.tests.tiny_work import Slow, broken_set_up, endless_set_up, set_up, set_up_together, wait_until
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.workers import WorkerPool, run_tasks
+from dreamdrive.utils.workers import WorkerPool
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = bytes(1_000_000)
@@ -19,9 +19,8 @@ LARGE = bytes(1_000_000)
 
 def run_all(tasks, folder=None, workers=2, setup=set_up):
     results, progress = {}, []
-    run_tasks(
-        setup, (folder,) if setup is set_up else (), tasks, workers, results.__setitem__, lambda *p: progress.append(p)
-    )
+    with WorkerPool(setup, (folder,) if setup is set_up else (), workers) as pool:
+        pool.run(tasks, results.__setitem__, lambda *p: progress.append(p))
     return [results[i] for i in range(len(tasks))], progress
 
 
@@ -64,7 +63,8 @@ def test_workers_are_set_up_side_by_side_whatever_they_are_sent(slow, tmp_path):
     """A pipe holds 64 kB: whoever sends more waits for the other end."""
     arguments = (tmp_path,) if slow == "set-up" else (None, Slow(tmp_path), LARGE)
     results = {}
-    run_tasks(set_up_together, arguments, [LARGE] * 3, 3, results.__setitem__, retries=0)
+    with WorkerPool(set_up_together, arguments, 3, retries=0) as pool:
+        pool.run([LARGE] * 3, results.__setitem__)
     assert results == dict.fromkeys(range(3), len(LARGE))
 
 
@@ -183,9 +183,9 @@ PARENT = """
 import sys
 from dreamdrive.tests.tiny_work import set_up
 from dreamdrive.utils.script import run
-from dreamdrive.utils.workers import run_tasks
+from dreamdrive.utils.workers import WorkerPool
 if __name__ == "__main__":
-    run(lambda: run_tasks(set_up, (sys.argv[1],), [("sleep", 60)] * 2, 2, print))
+    run(lambda: WorkerPool(set_up, (sys.argv[1],), 2).run([("sleep", 60)] * 2, print))
 """
 
 

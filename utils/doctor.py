@@ -86,7 +86,11 @@ def packages() -> Iterator[Finding]:
     for file, command, purpose in (
         ("requirements.txt", "setup", ""),
         ("requirements-dev.txt", "setup", " (only for the tests)"),
-        ("requirements-extra.txt", "extra", " (only for --track mlflow and --track wandb, Parquet, and their tests)"),
+        (
+            "requirements-extra.txt",
+            "extra",
+            " (only for --ray, --track mlflow and --track wandb, Parquet, and their tests)",
+        ),
     ):
         pins = re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / file).read_text(), re.MULTILINE)
         wrong = [

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from dreamdrive import __version__
 from dreamdrive.utils import runs, stages
-from dreamdrive.utils.argument_types import controller_name, natural
+from dreamdrive.utils.argument_types import controller_name, natural, natural_float
+from dreamdrive.utils.cluster import ALL, Cluster, require_ray
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.help_text import HelpFormatter
 from dreamdrive.utils.json_files import write_json
@@ -44,6 +45,7 @@ WORKERS = ("--max-workers", "--threads")  # mean the same everywhere
 # what alone some flags are for, where --world says one or the other
 DREAM = ("--world dream", lambda args: args.world == "dream")
 SIMULATOR = ("--world simulator", lambda args: args.world == "simulator")
+ON_RAY = ("workers of a cluster, with --ray", lambda args: args.ray is not None)
 QUIET = "DREAMDRIVE_QUIET"  # variable that is set where --quiet was given, also for what is started from here
 Other = TypeVar("Other", bound="Settings")
 
@@ -287,6 +289,50 @@ class ControllerTraining(Training):
     def stage(self) -> str:
         """The stage's folder, and what the controller is called."""
         return stages.stage_named(self.KIND, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread(Settings):
+    """Of a script whose workers may be on other machines; as many of them as there are cores, where their number is not
+    given."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"other machines": "ray mixed_nodes gpu_share"}
+
+    ray: str | None = flag(
+        None,
+        help="workers are those of a Ray cluster, given as HOST:PORT of its head, or auto for the one that this "
+        "machine is in; see docs/scale.md",
+    )
+    mixed_nodes: bool = flag(False, help="allow nodes that differ in the last bit of what they compute", where=ON_RAY)
+    gpu_share: float = flag(0.0, natural_float, "of a GPU, that each worker asks for and drives on", where=ON_RAY)
+
+    @classmethod
+    def of(cls, found: argparse.Namespace) -> Self:
+        settings, workers = super().of(found), cls._workers()
+        if settings.ray is None or settings.was_given(workers):
+            return settings
+        more: dict[str, Any] = {workers: ALL}
+        return replace(settings, **more)
+
+    @classmethod
+    def _workers(cls) -> str:
+        """The field that says how many there are."""
+        return next(name for name, mark in cls.flags().items() if set(spellings(mark)) == set(WORKERS))
+
+    def check(self) -> None:
+        super().check()
+        if self.ray is not None:
+            require_ray()
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Where workers are, if not on this machine."""
+        return None if self.ray is None else Cluster(self.ray, self.mixed_nodes, self.gpu_share)
+
+    def crew(self) -> dict[str, Any]:
+        """The same workers, as stage 1 is told of them."""
+        same = {name: getattr(self, name) for name in ("ray", "mixed_nodes", "gpu_share")}
+        return {"threads": getattr(self, self._workers()), **same}
 
 
 KEPT = ("best", "last")

@@ -66,3 +66,13 @@ def _packed(digest: str) -> bytes:
         for name, text in _files():
             archive.writestr(zipfile.ZipInfo(f"dreamdrive/{name}", THEN), text, zipfile.ZIP_DEFLATED)
     return content.getvalue()
+
+
+@lru_cache
+def modules_digest() -> str:
+    """The sha256 of the modules of the package alone, wherever and however it is installed."""
+    digest = hashlib.sha256()
+    for name, content in _files():
+        if name.endswith(".py") and "/" in name:
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
