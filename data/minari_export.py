@@ -28,6 +28,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 OURS = "dreamdrive"  # what the metadata calls that which Minari has no place for
+BEGUN = f".{FOLDER}.tmp"  # what FOLDER is called until it is whole
 MARGIN = 1.2  # of bytes: an episode is a group here
 
 
@@ -43,15 +44,20 @@ def export_minari(source: Path, out: Path) -> Dataset:
     with workplace(out, being_written(out)):
         if (out / FOLDER).exists():
             raise UserError(f"{out} holds a dataset already: choose another --out")
+        begun = out / BEGUN
+        if begun.exists():  # by an export that was killed
+            shutil.rmtree(begun)
         require_space(out, sum(shard.bytes for shard in dataset.shards))
-        (out / FOLDER).mkdir()
+        begun.mkdir()
         try:
-            write_episodes(out / FOLDER / MAIN, dataset)
+            write_episodes(begun / MAIN, dataset)
             content = json.dumps(metadata(dataset.manifest, out.name)) + "\n"
-            write_atomically(out / FOLDER / METADATA, content.encode())
+            write_atomically(begun / METADATA, content.encode())
+            os.rename(begun, out / FOLDER)
         except BaseException:
-            shutil.rmtree(out / FOLDER)
+            shutil.rmtree(begun)
             raise
+        fsync_folder(out)
     return dataset
 
 

@@ -9,8 +9,9 @@ import torch
 
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.learning import unfinished
+from dreamdrive.tests.tiny_process import run_here
 from dreamdrive.tests.tiny_run import IN_DREAMS, TINY, call, complaint
-from dreamdrive.utils import checkpoint, interrupts
+from dreamdrive.utils import checkpoint
 from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.workers import WorkerPool
 
@@ -61,17 +62,13 @@ def run(trained, tmp_path):
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch) -> list[int]:
     """Workers' tasks are done in this process, which saves the start of others; how many there were in each run."""
-    given, homes = [], {}
+    given = []
 
-    def run_here(self, tasks, on_result, on_progress=None) -> None:
+    def counted(self, tasks, on_result, on_progress=None) -> None:
         given.append(len(tasks))
-        with interrupts.at_once(), torch.random.fork_rng():  # a worker has random numbers of its own
-            do = homes.get(id(self)) or self.setup(*self.setup_args)
-            homes[id(self)] = do
-            for index, task in enumerate(tasks):
-                on_result(index, do(task, lambda n: None))
+        run_here(self, tasks, on_result)
 
-    monkeypatch.setattr(WorkerPool, "run", run_here)
+    monkeypatch.setattr(WorkerPool, "run", counted)
     return given
 
 
