@@ -138,7 +138,8 @@ class Evaluator:
         ]
         left = []
         for index, name in enumerate(names):
-            if there := self.known.get(name):
+            there = self.known.get(name)
+            if there and len(there[0]) == len(groups[index]):
                 keep(index, ([Driven(*episode) for episode in there[0]], there[1]))
                 progress(index, len(groups[index]))
             else:
