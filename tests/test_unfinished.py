@@ -155,7 +155,7 @@ HOSTILE = {  # what is done to the content, what is said
     "betas": (lambda c: c["learnt"]["optimizer"]["param_groups"][0].update(betas=(2.0, 3.0)), "optimizer.betas"),
     "another model": (lambda c: c["learnt"]["model"].popitem(), "other weights as model"),
     "a huge model": (lambda c: c["learnt"].update(config={**c["config"], "latent": 1 << 30}), "has latent 1073741824"),
-    "no numbers": (lambda c: next(iter(c["learnt"]["model"].values())).fill_(torch.nan), "NaN or infinity in learnt"),
+    "no numbers": (lambda c: next(iter(c["learnt"]["model"].values())).fill_(torch.nan), "NaN or infinity in"),
     "no dict": (lambda c: c.update(learnt=[1]), "as learnt, not a dict"),
     "done": (lambda c: c["pass"].update(done=-1), "has -1 as pass.done"),
     "without luck": (lambda c: c["pass"].pop("luck"), "luck more or less"),
