@@ -63,15 +63,19 @@ class Fit:
         load_optimizer(self.optimizer, state["optimizer"])
         load_scheduler(self._scheduler, state["scheduler"])
         self.history = state["history"]
-        same_data, same_split = state["datasets"] == self.datasets, state.get("splits", self.splits) == self.splits
-        if same_data and not same_split:
+        same_split = state.get("splits", self.splits) == self.splits
+        if "dataset_digests" in state:  # wherever they are
+            same_data = state["dataset_digests"] == self.origin["dataset_digests"]
+        else:
+            same_data = same_split and state["datasets"] == self.datasets
+        if not same_split and state["datasets"] == self.datasets:
             print(
                 f"the split of {', '.join(self.datasets)} has been changed: some of what this run has learnt from is "
                 "for validation now, and its losses there flatter it; --noreload trains it afresh"
             )
-        if same_data and same_split and state["parents"] == self.about["parents"]:
+        if same_data and state["parents"] == self.about["parents"]:
             self.best, self.best_epoch, self.began = state["best"], state["best_epoch"], state.get("began", 0)
-        else:  # losses are of other data
+        else:  # losses are of other data, or of fewer
             self.began = len(self.history)
 
     def described(self) -> dict:

@@ -215,7 +215,7 @@ def train(
     state: dict | None,
 ) -> float:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
-    best validation loss."""
+    validation loss of best.tar."""
     seed_everything(args.seed, STAGE)
     told = {"mirror": args.mirror, "weight_decay": args.weight_decay}
     about = {"parents": parents, **{name: value for name, value in told.items() if value}}
@@ -253,7 +253,7 @@ def train(
         if ranks.first():
             panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
             curves(folder / "loss.png", fit.history, "epoch", panels, "M")
-    return fit.best
+    return state["best"] if state and math.isinf(fit.best) else fit.best
 
 
 def epoch_cuts(args: MDRNNSettings, data: Sequences, rng: np.random.Generator) -> np.ndarray:

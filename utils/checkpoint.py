@@ -17,6 +17,7 @@ otherwise than it was written.
 import contextlib
 import hashlib
 import io
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -226,6 +227,12 @@ def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool, ad
             )
         return None
     checkpoint = _load(source, stage, (stages.kind_of(stage),), resumed=True)
+    score = checkpoint.get("best")  # infinite before there is a best
+    if score is not None and math.isfinite(score) and not best.exists():
+        raise UserError(
+            f"{best} is missing, the best that {source} came to: restore it, or {remedy(source, stage, ' --noreload')} "
+            "to train it anew"
+        )
     if not adopt:
         check_parents(checkpoint, parents, source, stage)
     return checkpoint
