@@ -36,6 +36,7 @@ from dreamdrive.driving.driver import drive
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
 from dreamdrive.envs import World, WorldSpec, defaults, flags, official
+from dreamdrive.envs.catalogue import ONE_INSTANCE
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
 from dreamdrive.utils.progress import Bar
@@ -274,7 +275,8 @@ def record_dataset(recipe: Recipe, manifest: Manifest, folder: Path, threads: in
             manifest = with_shard(manifest, entry, entries)
             write_manifest(folder, manifest)
 
-        run_tasks(set_up, (recipe, manifest, folder), tasks, threads, publish, progress)
+        workers = 1 if recipe.options.get(ONE_INSTANCE) else threads
+        run_tasks(set_up, (recipe, manifest, folder), tasks, workers, publish, progress)
     return manifest
 
 
