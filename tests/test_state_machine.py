@@ -207,7 +207,10 @@ class Life(RuleBasedStateMachine):
         elif path.exists() and path not in self.damaged:
             there = torch.load(path, weights_only=True)
             anew = stage == "mdrnn" and there["parents"]["vae"] != digest(self.path("run") / "vae" / "best.tar")
-            epochs = max(epochs, 0 if anew else there["epoch"])
+            reached = 0 if anew else there["epoch"]
+            if reached == EPOCHS[-1] and not self.damaged:
+                return  # nothing is left to do
+            epochs = min(max(epochs, reached + (strike is None)), EPOCHS[-1])
         self.given(stage, epochs, anew, strike)
 
     def given(self, stage: str, epochs: int, anew: bool, strike: Strike | None) -> None:
@@ -221,6 +224,7 @@ class Life(RuleBasedStateMachine):
             reached = torch.load(path, weights_only=True)["epoch"]
             self.log = (*self.log, (stage, data, reached, anew))
             anew = False
+        assert done.returncode or path.with_name("best.tar").exists(), done
         self.open.pop(stage, None)
         if done.returncode and (self.struck(done) or self.damaged):
             self.open[stage] = (stage, data, epochs, anew)
