@@ -79,14 +79,23 @@ class Unnamed:
         """It is whole: give it its name, in the place of what was there."""
         os.fsync(self._file.fileno())
         if self.passed:
-            self._temporary.unlink(missing_ok=True)  # of another process, long ago, with our number
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            # a folder's descriptor has Python take linkat, which alone follows that link
-            os.link(self.place, self._temporary.name, dst_dir_fd=folder, follow_symlinks=True)
-            os.close(folder)
-        os.replace(self._temporary, self.path)
+            try:
+                self._link(self.path.name)
+            except FileExistsError:  # which cannot be replaced by a link
+                self._temporary.unlink(missing_ok=True)  # of another process, long ago, with our number
+                self._link(self._temporary.name)
+                os.replace(self._temporary, self.path)
+        else:
+            os.replace(self._temporary, self.path)
         self._file.close()
         fsync_folder(self.path.parent)
+
+    def _link(self, name: str) -> None:
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:  # a folder's descriptor has Python take linkat, which alone follows that link
+            os.link(self.place, name, dst_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
 
     def discard(self) -> None:
         """It is not to be."""
