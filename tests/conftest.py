@@ -34,7 +34,7 @@ hypothesis.configuration.set_hypothesis_home_dir(_CACHE.name)
 hypothesis.settings.register_profile(
     "few",
     max_examples=25,
-    stateful_step_count=12,
+    stateful_step_count=10,
     derandomize=True,
     database=None,
     deadline=None,

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from dreamdrive.data.shards import verify
 from dreamdrive.tests.tiny_process import Strike, go
 from dreamdrive.tests.tiny_run import Done, complaint
 from dreamdrive.utils import checkpoint
@@ -263,7 +264,13 @@ class Life(RuleBasedStateMachine):
         """Forget damage that is no more, because the file has been written anew."""
         self.damaged = {p: (content, now) for p, (content, now) in self.damaged.items() if digest(p) == now}
 
-    @rule()
+    @rule(strike=strikes, mend=st.booleans())
+    def look_through(self, strike: Strike | None, mend: bool) -> None:
+        if mend and self.sizes:
+            self.repair(strike)
+        else:
+            self.verify()
+
     def verify(self) -> None:
         folder = self.path("data")
         done = go(self.folder, "driving.repair", self.at["data"])
@@ -277,10 +284,7 @@ class Life(RuleBasedStateMachine):
         right = self.complete() and self.shards_are_sound() and not others
         assert done.returncode == (0 if right else 1), (done, others)
 
-    @rule(strike=strikes)
     def repair(self, strike: Strike | None) -> None:
-        if not self.sizes:
-            return
         words = ("driving.repair", self.at["data"], "--repair", "--threads", 1)
         done = self.go(*words, strike=strike, fails=None if not self.manifest() else False)
         self.look_again()
@@ -371,8 +375,7 @@ class Life(RuleBasedStateMachine):
                 _, _, epochs, anew = self.open[stage]
                 self.given(stage, epochs, anew, None)
         assert not self.damaged and not self.open
-        done = self.go("driving.repair", self.at["data"], fails=False)
-        assert "are as the manifest says" in done.stdout
+        assert verify(self.path("data")) == []
         wanted = self.undisturbed.after(self.log)
         for what in ("data", "run"):
             assert left_over(self.path(what)) == []
