@@ -1,5 +1,5 @@
 """A command that is killed at any moment can be given again, and then has made what it makes undisturbed, and nothing
-else. Stages 2 to 5 are in test_resume.py and test_unfinished.py; all of them together in test_state_machine.py."""
+else. Later stages are in test_resume.py and test_unfinished.py; all of them together in test_state_machine.py."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ from dreamdrive.tests.tiny_run import complaint, contents, write_dataset
 
 EVERY = int(os.environ.get("STRUCK_EVERY", 5))  # of the moments
 RECORD = ("--env", "gym:CartPole-v1", "--max-steps", 9, "--rollouts", 3, "--threads", 1, "--val-fraction", 0.5)
+V = ("--kind", "fsq", "--batch-size", 16, "--epochs", 1, "--nosamples", "--device", "cpu")
 COMMANDS = {  # what is made, and the words that make it
     "data": ("data.generation_script", *RECORD, "--rootdir", "data"),
     "there-v0": ("data.exchange", "export", "minari", "data", "--out", "there-v0"),
@@ -24,6 +25,7 @@ COMMANDS = {  # what is made, and the words that make it
     "pairs.npz": ("data.exchange", "export", "pairs", "data", "--out", "pairs.npz"),
     "imported": ("data.exchange", "import", "npz", "rollouts", "--out", "imported"),
     "run": ("data.exchange", "import", "checkpoint", "theirs", "--logdir", "run"),
+    "v": ("trainvae", *V, "--dataset", "data", "--logdir", "v"),
     "half": ("data.exchange", "export", "run", "--logdir", "run", "--out", "half"),
 }
 
