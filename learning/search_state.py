@@ -43,8 +43,9 @@ def pycma_version() -> str:
 def load_search(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState, state: dict) -> None:
     """Bring a search that has just been made with the same settings to where `save_search` was called. UserError where
     `state` is none that this search can go on from: its values become pycma's own, which looks at none of them."""
-    es.ask()  # which makes what a search has from its first generation on; the first `tell` makes the rest
-    es.adapt_sigma.initialize_base(es)
+    es.ask()  # which makes what a search has from its first generation on
+    if not hasattr(es.adapt_sigma, "cs"):  # of many weights, which the first `tell` makes
+        es.adapt_sigma.initialize_base(es)
     try:
         _check(es, state)
         _restore(es, draw, state)
