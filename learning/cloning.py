@@ -84,6 +84,7 @@ class Cloning:
         self.head.load_state_dict(state, begun.averaged_steps)
         for method in self.methods:
             method.resume(state)
+        write_csv(self.folder / "metrics.csv", self.history)  # which a killed process may have had no time left for
 
     def run(self) -> None:
         """Train by each method in turn, as far as that has not been done."""

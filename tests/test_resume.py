@@ -92,6 +92,19 @@ def test_noreload_starts_afresh_and_ends_the_same(trained, tmp_path):
     assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
 
 
+@pytest.mark.parametrize("module", FOLDERS)
+def test_what_a_killed_process_had_no_time_left_to_show_is_shown(module, trained, tmp_path):
+    """It was killed after the last checkpoint.tar."""
+    run = copy_run(trained, tmp_path)
+    folder = run.logdir / FOLDERS[module]
+    shown = ["metrics.csv", "fitness.png" if module == "traincontroller" else "loss.png"]
+    before = [(folder / name).read_bytes() for name in shown]
+    for name in shown:
+        (folder / name).unlink()
+    tiny(module, "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
+    assert [(folder / name).read_bytes() for name in shown] == before
+
+
 @pytest.mark.parametrize("module", ["trainvae", "trainmdrnn", "trainbc"])
 def test_a_best_that_is_gone_is_told(module, trained, tmp_path):
     """And not where the next stage finds it, which does not."""
