@@ -44,7 +44,7 @@ reproduce: setup
 	.venv/bin/python -m scripts.reproduce $(if $(GPU),--gpu)
 
 soak: setup
-	.venv/bin/python -m pytest tests/test_state_machine.py --hypothesis-profile soak
+	.venv/bin/python -m pytest tests/test_state_machine.py --hypothesis-profile soak --timeout 0
 	.venv/bin/python -m benchmarks.soak
 
 $(BROWSER): scripts/setup.sh $(DONE)
