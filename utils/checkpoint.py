@@ -73,7 +73,7 @@ def save_run(logdir: Path, contents: dict[str, bytes], flag: str) -> None:
     same content: of the same command, which was stopped. `flag` is the one that names `logdir`."""
     for stage in stages.folders(logdir):
         there = path(logdir, stage)
-        if there.exists() and there.read_bytes() != contents.get(stage):
+        if there.exists() and not (there.is_file() and there.read_bytes() == contents.get(stage)):
             raise UserError(f"{there} exists already: choose another {flag}")
     for stage, content in contents.items():
         with stage_folder(logdir, stage) as folder:
