@@ -5,7 +5,9 @@
 # make extra   setup, and the packages of --ray, --track mlflow and --track wandb
 # make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
-# make soak    half an hour each of recording, training, scoring, drawing and a lesson: docs/soak.md
+# make coverage   the tests, and which lines they reach, also in processes that they start; takes a third longer
+# make soak    500 lives of a dataset and a run, then half an hour each of recording, training, scoring, drawing and a
+#              lesson: docs/soak.md
 # make docs    setup, and docs/ as a site in build/site; make docs-serve shows it on http://127.0.0.1:8000 while it is edited
 #
 # GPU=1                               for `make reproduce` on a machine with CUDA: more data, more generations
@@ -18,7 +20,7 @@ DONE := .venv/.complete
 EXTRA := .venv/.extra
 BROWSER := .venv/.browser
 
-.PHONY: setup extra demo demo-nocturne reproduce soak test lint docs docs-serve
+.PHONY: setup extra demo demo-nocturne reproduce soak test coverage lint docs docs-serve
 
 setup: $(DONE)
 
@@ -42,6 +44,7 @@ reproduce: setup
 	.venv/bin/python -m scripts.reproduce $(if $(GPU),--gpu)
 
 soak: setup
+	.venv/bin/python -m pytest tests/test_state_machine.py --hypothesis-profile soak --timeout 0
 	.venv/bin/python -m benchmarks.soak
 
 $(BROWSER): scripts/setup.sh $(DONE)
@@ -49,6 +52,9 @@ $(BROWSER): scripts/setup.sh $(DONE)
 
 test: lint extra $(BROWSER)
 	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+coverage: extra $(BROWSER)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report term:skip-covered --cov-report html:build/coverage/html
 
 lint: setup
 	.venv/bin/ruff check .

@@ -255,7 +255,7 @@ EXCHANGES = {
 
 def main() -> None:
     args = parse_args()
-    if "out" in args:
+    if "out" in args and not args.out.is_file():
         require_free(args.out, being_written(args.out))
     print(args.call(args))
 

@@ -3,6 +3,7 @@ DIR/mdrnn/best.tar and DIR/ctrl/best.tar. That project showed V the whole 96x96 
 so the imported run is one of the world gym:CarRacing-v3, whose frames are made in this way.
 """
 
+import hashlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,10 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
             f"{source / 'mdrnn' / 'best.tar'} is missing, and the controller in {source / 'ctrl'} needs it: give the "
             "whole folder"
         )
-    taken = [stage for stage in found if checkpoint.path(logdir, stage).exists()]
-    if taken:
-        raise UserError(f"{checkpoint.path(logdir, taken[0])} exists already: choose another --logdir")
     models: dict[str, Any] = {}
     for stage, file in found.items():
         models[stage] = CONVERTERS[stage](_state_dict(file), file, models)
+    contents: dict[str, bytes] = {}
     parents: dict[str, str] = {}
     extra: dict[str, dict] = {
         "vae": {
@@ -60,11 +59,10 @@ def import_checkpoint(source: Path, logdir: Path) -> list[str]:
         "ctrl": {"settings": {}, "best": None, "generation": 0},
     }
     for stage, model in models.items():
-        with checkpoint.stage_folder(logdir, stage) as folder:
-            checkpoint.save(
-                folder / "best.tar", stage, model.config_dict(), model.state_dict(), parents, **extra[stage]
-            )
-        parents = {**parents, stage: checkpoint.load_parent(logdir, stage)["digest"]}
+        target, config = checkpoint.path(logdir, stage), model.config_dict()
+        contents[stage] = checkpoint.packed(target, stage, config, model.state_dict(), parents, **extra[stage])
+        parents = {**parents, stage: hashlib.sha256(contents[stage]).hexdigest()}
+    checkpoint.save_run(logdir, contents, "--logdir")
     return list(found)
 
 

@@ -1,6 +1,7 @@
 """A run small enough to hand on: every best.tar with its weights in half precision, without what training resumes
 from. It drives, and dreams."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,13 +25,11 @@ def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
         raise UserError(
             f"{checkpoint.path(logdir, 'vae')} is missing: give the --logdir of a run that has been trained"
         )
-    taken = [stage for stage in stages.folders(out) if checkpoint.path(out, stage).exists()]
-    if taken:
-        raise UserError(f"{checkpoint.path(out, taken[0])} exists already: choose another --out")
     theirs: dict[str, dict] = {}
-    ours: dict[str, str] = {}
+    contents: dict[str, bytes] = {}
+    ours: dict[str, str] = {}  # digests
     halves: dict[str, str] = {}  # their digests, by those of what they are halves of
-    for stage in found:  # all of them are read before the first is written
+    for stage in found:
         theirs[stage] = checkpoint.load_parent(logdir, stage)
         checkpoint.check_parents(
             theirs[stage],
@@ -47,9 +46,10 @@ def export(logdir: Path, out: Path, chosen: Sequence[str] = ()) -> list[str]:
         }
         if "init" in more:  # the clone that it began with
             more["init"] = halves.get(more["init"], more["init"])
-        with checkpoint.stage_folder(out, stage) as folder:
-            checkpoint.save(folder / "best.tar", stage, saved["config"], _halved(saved["model"]), parents, **more)
-        ours[stage] = halves[saved["digest"]] = checkpoint.load_parent(out, stage)["digest"]
+        target, model = checkpoint.path(out, stage), _halved(saved["model"])
+        contents[stage] = checkpoint.packed(target, stage, saved["config"], model, parents, **more)
+        ours[stage] = halves[saved["digest"]] = hashlib.sha256(contents[stage]).hexdigest()
+    checkpoint.save_run(out, contents, "--out")
     return found
 
 

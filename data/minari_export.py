@@ -28,6 +28,7 @@ from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
 OURS = "dreamdrive"  # what the metadata calls that which Minari has no place for
+BEGUN = f".{FOLDER}.tmp"  # what FOLDER is called until it is whole
 MARGIN = 1.2  # of bytes: an episode is a group here
 
 
@@ -43,15 +44,20 @@ def export_minari(source: Path, out: Path) -> Dataset:
     with workplace(out, being_written(out)):
         if (out / FOLDER).exists():
             raise UserError(f"{out} holds a dataset already: choose another --out")
+        begun = out / BEGUN
+        if begun.exists():  # by an export that was killed
+            shutil.rmtree(begun)
         require_space(out, sum(shard.bytes for shard in dataset.shards))
-        (out / FOLDER).mkdir()
+        begun.mkdir()
         try:
-            write_episodes(out / FOLDER / MAIN, dataset)
+            write_episodes(begun / MAIN, dataset)
             content = json.dumps(metadata(dataset.manifest, out.name)) + "\n"
-            write_atomically(out / FOLDER / METADATA, content.encode())
+            write_atomically(begun / METADATA, content.encode())
+            os.rename(begun, out / FOLDER)
         except BaseException:
-            shutil.rmtree(out / FOLDER)
+            shutil.rmtree(begun)
             raise
+        fsync_folder(out)
     return dataset
 
 
@@ -66,32 +72,27 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def write_episodes(path: Path, dataset: Dataset) -> None:
-    """All episodes of a dataset, under another name until they are whole."""
+    """All episodes of a dataset."""
     space = ActionSpace.from_dict(dataset.manifest.action_space)
-    with exported(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        for entry in Bar(dataset.episodes, desc="exporting", unit="episode"):
-            group = file.create_group(f"episode_{entry.index}")
-            write_episode(group, dataset.episode(entry.index), entry, space)
+    with full_disk_told(path):
+        with h5py.File(path, "w", libver=("v110", "v110")) as file:
+            for entry in Bar(dataset.episodes, desc="exporting", unit="episode"):
+                group = file.create_group(f"episode_{entry.index}")
+                write_episode(group, dataset.episode(entry.index), entry, space)
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
 
 
 @contextlib.contextmanager
-def exported(path: Path) -> Iterator[Path]:
-    """Where the block is to write a file that becomes `path` when it is whole, and else goes; UserError where the disk
-    does not take it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def full_disk_told(path: Path) -> Iterator[None]:
+    """UserError where the disk does not take a file that is exported."""
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): free some space or choose another --out, then "
             "run the same command again"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
 
 
 def write_episode(group: h5py.Group, episode: Episode, entry: EpisodeEntry, space: ActionSpace) -> None:

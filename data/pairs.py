@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from dreamdrive.data.manifest import EpisodeEntry
-from dreamdrive.data.minari_export import export_minari, exported, require_space
+from dreamdrive.data.minari_export import export_minari, full_disk_told, require_space
 from dreamdrive.data.minari_file import NAME
 from dreamdrive.data.shards import Dataset
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.files import make_folder
+from dreamdrive.utils.files import Unnamed, make_folder
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.spaces import ActionSpace
 
@@ -54,8 +54,13 @@ def export_pairs(source: Path, out: Path) -> int:
     dataset = Dataset.open(source)
     make_folder(out.parent)
     require_space(out.parent, 2 * sum(shard.bytes for shard in dataset.shards))
-    with exported(out) as temporary:
-        write(temporary, dataset)
+    with full_disk_told(out):
+        file = Unnamed(out)
+        try:
+            write(file.place, dataset)
+            file.name()
+        finally:
+            file.discard()
     return sum(entry.steps for entry in dataset.episodes)
 
 

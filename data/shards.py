@@ -57,7 +57,7 @@ from dreamdrive.utils.settings import parser
 from dreamdrive.utils.words import counted, mean_and_spread
 
 OURS = {MANIFEST, "args.json", LOCK, DAMAGED}
-TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp|\.probe\.\d+")
+TEMPORARY_NAME = re.compile(r"\.(shard_\d{5,7}\.h5|manifest\.json|args\.json)\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Dataset:
         if not manifest.complete:
             raise UserError(
                 f"{folder} holds {len(manifest.episodes)} of {manifest.rollouts} episodes: "
-                "run the data/generation_script.py command that began it again to record the rest"
+                "run the command that began it again, which records the rest"
             )
         return Dataset(folder, manifest, manifest.digest, None, shards or OpenShards())
 
@@ -156,13 +156,17 @@ def write_dataset(
     folder: Path, manifest: Manifest, files: dict[str, range], read: Callable[[int], Episode]
 ) -> Manifest:
     """Write a new dataset of the episodes that `read` gives by number, into shards of these names; returns its whole
-    manifest, of which `manifest` says all but shards and episodes. What fails leaves nothing; UserError where `folder`
-    holds a dataset."""
+    manifest, of which `manifest` says all but shards and episodes. What fails leaves nothing, and what is killed a
+    manifest without episodes, after which it can be done again; UserError where `folder` holds a dataset."""
     with workplace(folder, being_written(folder)):
-        if (folder / MANIFEST).exists():
+        if (folder / MANIFEST).exists() and read_manifest(folder).shards:
             raise UserError(f"{folder} holds a dataset already: choose another --out")
-        written: list[Path] = []
+        if not (folder / MANIFEST).exists() and any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
+            raise UserError(f"{folder} holds shards but no {MANIFEST}: restore it, or choose another --out")
+        written = [folder / MANIFEST]
         try:
+            write_manifest(folder, manifest)
+            remove_leftovers(folder, manifest)
             for name, numbers in Bar(files.items(), desc="importing", unit="shard"):
                 episodes = [read(number) for number in numbers]
                 written.append(folder / name)

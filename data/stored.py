@@ -34,6 +34,7 @@ from dreamdrive.data.stored_values import (
     require,
 )
 from dreamdrive.envs.catalogue import Option, options_of
+from dreamdrive.utils.archive import Stored
 
 __all__ = ["Wrong", "check", "check_values", "check_world"]
 
@@ -55,7 +56,7 @@ def check(content: dict, stage: str, resumed: bool) -> None:
         columns = ("method", "return_mean") if stage == "bc" else ("simulator", "frames") if stage == "ctrl" else ()
         lacking = sorted({*columns} - set.intersection(*map(set, content["history"] or [columns])))
         require(not lacking, f"has a history without {', '.join(lacking)}")
-    check_models(content, stage)
+    check_models({**content, **content.get("learnt", {})}, stage)
     if "world" in content:
         check_world(content["world"])
 
@@ -94,7 +95,48 @@ def _check_finite(name: str, value: Any) -> None:
             require(not (value < 0).any(), f"has variances below 0 in {name}")
 
 
+# Of an epoch that was stopped, see learning/unfinished.py; random numbers' states are looked at where they are used
+
+
+def is_pass(name: str, value: Any) -> None:
+    """How far an epoch got."""
+    is_mapping(name, value)
+    odd = sorted(map(str, set(value) ^ {"done", "over", "total", "weight", "carried", "luck"}))
+    require(not odd, f"has {', '.join(odd)[:60]} more or less than {name} has")
+    is_whole(f"{name}.done", value["done"])
+    is_flag(f"{name}.over", value["over"])
+    is_number(f"{name}.weight", value["weight"])
+    require(value["weight"] >= 0, f"has {value['weight']} as {name}.weight")
+    is_settings(f"{name}.total", value["total"])
+    measured = value["weight"] > 0 and "loss" in value["total"]
+    require(measured or not value["over"], f"has no loss in {name}")
+    for column, total in value["total"].items():
+        is_number(f"{name}.total.{column}", total)
+    require(value["carried"] is None or isinstance(value["carried"], Stored), f"has no tensor as {name}.carried")
+    is_mapping(f"{name}.luck", value["luck"])
+
+
+def is_driven(name: str, value: Any) -> None:
+    """What came of episodes: by the digest of what they depend on, those of a batch and how many steps they took."""
+    is_settings(name, value)
+    for group in value.values():
+        require(isinstance(group, (list, tuple)) and len(group) == 2, f"has {brief(group)} in {name}")
+        is_whole(f"{name}, steps", group[1])
+        require(isinstance(group[0], (list, tuple)), f"has {brief(group[0])} in {name}")
+        for episode in group[0]:
+            require(isinstance(episode, (list, tuple)) and len(episode) == 3, f"has {brief(episode)} in {name}")
+            score, outcome, place = episode
+            is_number(f"{name}, score", score)
+            is_settings(f"{name}, outcome", outcome)
+            for what, found in outcome.items():
+                require(type(found) in (bool, int, float), f"has {brief(found)} as {name}, {what}")
+            is_text(f"{name}, place", place)
+
+
 KEYS: dict[str, Test] = {
+    "learnt": is_mapping,
+    "pass": is_pass,
+    "driven": is_driven,
     "config": is_settings,
     "model": is_mapping,
     "parents": is_parents,

@@ -17,7 +17,7 @@ from dreamdrive.driving.needed import needed
 from dreamdrive.driving.planning import Plan, load_planner
 from dreamdrive.driving.policies import make_policy
 from dreamdrive.envs import World, fast, make, world_class
-from dreamdrive.envs.catalogue import require_module
+from dreamdrive.envs.catalogue import ONE_INSTANCE, require_module
 from dreamdrive.envs.dream import DreamWorld
 from dreamdrive.models.catalogue import FRAMES, OF_ACTOR_CRITIC
 from dreamdrive.models.controller import Controller, set_parameters
@@ -96,6 +96,7 @@ class Evaluator:
         self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
         self.known: dict[str, list] = {}  # the same of another process: those need not be driven
         self._world = repr((env, spec, str(device), sorted((options or {}).items())))
+        workers = 1 if (options or {}).get(ONE_INSTANCE) else workers
         # of a head of these kinds copies cannot have parameters of their own
         self._shared = spec.head is not None and (
             spec.head["features"] == FRAMES or spec.head.get("head") in OF_ACTOR_CRITIC
@@ -162,7 +163,8 @@ class Evaluator:
         ]
         left = []
         for index, name in enumerate(names):
-            if there := self.known.get(name):
+            there = self.known.get(name)
+            if there and len(there[0]) == len(groups[index]):
                 keep(index, ([Driven(*episode) for episode in there[0]], there[1]))
                 progress(index, len(groups[index]))
             else:
@@ -194,6 +196,14 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
     (the episodes, steps driven)."""
     worlds: dict[int, World] = {}  # by number of copies
     agent = _agent(spec, torch.device(device)) if spec.name in ("agent", PLAN) else None
+
+    def one_by_one(task: tuple, report: Callable) -> tuple[list[Driven], int]:
+        """Of a world that there can be one of; others may want it after these."""
+        parameters, seeds, patience = task
+        own = [parameters] * len(seeds) if isinstance(parameters, np.ndarray) else [[part] for part in parameters]
+        found = [episodes((part, [seed], patience), report) for part, seed in zip(own, seeds, strict=True)]
+        worlds.pop(1).close()
+        return [one for driven, _ in found for one in driven], sum(steps for _, steps in found)
 
     def episodes(task: tuple, report: Callable) -> tuple[list[Driven], int]:
         parameters, seeds, patience = task
@@ -228,7 +238,7 @@ def _driving(env: str, spec: DriverSpec, device: str, options: dict) -> Callable
             for b, (score, place) in enumerate(zip(total.tolist(), world.places(), strict=True))
         ], driven
 
-    return episodes
+    return one_by_one if options.get(ONE_INSTANCE) else episodes
 
 
 def _agent(spec: DriverSpec, device: torch.device) -> Head:

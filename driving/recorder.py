@@ -16,6 +16,7 @@ from dreamdrive.driving.driver import Driver, drive
 from dreamdrive.driving.mixture import Labelled, Mixture
 from dreamdrive.driving.policies import draw_policy, make_policy
 from dreamdrive.envs import Step, World
+from dreamdrive.envs.catalogue import ONE_INSTANCE
 from dreamdrive.utils.seeds import recording_seed
 
 REPORT_EVERY = 25  # frames
@@ -55,6 +56,8 @@ class Recorder:
     def record(self, indices: Sequence[int], report: Callable[[int], None] = lambda frames: None) -> list[Episode]:
         """The episodes `indices`; the simulator seed, driver and every draw of episode i follow from (seed, i),
         whatever is recorded beside it."""
+        if self.recipe.options.get(ONE_INSTANCE) and len(indices) > 1:
+            return [episode for i in indices for episode in self.record([i], report)]
         seed, world = self.recipe.seed, self._world(len(indices))
         numbers = [self.recipe.skip + i for i in indices]  # among all episodes of the seed
         names = [draw_policy(self.recipe.mixture, seed, i) for i in numbers]

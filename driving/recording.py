@@ -37,6 +37,7 @@ from dreamdrive.driving.needed import needed
 from dreamdrive.driving.recorder import Recipe, Recorder
 from dreamdrive.driving.recording_settings import MOST_STEPS, ROLLOUTS, VAL_FRACTION, RecordingSettings
 from dreamdrive.envs import World, WorldSpec, defaults, flags, official
+from dreamdrive.envs.catalogue import ONE_INSTANCE
 from dreamdrive.utils.cluster import Carried, Cluster
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.locks import workplace
@@ -283,7 +284,8 @@ def record_dataset(
         controllers = sorted(filter(None, map(trained, recipe.mixture)))
         run = recipe.logdir if controllers else None
         carried = Carried(needed(recipe.env, recipe.options, run, controllers, recipe.checkpoint), folder)
-        with WorkerPool(set_up, (recipe, manifest, folder), threads, cluster=cluster, carried=carried) as pool:
+        workers = 1 if recipe.options.get(ONE_INSTANCE) else threads
+        with WorkerPool(set_up, (recipe, manifest, folder), workers, cluster=cluster, carried=carried) as pool:
             pool.run(tasks, publish, progress)
     return manifest
 

@@ -15,6 +15,7 @@ from dreamdrive.utils.errors import UserError
 
 COMMON = ("max_steps", "restart")  # options of all worlds
 REPEAT = "repeat"  # the option of those that can hold an action
+ONE_INSTANCE = "one_instance"  # the option of simulators that cannot run twice
 NOISE = "obs_noise"  # the option of those that are seen as pictures
 DREAM_STEPS = 1000  # length of a dream unless told otherwise; CarRacing's own episode length
 PERTURBATIONS = ("colour", "bars", "blob", "physics")  # of CarRacing, see envs/carracing_perturbed.py
@@ -91,6 +92,13 @@ OF_GYM = (
     Option("observation", "a picture, or the numbers behind it", default="picture", choices=("picture", "state")),
     HOLD,
     OBSERVATION_NOISE,
+)
+ONE = Option(
+    ONE_INSTANCE,
+    "a simulator that cannot run twice at the same time, on a port of its own, say: one process drives, one episode "
+    "after another",
+    bool,
+    default=False,
 )
 OF_NOCTURNE = (
     Option(
@@ -209,7 +217,7 @@ WORLDS = {
     "atari": Listed("dreamdrive.envs.atari:Atari", OF_ATARI, "<Game>"),
     "cartpole": Listed("dreamdrive.envs.classic:CartPole", OF_GYM),
     "mountaincar": Listed("dreamdrive.envs.classic:MountainCar", OF_GYM),
-    "gym": Listed("dreamdrive.envs.gym_adapter:GymWorld", OF_GYM, "<id>"),
+    "gym": Listed("dreamdrive.envs.gym_adapter:GymWorld", (*OF_GYM, ONE), "<id>"),
 }
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dreamdrive.envs import NOISE, REPEAT, Step, World, WorldSpec
-from dreamdrive.envs.catalogue import module_of, require_module
+from dreamdrive.envs.catalogue import ONE_INSTANCE, module_of, require_module
 from dreamdrive.envs.gym_answers import (
     Advance,
     advance,
@@ -60,15 +60,18 @@ class GymWorld(World):
         restart: bool = True,
         frame_size: int = 64,
         observation: str = "picture",
+        one_instance: bool = False,
         **arguments,
     ):
-        """`arguments` go to the environment when it is made."""
+        """`one_instance`: there can be one of it at a time. `arguments` go to the environment when it is made."""
         if observation not in OBSERVATIONS:
             raise UserError(f'gym:{id} has no observation "{observation}": choose {" or ".join(OBSERVATIONS)}')
         for name, value in {"num": num, "max_steps": max_steps, "frame_size": frame_size}.items():
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: it must be 1 or more")
         self.num, self.device, self.restart = num, torch.device(device), restart
+        if one_instance and num > 1:
+            raise UserError(f"{num} copies of gym:{id} are wanted, and --one-instance says that there can be one")
         package, registered = find_environment(id)
         self._environments: list[Any] = []
         self._closed = close_at_end(self, close_each, self._environments)  # also if one of them cannot be made
@@ -79,7 +82,8 @@ class GymWorld(World):
         fps = metadata.get("render_fps") or metadata.get("video.frames_per_second") or DEFAULT_FPS
         limit = max_steps or registered.max_episode_steps or DEFAULT_MAX_STEPS
         shape = (frame_size, frame_size, 3) if observation == "picture" else numbers_shape(id, first.observation_space)
-        options = {} if observation == "picture" else {"observation": observation}
+        options: dict[str, Any] = {} if observation == "picture" else {"observation": observation}
+        options |= {ONE_INSTANCE: True} if one_instance else {}
         self._space = gymnasiums(first.action_space)  # the environment's own
         space = ActionSpace.from_gym(self._space).in_half_ranges()
         self.spec = WorldSpec(

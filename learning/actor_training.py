@@ -99,6 +99,7 @@ class ActorRun:
         if state:
             self.learn_on(state)
             self.unit, self.history, self.best = state["unit"], state["history"], state["best"]
+            write_csv(folder / "metrics.csv", self.history)  # which a killed process may have had no time left for
         self.memory.train()  # nothing of it trains; but cuDNN looks back through an LSTM in this mode only
 
     @property

@@ -101,7 +101,7 @@ class Cloning:
                     self._train(method)
                 else:
                     self._score_late(method)
-        plot(self.folder, self.history)
+        show(self.folder, self.history)
 
     def _train(self, method: Method) -> None:
         """The epochs of a method that are left."""
@@ -216,8 +216,9 @@ class CloningEpoch:
             self.run.method.resume(learnt)
 
 
-def plot(folder: Path, history: list[dict]) -> None:
-    """loss.png."""
+def show(folder: Path, history: list[dict]) -> None:
+    """metrics.csv and loss.png, also of what a killed process had no time left to show."""
+    write_csv(folder / "metrics.csv", history)
     rates = [("accuracy", "val_accuracy")] if "accuracy" in history[0] else []
     curves(folder / "loss.png", history, "epoch", [("loss", "val_loss"), *rates, ("return_mean",)], "the clone")
 

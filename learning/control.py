@@ -129,6 +129,10 @@ class Record:
             history=self.history,
             best=self.best,
         )
+        self.show()
+
+    def show(self) -> None:
+        """The files for people, also of what a killed process had no time left to show."""
         write_csv(self.folder / "metrics.csv", self.history)
         write_csv(self.folder / "clock.csv", self.clock)
         shown = [("best", "mean", *(["rescored"] if self.args.rescores else []))]
@@ -193,6 +197,7 @@ def train_by_search(args: EvolutionSettings) -> tuple[float, str]:
         record = Record(args, folder, controller, parents, state)
         if state:
             resume(search, record, state)  # before workers start, in case it refuses
+            record.show()
         evaluator = Evaluator(
             fast(world["env"]),
             DriverSpec("agent", args.logdir, controller.config_dict()),

@@ -15,6 +15,7 @@ from dreamdrive.data.shards import Dataset
 from dreamdrive.models.world_model import Memory, Vision
 from dreamdrive.utils import checkpoint, ranks
 from dreamdrive.utils.metrics import line, write_csv
+from dreamdrive.utils.plots import curves
 from dreamdrive.utils.resumed import load_optimizer, load_scheduler, load_weights
 
 ANNEALED_TO = 0.1  # of the learning rate
@@ -42,11 +43,13 @@ class Fit:
         datasets: Sequence[Dataset],
         last: bool = False,
         decay: float = 0.0,
+        panels: tuple[Sequence[tuple[str, ...]], str] = ((("loss", "val_loss"),), ""),
     ) -> None:
         """The model's weights are drawn here, as torch's seed says. `about`: what else its checkpoints say, before the
         epoch and the datasets. `last`: the last epoch is what is kept, not the best. `decay`: of the weights of layers
-        (AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101)."""
-        self.last, self.annealed = last, False
+        (AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101). `panels`: columns that are drawn beside each other, and
+        what of."""
+        self.last, self.annealed, self.panels = last, False, panels
         self.stage, self.folder, self.model, self.about = stage, folder, model, about
         self.origin, self.splits = origin_of(datasets), splits_of(datasets)
         self.datasets = self.origin["datasets"]
@@ -63,16 +66,21 @@ class Fit:
         load_optimizer(self.optimizer, state["optimizer"])
         load_scheduler(self._scheduler, state["scheduler"])
         self.history = state["history"]
-        same_data, same_split = state["datasets"] == self.datasets, state.get("splits", self.splits) == self.splits
-        if same_data and not same_split:
+        same_split = state.get("splits", self.splits) == self.splits
+        if "dataset_digests" in state:  # wherever they are
+            same_data = state["dataset_digests"] == self.origin["dataset_digests"]
+        else:
+            same_data = same_split and state["datasets"] == self.datasets
+        if not same_split and state["datasets"] == self.datasets:
             print(
                 f"the split of {', '.join(self.datasets)} has been changed: some of what this run has learnt from is "
                 "for validation now, and its losses there flatter it; --noreload trains it afresh"
             )
-        if same_data and same_split and state["parents"] == self.about["parents"]:
+        if same_data and state["parents"] == self.about["parents"]:
             self.best, self.best_epoch, self.began = state["best"], state["best_epoch"], state.get("began", 0)
-        else:  # losses are of other data
+        else:  # losses are of other data, or of fewer
             self.began = len(self.history)
+        self.show()
 
     def described(self) -> dict:
         return self._common()
@@ -131,7 +139,14 @@ class Fit:
             optimizer=self.optimizer.state_dict(),
             scheduler=self._scheduler.state_dict(),
         )
-        write_csv(self.folder / "metrics.csv", self.history)
+        self.show()
+
+    def show(self) -> None:
+        """Write metrics.csv and draw loss.png, also of what a killed process had no time left to show."""
+        if ranks.first():
+            write_csv(self.folder / "metrics.csv", self.history)
+            if self.history:
+                curves(self.folder / "loss.png", self.history, "epoch", *self.panels)
 
     def _common(self) -> dict:
         return {

@@ -25,7 +25,6 @@ from dreamdrive.utils import checkpoint, ranks, split_batch
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
-from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
@@ -215,12 +214,15 @@ def train(
     state: dict | None,
 ) -> float:
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar; returns the
-    best validation loss."""
+    validation loss of best.tar."""
     seed_everything(args.seed, STAGE)
     told = {"mirror": args.mirror, "weight_decay": args.weight_decay}
     about = {"parents": parents, **{name: value for name, value in told.items() if value}}
     last = args.keep == "last"
-    fit = Fit("mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, last, args.weight_decay)
+    panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")], "M"
+    fit = Fit(
+        "mdrnn", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, last, args.weight_decay, panels
+    )
     if state:
         fit.resume(state)
     elif args.gpt2:
@@ -250,10 +252,7 @@ def train(
                 save_strip(model, vision, data, args.temperature, folder / "dreams" / f"epoch_{epoch:03d}.png")
                 fit.keep()
             ranks.together()
-        if ranks.first():
-            panels = [(name, f"val_{name}") for name in ("loss", "nll", "reward_mse", "terminal_bce")]
-            curves(folder / "loss.png", fit.history, "epoch", panels, "M")
-    return fit.best
+    return state["best"] if state and math.isinf(fit.best) else fit.best
 
 
 def epoch_cuts(args: MDRNNSettings, data: Sequences, rng: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,7 @@ PARTS = ("", "sm", "adapt_sigma", "sigma_vec", "fit")
 # what they have from later on
 LATER = (
     *("mean_old", "mean_old_old", "_sigma_old", "_isotropic_mean_shift", "_tell2_args", "pop", "pop_sorted"),
-    *("_last_multiplier", "_indices_of_selective_mirrors", "_mueff", "_lam", "_parameters"),
+    *("_last_multiplier", "_last_z", "_indices_of_selective_mirrors", "_mueff", "_lam", "_parameters"),
 )
 PLAIN = (bool, int, float, type(None), np.generic, np.ndarray)
 
@@ -44,6 +44,8 @@ def load_search(es: "cma.CMAEvolutionStrategy", draw: np.random.RandomState, sta
     """Bring a search that has just been made with the same settings to where `save_search` was called. UserError where
     `state` is none that this search can go on from: its values become pycma's own, which looks at none of them."""
     es.ask()  # which makes what a search has from its first generation on
+    if not hasattr(es.adapt_sigma, "cs"):  # of many weights, which the first `tell` makes
+        es.adapt_sigma.initialize_base(es)
     try:
         _check(es, state)
         _restore(es, draw, state)

@@ -16,7 +16,7 @@ import torch
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.utils import checkpoint, interrupts, ranks
 from dreamdrive.utils.errors import UserError
-from dreamdrive.utils.passes import Pass
+from dreamdrive.utils.passes import WRONG, Pass, Useless
 from dreamdrive.utils.settings import Training
 
 FILE = "stopped.tar"
@@ -71,6 +71,8 @@ class Unfinished:
         try:
             with interrupts.put_off():
                 yield begun
+        except Useless as error:
+            raise self._useless(error) from None
         except KeyboardInterrupt as stop:
             whole = begun.used and (begun.over or isinstance(stop, interrupts.Stopped))
             if len(self._learning.history) == number and (whole or self._driven()):
@@ -113,7 +115,7 @@ class Unfinished:
             require_alike(there["learnt"], self._learning.learnt())
             self._learning.learn_on(there["learnt"])
             return Pass(there["pass"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except WRONG as error:
             raise self._useless(error) from None
 
     def _there(self) -> dict | None:

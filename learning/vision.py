@@ -30,7 +30,6 @@ from dreamdrive.utils import checkpoint, ranks, split_batch
 from dreamdrive.utils.device import device
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.passes import Pass
-from dreamdrive.utils.plots import curves
 from dreamdrive.utils.precision import autocast
 from dreamdrive.utils.progress import Bar
 from dreamdrive.utils.seeds import seed_everything
@@ -286,7 +285,10 @@ def train(
     """Train up to epoch `args.epochs`, from the beginning or from `state`, the content of checkpoint.tar."""
     seed_everything(args.seed, STAGE)
     about = {"parents": {}, "world": world}
-    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, args.keep == "last")
+    names = ("loss", "reconstruction", "kl", *(["returns"] if args.returns else []))
+    panels = [(name, f"val_{name}") for name in names], "V"
+    last = args.keep == "last"
+    fit = Fit("vae", folder, model, args.learning_rate, HALVED_AFTER, about, datasets, last, panels=panels)
     if state:
         checkpoint.check_config(state, model.config_dict(), {"channels": "--dataset", "size": "--dataset"})
         for dataset in datasets:
@@ -330,7 +332,3 @@ def train(
             if ranks.first():
                 fit.keep(settings=settings)
             ranks.together()
-        panels = [("loss", "val_loss"), ("reconstruction", "val_reconstruction"), ("kl", "val_kl")]
-        panels += [("returns", "val_returns")] if args.returns else []
-        if ranks.first():
-            curves(folder / "loss.png", fit.history, "epoch", panels, "V")

@@ -137,10 +137,9 @@ def run_sequences(
     bar.update(int(mean.weight))
     criterion.train(optimizer is not None)
     for number, glimpse in begun.of(batches):
-        if glimpse.begins or begun.carried is None:
-            state = model.initial_state(len(glimpse.frames))
-        else:
-            state = begun.carried.to(where)
+        state = model.initial_state(len(glimpse.frames))
+        if not (glimpse.begins or begun.carried is None):
+            state = begun.carried_on(state)
         with torch.set_grad_enabled(optimizer is not None):
             outputs, state = model(glimpse.frames.to(where), state)
             begun.carried = state.detach()

@@ -6,6 +6,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -28,6 +29,21 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)
+# Hypothesis tries the same examples each time, and keeps nothing in the tree; `make soak` names the other profile.
+hypothesis.configuration.set_hypothesis_home_dir(_CACHE.name)
+hypothesis.settings.register_profile(
+    "few",
+    max_examples=25,
+    stateful_step_count=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.register_profile(
+    "soak", hypothesis.settings.get_profile("few"), max_examples=500, derandomize=False, print_blob=True
+)
+hypothesis.settings.load_profile("few")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamdrive.envs.nocturne.cone import render_cones, to_grayscale
+from dreamdrive.envs.nocturne.cone import render_cones
 from dreamdrive.envs.nocturne.cone_legible import PALETTE
 from dreamdrive.tests.tiny_cone import CYCLIST, PEDESTRIAN, VEHICLE, car, like, make_scene, picture, replay
 from dreamdrive.utils.errors import UserError
@@ -122,16 +122,6 @@ def test_a_picture_may_be_wider_than_high():
     for style in ("legible", "nocturne"):
         wide, square = picture([car(0, 0), car(3, 30)], (64, 100), style), picture([car(0, 0), car(3, 30)], 64, style)
         assert wide.shape == (64, 100, 3) and np.array_equal(wide[:, 18:82], square)
-
-
-def test_grey_is_the_weighted_mean_and_does_not_wrap():
-    image = torch.tensor(
-        [[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [50, 50, 50]]], dtype=torch.uint8
-    )
-    assert to_grayscale(image).tolist() == [[255, 0, 76, 150, 29, 50]]
-    assert np.array_equal(to_grayscale(image.numpy()), to_grayscale(image).numpy())
-    with pytest.raises(UserError, match="3 channels last"):
-        to_grayscale(image.permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("size, goal", [(64, True), (128, False)])

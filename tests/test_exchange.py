@@ -20,7 +20,7 @@ from dreamdrive.driving.agent import load_agent
 from dreamdrive.envs import make
 from dreamdrive.envs.carracing import frame
 from dreamdrive.envs.dream import DreamWorld
-from dreamdrive.tests.tiny_run import call, complaint, write_dataset
+from dreamdrive.tests.tiny_run import call, complaint, contents, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.files import make_folder
@@ -99,10 +99,15 @@ def test_imported_models_compute_what_theirs_do(theirs, tmp_path):
 
 def test_an_import_never_replaces_a_run(theirs, tmp_path):
     import_checkpoint(theirs[0], tmp_path / "ours")
-    before = (tmp_path / "ours/vae/best.tar").read_bytes()
-    with pytest.raises(UserError, match="exists already"):
+    before = contents(tmp_path / "ours")
+    import_checkpoint(theirs[0], tmp_path / "ours")
+    assert contents(tmp_path / "ours") == before, "the same again, as after a kill"
+    other = tmp_path / "ours" / "mdrnn" / "best.tar"
+    other.write_bytes((tmp_path / "ours/ctrl/best.tar").read_bytes())
+    before = contents(tmp_path / "ours")
+    with pytest.raises(UserError, match="mdrnn/best.tar exists already"):
         import_checkpoint(theirs[0], tmp_path / "ours")
-    assert (tmp_path / "ours/vae/best.tar").read_bytes() == before
+    assert contents(tmp_path / "ours") == before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from dreamdrive.envs import make
+from dreamdrive.tests.tiny_process import run_here
+from dreamdrive.tests.tiny_run import call, complaint
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.workers import WorkerPool
 
 
 class Dot(gym.Env):
@@ -152,3 +155,31 @@ def test_all_are_closed_also_those_made_before_one_that_cannot_be():
     with pytest.raises(UserError, match="the port is in use"):
         make(name, num=3, restart=False)
     assert len(closed) == 2
+
+
+def test_of_a_simulator_that_cannot_run_twice_there_is_never_a_second(tmp_path, monkeypatch):
+    """And its episodes are those of one that can."""
+    there: list[int] = []
+
+    def begin(self, render_mode=None):
+        if there:
+            raise OSError("the port is in use")
+        there.append(1)
+
+    name, plain = dot("Port", __init__=begin, close=lambda self: there.clear()), dot("Plain")
+    monkeypatch.setattr(WorkerPool, "run", run_here)
+    record = ("data.generation_script", "--rollouts", 32, "--policy", "white", "--threads", 2, "--observation", "state")
+    done = call(*record, "--env", name, "--rootdir", tmp_path / "refused")
+    assert "the port is in use" in complaint(done)
+    there.clear()
+    for env, folder, option in ((name, "one", ("--one-instance",)), (plain, "many", ())):
+        done = call(*record, "--env", env, "--rootdir", tmp_path / folder, *option)
+        assert done.returncode == 0, done.stderr
+        there.clear()  # as at the end of the worker
+    one, many = (sorted((tmp_path / folder).glob("*.h5")) for folder in ("one", "many"))
+    assert len(one) == 16 and [p.read_bytes() for p in one] == [p.read_bytes() for p in many]
+    score = ("test_controller", "--controller", "random", "--episodes", 5, "--max-workers", 2)
+    done = call(*score, "--env", name, "--one-instance", "--logdir", tmp_path / "run", "--observation", "state")
+    assert done.returncode == 0 and "6" in done.stdout and not there, done
+    with pytest.raises(UserError, match="2 copies of .* are wanted"):
+        make(name, num=2, one_instance=True)

@@ -16,10 +16,23 @@ import torch
 from dreamdrive.benchmarks import kills
 from dreamdrive.learning import evolution
 from dreamdrive.learning.evolution import Search
-from dreamdrive.tests.tiny_run import ROOT, TINY, budget, call, command, complaint, contents, copy_run, tiny, variables
+from dreamdrive.tests.tiny_run import (
+    ROOT,
+    TINY,
+    budget,
+    call,
+    command,
+    complaint,
+    contents,
+    copy_run,
+    tiny,
+    variables,
+    write_dataset,
+)
 from dreamdrive.utils import checkpoint
 
 FOLDERS = {"trainvae": "vae", "trainmdrnn": "mdrnn", "traincontroller": "ctrl", "trainbc": "bc"}
+FSQ = ("--kind", "fsq", "--batch-size", 32, "--epoch-frames", 64, "--nosamples", "--device", "cpu")
 LENGTH = {name: "--generations" if name == "traincontroller" else "--epochs" for name in FOLDERS}
 
 
@@ -79,6 +92,49 @@ def test_noreload_starts_afresh_and_ends_the_same(trained, tmp_path):
     assert of_stage(run, "trainmdrnn") == of_stage(trained, "trainmdrnn")
 
 
+@pytest.mark.parametrize("module", FOLDERS)
+def test_what_a_killed_process_had_no_time_left_to_show_is_shown(module, trained, tmp_path):
+    """It was killed after the last checkpoint.tar."""
+    run = copy_run(trained, tmp_path)
+    folder = run.logdir / FOLDERS[module]
+    shown = ["metrics.csv", "fitness.png" if module == "traincontroller" else "loss.png"]
+    before = [(folder / name).read_bytes() for name in shown]
+    for name in shown:
+        (folder / name).unlink()
+    tiny(module, "--logdir", run.logdir, *(("--dataset", trained.data) if module == "trainvae" else ()))
+    assert [(folder / name).read_bytes() for name in shown] == before
+
+
+@pytest.mark.parametrize("module", ["trainvae", "trainmdrnn", "trainbc"])
+def test_a_best_that_is_gone_is_told(module, trained, tmp_path):
+    """And not where the next stage finds it, which does not."""
+    run = copy_run(trained, tmp_path)
+    best = run.logdir / FOLDERS[module] / "best.tar"
+    best.unlink()
+    before = contents(run.logdir)
+    data = ("--dataset", trained.data) if module == "trainvae" else ()
+    said = complaint(call(module, *TINY[module], "--logdir", run.logdir, *data))
+    assert f"{best} is missing, the best that" in said and "--noreload" in said and contents(run.logdir) == before
+
+
+def test_the_best_epoch_is_sought_anew_when_the_dataset_grew_and_kept_when_it_moved(tmp_path):
+    def trained_on(data, epochs):
+        done = call("trainvae", *FSQ, "--dataset", data, "--logdir", tmp_path / "run", "--epochs", epochs)
+        assert done.returncode == 0, done.stderr
+        return torch.load(tmp_path / "run" / "vae" / "checkpoint.tar", weights_only=True)
+
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    write_dataset(data, [20, 20, 20, 20])
+    assert trained_on(data, 1)["began"] == 0
+    data.rename(moved)
+    assert trained_on(moved, 2)["began"] == 0, "the same data, wherever they are"
+    write_dataset(moved, [20] * 6, first=4)
+    assert (
+        trained_on(moved, 3)["began"] == 2
+        and torch.load(tmp_path / "run" / "vae" / "best.tar", weights_only=True)["epoch"] == 3
+    ), "losses on fewer data are no measure"
+
+
 def test_no_epochs_keep_m_untrained_but_never_undo_a_trained_one(trained, tmp_path):
     run = copy_run(trained, tmp_path)
     tiny("trainmdrnn", "--logdir", run.logdir, "--epochs", 0)
@@ -127,9 +183,10 @@ def test_a_replayed_search_asks_for_the_same_populations(stopped, diagonal):
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
-@pytest.mark.parametrize(("weights", "pop_size"), [(12, 6), (12, 2), (40, 3), (120, 16), (1, 4)])
+@pytest.mark.parametrize(("weights", "pop_size"), [(12, 6), (12, 2), (40, 3), (120, 16), (1, 4), (400, 8)])
 def test_a_stored_search_asks_for_the_same_populations_and_is_stored_the_same(weights, pop_size, diagonal):
-    """Without repeating what it did: that comes out differently with another number of threads."""
+    """Without repeating what it did: that comes out differently with another number of threads. Of some hundred weights
+    and more pycma adapts the step size in another way (TPA)."""
 
     def made():
         args = SimpleNamespace(seed=0, sigma=0.3, pop_size=pop_size, diagonal=diagonal)

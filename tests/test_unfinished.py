@@ -1,16 +1,20 @@
 """A signal in the middle of an epoch: what there is of it is kept, and the same command goes on to the same bytes."""
 
+import copy
 import os
 import shutil
 import signal
+import zipfile
 
 import pytest
 import torch
 
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.learning import unfinished
+from dreamdrive.tests.tiny_process import run_here
 from dreamdrive.tests.tiny_run import IN_DREAMS, TINY, call, complaint
-from dreamdrive.utils import checkpoint, interrupts
+from dreamdrive.utils import checkpoint
+from dreamdrive.utils.errors import UserError
 from dreamdrive.utils.metrics import Mean
 from dreamdrive.utils.workers import WorkerPool
 
@@ -61,17 +65,13 @@ def run(trained, tmp_path):
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch) -> list[int]:
     """Workers' tasks are done in this process, which saves the start of others; how many there were in each run."""
-    given, homes = [], {}
+    given = []
 
-    def run_here(self, tasks, on_result, on_progress=None) -> None:
+    def counted(self, tasks, on_result, on_progress=None) -> None:
         given.append(len(tasks))
-        with interrupts.at_once(), torch.random.fork_rng():  # a worker has random numbers of its own
-            do = homes.get(id(self)) or self.setup(*self.setup_args)
-            homes[id(self)] = do
-            for index, task in enumerate(tasks):
-                on_result(index, do(task, lambda n: None))
+        run_here(self, tasks, on_result)
 
-    monkeypatch.setattr(WorkerPool, "run", run_here)
+    monkeypatch.setattr(WorkerPool, "run", counted)
     return given
 
 
@@ -124,6 +124,105 @@ def test_episodes_that_were_driven_are_not_driven_again(trained, run, monkeypatc
     at_home.clear()
     assert call(*command).returncode == 0 and contents(run / "ctrl") == wanted
     assert at_home[0] == 1
+
+
+@pytest.fixture(scope="module")
+def stopped(trained, tmp_path_factory):
+    """The command of a V whose epoch was stopped, its file, and what that holds."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    command = ("trainvae", *TINY["trainvae"], "--nosamples", "--dataset", trained.data, "--logdir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        Batches(patch, 1)
+        assert call(*command).returncode == 143
+    file = folder / "vae" / unfinished.FILE
+    content = torch.load(file, weights_only=True)
+    del content[checkpoint.CHECKSUM]  # whoever changes a file on purpose can make one that fits
+    return command, file, content, file.read_bytes()
+
+
+def moment(content) -> dict:
+    return content["learnt"]["optimizer"]["state"][0]
+
+
+HOSTILE = {  # what is done to the content, what is said
+    "small moments": (
+        lambda c: moment(c).update(exp_avg=torch.zeros(3), exp_avg_sq=torch.zeros(3)),
+        "moments of shape",
+    ),
+    "moments of nobody": (lambda c: c["learnt"]["optimizer"]["state"].update({999: moment(c)}), "of parameter 999"),
+    "no moments": (lambda c: moment(c).pop("exp_avg"), "other moments"),
+    "a rate": (lambda c: c["learnt"]["optimizer"]["param_groups"][0].update(lr="x"), "as optimizer.lr"),
+    "betas": (lambda c: c["learnt"]["optimizer"]["param_groups"][0].update(betas=(2.0, 3.0)), "optimizer.betas"),
+    "another model": (lambda c: c["learnt"]["model"].popitem(), "other weights as model"),
+    "a huge model": (lambda c: c["learnt"].update(config={**c["config"], "latent": 1 << 30}), "has latent 1073741824"),
+    "no numbers": (lambda c: next(iter(c["learnt"]["model"].values())).fill_(torch.nan), "NaN or infinity in"),
+    "no dict": (lambda c: c.update(learnt=[1]), "as learnt, not a dict"),
+    "done": (lambda c: c["pass"].update(done=-1), "has -1 as pass.done"),
+    "without luck": (lambda c: c["pass"].pop("luck"), "luck more or less"),
+    "carried": (lambda c: c["pass"].update(carried="x"), "no tensor as pass.carried"),
+    "over": (lambda c: c["pass"].update(over=True, total={}), "no loss in pass"),
+    "sums": (lambda c: c["pass"]["total"].update(loss="x"), "as pass.total.loss"),
+    "episodes": (lambda c: c.update(driven={"x": [[["x", {}, ""]], 1]}), "as driven, score"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_stopped_epoch_that_was_made_up_is_refused(name, stopped):
+    _, file, content, _ = stopped
+    change, words = HOSTILE[name]
+    made_up = copy.deepcopy(content)
+    change(made_up)
+    torch.save(made_up, file)
+    with pytest.raises(UserError) as error:
+        checkpoint.load(file, "vae")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def luck_of(content) -> dict:
+    return content["pass"]["luck"]
+
+
+UNUSABLE = {
+    "torch": lambda c: luck_of(c).update(torch=torch.zeros(7, dtype=torch.uint8)),
+    "numpy": lambda c: luck_of(c).update(numpy=["MT19937", torch.zeros(3, dtype=torch.int64), 1, 0, 0.0]),
+    "python": lambda c: luck_of(c)["python"].__setitem__(1, [1, 2]),
+    "sources": lambda c: luck_of(c).update(sources=[{"bit_generator": "PCG64"}]),
+    "nothing": lambda c: luck_of(c).clear(),
+    "too far": lambda c: c["pass"].update(done=10**6),
+    "too much": lambda c: c["learnt"].update(world=c["world"]),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_stopped_epoch_that_cannot_be_gone_on_with_is_told_and_stays(name, stopped):
+    command, file, content, _ = stopped
+    made_up = copy.deepcopy(content)
+    UNUSABLE[name](made_up)
+    torch.save(made_up, file)
+    before = file.read_bytes()
+    said = complaint(call(*command))
+    assert f"{file} cannot be gone on from (" in said and "delete it" in said and file.read_bytes() == before
+
+
+class Commands:
+    """A pickle of it runs a command."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_stopped_epoch_runs_nothing_and_unpacks_nothing(stopped, tmp_path):
+    command, file, content, sound = stopped
+    torch.save({**content, "driven": Commands(tmp_path / "ran")}, file)
+    assert "holds objects other than" in complaint(call(*command)) and not (tmp_path / "ran").exists()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("stopped/data.pkl", bytes(1 << 26))
+    assert "is compressed" in complaint(call(*command))
+    file.write_bytes(sound)
+    assert call(*command, "--epochs", 1).returncode == 0 and not file.exists()
 
 
 def test_what_is_not_of_this_epoch_is_left_alone_and_what_is_damaged_is_told(trained, tmp_path, monkeypatch):

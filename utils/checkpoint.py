@@ -17,6 +17,7 @@ otherwise than it was written.
 import contextlib
 import hashlib
 import io
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -45,6 +46,11 @@ def path(logdir: Path, stage: str, name: str = stages.BEST) -> Path:
 def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> None:
     """Write a checkpoint of a stage; `more` holds tensors and plain values. UserError, and nothing written, where
     numbers in it are NaN or infinite."""
+    write_atomically(target, packed(target, stage, config, model, parents, **more))
+
+
+def packed(target: Path, stage: str, config: dict, model: dict, parents: dict[str, str], **more) -> bytes:
+    """What `save` writes."""
     import torch
 
     about = {"stage": stages.kind_of(stage), "schema": SCHEMA, "config": config, "model": model, "parents": parents}
@@ -59,7 +65,19 @@ def save(target: Path, stage: str, config: dict, model: dict, parents: dict[str,
         ) from None
     buffer = io.BytesIO()
     torch.save({**content, CHECKSUM: checksum(content)}, buffer)
-    write_atomically(target, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_run(logdir: Path, contents: dict[str, bytes], flag: str) -> None:
+    """Write best.tar of the stages of a new run. UserError, and nothing written, where one is there, unless it has the
+    same content: of the same command, which was stopped. `flag` is the one that names `logdir`."""
+    for stage in stages.folders(logdir):
+        there = path(logdir, stage)
+        if there.exists() and not (there.is_file() and there.read_bytes() == contents.get(stage)):
+            raise UserError(f"{there} exists already: choose another {flag}")
+    for stage, content in contents.items():
+        with stage_folder(logdir, stage) as folder:
+            write_atomically(folder / stages.BEST, content)
 
 
 def _canonical(value):
@@ -209,6 +227,12 @@ def resume(logdir: Path, stage: str, parents: dict[str, str], noreload: bool, ad
             )
         return None
     checkpoint = _load(source, stage, (stages.kind_of(stage),), resumed=True)
+    score = checkpoint.get("best")  # infinite before there is a best
+    if score is not None and math.isfinite(score) and not best.exists():
+        raise UserError(
+            f"{best} is missing, the best that {source} came to: restore it, or {remedy(source, stage, ' --noreload')} "
+            "to train it anew"
+        )
     if not adopt:
         check_parents(checkpoint, parents, source, stage)
     return checkpoint
@@ -247,7 +271,7 @@ def stage_folder(logdir: Path, stage: str) -> Iterator[Path]:
         yield folder
         return
     with workplace(folder, _busy(folder, stage)):
-        for leftover in folder.glob(".*.tmp"):
+        for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         ranks.together()
         yield folder

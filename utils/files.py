@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import stat
+import tempfile
 from pathlib import Path
 
 from dreamdrive.utils.errors import UserError
@@ -12,10 +13,11 @@ from dreamdrive.utils.errors import UserError
 THE_FILES_OWN = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, within: Path | None = None) -> None:
     """Write `content` so that `path` holds either all of it or what it held before, also after a kill or a power
-    cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    cut. What a kill leaves has a temporary name beside `path`, or `within` another folder of its disk, for whoever
+    works there next to remove."""
+    temporary = (within or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -77,14 +79,23 @@ class Unnamed:
         """It is whole: give it its name, in the place of what was there."""
         os.fsync(self._file.fileno())
         if self.passed:
-            self._temporary.unlink(missing_ok=True)  # of another process, long ago, with our number
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            # a folder's descriptor has Python take linkat, which alone follows that link
-            os.link(self.place, self._temporary.name, dst_dir_fd=folder, follow_symlinks=True)
-            os.close(folder)
-        os.replace(self._temporary, self.path)
+            try:
+                self._link(self.path.name)
+            except FileExistsError:  # which cannot be replaced by a link
+                self._temporary.unlink(missing_ok=True)  # of another process, long ago, with our number
+                self._link(self._temporary.name)
+                os.replace(self._temporary, self.path)
+        else:
+            os.replace(self._temporary, self.path)
         self._file.close()
         fsync_folder(self.path.parent)
+
+    def _link(self, name: str) -> None:
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:  # a folder's descriptor has Python take linkat, which alone follows that link
+            os.link(self.place, name, dst_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
 
     def discard(self) -> None:
         """It is not to be."""
@@ -105,9 +116,8 @@ def make_folder(folder: Path) -> Path:
     """Create `folder`; UserError if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # of which a killed process leaves nothing
+            pass
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to ({error.strerror}): choose another folder, or mend its permissions"

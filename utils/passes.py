@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from dreamdrive.utils.seeds import Generator
 
 T = TypeVar("T")
+WRONG = (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError)  # of states that are none
+
+
+class Useless(ValueError):
+    """A pass cannot be gone on with: the state that was given is of another."""
 
 
 class Pass:
@@ -48,16 +53,29 @@ class Pass:
         were; batches that are done are drawn again, so what these are drawn from must not be among them."""
         self.used, self._sources = True, sources
         if self._luck is not None:
-            set_luck(self._luck, *sources)
+            try:
+                set_luck(self._luck, *sources)
+            except WRONG as error:
+                raise Useless(f"its random numbers' states are none: {error}") from None
         if self.over:
             return
+        number = -1
         for number, batch in enumerate(batches):
             if number < self.done:
                 continue
             yield number, batch
             self.done = number + 1
             interrupts.hear()
+        if number + 1 < self.done:
+            raise Useless(f"{self.done} batches of {number + 1} are done")
         self.over, self._luck = True, luck(*sources)
+
+    def carried_on(self, like: "Tensor") -> "Tensor":
+        """What is carried, where `like` is; Useless unless it has the shape of that."""
+        found = self.carried
+        if found is None or found.shape != like.shape or not found.is_floating_point():
+            raise Useless("what the network remembers has another shape than now")
+        return found.to(like.device)
 
     def state(self) -> dict:
         """All there is to go on from, as tensors and plain values."""

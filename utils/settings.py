@@ -234,7 +234,7 @@ class RunFolder(Settings):
 
     def write(self, folder: Path, **more: Any) -> None:
         """The same, and the code of now in the run's source.zip, whose digest is noted."""
-        super().write(folder, source=keep_source(self.logdir), **more)
+        super().write(folder, source=keep_source(self.logdir, folder), **more)
 
 
 @dataclass(frozen=True, kw_only=True)

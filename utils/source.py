@@ -21,15 +21,16 @@ SHORT = 12  # digits of a digest in a name
 THEN = (1980, 1, 1, 0, 0, 0)  # the same code gives the same bytes
 
 
-def keep_source(run: Path) -> str:
-    """See that the code of this process is in the folder of a run, and return its sha256."""
+def keep_source(run: Path, within: Path | None = None) -> str:
+    """See that the code of this process is in the folder of a run, and return its sha256. `within`: where it is written
+    before it gets its name, a folder of ours alone: stages side by side may do the same."""
     digest, target = source_digest(), run / NAME
     before = kept_digest(target)
     if before == digest:
         return digest
     if target.exists():
         target.replace(run / f"source-{(before or 'unknown')[:SHORT]}.zip")
-    write_atomically(target, _packed(digest))
+    write_atomically(target, _packed(digest), within)
     return digest
 
 

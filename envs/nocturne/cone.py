@@ -82,20 +82,6 @@ def render_cones(
     return out
 
 
-def to_grayscale(images: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
-    """The brightness (..., h, w), uint8, of pictures (..., h, w, 3): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601),
-    rounded."""
-    if images.shape[-1] != 3:
-        raise UserError(
-            f"a grey picture is made of one with 3 channels last, got shape {tuple(images.shape)}: take the alpha "
-            "channel off, or move the channels last"
-        )
-    weights = (0.299, 0.587, 0.114)
-    if isinstance(images, torch.Tensor):
-        return (images.float() @ torch.tensor(weights, device=images.device)).round().clamp(0, 255).to(torch.uint8)
-    return (images.astype(np.float32) @ np.array(weights, np.float32)).round().clip(0, 255).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class Frame:
     """How a picture is framed. The view's square takes `side` x `side` pixels whose upper left corner is (left, top);

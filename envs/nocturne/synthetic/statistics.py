@@ -18,7 +18,7 @@ from dreamdrive.envs.nocturne.scene import DT, STEPS
 from dreamdrive.envs.nocturne.synthetic import checks
 from dreamdrive.envs.nocturne.synthetic import geometry as geo
 from dreamdrive.envs.nocturne.synthetic.fleet import Fleet
-from dreamdrive.envs.nocturne.synthetic.scenes import Drawn, draw
+from dreamdrive.envs.nocturne.synthetic.scenes import Drawn
 from dreamdrive.envs.nocturne.synthetic.traffic import advance, wanted_speed
 
 RELEASED = 10  # the step at which an ego is on its own
@@ -111,12 +111,8 @@ def drift(scene: dict) -> np.ndarray:
     return np.hypot(*(replayed(motion)[:, -1] - motion.xy[:, -1]).T)
 
 
-def interactions(seed: int, index: int = 0) -> Interactions:
-    """What the egos of scene `index` of `seed` have to do with others."""
-    return interactions_of(draw(seed, index))
-
-
 def interactions_of(drawn: Drawn) -> Interactions:
+    """What the egos of a scene have to do with others."""
     motion = expert_motion(drawn.scene)
     act, react, give_way = 0, 0, 0
     paths = free_paths(drawn, motion.rows)
