@@ -15,9 +15,10 @@ from dreamdrive.benchmarks.lesson import open_browser
 from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, TinyRun, call, user
 from dreamdrive.utils.errors import UserError
 
-# A shell that starts its tests in the background has SIGINT ignored, and so would every script the tests start and send
-# Ctrl-C to.
+# A shell that starts its tests in the background has SIGINT ignored, nohup SIGHUP, and so would every script the tests
+# start and send these to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What stage 1 notes of the modules that it was told of is not the user's own, see utils/modules.py
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dreamdrive-tests-")
 # What scripts note of the files of tests is of no use to anybody afterwards, and pytest removes it one day with theirs.

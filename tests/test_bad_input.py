@@ -93,7 +93,7 @@ def test_a_missing_dataset_or_an_unfinished_one_names_the_command_that_makes_it(
     )
     write_dataset(folder, LENGTHS)
     write_manifest(folder, replace(read_manifest(folder), rollouts=9))
-    assert "holds 4 of 9 episodes: run the data/generation_script.py command" in refused(
+    assert "holds 4 of 9 episodes: run the command that began it again, which records the rest" in refused(
         "trainvae", logdir, "--dataset", folder
     )
     assert not logdir.exists()
