@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of manifest and shards
 MANIFEST = "manifest.json"
 DAMAGED = "damaged"  # folder of shards that driving/repair.py has set aside
-LATER = ("give_up", "skip", "mixed_nodes")  # fields that are in the file where they are not 0, or False
+LATER = {"give_up": 0, "skip": 0, "mixed_nodes": False}  # fields that are in the file where they are not that
 SHARD_NAME = re.compile(r"shard_\d{5,7}\.h5")
 CHECKSUM = "checksum"  # field of the file
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -115,11 +115,7 @@ class Manifest:
         value = dict(value)
         if value.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}, the one this version reads")
-        for name, before in (
-            ("options", {}),
-            ("by_place", False),
-            *((later, False if later == "mixed_nodes" else 0) for later in LATER),
-        ):
+        for name, before in {"options": {}, "by_place": False, **LATER}.items():
             value.setdefault(name, before)  # in older manifests
         if set(value) != {f.name for f in fields(Manifest)}:
             raise ValueError(f"it must have exactly the fields {', '.join(f.name for f in fields(Manifest))}")

@@ -65,9 +65,13 @@ class Driven:
 def require_drivable(world: dict) -> None:
     """UserError where the world of a run ("env", "options") cannot be driven here and now, for want of its module or of
     its scenes: for stages that drive it after long work."""
-    env = fast(world["env"])
+    prepared(fast(world["env"]), world.get("options"))
+
+
+def prepared(env: str, options: dict | None) -> Callable[[int], Any]:
+    """Which episode a seed leads to (`World.prepare`); UserError where that world cannot be had here."""
     require_module(env)
-    world_class(env).prepare(**(world.get("options") or {}))
+    return world_class(env).prepare(**(options or {}))
 
 
 class Evaluator:
@@ -90,8 +94,7 @@ class Evaluator:
         options: dict | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        require_module(env)  # before workers start
-        self._which = world_class(env).prepare(**(options or {}))
+        self._which = prepared(env, options)  # before workers start
         self.steps = 0  # of the simulator, driven so far
         self.driven: dict[str, list] = {}  # what came of groups of tasks, for another process to know
         self.known: dict[str, list] = {}  # the same of another process: those need not be driven
