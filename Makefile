@@ -5,7 +5,7 @@
 # make extra   setup, and the packages of --ray, --track mlflow and --track wandb
 # make test    the same, then lint and the tests
 # make lint    ruff (rules and layout), mypy
-# make coverage   the tests, and which lines they reach, also in processes that they start; takes a third longer
+# make coverage   the tests, and which lines they reach, also in processes that they start
 # make soak    500 lives of a dataset and a run, then half an hour each of recording, training, scoring, drawing and a
 #              lesson: docs/soak.md
 # make docs    setup, and docs/ as a site in build/site; make docs-serve shows it on http://127.0.0.1:8000 while it is edited
