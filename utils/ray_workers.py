@@ -210,7 +210,7 @@ class Actor(Worker):
     def do(self, task: Any) -> None:
         self._crew.tell("do", self.number, pickle.dumps(task))
 
-    def messages(self) -> Iterator[tuple[str, Any]]:
+    def said(self) -> Iterator[tuple[str, Any]]:
         while self.inbox:
             kind, value = self.inbox.popleft()
             if kind == "listening":
@@ -221,12 +221,7 @@ class Actor(Worker):
                 value = pickle.loads(value)
             elif kind == "died":
                 kind, value = "failure", f"{self.name} {value}"
-            self.heard(kind, value)
-            if kind == "alive":
-                continue
             yield kind, value
-            if kind != "progress":
-                break
 
     def wait(self, seconds: float, silence: float, unheard: float) -> str:
         """Without a machine it may wait as long as it takes."""

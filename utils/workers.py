@@ -227,8 +227,18 @@ class Worker(ABC):
         """Have it do a task; it said that it is "ready", or has done another."""
 
     @abstractmethod
+    def said(self) -> Iterator[tuple[str, Any]]:
+        """All that it has said, one after another: (kind, value)."""
+
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """What it has said, up to what is to be answered: (kind, value)."""
+        """What it has said, up to what is to be answered."""
+        for kind, value in self.said():
+            self.heard(kind, value)
+            if kind == "alive":
+                continue
+            yield kind, value
+            if kind != "progress":
+                break
 
     @abstractmethod
     def end(self) -> None:
@@ -281,19 +291,12 @@ class _Process(Worker):
         except ConnectionError:
             pass  # it just died: its sentinel says so in `messages`
 
-    def messages(self) -> Iterator[tuple[str, Any]]:
+    def said(self) -> Iterator[tuple[str, Any]]:
         try:
             while self.pipe.poll():  # what it said before it died counts
-                kind, value = self.pipe.recv()
-                self.heard(kind, value)
-                if kind == "alive":
-                    continue
-                yield kind, value
-                if kind != "progress":
-                    break
-            else:
-                if not self.process.is_alive() and not self.pipe.poll():
-                    yield "failure", self._cause_of_death()
+                yield self.pipe.recv()
+            if not self.process.is_alive() and not self.pipe.poll():
+                yield "failure", self._cause_of_death()
         except (EOFError, ConnectionError):
             self.process.join(5)
             yield "failure", self._cause_of_death()
