@@ -27,7 +27,8 @@ from dreamdrive.benchmarks.racing import spread
 from dreamdrive.benchmarks.ray_nodes import Nodes, Sleepers, computed, nodes_beside, sleeper
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.data import shards
-from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split, write_manifest
+from dreamdrive.data.ledger import Ledger
+from dreamdrive.data.manifest import EpisodeEntry, Manifest, ShardEntry, split
 from dreamdrive.driving.evaluation import Driven
 from dreamdrive.driving.recorder import Recipe
 from dreamdrive.driving.recording import set_up
@@ -44,6 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EPISODES, STEPS = 5, 300  # of a shard, and of an episode
 SHARDS: dict[str, set[str]] = {}  # digests by name
 SHARD = 10_000_000  # bytes of a shard of CarRacing, ten episodes
+PUBLISHED = 200  # shards, one after another
 STARTED = 600.0  # seconds that sleeping actors may take to be there
 WEIGHTS = 867  # of the linear controller of z and h, of 32 and 256 numbers, for 3 of an action
 
@@ -173,16 +175,18 @@ def cost_of_shards() -> list[str]:
             took.append(1000 * (time.monotonic() - began))
         lines.append(f"a shard of {SHARD / 1e6:g} MB takes {spread(took, '.0f')} ms of the broker")
         for episodes in (1_000, 10_000, 100_000):
-            manifest, took = dataset_of(episodes), []
-            for k in range(5):
-                temporary = folder / f".shard_{k}"
-                temporary.write_bytes(b"")
+            whole = dataset_of(episodes + 10 * PUBLISHED)
+            there = replace(whole, shards=whole.shards[:-PUBLISHED], episodes=whole.episodes[:episodes])
+            with Ledger(folder, there) as ledger:
                 began = time.monotonic()
-                shards.publish_shard(temporary, folder / f"shard_0000{k}.h5", "0" * 64)
-                write_manifest(folder, manifest)
-                took.append(1000 * (time.monotonic() - began))
+                for entry in whole.shards[-PUBLISHED:]:
+                    temporary = folder / ".shard"
+                    temporary.write_bytes(b"")
+                    shards.publish_shard(temporary, folder / entry.file, entry.sha256)
+                    ledger.add(entry, whole.episodes[entry.first : entry.last])
+            each = 1000 * (time.monotonic() - began) / PUBLISHED
             size = f"in a dataset of {episodes:,} episodes"
-            lines.append(f"to publish a shard {size} takes {spread(took, '.0f')} ms of the command")
+            lines.append(f"to publish a shard {size} takes {each:.0f} ms of the command")
     for line in lines:
         print(f"  {line}", flush=True)
     return lines

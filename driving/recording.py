@@ -8,7 +8,7 @@ import itertools
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from dreamdrive import envs
 from dreamdrive.data import shards
 from dreamdrive.data.episode import Episode, episode_entry
+from dreamdrive.data.ledger import Ledger
 from dreamdrive.data.manifest import (
     MANIFEST,
     SHARD_NAME,
@@ -195,14 +196,6 @@ def without_missing(manifest: Manifest, folder: Path) -> Manifest:
     )
 
 
-def with_shard(manifest: Manifest, entry: ShardEntry, episodes: list[EpisodeEntry]) -> Manifest:
-    return replace(
-        manifest,
-        shards=tuple(sorted((*manifest.shards, entry), key=lambda s: s.first)),
-        episodes=tuple(sorted((*manifest.episodes, *episodes), key=lambda e: e.index)),
-    )
-
-
 def look_at_world(recipe: Recipe) -> tuple[WorldSpec, float, int | None, bool]:
     """The world's spec, how many bytes a frame of it takes on disk, from a few frames driven at random, how many
     different episodes it has, if that is limited, and whether it keeps places apart for validation."""
@@ -248,6 +241,25 @@ def say_no_validation(manifest: Manifest, folder: Path) -> None:
     )
 
 
+@dataclass
+class Count:
+    """How much of some episodes is recorded: frames, episodes that are complete, and the steps of these."""
+
+    frames: int = 0
+    episodes: int = 0
+    steps: int = 0
+
+    def plus(self, frames: int, steps: int) -> "Count":
+        """With so many frames more, and if `steps`, an episode of that many that is complete."""
+        return Count(self.frames + frames, self.episodes + bool(steps), self.steps + steps)
+
+    def change(self, before: "Count", after: "Count") -> None:
+        """A part of this was counted as `before` and is `after` now."""
+        self.frames += after.frames - before.frames
+        self.episodes += after.episodes - before.episodes
+        self.steps += after.steps - before.steps
+
+
 def record_dataset(
     recipe: Recipe, manifest: Manifest, folder: Path, threads: int, cluster: Cluster | None = None
 ) -> Manifest:
@@ -255,31 +267,26 @@ def record_dataset(
     there = {s.file for s in manifest.shards}
     tasks = [task for task in plan(manifest) if task[0] not in there]
     episodes = sum(last - first for _, first, last in tasks)
-    # recorded so far, and steps of each episode that is complete
-    frames = [0] * len(tasks)
-    lengths: list[list[int]] = [[] for _ in tasks]
     longest = recipe.max_steps or manifest.max_steps
-    with Bar(total=episodes * longest, unit="frame", unit_scale=True, disable=not tasks) as bar:
+    counts = [Count() for _ in tasks]
+    total = Count()
+    with (
+        Bar(total=episodes * longest, unit="frame", unit_scale=True, disable=not tasks) as bar,
+        Ledger(folder, manifest) as ledger,
+    ):
 
         def progress(index: int, done: tuple[int, int] | None) -> None:
-            if done is None:
-                frames[index], lengths[index] = 0, []
-            else:
-                frames[index] += done[0]
-                lengths[index] += [done[1]] * bool(done[1])
-            complete = [steps for task in lengths for steps in task]
-            bar.total = (episodes - len(complete)) * longest + sum(complete)
-            bar.set_postfix_str(f"{len(complete)} of {episodes} episodes", refresh=False)
-            bar.update(sum(frames) - bar.n)
+            new = Count() if done is None else counts[index].plus(*done)
+            total.change(counts[index], new)
+            counts[index] = new
+            bar.total = (episodes - total.episodes) * longest + total.steps
+            bar.set_postfix_str(f"{total.episodes} of {episodes} episodes", refresh=False)
+            bar.update(total.frames - bar.n)
 
         def publish(index: int, result: tuple) -> None:
-            nonlocal manifest
             temporary, entry, entries = result
             shards.publish_shard(temporary, folder / entry.file, entry.sha256)
-            manifest = replace(
-                with_shard(manifest, entry, entries), mixed_nodes=manifest.mixed_nodes or pool.crew.mixed
-            )
-            write_manifest(folder, manifest)
+            ledger.add(entry, entries, pool.crew.mixed)
 
         controllers = sorted(filter(None, map(trained, recipe.mixture)))
         run = recipe.logdir if controllers else None
@@ -287,7 +294,7 @@ def record_dataset(
         workers = 1 if recipe.options.get(ONE_INSTANCE) else threads
         with WorkerPool(set_up, (recipe, manifest, folder), workers, cluster=cluster, carried=carried) as pool:
             pool.run(tasks, publish, progress)
-    return manifest
+    return ledger.manifest
 
 
 def generate(args: RecordingSettings, make_world: Callable[..., World] = envs.make) -> Manifest:

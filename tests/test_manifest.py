@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dreamdrive.data.ledger import Ledger
 from dreamdrive.data.manifest import CHECKSUM, MANIFEST, read_manifest
 from dreamdrive.data.shards import Dataset
 from dreamdrive.tests.tiny_run import write_dataset
@@ -110,3 +111,30 @@ def test_frames_that_no_file_of_that_size_holds_are_refused_before_it_is_read(fo
 
     with pytest.raises(ValueError, match="cannot be in the"):
         examine(folder / shard.file, listed, shard)
+
+
+class Slow:
+    """In the place of writing a manifest: takes a second of a clock that does not run otherwise."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.written = 0.0, []
+        monkeypatch.setattr("dreamdrive.data.ledger.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("dreamdrive.data.ledger.write_manifest", self.write)
+
+    def write(self, folder, manifest):
+        self.now += 1.0
+        self.written.append((self.now, [shard.first for shard in manifest.shards], len(manifest.episodes)))
+
+
+def test_what_comes_in_is_listed_in_a_tenth_of_the_time_and_all_of_it_in_the_end(monkeypatch, tmp_path):
+    whole = write_dataset(tmp_path, [1] * 60, image=(8, 8, 3)).manifest  # two episodes a shard
+    slow = Slow(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), Ledger(tmp_path, replace(whole, shards=(), episodes=())) as ledger:
+        for k in reversed(range(30)):
+            slow.now += 1.0
+            ledger.add(whole.shards[k], whole.episodes[2 * k : 2 * k + 2])
+        raise KeyboardInterrupt
+    times, firsts, episodes = zip(*slow.written, strict=True)
+    assert times == (2.0, 13.0, 24.0, 34.0), "at once, then ten seconds after the last one, and at the end"
+    assert episodes == (2, 22, 42, 60) and all(list(found) == sorted(found) for found in firsts), "and in order"
+    assert ledger.manifest == whole
