@@ -15,6 +15,8 @@ from torch import Tensor
 
 Array = Any  # an array of NumPy's on the CPU, or a tensor elsewhere
 
+MANY = 500  # numbers of which a remainder, a division each, takes longer than a few simpler operations
+
 
 def array(tensor: Tensor) -> Array:
     """What to compute with: the same memory."""
@@ -128,4 +130,10 @@ def grouped(number: Array, most: int) -> Array:
 
 def wrap(angle: Array) -> Array:
     """simulator.wrap."""
+    if isinstance(angle, np.ndarray) and angle.size > MANY:
+        turned = angle + np.pi
+        if turned.min() >= -2 * np.pi and turned.max() < 4 * np.pi:  # where adding or taking a turn is exact
+            turned += 2 * np.pi * (turned < 0)
+            turned -= 2 * np.pi * (turned >= 2 * np.pi)
+            return turned - np.pi
     return names(angle).remainder(angle + np.pi, 2 * np.pi) - np.pi

@@ -19,8 +19,8 @@ from dreamdrive.envs.nocturne.arrays import (
     quiet,
     runs,
     sin,
-    single,
     tensor,
+    true,
     wrap,
 )
 from dreamdrive.envs.nocturne.arrays import rows as at
@@ -87,7 +87,7 @@ def features(
         if len(lights.ego):
             fill_lights(known, view, lights)
         if len(signs.ego):
-            nearest(known, "stop_signs", view, signs)
+            nearest(known.stop_signs, view, signs).write(known.stop_signs)
     return known
 
 
@@ -115,79 +115,99 @@ def of_egos(view: View, head_angle: float) -> Array:
 
 @dataclass
 class Rows:
-    """Where things that egos see have a row in their features.
+    """Rows of things that egos see, before they are put into their features.
 
     Fields:
         ego, which (P,) int64: the egos and the things
-        flat: all numbers of all egos, one after the other; first (P,) int64: where the things' rows begin in it
+        rank (P,) int64: which of the ego's rows it is
+        heading (P,) float64: the ego's
+        numbers (P, F) float32: what is in the rows
     """
 
     ego: Array
     which: Array
-    flat: Array
-    first: Array
+    rank: Array
+    heading: Array
+    numbers: Array
 
-    def put(self, column: int | Array, values: Array | float) -> None:
-        """Set one number of each row, always the same or which one (P,)."""
-        self.flat[self.first + column] = values if isinstance(values, float) else single(values)
+    def mark(self, column: Array) -> None:
+        """Set the number in one column of each row, (P,), to 1."""
+        self.numbers[count_up(len(column), column), column] = 1.0
+
+    def write(self, part: Tensor) -> None:
+        """Put them into features (E, most, F)."""
+        array(part)[self.ego, self.rank] = self.numbers
 
 
 def fill_objects(known: Features, view: View, objects: Sighted) -> None:
-    rows, xp = nearest(known, "objects", view, objects), names(view.own)
+    rows, xp = nearest(known.objects, view, objects), names(view.own)
     ego, pairs = rows.ego, (rows.ego, rows.which)
-    turned, heading = view.turned[pairs], view.heading[ego]
+    turned = view.turned[pairs]
     velocity, own = (
         speed[:, None] * xp.stack([cos(angle), sin(angle)], -1)
-        for speed, angle in ((view.speed[pairs], turned), (view.own[ego, 3], heading))
+        for speed, angle in ((view.speed[pairs], turned), (view.own[ego, 3], rows.heading))
     )
     relative = velocity - own
-    rows.put(3, view.length[pairs])
-    rows.put(4, view.width[pairs])
-    rows.put(5, wrap(turned - heading))
-    rows.put(6, wrap(atan2(relative[:, 1], relative[:, 0]) - heading))
-    rows.put(7, length_of(relative))
-    rows.put(8 + array(view.sim.type)[view.copy[ego], rows.which], 1.0)
+    rows.numbers[:, 3] = view.length[pairs]
+    rows.numbers[:, 4] = view.width[pairs]
+    rows.numbers[:, 5] = wrap(turned - rows.heading)
+    rows.numbers[:, 6] = wrap(atan2(relative[:, 1], relative[:, 0]) - rows.heading)
+    rows.numbers[:, 7] = length_of(relative)
+    rows.mark(8 + array(view.sim.type)[view.copy[ego], rows.which])
+    rows.write(known.objects)
 
 
 def fill_road_points(known: Features, view: View, points: Sighted, edges_first: bool) -> None:
-    kind, following = (array(view.map[name]) for name in ("road_type", "road_next"))
+    kind, ways = (array(view.map[name]) for name in ("road_type", "road_way"))
     first = kind[view.copy[points.ego], points.which] == ROADS.index("road_edge") if edges_first else None
-    rows = nearest(known, "road_points", view, points, first)
+    rows = nearest(known.road_points, view, points, first)
     place = at(view.copy, rows.ego) * kind.shape[1] + rows.which
-    way = double(at(following.reshape(-1, 2), place))
-    rows.put(3, length_of(way))
-    rows.put(4, wrap(atan2(way[:, 1], way[:, 0]) - at(view.heading, rows.ego)))
-    rows.put(5 + at(kind.reshape(-1), place), 1.0)
+    way = at(ways.reshape(-1, 2), place)
+    rows.numbers[:, 3] = way[:, 0]
+    rows.numbers[:, 4] = wrap(way[:, 1] - rows.heading)
+    rows.mark(5 + at(kind.reshape(-1), place))
+    rows.write(known.road_points)
 
 
 def fill_lights(known: Features, view: View, lights: Sighted) -> None:
-    rows = nearest(known, "lights", view, lights)
+    rows = nearest(known.lights, view, lights)
     copy = view.copy[rows.ego]
-    rows.put(3 + array(view.map["light_state"])[copy, rows.which, array(view.sim.time)[copy]], 1.0)
+    rows.mark(3 + array(view.map["light_state"])[copy, rows.which, array(view.sim.time)[copy]])
+    rows.write(known.lights)
 
 
-def nearest(known: Features, kind: str, view: View, seen: Sighted, first: Array | None = None) -> Rows:
-    """Give the nearest of `seen` rows in the part `kind` of `known`, as many as have a place, with 1, distance and
+def nearest(part: Tensor, view: View, seen: Sighted, first: Array | None = None) -> Rows:
+    """The nearest of `seen` as rows of the features `part` (E, most, F), as many as have a place, with 1, distance and
     angle in them; those of `first` (P,) bool come before the others, and of equally near ones those with the smaller
     number."""
-    part: Tensor = getattr(known, kind)  # (E, most, F)
     xp, distance = names(seen.offset), length_of(seen.offset)
     key = distance if first is None else distance - double(first) * 1e6
     order = xp.argsort(key, stable=True)
     order = at(order, grouped(at(seen.ego, order), len(part)))
-    ego, which, key = at(seen.ego, order), at(seen.which, order), at(key, order)
-    if bool(((key[1:] == key[:-1]) & (which[1:] < which[:-1]) & (ego[1:] == ego[:-1])).any()):
-        by_number = xp.argsort(seen.which, stable=True)
-        return nearest(known, kind, view, seen[by_number], None if first is None else first[by_number])
+    order = by_number(order, at(seen.ego, order), at(key, order), at(seen.which, order))
+    ego = at(seen.ego, order)
     count = xp.bincount(ego, minlength=len(part))
     rank = runs(count * 0, count)
     if len(ego) and int(count.max()) > part.shape[1]:
         kept = rank < part.shape[1]
-        order, ego, which, rank = order[kept], ego[kept], which[kept], rank[kept]
-    begin = part.storage_offset() + ego * part.stride(0) + rank * part.stride(1)
-    rows = Rows(ego, which, array(known.flat.view(-1)), begin)
+        order, ego, rank = order[kept], ego[kept], rank[kept]
+    numbers = array(torch.zeros(len(ego), part.shape[2], device=part.device))
+    rows = Rows(ego, at(seen.which, order), rank, at(view.heading, ego), numbers)
     offset = at(seen.offset, order)
-    rows.put(0, 1.0)
-    rows.put(1, at(distance, order))
-    rows.put(2, wrap(atan2(offset[:, 1], offset[:, 0]) - at(view.heading, ego)))
+    numbers[:, 0] = 1.0
+    numbers[:, 1] = at(distance, order)
+    numbers[:, 2] = wrap(atan2(offset[:, 1], offset[:, 0]) - rows.heading)
     return rows
+
+
+def by_number(order: Array, ego: Array, key: Array, which: Array) -> Array:
+    """order (P,), in which rows are by ego and key, with those of one ego and key by their number `which`: neighbours
+    change places until they are. Few are equally near, as ends of road elements are that meet."""
+    tied = (key[1:] == key[:-1]) & (ego[1:] == ego[:-1])
+    while True:
+        (wrong,) = true(tied & (which[1:] < which[:-1]))
+        if not len(wrong):
+            return order
+        wrong = wrong[wrong % 2 == wrong[0] % 2]  # of three in a row two at a time
+        pair, swapped = names(order).stack([wrong, wrong + 1]), names(order).stack([wrong + 1, wrong])
+        order[pair], which[pair] = order[swapped], which[swapped]

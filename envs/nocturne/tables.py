@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamdrive.envs.nocturne.arrays import atan2, length_of
 from dreamdrive.envs.nocturne.point_index import index_table
 from dreamdrive.envs.nocturne.scene import ABSENT, GRID, ROADS, STEPS, Scene
 
@@ -126,7 +127,8 @@ def spans_of(ends: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np
 
 def map_table(scene: Scene) -> dict[str, np.ndarray]:
     """Columns of what does not move: road_points, road_next (M, 2) float32, points and the way from each to the next
-    one of its element (0 from the last); road_type (M,) int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32;
+    one of its element (0 from the last); road_way (M, 2) float64: how long that is, and its direction; road_type (M,)
+    int64 into ROADS; lights (L, 2), stop_signs (S, 2) float32;
     light_state (L, 91) int64 into LIGHTS; and a grid over the road points (point_index.index_table)."""
     relative = {
         name: (points - scene.origin).astype(np.float32)
@@ -136,9 +138,12 @@ def map_table(scene: Scene) -> dict[str, np.ndarray]:
             ("stop_signs", scene.stop_signs),
         )
     }
+    following = _next_points(scene)
+    x, y = following.astype(np.float64).T.copy()
     return {
         **relative,
-        "road_next": _next_points(scene),
+        "road_next": following,
+        "road_way": np.stack([length_of(np.stack([x, y], -1)), atan2(y, x)], -1),
         "road_type": np.repeat(scene.road_type, np.diff(scene.road_first)),
         "light_state": lengthened(scene.light_state, STEPS, 0),
         **index_table(relative["road_points"]),

@@ -25,6 +25,7 @@ from dreamdrive.envs.nocturne.arrays import (
     cos,
     count_up,
     double,
+    grouped,
     least,
     like,
     names,
@@ -35,6 +36,7 @@ from dreamdrive.envs.nocturne.arrays import (
     sin,
     tensor,
     true,
+    whole,
     wrap,
     zeros,
 )
@@ -46,6 +48,7 @@ VIEW_DIST, VIEW_ANGLE = 80.0, 2 * torch.pi / 3  # m, rad
 ASIDE = 1e-4  # rad between a ray and those beside it
 
 TURN = 8.0  # rad, more than a whole one
+DIRECTIONS = 1 << 16  # that are told apart, of all egos together
 ROUNDS = (-2 * np.pi, 0.0, 2 * np.pi)  # the same direction, a turn apart
 LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
 
@@ -199,16 +202,22 @@ class View:
     def _meetings(self, ego: Array, way: Array, objects: Sighted, slabs: Slabs) -> tuple[Array, Array, Array]:
         """Which of K ways (K, 2) from egos (K,) meet which of `objects` (Q,), which are `slabs`: the ways' numbers, the
         objects', and how much of the way is gone before. One meeting may be told twice."""
-        # Nearly all pairs are far apart: only ways that go where the object is are looked at, which are neighbours when
-        # sorted by ego and direction.
+        # Nearly all pairs are far apart: only ways that go about where the object is are looked at, which are
+        # neighbours when sorted by ego and direction; to one of some thousands of directions takes one pass.
+        scale = DIRECTIONS / (TURN * max(len(self.who), 1))
+
+        def direction(ego: Array, angle: Array) -> Array:
+            return whole((TURN * (double(ego) + 0.5) + angle) * scale)
+
         xp = names(way)
-        turned = TURN * double(ego) + xp.arctan2(way[:, 1], way[:, 0])
-        order = xp.argsort(turned, stable=True)
+        turned = direction(ego, xp.arctan2(way[:, 1], way[:, 0]))
+        order = grouped(turned, DIRECTIONS)
+        turned = rows(turned, order)
         middle, reach = slabs.directions()
         sides = (middle[:, None] + like(ROUNDS, way))[:, :, None] + reach[:, None]  # (Q, 3, 2)
-        sides = sides.clip(-TURN / 2, TURN / 2) + TURN * double(objects.ego)[:, None, None]
-        place = xp.searchsorted(rows(turned, order), sides)
-        first, count = place[..., 0], place[..., 1] - place[..., 0]
+        sides = direction(objects.ego[:, None, None], sides.clip(-TURN / 2, TURN / 2))
+        first = xp.searchsorted(turned, sides[..., 0])
+        count = xp.searchsorted(turned, sides[..., 1] + 1) - first
         number = rows(order, runs(first.reshape(-1), count.reshape(-1)))
         pair = repeated(count.sum(1))
         enter, leave = slabs.meet(pair, rows(way, number))

@@ -213,27 +213,24 @@ class Nocturne(World):
         self.sim.step(**command, expert=expert, going=scenes_going, others=others)
         self.steps += going
         moved = torch.from_numpy(going).to(self.device)
-        reward, goal, collision = self._judge(moved & ~self._ended())
+        away = self._log_distance()
+        reward, goal, collision = self._judge(moved & ~self._ended(), away)
         self._note(going)
         if not self.drive_on:
             self._terminated |= moved & (goal | (collision > 0))
         self._truncated |= moved & torch.from_numpy(self.steps >= self._limits).to(self.device) & ~self._terminated
         terminated, truncated = self._terminated.clone(), self._truncated.clone()
         self.over = (terminated | truncated).cpu().numpy()
-        info = {
-            "goal": goal,
-            "collision": collision,
-            "off_road": collision == ROAD_EDGE,
-            "log_distance": self._log_distance(),
-        }
+        info = {"goal": goal, "collision": collision, "off_road": collision == ROAD_EDGE, "log_distance": away}
         if going.all():
             self._frames = self._draw()
         else:
             self._frames[moved] = self._draw(np.flatnonzero(going).tolist())  # those that ended need no new picture
-        info["final_obs"] = self._frames.clone()
+        info["final_obs"] = obs = self._frames.clone()
         if self.restart and self.over.any():
             self._restart(np.flatnonzero(self.over).tolist())
-        return Step(self._frames.clone(), reward, terminated, truncated, info)
+            obs = self._frames.clone()
+        return Step(obs, reward, terminated, truncated, info)
 
     def truncate(self, copies: Sequence[int]) -> None:
         self._truncated[copies], self.over[copies] = True, True
@@ -346,8 +343,9 @@ class Nocturne(World):
         """(B,) bool: whose goal is reached, or who has collided (driving on after that gets no more reward)."""
         return (self._tally["goal"] + self._tally["vehicle_collision"] + self._tally["road_edge"]) > 0
 
-    def _judge(self, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reward, whether the goal is reached, and collision (B,) of the state now; noted for those `counted` (B,)."""
+    def _judge(self, counted: Tensor, away: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reward, whether the goal is reached, and collision (B,) of the state now, `away` (B,) metres from the log;
+        noted for those `counted` (B,)."""
         goal, collision = self.sim.at_goal()[self._copies, self.egos], self.sim.collision[self._copies, self.egos]
         distance, speed, turn = self._goal_gap()
         shaping = (1 - distance / self._start_distance) + (1 - speed / SPEED_RANGE) + (1 - turn / (2 * torch.pi))
@@ -360,7 +358,7 @@ class Nocturne(World):
         ):
             self._tally[name] = torch.where(counted & now, 1.0, self._tally[name])
         moved = torch.from_numpy(~self.over).to(self.device)
-        self._away += torch.where(moved, self._log_distance(), 0.0)
+        self._away += torch.where(moved, away, 0.0)
         return reward, goal, collision
 
     def _goal_gap(self) -> tuple[Tensor, Tensor, Tensor]:
