@@ -7,9 +7,11 @@ Writes  datasets/demo*/, exp_dir/demo*/
     python -m scripts.demo carracing
 
 Every stage is the command a user would type, printed before it runs; a demo that was stopped is resumed by the same
-command.
+command. What needs nothing of the others runs beside them, on half of the cores, and writes into a log: small networks
+gain little by a second thread.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -24,7 +26,9 @@ from pathlib import Path
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
 from dreamdrive.utils import interrupts
+from dreamdrive.utils.cores import usable
 from dreamdrive.utils.errors import UserError
+from dreamdrive.utils.files import make_folder
 from dreamdrive.utils.scores import score_file
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
@@ -50,7 +54,7 @@ class Demo:
     Fields:
         title: of the table of scores
         logdir: the run
-        stages: commands, in order
+        stages: commands, in order        beside: one that runs beside them
         drivers: who is scored
         scoring: more options of test_controller.py
         columns: of the table: title and what stands there, from a score's JSON
@@ -59,11 +63,15 @@ class Demo:
 
     title: str
     logdir: Path
+    beside: str
     stages: tuple[str, ...]
     drivers: tuple[Shown, ...]
     scoring: str
     columns: dict[str, Callable[[dict], str]]
     pictures: tuple[Path, ...]
+
+
+GLANCE = 0.5  # seconds between two looks at a log
 
 
 def rate(name: str) -> Callable[[dict], str]:
@@ -76,16 +84,16 @@ DATA, LOGDIR, DREAM = Path("datasets/demo"), Path("exp_dir/demo"), Path("exp_dir
 CARRACING = Demo(
     "CarRacing-v3, official",
     LOGDIR,
+    f"train.py --logdir {DREAM} --env carracing --repeat 4 --random 32 --rounds 4 --vision-every 0 "
+    "--vision-updates 0 --returns 0 --no-fine-shades "
+    "--memory-updates 6000 --memory-more 2000 --actor-more 300 --actor-settles 0 --candidates 2 "
+    "--selection-episodes 8 --max-workers 1",
     (
         "data/generation_script.py --env carracing-fast --rollouts 80 --max-steps 600 --policy expert=0.85,brown=0.15 "
         f"--action-noise 0.6 --rootdir {DATA} --threads 2",
         f"trainvae.py --dataset {DATA} --logdir {LOGDIR} --epochs 3",
         f"trainmdrnn.py --logdir {LOGDIR} --epochs 30",
-        f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 2",
-        f"train.py --logdir {DREAM} --env carracing --repeat 4 --random 32 --rounds 4 --vision-every 0 "
-        "--vision-updates 0 --returns 0 --no-fine-shades "
-        "--memory-updates 6000 --memory-more 2000 --actor-more 300 --actor-settles 0 --candidates 2 "
-        "--selection-episodes 8 --max-workers 2",
+        f"trainbc.py --logdir {LOGDIR} --hidden 256 --epochs 30 --evaluate-every 10 --n-samples 16 --max-workers 1",
     ),
     (
         Shown("random", "random driver", LOGDIR),
@@ -107,6 +115,7 @@ SCENES, TEST, TRAFFIC, TRAFFIC_LOGDIR = (
 NOCTURNE = Demo(
     "Nocturne, unseen synthetic scenes",
     TRAFFIC_LOGDIR,
+    "",
     (
         f"-m envs.nocturne.synthetic --scenes 60 --out {SCENES} --seed 0",
         f"-m envs.nocturne.synthetic --scenes 40 --out {TEST} --seed 1",
@@ -137,28 +146,76 @@ NOCTURNE = Demo(
 DEMOS = {"carracing": CARRACING, "nocturne": NOCTURNE}
 
 
+class Running:
+    """One of our scripts as a user would start it, printed.
+
+    Attributes:
+        log: the file that it writes into, if that is not the terminal
+    """
+
+    def __init__(self, command: str, log: Path | None = None) -> None:
+        self.command, self.log = command, log
+        print(f"\n$ python {command}{f' > {log} 2>&1 &' if log else ''}", flush=True)
+        self._began = time.monotonic()
+        with open(log, "ab") if log else contextlib.nullcontext() as output:
+            self._process = subprocess.Popen([sys.executable, *shlex.split(command)], stdout=output, stderr=output)
+
+    def ended(self) -> str:
+        """Wait for its end; UserError if it failed (it has said why). A line on its time and memory."""
+        try:
+            _, status, usage = os.wait4(self._process.pid, 0)  # unlike wait, it tells the peak memory, of workers too
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        self._process.returncode = code = os.waitstatus_to_exitcode(status)
+        if code:
+            raise UserError(
+                f"`python {self.command}` ended with status {code}: see {self.log or 'above'}, then run the same "
+                "command again to resume"
+            )
+        name = self.command.removeprefix("-m ").split()[0]
+        return f"  {name:28}{time.monotonic() - self._began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
+
+    def followed(self) -> str:
+        """`ended`, and what it has still to write into its log."""
+        assert self.log is not None, "what has none is seen anyway"
+        with open(self.log, "rb") as log:
+            log.seek(0, os.SEEK_END)
+            print(f"\n{self.log} goes on:", flush=True)
+            while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(GLANCE)
+                print(log.read().decode(errors="replace"), end="", flush=True)
+        return self.ended()
+
+    def stop(self) -> None:
+        """Have it end as this script was told to, and wait for that."""
+        if self._process.returncode is not None:
+            return
+        asked = interrupts.asked()
+        # a terminal sends SIGINT to both, and a second one would mean haste; SIGTERM after it means nothing new
+        self._process.send_signal(signal.SIGTERM if asked in (None, signal.SIGINT) else asked)
+        self._process.wait()
+
+
 def call(command: str) -> str:
-    """Run one of our scripts as a user would; UserError if it fails (it has said why). Returns a line on its time and
-    memory."""
-    print(f"\n$ python {command}", flush=True)
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, *shlex.split(command)])
+    """Run one of our scripts as a user would, to its end; see `Running.ended`."""
+    return Running(command).ended()
+
+
+def trained(demo: Demo) -> list[str]:
+    """Run all stages; a line of each on its time and memory."""
+    if not demo.beside:
+        return [call(command) for command in demo.stages]
+    half = str(max(1, usable() // 2))
+    print(f"$ export OMP_NUM_THREADS={half}")
+    os.environ["OMP_NUM_THREADS"] = half
+    log = demo.logdir.with_name(f"{demo.logdir.name}-beside.log")
+    aside = Running(demo.beside, make_folder(log.parent) / log.name)
     try:
-        _, status, usage = os.wait4(process.pid, 0)  # unlike wait, it tells the peak memory, of the workers too
-    except KeyboardInterrupt:
-        if (asked := interrupts.asked()) not in (None, signal.SIGINT):  # which a terminal sends to both
-            process.send_signal(asked)
-        process.wait()
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(
-            f"`python {command}` ended with status {process.returncode}: see above, then run the same command again to "
-            "resume"
-        )
-    return (
-        f"  {command.removeprefix('-m ').split()[0]:28}{time.monotonic() - began:8.0f} s{usage.ru_maxrss / 1e6:8.1f} GB"
-    )
+        return [*(call(command) for command in demo.stages), aside.followed()]
+    finally:
+        aside.stop()
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def table(demo: Demo, scores: list[dict]) -> str:
@@ -183,7 +240,7 @@ def main() -> None:
     world = p.parse_args().world
     demo = DEMOS[world]
     began = time.monotonic()
-    costs = [call(command) for command in demo.stages]
+    costs = trained(demo)
     scores = []
     for driver in demo.drivers:
         who = f"--logdir {driver.logdir} --controller {driver.controller}"
