@@ -1,6 +1,6 @@
 """Actor and critic that learn in dreams: lambda-returns, a slow critic, and gradients through the dream where actions
-are numbers, or by likelihood ratio (REINFORCE) where they are choices (Hafner et al. 2021, arXiv 2010.02193, eq. 4 to
-6, with rho = 0 and 1).
+are numbers, or by likelihood ratio (REINFORCE) where they are choices, or where that is wanted (Hafner et al. 2021,
+arXiv 2010.02193, eq. 4 to 6, with rho = 0 and 1).
 
     learner = ActorCritic(actor, critic, How())
     for every update:
@@ -44,6 +44,8 @@ class How:
         entropy: what a nat of it is worth, where actions are choices
         penalty: weight of the squares of controls beyond `free`, before tanh: an actor that says ever more of the same
             cannot turn round
+        through: whether actions that are numbers learn through the dream; else by likelihood ratio, of pushes that are
+            normal with standard deviation `spread` around what the actor says (Williams 1992)
     """
 
     actor_rate: float = 7e-4
@@ -55,6 +57,7 @@ class How:
     entropy: float = 3e-3
     penalty: float = 0.02
     free: float = 1.5
+    through: bool = True
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, mix: float) -> Tensor:
@@ -89,11 +92,15 @@ class ActorCritic:
             for model, rate in ((actor, how.actor_rate), (critic, how.critic_rate))
         ]
         self.range = torch.zeros((), device=next(critic.parameters()).device)
+        self.through = how.through and not actor.space.discrete
+        if not (self.through or actor.space.discrete) and (how.kept or not how.spread):
+            raise ValueError("a likelihood ratio takes pushes that are drawn, each by itself")
 
     def begin(self, dreams: int, generator: torch.Generator) -> None:
         """Before so many dreams: what is explored is drawn with `generator`."""
         self._generator = generator
         self._push = torch.randn(dreams, self.actor.config.outputs, generator=generator, device=generator.device)
+        self._pushes: list[Tensor] = []
 
     def act(self, z: Tensor, h: Tensor) -> Tensor:
         """What the actor tries, as a vector (B, A); z (B, Z), h (B, R)."""
@@ -104,6 +111,7 @@ class ActorCritic:
         kept = self.how.kept
         noise = torch.randn(self._push.shape, generator=self._generator, device=z.device)
         self._push = kept * self._push + math.sqrt(1 - kept**2) * noise
+        self._pushes.append(self._push)
         if self.watching:
             return self.actor.controls.explored(self.watching.look(z), self.how.spread * self._push)
         return self.actor.explored(z, h, self.how.spread * self._push)
@@ -160,19 +168,31 @@ class ActorCritic:
     def _gain(self, z: Tensor, h: Tensor, action: Tensor, returns: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
         """What the actor is to raise, (T, B)."""
         unit = self.unit(returns, advantage, weight)
-        if not self.actor.space.discrete:
+        if self.through:
             return returns / unit
-        outputs = self.watching.said if self.watching else self.actor.outputs(z[:-1].detach(), h[:-1].detach())
+        if not self.actor.space.discrete:
+            said = self._said(z, h).tanh()
+            pushes = self.how.spread * torch.stack(self._pushes)
+            logp = -0.5 * ((said.detach() + pushes - said) / self.how.spread).square().sum(-1)
+            return logp * advantage / unit
+        outputs = self._said(z, h)
         logp = outputs.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         return (logp * action).sum(-1) * advantage / unit + self.how.entropy * entropy
+
+    def _said(self, z: Tensor, h: Tensor) -> Tensor:
+        """What the actor says of the dreams' steps but the last (T, B, C), before tanh, with gradients of its weights
+        alone."""
+        if self.watching:
+            return self.watching.said
+        return cast(Actor, self.actor).raw(z[:-1].detach(), h[:-1].detach())
 
     def _restraint(self, z: Tensor, h: Tensor) -> Tensor | float:
         """What it costs that controls are far beyond what tanh tells apart."""
         if not self.how.penalty or not isinstance(self.actor, (Actor, Watcher)) or self.actor.space.discrete:
             return 0.0
-        raw = self.watching.said if self.watching else cast(Actor, self.actor).raw(z[:-1].detach(), h[:-1].detach())
-        return self.how.penalty * (raw.abs() - self.how.free).clamp_min(0).square().sum(-1).mean()
+        beyond = (self._said(z, h).abs() - self.how.free).clamp_min(0)
+        return self.how.penalty * beyond.square().sum(-1).mean()
 
     def state_dict(self) -> dict:
         return {

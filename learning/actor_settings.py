@@ -15,6 +15,7 @@ from dreamdrive.utils.settings import WORKERS, ControllerTraining, Spread, flag
 if TYPE_CHECKING:
     from dreamdrive.learning.actor_critic import How
 
+THROUGH, RATIO = "dream", "likelihood"  # where an actor's gradients come from
 FEATURES = (*LATENT_FEATURES, DECODED)
 OF_WATCHERS = ("an actor that watches, with --features decoded", lambda args: args.features == DECODED)
 SETTLED_TO = 0.1  # of the learning rates, by the last update, with --settle
@@ -30,7 +31,7 @@ class ActorSettings(ControllerTraining, OfWorld, Spread):
     GROUPS: ClassVar[dict[str, str]] = {
         "actor": "features hidden layers memory burn_in init anchor",
         "dream": "dataset dreams horizon temperature early",
-        "learning": "updates critic_first settle discount mix spread penalty entropy actor_rate critic_rate",
+        "learning": "updates critic_first settle gradient discount mix spread penalty entropy actor_rate critic_rate",
         "scores in the simulator": "evaluate_every selection_episodes max_workers",
         "run": "adopt display",
     }
@@ -75,6 +76,13 @@ class ActorSettings(ControllerTraining, OfWorld, Spread):
     horizon: int = flag(12, positive, "steps of a dream")
     temperature: float = flag(1.0, natural_float, "of the dream")
     early: float = flag(0.2, share, "share of the dreams that begin where episodes do; the others, anywhere")
+    gradient: str = flag(
+        THROUGH,
+        help="of actions that are numbers: through the dream, or by the likelihood ratio of what was tried, which is "
+        "noisier, and does not pass what M cannot differentiate; choices learn by the latter anyway",
+        choices=(THROUGH, RATIO),
+        fixed=True,
+    )
     discount: float = flag(0.97, positive_float, "gamma, of a step")
     mix: float = flag(0.95, natural_float, "lambda of the returns")
     spread: float = flag(0.2, natural_float, "of what is added to controls (-1 to 1) to explore")
@@ -97,6 +105,8 @@ class ActorSettings(ControllerTraining, OfWorld, Spread):
             )
         if self.init is not None and self.features == DECODED:
             raise UserError("an actor that watches cannot begin as a clone: leave --init or --features decoded away")
+        if self.gradient == RATIO and not self.spread:
+            raise UserError("--gradient likelihood learns from what is tried, and --spread 0 tries nothing: raise it")
         if self.evaluate_every:
             require_seeds(self.seed, self.selection_episodes)
 
@@ -117,4 +127,5 @@ class ActorSettings(ControllerTraining, OfWorld, Spread):
             self.spread,
             entropy=self.entropy,
             penalty=self.penalty,
+            through=self.gradient == THROUGH,
         )

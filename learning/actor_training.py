@@ -163,7 +163,7 @@ class ActorRun:
         if self.watching:
             self.watching.begin(*self.moments.before(index, args.burn_in))
         begun = self.moments.begin(index)
-        with torch.set_grad_enabled(not learner.actor.space.discrete):
+        with torch.set_grad_enabled(learner.through):
             dreamt = dream_on(self.memory, begun, args.horizon, learner.act, args.temperature, generator, mortal=False)
         survival = 1 - dreamt.ending
         weight = torch.cat([torch.ones_like(survival[:1]), survival[:-1].detach()]).cumprod(0)

@@ -81,7 +81,7 @@ def learnt(space: dict, reward, updates: int, how: How, opposed=()) -> tuple[Act
     generator = torch.Generator().manual_seed(0)
     for _ in range(updates):
         learner.begin(32, generator)
-        with torch.set_grad_enabled(not model.space.discrete):
+        with torch.set_grad_enabled(learner.through):
             z, h, actions = [torch.zeros(32, size)], torch.zeros(32, 1), []
             for _ in range(4):
                 actions.append(learner.act(z[-1], h))
@@ -92,12 +92,34 @@ def learnt(space: dict, reward, updates: int, how: How, opposed=()) -> tuple[Act
     return model, found
 
 
-@pytest.mark.parametrize("unit", [1.0, 1000.0])
-def test_numbers_are_learnt_through_the_dream_in_whatever_units_rewards_are(unit):
+@pytest.mark.parametrize(("unit", "through", "updates"), [(1.0, True, 400), (1000.0, True, 400), (1.0, False, 800)])
+def test_numbers_are_learnt_through_the_dream_or_from_returns_in_whatever_units_rewards_are(unit, through, updates):
     wanted = torch.tensor([0.4, 0.6, 0.0])
-    how = How(actor_rate=1e-2, critic_rate=1e-2, spread=0.1)
-    model, _ = learnt(CAR, lambda a: -unit * (a - wanted).square().sum(-1), 400, how, ((1, 2),))
+    how = How(actor_rate=1e-2, critic_rate=1e-2, spread=0.1 if through else 0.2, through=through)
+    model, _ = learnt(CAR, lambda a: -unit * (a - wanted).square().sum(-1), updates, how, ((1, 2),))
     torch.testing.assert_close(model(torch.zeros(3), torch.zeros(1)), wanted, atol=0.12, rtol=0)
+
+
+def test_a_likelihood_ratio_is_that_of_the_pushes():
+    """At an actor's first outputs, 0, its mean is 0, and the gradient of log N(push) with respect to it is push /
+    spread^2."""
+    model = actor(BOX)
+    how = How(spread=0.5, through=False, penalty=0.0)
+    learner = ActorCritic(model, Critic(2, 1, 16, 2), how)
+    learner.begin(1, torch.Generator().manual_seed(0))
+    z = torch.zeros(2, 1, 2)
+    with torch.no_grad():
+        action = learner.act(z[0], z[0, :, :1])
+    learner.unit = lambda returns, advantage, weight: 1.0
+    gain = learner._gain(z, z[..., :1], action[None], torch.ones(1, 1), torch.full((1, 1), 3.0), torch.ones(1, 1))
+    gain.sum().backward()
+    torch.testing.assert_close(model.layers[-1].bias.grad, 3.0 * learner._pushes[0][0] / 0.5, atol=0.0, rtol=1e-4)
+
+
+def test_a_likelihood_ratio_takes_pushes():
+    for how in (How(spread=0.0, through=False), How(kept=0.5, through=False)):
+        with pytest.raises(ValueError, match="takes pushes that are drawn"):
+            ActorCritic(actor(BOX), Critic(2, 1, 16, 2), how)
 
 
 def test_choices_are_learnt_from_returns():
