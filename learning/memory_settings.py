@@ -18,6 +18,10 @@ CORES, HEADS, ENSEMBLE = ("lstm", "cfc", "ncp", "frames", "tokens"), ("mixture",
 SIMULATOR = "simulator"
 OF_ALL = ("core", "dataset", "logdir", "noreload", "seed", "device", "track")  # flags that a simulator has, too
 ATTENTIVE = ("a transformer, with --core frames or --core tokens", lambda args: args.core in ("frames", "tokens"))
+LEFT_OUT = (
+    "a transformer, or a head of tokens (--head once or sequence)",
+    lambda args: args.core in ("frames", "tokens") or args.head != "mixture",
+)
 WIRED = ("--core ncp", lambda args: args.core == "ncp")
 LAYERED = ("--core ncp, frames or tokens", lambda args: args.core in ("ncp", "frames", "tokens"))
 MIXTURE = ("--head mixture", lambda args: args.head == "mixture")  # what alone a flag is for
@@ -113,7 +117,13 @@ class MDRNNSettings(Fitting, OfWorld):
     neurons: int = flag(384, positive, "of a layer, R of which are its output", fixed=True, where=WIRED)
     attention_heads: int = flag(4, positive, "of each block of a transformer", fixed="heads", where=ATTENTIVE)
     context: int = flag(32, positive, "W, frames a transformer looks back on", fixed=True, where=ATTENTIVE)
-    dropout: float = flag(0.0, share, "of a transformer in training", fixed=True, where=ATTENTIVE)
+    dropout: float = flag(
+        0.0,
+        share,
+        "what is left out in training: by a transformer in its blocks, of another core's h before letters are foreseen",
+        fixed=True,
+        where=LEFT_OUT,
+    )
     gpt2: Path | None = flag(
         None,
         Path,
@@ -200,6 +210,7 @@ class MDRNNSettings(Fitting, OfWorld):
                 "with `python trainvae.py --kind fsq`"
             )
         letters = [len(letter) for letter in vision.alphabet]
+        found["dropout"] = self.dropout
         return {**found, "letters": letters, "numbers": vision.alphabet[0].shape[1]}
 
 

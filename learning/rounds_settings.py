@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dreamdrive.envs import flags, world_class
-from dreamdrive.learning.actor_settings import ActorSettings
+from dreamdrive.learning.actor_settings import RATIO, THROUGH, ActorSettings
 from dreamdrive.learning.cloning_settings import CloneSettings
 from dreamdrive.learning.memory_settings import CORES, HEADS, MDRNNSettings
 from dreamdrive.learning.vision_settings import KIND_NAMES, VAESettings
@@ -34,8 +34,8 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
         "candidates",
         "V": "kind tokens latent grid colour_balance moving_balance beta fine_shades returns vision_epochs "
         "vision_every vision_last vision_more vision_updates",
-        "M": "core head members window memory_updates memory_more",
-        "actor": "clone actor_updates actor_more actor_settles horizon temperature discount",
+        "M": "core head members dropout window memory_updates memory_more",
+        "actor": "clone actor_updates actor_more actor_settles gradient horizon temperature discount",
         "run": "seed device max_workers",
     }
 
@@ -75,6 +75,7 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
     core: str = flag("lstm", help="of M, as trainmdrnn.py has it", choices=CORES, fixed=True)
     head: str = flag("mixture", help="of M, as trainmdrnn.py has it", choices=HEADS, fixed=True)
     members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
+    dropout: float = flag(0.0, share, "of M of tokens, as trainmdrnn.py has it", fixed=True)
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
@@ -91,6 +92,12 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
         natural,
         "updates of the actor after the last round, over which its learning rate falls to a tenth; before them M "
         "learns on, too; 0: there is no more than rounds",
+    )
+    gradient: str = flag(
+        ActorSettings.gradient,
+        help="of the actor, as traincontroller.py takes it",
+        choices=(THROUGH, RATIO),
+        fixed=True,
     )
     horizon: int = flag(12, positive, "steps of a dream", fixed=True)
     temperature: float = flag(1.0, natural_float, "of the dream", fixed=True)

@@ -33,6 +33,7 @@ class Context(Core):
     et al. 2023, arXiv 2209.00588, which forgets all but the newest).
     """
 
+    ATTENTIVE = True
     tokens: int  # N
     whole = False  # whether all of a frame's inputs see each other
     blocks: Blocks

@@ -12,7 +12,7 @@ models/token_memory.py): a class that inherits from both.
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,13 @@ from dreamdrive.models.world_model import Memory, State
 
 
 class Core(Memory):
-    """M that is made of a core and a head."""
+    """M that is made of a core and a head.
+
+    Attributes:
+        ATTENTIVE: whether the core is a transformer
+    """
+
+    ATTENTIVE: ClassVar[bool] = False
 
     @abstractmethod
     def make_core(self) -> None:

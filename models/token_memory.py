@@ -14,7 +14,7 @@ probabilities were it (straight-through, Bengio et al. 2013, arXiv 1308.3432, as
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -38,6 +38,7 @@ class TokenMemoryConfig:
         letters: of each letter of a code, how many there are; (8, 8, 8), or (512,)
         numbers: of z that a letter stands for
         width: of the GRU that goes from place to place, where there is one
+        dropout: share of h that letters are not told of in training; a transformer leaves out in its blocks instead
         reward: whether the reward is part of the loss
         reward_scale: what rewards are learnt in units of
     """
@@ -48,6 +49,7 @@ class TokenMemoryConfig:
     letters: Sequence[int] = (8, 8, 8)
     numbers: int = 1
     width: int = 128
+    dropout: float = field(default=0.0, kw_only=True)
     reward: bool = True
     reward_scale: float = 1.0
 
@@ -184,6 +186,8 @@ class TokenMemory(Core):
         """nll in nats per frame, squared error of the reward, cross-entropy of the end: means over the steps that
         count, their sum divided by how many terms there are, as that of a mixture is."""
         h, basis = self.foreseeing(steps)
+        if not self.ATTENTIVE:
+            basis = F.dropout(basis, self.config.dropout, self.training)
         shown = steps.mask.bool()
         now, following = self.letters(steps.z[shown]), self.letters(steps.z_next[shown])
         logp = self.told(basis[shown], now, following).log_softmax(-1)

@@ -51,6 +51,7 @@ TOKENS = {"tokens": 16, "channels": 3, "size": 64, "fine_shades": True, "guesses
 SMALL["vae", "fsq"] = {**TOKENS, "levels": (4, 3)}
 SMALL["vae", "vq"] = {**TOKENS, "codes": 20, "numbers": 3, "book": "averages"}
 FORESEEN = {
+    "dropout": 0.0,
     "latent": 4,
     "action": 3,
     "hidden": 8,
