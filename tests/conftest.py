@@ -12,7 +12,9 @@ import torch
 
 from dreamdrive.benchmarks.kills import own_actions_as_experts
 from dreamdrive.benchmarks.lesson import open_browser
+from dreamdrive.tests.tiny_process import WorkerContext
 from dreamdrive.tests.tiny_run import TINY, TINY_TOKENS, TinyRun, call, user
+from dreamdrive.utils import workers
 from dreamdrive.utils.errors import UserError
 
 # A shell that starts its tests in the background has SIGINT ignored, nohup SIGHUP, and so would every script the tests
@@ -30,6 +32,7 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # The scripts started by tests use one thread, and results are the same to the last bit for the same number of threads
 # only.
 torch.set_num_threads(1)
+workers.SPAWN = WorkerContext()
 # Hypothesis tries the same examples each time, and keeps nothing in the tree; `make soak` names the other profile.
 hypothesis.configuration.set_hypothesis_home_dir(_CACHE.name)
 hypothesis.settings.register_profile(

@@ -1,5 +1,5 @@
-"""Scripts in processes of their own that start at once: forked from one that has imported what they need and does
-nothing else. They may be struck by a signal at a moment that can be told in advance, and so again."""
+"""Scripts, and workers, in processes of their own that start at once: forked from one that has imported what they need
+and does nothing else. Scripts may be struck by a signal at a moment that can be told in advance, and so again."""
 
 import importlib
 import multiprocessing
@@ -14,12 +14,40 @@ from typing import Any
 
 from dreamdrive.tests.tiny_run import Done
 
-READY = ("trainvae", "trainmdrnn", "data.generation_script", "driving.recording", "driving.repair", "data.exchange")
+READY = (
+    "trainvae",
+    "trainmdrnn",
+    "data.generation_script",
+    "driving.recording",
+    "driving.evaluation",
+    "driving.repair",
+    "data.exchange",
+)
 MATTER = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link")  # what files become is decided there
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [*(f"dreamdrive.{module}" for module in READY), __name__, "torch._dynamo", "matplotlib.backends.backend_agg"]
 )
+
+SPAWN = multiprocessing.get_context("spawn")
+OF_TESTS = {"PYTEST_CURRENT_TEST"}  # what is in the environment and nothing depends on
+
+
+class WorkerContext:
+    """In the place of utils.workers.SPAWN, for scripts that tests run within their own process: workers come from
+    SERVER, but where a test has changed the environment, of which a server's children know nothing. Scripts that are
+    processes of their own spawn theirs."""
+
+    Pipe = staticmethod(SPAWN.Pipe)
+
+    def __init__(self) -> None:
+        self._environment = self._now()
+
+    def _now(self) -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name not in OF_TESTS}
+
+    def Process(self, **how: Any) -> Any:  # noqa: N802  as multiprocessing has it
+        return (SERVER if self._now() == self._environment else SPAWN).Process(**how)
 
 
 @dataclass(frozen=True)

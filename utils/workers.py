@@ -274,7 +274,7 @@ class _Process(Worker):
     def __init__(self, beat: float) -> None:
         super().__init__(beat)
         self.pipe, theirs = SPAWN.Pipe()
-        self.process = spawned(_work, theirs, os.getpid(), beat)
+        self.process = spawned(_work, theirs, beat)
         self.pid = self.process.pid
         self.name = f"worker {self.pid}"
         theirs.close()
@@ -427,9 +427,10 @@ def _no_interrupt() -> Iterator[None]:
         yield
 
 
-def _work(pipe: connection.Connection, parent: int, beat: float) -> None:
+def _work(pipe: connection.Connection, beat: float) -> None:
     """Life of a worker."""
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    # of one whose parent is gone already nobody holds the other end of the pipe
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     # a world may have processes of its own, which close with it; without this flag multiprocessing refuses them
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(interrupts.status(signal.SIGTERM)))  # before SDL takes it
