@@ -50,6 +50,7 @@ ASIDE = 1e-4  # rad between a ray and those beside it
 TURN = 8.0  # rad, more than a whole one
 DIRECTIONS = 1 << 16  # that are told apart, of all egos together
 ROUNDS = (-2 * np.pi, 0.0, 2 * np.pi)  # the same direction, a turn apart
+FOLLOWING = [1, 2, 3, 4, 5, 0]  # corner of an outline
 LIGHT_CORNERS, SIGN_CORNERS, RADIUS = 5, 6, 2.0  # of the polygons that stand for lights and stop signs
 
 
@@ -157,7 +158,7 @@ class View:
         outline[standing, :4] = slabs.corners
         outline[standing, 4:] = slabs.corners[:, 3:]
         axis, ahead = self.axis[ego][:, None], self.ahead[ego][:, None]
-        crossing, crosses = self.sector.crossings(outline, xp.roll(outline, -1, 1), axis, ahead)
+        crossing, crosses = self.sector.crossings(outline, outline[:, FOLLOWING], axis, ahead)
         inside = self.sector.inside(outline, ahead)
         ways = xp.concatenate([outline[:, :4], crossing.reshape(len(ego), 4 * SIGN_CORNERS, 2)], 1)[standing]
         inside_ways = xp.concatenate([inside[:, :4], crosses.reshape(len(ego), 4 * SIGN_CORNERS)], 1)[standing]
