@@ -175,7 +175,7 @@ class ActorCritic:
             pushes = self.how.spread * torch.stack(self._pushes)
             logp = -0.5 * ((said.detach() + pushes - said) / self.how.spread).square().sum(-1)
             return logp * advantage / unit
-        outputs = self._said(z, h)
+        outputs = self.watching.said if self.watching else self.actor.outputs(z[:-1].detach(), h[:-1].detach())
         logp = outputs.log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
         return (logp * action).sum(-1) * advantage / unit + self.how.entropy * entropy
