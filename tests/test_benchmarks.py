@@ -16,6 +16,7 @@ from dreamdrive.benchmarks import (
     nocturne_models,
     report,
     results,
+    shared,
     stages,
     synthetic,
     traffic,
@@ -272,3 +273,17 @@ def test_every_stage_is_measured_where_there_is_no_gpu_too(tmp_path, monkeypatch
     rows = re.findall(r"^\| ([^|]+?) +\| +([\d,]+) \(", page.read_text(), re.M)
     assert len(rows) == 8 and all(float(rate.replace(",", "")) > 0 for _, rate in rows), rows
     assert "no GPU; " in page.read_text() or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("used", "others", "fair"), [(1.0, 2, 2 / 3), (0.5, 2, 1.0), (2.0, 2, 0.5), (1.9, 0, 1.0), (2.0, 6, 0.25)]
+)
+def test_a_share_of_two_cores_is_fair_where_every_thread_gets_the_same(used, others, fair):
+    """Of one thread beside two others two thirds of a core; of one that needs half a core all of it."""
+    assert shared.fair_share(used, 2, others) == pytest.approx(fair)
+
+
+def test_what_a_stage_got_of_its_share_is_the_median_of_its_turns():
+    turns = [shared.Turn(100.0, beside, 2.0, 0.5) for beside in (30.0, 45.0, 50.0)]
+    assert shared.row("V", turns) == ["V", "100", "2.0", "45", "0.50", "0.90 (0.60 to 1.00)", "yes"]
+    assert shared.row("V", turns[:1])[-1] == "NO"
