@@ -157,11 +157,13 @@ class Rounds:
                 "expert": {**expert, "action_noise": args.expert_noise},
             }
             return {kind: plan for kind, plan in told.items() if plan["rollouts"]}
+        # a world that keeps places apart for validation says itself which episodes are for that
+        places = any(read_manifest(self._own(0) / kind).by_place for kind in self._plans(0))
         first, half = args.random + args.expert + (number - 1) * args.episodes, args.episodes // 2
         clean = {
             "policy": "controller",
             "logdir": args.logdir,
-            "val_fraction": 0.0,
+            "val_fraction": None if places else 0.0,
             "rollouts": args.episodes - half,
             "skip": first,
         }

@@ -3,18 +3,19 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dreamdrive.data.manifest import read_manifest
+from dreamdrive.data.manifest import read_manifest, write_manifest
 from dreamdrive.driving.evaluation import Evaluator
 from dreamdrive.learning import rounds
 from dreamdrive.learning.actor_settings import ActorSettings
 from dreamdrive.learning.memory_settings import MDRNNSettings
 from dreamdrive.learning.rounds_settings import RoundsSettings
 from dreamdrive.learning.vision_settings import VAESettings
-from dreamdrive.tests.tiny_run import call, complaint, user
+from dreamdrive.tests.tiny_run import call, complaint, user, write_dataset
 from dreamdrive.utils import checkpoint
 from dreamdrive.utils.seeds import selection_seeds
 
@@ -107,6 +108,16 @@ def test_a_round_records_with_the_driver_of_the_one_before(run):
         for episode in json.loads(folder.read_text())["episodes"]
     ]
     assert len(set(seeds)) == len(seeds) == 10 + 2 * 4, "no two episodes are of one seed"
+
+
+@pytest.mark.parametrize(("by_place", "share"), [(False, 0.0), (True, None)])
+def test_what_is_for_validation_is_up_to_a_world_that_keeps_places_for_it(tmp_path, by_place, share):
+    """Else the actor's episodes are all learnt from."""
+    told = rounds.Rounds(RoundsSettings(logdir=tmp_path, random=2))
+    folder = tmp_path / "rounds" / "00" / "random"
+    dataset = write_dataset(folder, [3, 3], image=(8, 8, 3))
+    write_manifest(folder, replace(dataset.manifest, by_place=by_place))
+    assert [plan["val_fraction"] for plan in told._plans(1).values()] == [share, share]
 
 
 def test_what_is_said_of_a_round_is_what_its_folder_holds(run):
