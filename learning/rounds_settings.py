@@ -75,7 +75,13 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
     core: str = flag("lstm", help="of M, as trainmdrnn.py has it", choices=CORES, fixed=True)
     head: str = flag("mixture", help="of M, as trainmdrnn.py has it", choices=HEADS, fixed=True)
     members: int = flag(1, positive, "LSTMs of M; several are an ensemble", fixed=True)
-    dropout: float = flag(0.0, share, "of M of tokens, as trainmdrnn.py has it", fixed=True)
+    dropout: float = flag(
+        0.0,
+        share,
+        "of M, as trainmdrnn.py takes it",
+        fixed=True,
+        where=("a head of tokens, with --head once or sequence", lambda args: args.head != "mixture"),
+    )
     window: int = flag(32, positive, "steps M is trained to look back through", fixed=True)
     memory_updates: int = flag(9000, positive, "of M in rounds in which V learns", fixed=True)
     memory_more: int = flag(3000, positive, "of M in every other", fixed=True)
@@ -111,6 +117,10 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
     def check(self) -> None:
         super().check()
         self.check_world(self.env)
+        if self.head != "mixture" and self.kind == "vae":
+            raise UserError(
+                f"--head {self.head} foresees tokens, and a V of --kind vae has none: leave it away, or give --kind fsq"
+            )
         if self.clone and not self.expert:
             raise UserError(f"--clone {self.clone} is of an expert's episodes, and --expert is 0: give how many")
 
@@ -118,6 +128,10 @@ class Flags(RunFolder, flags.WorldSettings, Spread):
 @dataclass(frozen=True, kw_only=True)
 class RoundsSettings(Flags):
     """And what it tells each stage."""
+
+    def check(self) -> None:
+        super().check()
+        self.memory(0, ()).check()
 
     def settings(self) -> dict:
         """What may not change when rounds are added."""

@@ -93,6 +93,19 @@ def test_what_is_of_an_expert_needs_one(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--head", "once"), "--head once foresees tokens, and a V of --kind vae has none"),
+        (("--kind", "fsq", "--core", "tokens"), "--core tokens foresees tokens, not a mixture"),
+        (("--dropout", 0.5), "--dropout is for a head of tokens"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused_before_anything_is_recorded(flags, said, tmp_path):
+    assert said in complaint(call("train", *TINY, *flags, "--logdir", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def digests(run: Path, stages: tuple[str, ...]) -> dict[str, str]:
     return {stage: checkpoint.load_parent(run, stage)["digest"] for stage in stages}
 
