@@ -10,6 +10,7 @@ import importlib
 import inspect
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -273,10 +274,20 @@ class GymWorld(World):
 
 
 def close_each(environments: list) -> None:
-    """Close environments; one that cannot be does not keep the others from it."""
-    for environment in environments:
-        with contextlib.suppress(Exception):
-            environment.close()
+    """Close environments; one that cannot be does not keep the others from it, and none ends pygame, by which others
+    draw: what is closed as garbage may be so in the middle of another's picture."""
+    pygame = sys.modules.get("pygame")
+    parts: list[Any] = [part for part in (pygame, getattr(pygame, "display", None)) if part is not None]
+    ends = [part.quit for part in parts]
+    try:
+        for part in parts:
+            part.quit = lambda: None
+        for environment in environments:
+            with contextlib.suppress(Exception):
+                environment.close()
+    finally:
+        for part, end in zip(parts, ends, strict=True):
+            part.quit = end
 
 
 def is_image(value: Any) -> bool:

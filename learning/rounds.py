@@ -62,7 +62,7 @@ class Rounds:
             if self.args.actor_settles:
                 self._settle()
             Choice(self.args, self.folder, self.done).make()
-            self._draw()
+            draw(self.folder / "curve.png", self.done)
 
     def _said(self, number: int) -> dict | None:
         """What a round did, if it is done; UserError where it was told something else."""
@@ -182,13 +182,13 @@ class Rounds:
         found = sum(e.steps + 1 for m in manifests for e in m.episodes if e.split == "train")
         return found * (2 if self.args.mirrored else 1)
 
-    def _draw(self) -> None:
-        """curve.png."""
-        rows = [
-            {"frames": said["frames"], **{kind: float(np.mean(v)) for kind, v in said["recorded"].items()}}
-            for said in self.done
-        ]
-        curves(self.folder / "curve.png", rows, "frames", [("clean", "disturbed")], "episodes recorded in each round")
+
+def draw(path: Path, done: list[dict]) -> None:
+    """A picture of what each round recorded."""
+    rows = [
+        {"frames": said["frames"], **{kind: float(np.mean(v)) for kind, v in said["recorded"].items()}} for said in done
+    ]
+    curves(path, rows, "frames", [("clean", "disturbed")], "episodes recorded in each round")
 
 
 class Choice:

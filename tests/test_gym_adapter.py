@@ -263,3 +263,14 @@ def test_old_gym_runs_from_a_folder_of_its_own(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_world_that_is_closed_leaves_others_what_they_draw_by():
+    """gymnasium's classic control ends pygame, whose fonts CarRacing may just be drawing with."""
+    import pygame
+
+    ended = make("cartpole")
+    ended.reset(0)
+    pygame.font.init()
+    ended.close()
+    assert pygame.font.get_init() and pygame.display.quit.__name__ == pygame.quit.__name__ == "quit"
