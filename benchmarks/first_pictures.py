@@ -58,7 +58,7 @@ DEMO = {
     "a film of the clone in the simulator (`drive.mp4`)": LOGDIR / "drive.mp4",
     "the clone's score": LOGDIR / "scores/bc-carracing-simulator.json",
 }
-BEGUN = DATA / ".lock"  # the first file of a demo, some seconds after its begin
+BEGUN = DATA / "args.json"  # the first file of a demo that stays as it is, some seconds after its begin
 
 THEN = "What `make demo` made has the times of its files."
 EARLIER = "What `make demo` made has the times of its files, since the first of them, in another clone at another time."
