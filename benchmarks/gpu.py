@@ -52,14 +52,19 @@ RECORDED = RecordingSettings(env="carracing-fast", policy="brown", rollouts=16, 
 DRIVEN = 40  # steps of a turn with Nocturne's simulator
 
 
-def parse_args() -> argparse.Namespace:
-    p = parser(__doc__)
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: what is measured beside the processor")
-    p.add_argument("--seconds", type=positive_float, default=5.0, help="of one measurement")
+def add_flags(p: argparse.ArgumentParser, seconds: float) -> None:
+    """Of who measures the work of all stages, for so many seconds at a time unless told otherwise."""
+    p.add_argument("--seconds", type=positive_float, default=seconds, help="of one measurement")
     p.add_argument("--repetitions", type=positive, default=3, help="measurements of each, taking turns")
     p.add_argument("--rollouts", type=positive, default=RECORDED.rollouts, help="episodes to measure with")
     p.add_argument("--logdir", type=Path, default=ROOT / "pretrained" / "carracing", help="V and M of the actor-critic")
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="document to write into")
+
+
+def parse_args() -> argparse.Namespace:
+    p = parser(__doc__)
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N: what is measured beside the processor")
+    add_flags(p, seconds=5.0)
     return p.parse_args()
 
 

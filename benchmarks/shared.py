@@ -11,7 +11,6 @@ meanwhile.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -20,13 +19,13 @@ from pathlib import Path
 
 import dreamdrive.utils.idle_threads  # noqa: F401  before torch
 
-from dreamdrive.benchmarks.gpu import RECORDED, ROOT, WARM, racers
+from dreamdrive.benchmarks.gpu import RECORDED, WARM, add_flags, racers
 from dreamdrive.benchmarks.racing import Racer, spread
 from dreamdrive.benchmarks.report import circumstances, table, write_section
 from dreamdrive.benchmarks.waiting import company
 from dreamdrive.data.shards import Dataset
 from dreamdrive.driving.recording import generate
-from dreamdrive.utils.argument_types import natural, positive, positive_float
+from dreamdrive.utils.argument_types import natural
 from dreamdrive.utils.cores import usable
 from dreamdrive.utils.script import run
 from dreamdrive.utils.settings import parser
@@ -65,11 +64,7 @@ def fair_share(used: float, cores: int, others: int) -> float:
 def parse_args() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--busy", type=natural, default=2, help="processes beside")
-    p.add_argument("--seconds", type=positive_float, default=4.0, help="of one measurement")
-    p.add_argument("--repetitions", type=positive, default=3, help="measurements of each, taking turns")
-    p.add_argument("--rollouts", type=positive, default=RECORDED.rollouts, help="episodes to measure with")
-    p.add_argument("--logdir", type=Path, default=ROOT / "pretrained" / "carracing", help="V and M of the actor-critic")
-    p.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="document to write into")
+    add_flags(p, seconds=4.0)
     return p.parse_args()
 
 
@@ -79,7 +74,7 @@ def turn(racer: Racer, args: argparse.Namespace) -> Turn:
     cores = (time.process_time() - computed) / (time.perf_counter() - began)
     with company(args.busy):
         beside = racer(args.seconds)
-    return Turn(alone, beside, cores, fair_share(cores, len(os.sched_getaffinity(0)), args.busy))
+    return Turn(alone, beside, cores, fair_share(cores, usable(), args.busy))
 
 
 def row(name: str, turns: list[Turn]) -> list[str]:
@@ -94,6 +89,11 @@ def row(name: str, turns: list[Turn]) -> list[str]:
         spread(shares, ".2f"),
         "yes" if statistics.median(shares) >= WANTED else "NO",
     ]
+
+
+def told_by(args: argparse.Namespace) -> str:
+    """The command."""
+    return f"python -m benchmarks.shared --busy {args.busy} --seconds {args.seconds:g} --repetitions {args.repetitions}"
 
 
 def main() -> None:
@@ -114,7 +114,9 @@ def main() -> None:
         f"turns of {args.seconds:g} s each, alone and in company. Cores: that are computed on alone. Fair: of what is "
         "done alone, what is left where every thread gets the same."
     )
-    write_section(args.out, "shared", f"{text}\n\n{table(head, rows)}\n\n{circumstances()}")
+    write_section(
+        args.out, "shared", f"{text}\n\n{table(head, rows)}\n\nMeasured by `{told_by(args)}` on: {circumstances()}"
+    )
     print(f"{args.out}: shared")
 
 

@@ -72,6 +72,7 @@ class Demo:
 
 
 GLANCE = 0.5  # seconds between two looks at a log
+THREADS = "OMP_NUM_THREADS"
 
 
 def rate(name: str) -> Callable[[dict], str]:
@@ -206,16 +207,16 @@ def trained(demo: Demo) -> list[str]:
     """Run all stages; a line of each on its time and memory."""
     if not demo.beside:
         return [call(command) for command in demo.stages]
-    half = str(max(1, usable() // 2))
-    print(f"$ export OMP_NUM_THREADS={half}")
-    os.environ["OMP_NUM_THREADS"] = half
+    before, half = os.environ.get(THREADS), str(max(1, usable() // 2))
+    print(f"$ export {THREADS}={half}")
+    os.environ[THREADS] = half
     log = demo.logdir.with_name(f"{demo.logdir.name}-beside.log")
     aside = Running(demo.beside, make_folder(log.parent) / log.name)
     try:
         return [*(call(command) for command in demo.stages), aside.followed()]
     finally:
         aside.stop()
-        del os.environ["OMP_NUM_THREADS"]
+        os.environ.pop(THREADS) if before is None else os.environ.update({THREADS: before})
 
 
 def table(demo: Demo, scores: list[dict]) -> str:

@@ -1,5 +1,6 @@
 """`make demo`: stages one after another, and one command beside them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -35,7 +36,8 @@ def demo(tmp_path, monkeypatch):
     return made
 
 
-def test_a_command_runs_beside_the_stages_on_half_of_the_cores(demo, capfd):
+def test_a_command_runs_beside_the_stages_on_half_of_the_cores(demo, capfd, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     costs = trained(demo(WAITS + THREADS, THREADS, "open('there', 'w')"))
     half = max(1, usable() // 2)
     assert [cost.split()[0] for cost in costs] == ["1.py", "2.py", "0.py"]
@@ -43,6 +45,7 @@ def test_a_command_runs_beside_the_stages_on_half_of_the_cores(demo, capfd):
     said = capfd.readouterr().out
     assert said.startswith(f"$ export OMP_NUM_THREADS={half}\n\n$ python 0.py > run-beside.log 2>&1 &\n")
     assert f"$ python 1.py\nthreads {half}\n" in said
+    assert os.environ["OMP_NUM_THREADS"] == "7", "as the user has it"
 
 
 def test_what_it_still_has_to_write_is_shown_when_the_stages_have_ended(demo, capfd):
